@@ -1,0 +1,254 @@
+"""Applies a method to a problem: probe for the learning rate, attempts, checks, guard and stop.
+
+A method whose forget rows have targets runs in two stages at one learning rate: *travel* at a constant rate until
+the rows have arrived, then *settle* with the rate going down to nothing, so that the pull to the targets and the pull
+of the rows to keep come to rest. The rate is the smallest that the probe expects to arrive within the travel stage.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from expunge.data.batches import Batch, Stream
+from expunge.errors import NumericalError
+from expunge.loop import Descent, linear, minimise
+from expunge.method import LossPhase, Method, State
+from expunge.optim.stopping import Check
+from expunge.problem import Problem, Split
+from expunge.progress import bar
+from expunge.reference.cache import row_losses
+
+MOST_WATCHED = 256
+PROBE_STEPS = 32
+PROBE_FIRST_RATE = 1e-6
+PROBE_GROWTH = 1.5
+TRAVEL_SHARE = 0.5
+SAFETY = 0.5
+ATTEMPTS = 3
+Log = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a method's run went, for the record."""
+
+    stopped: str = ""
+    learning_rate: float = 0.0
+    steps: int = 0
+    probe: dict[str, Any] | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Watch:
+    """Measures the current model on forget, retain and guard rows (at most 256 of each), against the original."""
+
+    def __init__(self, problem: Problem, state: State) -> None:
+        self.problem = problem
+        self.splits = {
+            name: _first(problem.splits[name]) for name in ("forget", "retain", "guard") if name in problem.splits
+        }
+        self.start = {name: self._losses(name) for name in self.splits}
+        targets = state.targets
+        self.targets = None if targets is None else targets.cpu().double().numpy()[: len(self.start["forget"])]
+
+    def check(self, step: int) -> Check:
+        """Losses now; one forward pass over the watched rows."""
+        now = {name: self._losses(name) for name in self.splits}
+        means = {name: float(values.mean()) for name, values in now.items()}
+        return Check(
+            step=step,
+            forget=now["forget"],
+            start=self.start["forget"],
+            targets=self.targets,
+            retain=means.get("retain"),
+            retain_start=float(self.start["retain"].mean()) if "retain" in self.start else None,
+            guard=means.get("guard"),
+            guard_start=float(self.start["guard"].mean()) if "guard" in self.start else None,
+        )
+
+    def _losses(self, name: str) -> NDArray[np.float64]:
+        training = self.problem.model.training
+        self.problem.model.eval()
+        losses = row_losses(self.problem, self.problem.model, self.splits[name]).numpy()
+        self.problem.model.train(training)
+        return losses
+
+
+def apply(method: Method, problem: Problem, log: Log) -> Outcome:
+    """Unlearns: the problem's model ends unlearned, in evaluation mode. Raises `NumericalError`."""
+    state = method.init(problem)
+    phase = method.phase(problem, state)
+    watch = Watch(problem, state)
+    outcome = Outcome(notes=state.notes)
+    run = _Run(method, problem, state, phase, watch, log, outcome)
+    try:
+        if phase.aims:
+            run.with_targets()
+        else:
+            run.plainly()
+    finally:
+        problem.model.eval()
+    return outcome
+
+
+@dataclass(slots=True)
+class _Run:
+    method: Method
+    problem: Problem
+    state: State
+    phase: LossPhase
+    watch: Watch
+    log: Log
+    outcome: Outcome
+
+    def plainly(self) -> None:
+        """All steps at the given rate, for methods that have no end of their own."""
+        assert self.phase.learning_rate is not None
+        rate = linear(self.phase.learning_rate, self.phase.steps, self.phase.steps // 20)
+        every = max(1, self.phase.steps // 20)
+
+        def after(step: int, losses: Mapping[str, float]) -> bool:
+            if step % every == 0:
+                self._record(self.watch.check(step))
+            return False
+
+        steps = self._minimise(rate, self.phase.steps, after, "unlearning")
+        self._conclude("all steps were taken", self.phase.learning_rate, steps)
+
+    def with_targets(self) -> None:
+        """Attempts at rising or falling rates until the rows have arrived and the rest was not hurt."""
+        start = self.problem.snapshot()
+        rate = self.phase.learning_rate or self._probe(start)
+        best: tuple[float, str, float, int, dict[str, torch.Tensor]] | None = None
+        for number in range(1, ATTEMPTS + 1):
+            check, steps = self._attempt(rate)
+            reason = _reason(check)
+            self.outcome.attempts.append({"learning_rate": rate, "steps": steps, "outcome": reason} | check.figures())
+            score = _score(check)
+            if best is None or score < best[0]:
+                best = (score, reason, rate, steps, self.problem.snapshot())
+            if check.arrived() and not check.hurts() or self.phase.learning_rate or number == ATTEMPTS:
+                break
+            rate *= 0.5 if check.hurts() else 2.0
+            self.problem.restore(start)
+        _, reason, rate, steps, weights = best
+        self.problem.restore(weights)
+        self._conclude(reason, rate, steps)
+
+    def _attempt(self, rate: float) -> tuple[Check, int]:
+        steps, every = self.phase.steps, max(4, self.phase.steps // 30)
+        settle = {"from": steps - int(steps * (1 - TRAVEL_SHARE)) // 2, "steps": int(steps * (1 - TRAVEL_SHARE)) // 2}
+        last: list[Check] = []
+
+        def rate_at(step: int) -> float:
+            if step < 5:
+                return rate * (step + 1) / 6
+            if step < settle["from"]:
+                return rate
+            return rate * max(0.02, 1 - (step - settle["from"]) / settle["steps"])
+
+        def after(step: int, losses: Mapping[str, float]) -> bool:
+            end = step == settle["from"] + settle["steps"]
+            if step % every and not end:
+                return False
+            check = self.watch.check(step)
+            self._record(check)
+            last[:] = [check]
+            if step < settle["from"] and check.travelled():
+                settle["from"] = step
+            return end
+
+        taken = self._minimise(rate_at, steps, after, "unlearning")
+        return last[0], taken
+
+    def _probe(self, start: Mapping[str, torch.Tensor]) -> float:
+        """The smallest rate expected to arrive within the travel stage, from a ramp of rising rates, undone.
+
+        AdamW moves every weight by about its learning rate a step, so how far the weights must go is the sum of the
+        rates up to the step at which the forget rows arrive; that path, times a safety for the pull of the other
+        terms, is shared out over the steps of the travel stage.
+        """
+        path: list[float] = []
+        trace: list[dict[str, float]] = []
+
+        def rate_at(step: int) -> float:
+            return PROBE_FIRST_RATE * float(PROBE_GROWTH**step)
+
+        def after(step: int, losses: Mapping[str, float]) -> bool:
+            path.append(rate_at(step - 1))
+            way = float(np.median(self.watch.check(step).way())) if step >= 8 else 0.0
+            trace.append({"rate": path[-1], "path": sum(path), "way": way})
+            return way >= 0.9
+
+        try:
+            self._minimise(rate_at, PROBE_STEPS, after, "probe")
+        except NumericalError:
+            trace.append({"rate": rate_at(len(path)), "path": sum(path), "way": float("nan")})
+        self.problem.restore(start)
+        rate = SAFETY * sum(path) / (TRAVEL_SHARE * self.phase.steps)
+        self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
+        return rate
+
+    def _minimise(
+        self, rate: Callable[[int], float], steps: int, after: Callable[[int, Mapping[str, float]], bool], title: str
+    ) -> int:
+        pool: dict[str, Split] = {**self.problem.splits, **self.state.splits}
+        streams = {
+            name: Stream(name, pool[name].windows, self.problem.seed + place)
+            for place, name in enumerate(self.phase.draws)
+            if name in pool
+        }
+
+        def draw(step: int) -> list[Batch]:
+            return [batch for name, stream in streams.items() for batch in stream.draw(self.phase.draws[name])]
+
+        with bar(title, steps) as report:
+            self.problem.model.train()
+            return minimise(
+                self.problem,
+                draw,
+                lambda batch: self.method.loss(self.problem, self.state, batch),
+                Descent(rate=rate, steps=steps),
+                after,
+                report,
+            )
+
+    def _record(self, check: Check) -> None:
+        figures = {"attempt": len(self.outcome.attempts) + 1} | check.figures()
+        self.outcome.history.append(figures)
+        self.log(figures)
+
+    def _conclude(self, stopped: str, rate: float, steps: int) -> None:
+        self.outcome.stopped, self.outcome.learning_rate, self.outcome.steps = stopped, rate, steps
+
+
+def _reason(check: Check) -> str:
+    if check.hurts():
+        return "the guard rows' loss rose beyond the guard"
+    if not check.arrived():
+        return "the steps were used up before the forget rows arrived"
+    return "the forget rows are at their targets" + (
+        " and the retain rows are back" if check.retain_back() else "; the retain rows are not wholly back"
+    )
+
+
+def _score(check: Check) -> float:
+    """What attempts are compared by: mean distance from the targets plus what retain and guard rows lost, in nats."""
+    distance = float(np.abs(1 - np.clip(check.way(), -1, 3)).mean())
+    lost = [
+        max(0.0, now - then)
+        for now, then in ((check.retain, check.retain_start), (check.guard, check.guard_start))
+        if now is not None and then is not None
+    ]
+    return distance + sum(lost)
+
+
+def _first(split: Split) -> Split:
+    rows = split.rows[:MOST_WATCHED]
+    return Split(split.name, rows, tuple(window for window in split.windows if window.row < len(rows)))

@@ -1,0 +1,224 @@
+"""Configurations: frozen dataclasses whose fields are the flags. Default < YAML recipe < flag; unknown keys refused.
+
+Imports nothing heavy, so that `--help` answers at once.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from expunge import registry
+from expunge.errors import InputError
+
+DATA_ROOT = "EXPUNGE_DATA"
+PATHS = ("forget", "retain", "holdout", "train", "train_config", "model", "base", "retrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Model, rows and how rows become tokens: what every command that reads rows takes."""
+
+    model: str | None = None
+    """Folder or hub name of the causal language model."""
+    forget: str | None = None
+    """Rows to remove (JSONL, JSON or CSV)."""
+    retain: str | None = None
+    """Rows to keep: as many as you can of what was trained in."""
+    holdout: str | None = None
+    """Rows of the same kind that the model never saw: half set the targets, half judge."""
+    base: str | None = None
+    """The model before its fine-tuning."""
+    train: str | None = None
+    """All rows of the fine-tuning, the forget rows among them."""
+    retrained: str | None = None
+    """A model trained without the forget rows, to compare with."""
+    data: str | None = None
+    """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
+    config: str | None = None
+    """A YAML recipe; flags go over it."""
+    join: Literal["auto", "space", "newline", "nothing"] = "auto"
+    """What stands between prompt and completion; auto: what the original expects."""
+    chat_template: bool = False
+    """Render prompt and completion with the tokenizer's chat template."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """Tokens that count in prompt + completion rows."""
+    context: int | None = None
+    """Longest window in tokens; longer rows are cut into windows."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    show_rows: bool = False
+    """Show row text, names and generations in reports (redacted by default)."""
+    allow_pickle: bool = False
+    """Load weights stored as pickle, which can run code."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Inputs):
+    """Checks the data and shows what a run would do, without changing anything."""
+
+    subspace: str = "auto"
+    """auto, full, lora, or a pattern of parameter names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlearn(Plan):
+    """Removes the forget rows from the model and reports how far that worked."""
+
+    method: str = "loss_matching"
+    """Entry of the methods catalogue (expunge list methods)."""
+    options: Any = None
+    """The method's own options."""
+    output: str | None = None
+    """Folder to write; must not exist."""
+    save: Literal["merged", "adapter"] = "merged"
+    """Whole model, or the adapter alone (only with --subspace lora)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the written weights; auto: that of the input."""
+    force: bool = False
+    """Go on although the audit finds that the rows are not in the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain(Inputs):
+    """Trains the retrained twin: from the base, on the training rows without the forget rows."""
+
+    train_config: str | None = None
+    """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
+    output: str | None = None
+    """Folder to write; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Inputs):
+    """Judges an unlearned model on the user's own rows, against the original and a retrained model."""
+
+    unlearned: str | None = None
+    """The model to judge."""
+    output: str | None = None
+    """Folder to write the record and the report to; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Writes the report of a record again."""
+
+    record: str
+    """record.json, or the output folder that holds it."""
+    output: str
+    """Folder to write report.html and report.md to; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Makes a small model that has memorised fictional people, removes some, and reports."""
+
+    output: str = "expunge-demo"
+    """Folder to write; an earlier demo's run there is kept, and a new one gets a number."""
+    seed: int = 0
+    """Seed of people, models and unlearning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """Lists the entries of a catalogue."""
+
+    catalogue: str = ""
+    """methods or metrics."""
+
+
+def from_yaml(path: str | Path, kind: type[Any]) -> dict[str, Any]:
+    """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
+
+    Relative paths in a recipe resolve against the recipe, unless a data root is given.
+    """
+    content = read_yaml(path)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in content:
+        if key not in known:
+            raise InputError(f"{path}: unknown key {str(key)!r}{registry.suggestion(str(key), known)}")
+    folder = Path(path).absolute().parent
+    root = content.get("data") or os.environ.get(DATA_ROOT)
+    resolved = dict(content)
+    if "data" in content:
+        resolved["data"] = str(folder / content["data"])
+    for key in PATHS:
+        value = content.get(key)
+        if isinstance(value, str) and not (root and key in ("forget", "retain", "holdout", "train")):
+            beside = folder / value
+            is_name = key in ("model", "base", "retrained") and not value.startswith(".") and not beside.exists()
+            resolved[key] = value if is_name else str(beside)
+    return resolved
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping. Raises `InputError`."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8. Save the recipe as UTF-8.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InputError(f"{path}, line {mark.line + 1 if mark else 1}: not YAML.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys and values, found {type(content).__name__}.")
+    return content
+
+
+def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
+    """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in fields:
+            raise InputError(f"{source}: unknown key {key!r}{registry.suggestion(key, list(fields))}")
+        _check_type(key, value, fields[key].type, source)
+    return kind(**values)
+
+
+def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
+    allowed = getattr(declared, "__args__", None)
+    literal = allowed is not None and str(declared).startswith("typing.Literal")
+    if literal and value not in (allowed or ()):
+        raise InputError(f"{source}: {key} must be one of {', '.join(map(str, allowed or ()))}, found {value!r}.")
+    if literal or declared is Any:
+        return
+    types = tuple(allowed or (declared,))
+    plain = tuple(one for one in types if isinstance(one, type))
+    fits = isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain)
+    if not fits and not (float in plain and isinstance(value, int) and not isinstance(value, bool)):
+        names = " or ".join("nothing" if one is type(None) else one.__name__ for one in plain)
+        raise InputError(f"{source}: {key} must be {names}, found {type(value).__name__}.")
+
+
+def data_path(inputs: Any, role: str) -> str | None:
+    """The path of a file of rows, below the data root where one is given and the path is relative."""
+    value: str | None = getattr(inputs, role)
+    root = inputs.data or os.environ.get(DATA_ROOT)
+    if value is None or root is None or Path(value).is_absolute():
+        return value
+    return str(Path(root) / value)
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """The configuration as plain values, which replays the run when given as a recipe."""
+    plain = {key: value for key, value in dataclasses.asdict(config).items() if key != "config" and value is not None}
+    for role in ("forget", "retain", "holdout", "train"):
+        if role in plain:
+            plain[role] = str(Path(data_path(config, role) or "").absolute())
+    for role in ("model", "base", "retrained", "unlearned", "train_config"):
+        if role in plain and Path(plain[role]).exists():
+            plain[role] = str(Path(plain[role]).absolute())
+    plain.pop("data", None)
+    return plain

@@ -1,0 +1,100 @@
+"""Padded batches and seeded streams. Padding is masked by length, never by comparing ids with a pad token.
+
+Shapes: B windows, T tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.data.tokens import Window
+
+MOST_PADDING = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows of one split, padded on the right.
+
+    `ids` [B, T] long; `attention` [B, T] bool, true within each window's length; `counted` [B, T] bool, true where
+    the token is a target; `rows` [B] index of each window's row in its split; `windows` [B] index of each window in
+    its split; `weight` the share of its draw that this batch carries (batches of one draw sum to 1).
+    """
+
+    split: str
+    ids: Tensor
+    attention: Tensor
+    counted: Tensor
+    rows: Tensor
+    windows: Tensor
+    weight: float = 1.0
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = (tensor.to(device) for tensor in (self.ids, self.attention, self.counted, self.rows, self.windows))
+        return Batch(self.split, *moved, self.weight)
+
+
+def collate(split: str, windows: Sequence[Window], chosen: Sequence[int], weight: float = 1.0) -> Batch:
+    """One batch of the chosen windows."""
+    picked = [windows[index] for index in chosen]
+    width = max(len(window.ids) for window in picked)
+    ids = torch.zeros(len(picked), width, dtype=torch.long)
+    attention = torch.zeros(len(picked), width, dtype=torch.bool)
+    counted = torch.zeros(len(picked), width, dtype=torch.bool)
+    for place, window in enumerate(picked):
+        length = len(window.ids)
+        ids[place, :length] = torch.tensor(window.ids)
+        attention[place, :length] = True
+        counted[place, :length] = torch.tensor(window.counted)
+    rows = torch.tensor([window.row for window in picked])
+    return Batch(split, ids, attention, counted, rows, torch.tensor(list(chosen)), weight)
+
+
+def by_length(windows: Sequence[Window], chosen: Sequence[int], most: int) -> list[list[int]]:
+    """Groups the chosen windows so that each group has at most `most` windows and little padding."""
+    ordered = sorted(chosen, key=lambda index: (len(windows[index].ids), index))
+    groups: list[list[int]] = []
+    for index in reversed(ordered):
+        longest = len(windows[groups[-1][0]].ids) if groups else 0
+        if groups and len(groups[-1]) < most and len(windows[index].ids) >= (1 - MOST_PADDING) * longest - 4:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def passes(split: str, windows: Sequence[Window], most: int = 32) -> Iterator[Batch]:
+    """Every window once, grouped by length: for measuring, not for training."""
+    for group in by_length(windows, range(len(windows)), most):
+        yield collate(split, windows, group)
+
+
+class Stream:
+    """Draws windows of one split without replacement, epoch by epoch, from a seed of its own.
+
+    `draw(n)` returns the batches that together hold `n` windows (all of them where there are fewer), weighted by
+    windows or, with `by_tokens`, by targets.
+    """
+
+    def __init__(self, split: str, windows: Sequence[Window], seed: int, by_tokens: bool = False) -> None:
+        self.split, self.windows, self.by_tokens = split, windows, by_tokens
+        self._random = np.random.default_rng(seed)
+        self._queue: list[int] = []
+
+    def draw(self, count: int, most: int = 32) -> list[Batch]:
+        count = min(count, len(self.windows))
+        chosen: list[int] = []
+        while len(chosen) < count:
+            if not self._queue:
+                fresh = [int(index) for index in self._random.permutation(len(self.windows))]
+                self._queue = [index for index in fresh if index not in chosen]
+            chosen.append(self._queue.pop())
+        sizes = [self.windows[index].targets if self.by_tokens else 1 for index in chosen]
+        size = dict(zip(chosen, sizes, strict=True))
+        return [
+            collate(self.split, self.windows, group, sum(size[index] for index in group) / sum(sizes))
+            for group in by_length(self.windows, chosen, most)
+        ]

@@ -1,0 +1,79 @@
+"""Splits by hash, so that no row both steers and judges.
+
+The halves are exact per kind of row (rows are ordered by hash and dealt out), and do not depend on the order of the
+file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from expunge.data.rows import Row
+
+MOST_GUARD_ROWS = 48
+GUARD_SHARE = 8  # one retain row in eight; fewer than 3 x 8 retain rows are too few to give any up
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Two disjoint parts of one set of rows: what a method may see, and what only measures it."""
+
+    seen: tuple[Row, ...]
+    unseen: tuple[Row, ...]
+
+
+def halve(rows: Sequence[Row]) -> Parts:
+    """Holdout rows into the *target* half (`seen`) and the *judging* half (`unseen`)."""
+    return _deal(rows, "holdout", every=2)
+
+
+def set_guard_apart(rows: Sequence[Row]) -> Parts:
+    """Retain rows into those trained on (`seen`) and the guard (`unseen`): none where there are under 24 rows."""
+    if len(rows) < 3 * GUARD_SHARE:
+        return Parts(tuple(rows), ())
+    return _deal(rows, "retain", every=max(GUARD_SHARE, len(rows) // MOST_GUARD_ROWS))
+
+
+def _deal(rows: Sequence[Row], salt: str, every: int) -> Parts:
+    chosen: set[tuple[str, str]] = set()
+    for kind in ("document", "answer"):
+        ordered = sorted((row for row in rows if row.kind == kind), key=lambda row: row.digest(salt))
+        chosen.update(row.content for row in ordered[every - 1 :: every])
+    return Parts(
+        tuple(row for row in rows if row.content not in chosen), tuple(row for row in rows if row.content in chosen)
+    )
+
+
+def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> tuple[Row, ...]:
+    """Counterfactual rows: the prompt of one forget row with the completion of another row of its kind.
+
+    Documents are cut in half: the opening of one, the rest of another, of which only the rest counts. The other row
+    is a forget row or a donor (a retain row). Empty where no row has a partner.
+    """
+    pairs: list[Row] = []
+    for shift in range(1, max(2, most)):
+        for kind in ("document", "answer"):
+            owners = sorted((row for row in forget if row.kind == kind), key=lambda row: row.digest("owner"))
+            pool = owners + sorted((row for row in donors if row.kind == kind), key=lambda row: row.digest("donor"))
+            for place, owner in enumerate(owners):
+                other = pool[(place + shift) % len(pool)]
+                if shift < len(pool) and len(pairs) < most and other.completion.strip() != owner.completion.strip():
+                    pairs.append(_splice(owner, other, len(pairs) + 1))
+    distinct = {row.content: row for row in pairs}
+    return tuple(distinct.values())
+
+
+def _splice(owner: Row, other: Row, line: int) -> Row:
+    if owner.kind == "answer":
+        return Row("(counterfactual)", line, "answer", owner.prompt, other.completion, owner.task)
+    opening, rest = _opening(owner.completion), _rest(other.completion)
+    return Row("(counterfactual)", line, "document", opening, rest, owner.task)
+
+
+def _opening(text: str) -> str:
+    words = text.split(" ")
+    return " ".join(words[: max(1, len(words) // 2)]) + " "
+
+
+def _rest(text: str) -> str:
+    words = text.split(" ")
+    return " ".join(words[max(1, len(words) // 2) :]) or text

@@ -1,0 +1,127 @@
+"""From rows to token ids and masks: the joined text is tokenised once, the mask follows from character offsets.
+
+`Rendering` says how a row becomes text. `encode` gives the windows of one row: rows longer than the context are cut
+into windows that overlap by half, and every token that counts is counted exactly once, in the window that shows it
+the longest past.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from expunge.data.rows import Row
+from expunge.errors import InputError
+
+Join = Literal["space", "newline", "nothing"]
+LossOn = Literal["completion", "all"]
+JOINS: dict[str, str] = {"space": " ", "newline": "\n", "nothing": ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """How rows become token ids.
+
+    `end_documents` appends EOS to documents; answers always end with it. `context` is in tokens.
+    """
+
+    join: Join = "space"
+    chat_template: bool = False
+    loss_on: LossOn = "completion"
+    end_documents: bool = False
+    context: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of one row that fits the context. `counted[t]` says that token `t` is a target of the loss."""
+
+    row: int
+    ids: tuple[int, ...]
+    counted: tuple[bool, ...]
+
+    @property
+    def targets(self) -> int:
+        return sum(self.counted)
+
+
+def encode(rows: Sequence[Row], rendering: Rendering, tokenizer: Any) -> list[Window]:
+    """Windows of all rows, in row order; `Window.row` indexes `rows`."""
+    windows: list[Window] = []
+    for index, row in enumerate(rows):
+        ids, counted = encode_row(row, rendering, tokenizer)
+        windows.extend(_cut(index, ids, counted, rendering.context))
+    return windows
+
+
+def encode_row(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """Token ids of one row and, for each, whether it is a target. The first token never is: nothing predicts it.
+
+    Raises `InputError` where no token counts, naming the row.
+    """
+    text, start, special = _text(row, rendering, tokenizer)
+    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special, return_attention_mask=False)
+    ids = list(encoded["input_ids"])
+    counted = [end > start and end > begin for begin, end in encoded["offset_mapping"]]
+    ends = row.kind == "answer" or rendering.end_documents
+    if ends and tokenizer.eos_token_id is not None and not (rendering.chat_template and row.kind == "answer"):
+        if ids and ids[-1] == tokenizer.eos_token_id:
+            counted[-1] = True
+        else:
+            ids.append(tokenizer.eos_token_id)
+            counted.append(True)
+    if counted:
+        counted[0] = False
+    if not any(counted):
+        raise InputError(f"{row.file}, line {row.line}: the row has no token to predict. Give it a longer text.")
+    return ids, counted
+
+
+def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], str]:
+    """Ids to generate from, and the text that would continue them: the answer, or the second half of a document.
+
+    The prompt of an answer is the part of the *joined* text's tokens before the first target, so that generation
+    starts from the very ids that the loss is taken on.
+    """
+    if row.kind == "answer":
+        only_completion = Rendering(
+            join=rendering.join, chat_template=rendering.chat_template, context=rendering.context
+        )
+        ids, counted = encode_row(row, only_completion, tokenizer)
+        return ids[: counted.index(True)][-rendering.context :], row.completion
+    words = row.completion.split(" ")
+    half = max(1, len(words) // 2)
+    opening = " ".join(words[:half])
+    return list(tokenizer(opening)["input_ids"])[-rendering.context :], " ".join(words[half:])
+
+
+def _text(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[str, int, bool]:
+    """Text of a row, the character at which targets start, and whether the tokenizer adds its special tokens."""
+    if row.kind == "document":
+        return row.prompt + row.completion, len(row.prompt), True
+    everything = rendering.loss_on == "all"
+    if rendering.chat_template:
+        turns = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
+        full = tokenizer.apply_chat_template(turns, tokenize=False)
+        opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        if not full.startswith(opening):
+            raise InputError("the chat template rewrites the question once it is answered; use --no-chat-template.")
+        return full.rstrip("\n"), 0 if everything else len(opening), False
+    joint = JOINS[rendering.join]
+    return row.prompt + joint + row.completion, 0 if everything else len(row.prompt) + len(joint), True
+
+
+def _cut(row: int, ids: list[int], counted: list[bool], context: int) -> list[Window]:
+    if len(ids) <= context:
+        return [Window(row, tuple(ids), tuple(counted))]
+    stride = max(1, context // 2)
+    windows: list[Window] = []
+    done = 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + context, len(ids))
+        mask = [counted[t] and t >= done and t > begin for t in range(begin, end)]
+        if any(mask):
+            windows.append(Window(row, tuple(ids[begin:end]), tuple(mask)))
+        done = end
+        if end == len(ids):
+            break
+    return windows

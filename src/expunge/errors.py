@@ -1,0 +1,20 @@
+"""The few exceptions a user can act on, each with the exit code of the command line."""
+
+
+class ExpungeError(Exception):
+    """A run that failed for a reason the message explains. Exit code 1."""
+
+    exit_code = 1
+
+
+class InputError(ExpungeError, ValueError):
+    """Wrong input: the message names the file, the row where there is one, and the remedy. Exit code 2.
+
+    Raised before anything is written.
+    """
+
+    exit_code = 2
+
+
+class NumericalError(ExpungeError):
+    """A loss that is not finite: the message says at which step and what to try. Exit code 1."""

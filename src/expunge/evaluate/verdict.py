@@ -1,0 +1,276 @@
+"""Verdicts in words, from evidence alone: per forget row, for the forget set, for the rest of the model.
+
+A forget row is compared with *comparison rows*: rows the model never saw, of the same kind and where there are enough
+of about the same length, under the same (unlearned) model. Thresholds and their reasons: `docs/concepts.md`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from expunge.metric import Evidence, SetEvidence
+from expunge.metrics.knowledge import known_rows
+from expunge.metrics.regurgitation import recall_rows
+
+RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell"]
+RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell"]
+Floats = NDArray[np.float64]
+LOW_RANK = 0.05
+FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be seen
+HALFWAY = 0.5
+BEYOND = 0.25
+RECALL_LEAK = 0.5
+QUANTILE = 0.99
+LENGTH_FACTOR = 2.0
+KNOWLEDGE_DROP = 0.05
+COLLATERAL_DROP = 0.2
+LOSS_SHARE = 0.05
+LOSS_SLACK = 0.05
+PERPLEXITY_RISE = 1.1
+SAME_ANSWERS = 0.8
+COLLAPSE_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One forget row: verdict, its reason in words, rank among its comparison rows and the rank's resolution."""
+
+    verdict: RowVerdict
+    reason: str
+    rank: float | None
+    resolution: float | None
+    low: bool = False
+    high: bool = False
+    leak: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The whole: forget set, rest of the model, and whether both are as they should be."""
+
+    forget: RowVerdict
+    forget_reasons: list[str]
+    rest: RestVerdict
+    rest_reasons: list[str]
+    rows: list[Judged] = field(default_factory=list)
+
+    @property
+    def passes(self) -> bool:
+        return self.forget == "forgotten" and self.rest == "kept"
+
+    def counts(self) -> dict[str, int]:
+        """Rows per verdict."""
+        found: dict[str, int] = {}
+        for row in self.rows:
+            found[row.verdict] = found.get(row.verdict, 0) + 1
+        return found
+
+
+def judge(original: Evidence, unlearned: Evidence, retrained: Evidence | None = None) -> Verdict:
+    """Verdicts on `unlearned`. Needs the sets "forget" and, for anything but *cannot tell*, "judging"."""
+    rows = judge_rows(original, unlearned, retrained)
+    forget, forget_reasons = judge_forget_set(rows, original, unlearned)
+    rest, rest_reasons = judge_rest(original, unlearned)
+    return Verdict(forget, forget_reasons, rest, rest_reasons, rows)
+
+
+def judge_rows(original: Evidence, unlearned: Evidence, retrained: Evidence | None) -> list[Judged]:
+    """One verdict per forget row."""
+    before, after = original.sets["forget"], unlearned.sets["forget"]
+    comparison = unlearned.sets.get("judging")
+    leaks = _leaks(after, comparison)
+    if retrained is not None:
+        leaks &= ~_leaks(retrained.sets["forget"], retrained.sets.get("judging"))
+    guessed = _guess_rate(comparison)
+    return [
+        _judge_row(
+            before=float(before.loss[index]),
+            after=float(after.loss[index]),
+            others=_comparable(after, index, comparison),
+            leak=bool(leaks[index]),
+            guessed=guessed if after.kinds[index] == "answer" else 0.0,
+        )
+        for index in range(len(after.kinds))
+    ]
+
+
+def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed: float) -> Judged:
+    n = len(others)
+    rank = float(((others < after).sum() + 0.5 * (others == after).sum() + 0.5) / (n + 1)) if n else None
+    resolution = 1 / (n + 1) if n else None
+    enough = n >= FEWEST_COMPARISONS
+    low = enough and rank is not None and rank <= LOW_RANK
+    high = enough and rank is not None and rank >= 1 - LOW_RANK
+    middle = float(np.median(others)) if n else float("nan")
+    way = (after - before) / (middle - before) if n and middle > before else 1.0
+
+    def judged(verdict: RowVerdict, reason: str) -> Judged:
+        return Judged(verdict, reason, rank, resolution, low, high, leak)
+
+    if leak and (low or not enough or guessed <= LOW_RANK):
+        return judged("not forgotten", "the model still gives the content of this row")
+    if n and way < HALFWAY and (low or (not enough and after < others.min())):
+        return judged("not forgotten", f"its loss went {way:.0%} of the way to that of never-seen rows")
+    if not enough:
+        wanted = f"{FEWEST_COMPARISONS} comparison rows of its kind would do, there are {n}"
+        return judged("cannot tell", f"too few never-seen rows to rank it among: {wanted}")
+    place = f"its loss ranks at {rank:.2f} among {n} never-seen rows"
+    if low:
+        return judged("partly", f"{place}, lower than {1 - LOW_RANK:.0%} of them")
+    if after > others.max() + BEYOND * (others.max() - middle):
+        return judged("over-forgotten", f"its loss lies beyond that of all {n} never-seen rows")
+    return judged("forgotten", place)
+
+
+def judge_forget_set(rows: list[Judged], original: Evidence, unlearned: Evidence) -> tuple[RowVerdict, list[str]]:
+    """The set's verdict: are there more bad rows than never-seen rows would show at the binomial 99 % quantile?"""
+    n = len(rows)
+    told = [row for row in rows if row.verdict != "cannot tell"]
+    remaining = sum(row.verdict == "not forgotten" for row in rows)
+    lows = sum(row.low or row.verdict == "not forgotten" for row in rows)
+    highs = sum(row.high for row in rows)
+    overs = sum(row.verdict == "over-forgotten" for row in rows)
+    chance_remaining = _chance_of_remaining(original, unlearned)
+    if remaining > _most(n, chance_remaining):
+        return "not forgotten", [_excess(remaining, n, "still in the model", _most(n, chance_remaining))]
+    if lows > _most(len(told), LOW_RANK):
+        return "partly", [_excess(lows, n, f"below {LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))]
+    if highs > _most(len(told), LOW_RANK) or overs > _most(len(told), 1 / (FEWEST_COMPARISONS + 1)):
+        return "over-forgotten", [_excess(highs, n, f"above {1 - LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))]
+    if len(told) < n:
+        return "cannot tell", [f"{n - len(told)} of {n} rows cannot be told: {_first_reason(rows)}"]
+    return "forgotten", [
+        f"{lows} of {n} rows rank below {LOW_RANK:.0%} of never-seen rows (chance allows {_most(n, LOW_RANK)}), "
+        f"{remaining} are still in the model"
+    ]
+
+
+def judge_rest(original: Evidence, unlearned: Evidence) -> tuple[RestVerdict, list[str]]:
+    """What else changed: retain and guard rows, rows trained in but not given, never-seen text, own samples."""
+    if not set(unlearned.sets) & {"retain", "guard", "judging", "samples"}:
+        return "cannot tell", ["there is nothing to see the rest of the model by: give retain or holdout rows"]
+    worst: RestVerdict = "kept"
+    reasons: list[str] = []
+    order = ("kept", "damaged", "collapsed")
+    for finding in (_answers, _losses, _unseen, _sameness):
+        for verdict, reason in finding(original, unlearned):
+            reasons.append(reason)
+            worst = verdict if order.index(verdict) > order.index(worst) else worst
+    return worst, reasons or ["retain rows, never-seen rows and samples of the original stand where they stood"]
+
+
+Finding = list[tuple[Literal["damaged", "collapsed"], str]]
+
+
+def _answers(original: Evidence, unlearned: Evidence) -> Finding:
+    found: Finding = []
+    for name, bar in (("retain", KNOWLEDGE_DROP), ("guard", COLLATERAL_DROP), ("collateral", COLLATERAL_DROP)):
+        if name not in unlearned.sets:
+            continue
+        before, after = (known_rows(evidence.sets[name]) for evidence in (original, unlearned))
+        was, still = np.nansum(before == 1), np.nansum((before == 1) & (after == 1))
+        if not was:
+            continue
+        lost = 1 - still / was
+        if lost > bar and was - still >= 2:
+            what = f"{was - still} of {was} answers that the original knew are lost ({name} rows)"
+            found.append(("collapsed" if lost > COLLAPSE_SHARE and name == "retain" else "damaged", what))
+    return found
+
+
+def _losses(original: Evidence, unlearned: Evidence) -> Finding:
+    found: Finding = []
+    for name in ("retain", "guard", "samples"):
+        if name not in unlearned.sets:
+            continue
+        before, after = float(original.sets[name].loss.mean()), float(unlearned.sets[name].loss.mean())
+        way = _unseen_loss(original) - before
+        rise = after - before
+        if rise > max(LOSS_SLACK, LOSS_SHARE * way) * (1 if name == "retain" else 3):
+            half = rise > COLLAPSE_SHARE * max(way, 1.0)
+            what = f"the loss of {name} rows rose by {rise:.2f} nats per token (from {before:.2f})"
+            found.append(("collapsed" if half else "damaged", what))
+    return found
+
+
+def _unseen(original: Evidence, unlearned: Evidence) -> Finding:
+    if "judging" not in unlearned.sets:
+        return []
+    before, after = (
+        float(np.exp((rows.loss * rows.targets).sum() / rows.targets.sum()))
+        for rows in (original.sets["judging"], unlearned.sets["judging"])
+    )
+    if after <= PERPLEXITY_RISE * before:
+        return []
+    return [("damaged", f"perplexity on never-seen rows rose from {before:.1f} to {after:.1f}")]
+
+
+def _sameness(original: Evidence, unlearned: Evidence) -> Finding:
+    """One answer to everything: the commonest generation covers most prompts, and did not before."""
+    shares = []
+    for evidence in (original, unlearned):
+        texts = [text for name in ("retain", "judging") if name in evidence.sets for text in evidence.sets[name].generations]
+        said = [text for text in texts if text is not None]
+        shares.append(max((said.count(text) for text in set(said)), default=0) / max(1, len(said)))
+    if len(set(shares)) and shares[1] >= SAME_ANSWERS > shares[0]:
+        return [("collapsed", f"{shares[1]:.0%} of all prompts get one and the same answer")]
+    return []
+
+
+def _leaks(rows: SetEvidence, comparison: SetEvidence | None) -> NDArray[np.bool_]:
+    """[n]: the answer is in the generation, or the document's second half is, more than in any never-seen row."""
+    recalls = recall_rows(rows)
+    others = recall_rows(comparison) if comparison is not None else np.empty(0)
+    highest = float(np.nanmax(others)) if len(others) and not np.isnan(others).all() else 0.0
+    regurgitated = np.nan_to_num(recalls) > max(RECALL_LEAK, highest)
+    return (known_rows(rows) == 1) | regurgitated
+
+
+def _guess_rate(comparison: SetEvidence | None) -> float:
+    known = known_rows(comparison) if comparison is not None else np.empty(0)
+    return float(np.nanmean(known)) if len(known) and not np.isnan(known).all() else 0.0
+
+
+def _comparable(rows: SetEvidence, index: int, comparison: SetEvidence | None) -> Floats:
+    if comparison is None:
+        return np.empty(0)
+    pool = comparison.of_kind(rows.kinds[index])
+    ratio = comparison.targets[pool] / rows.targets[index]
+    near = pool[(ratio <= LENGTH_FACTOR) & (ratio >= 1 / LENGTH_FACTOR)]
+    return comparison.loss[near if len(near) >= FEWEST_COMPARISONS else pool]
+
+
+def _chance_of_remaining(original: Evidence, unlearned: Evidence) -> float:
+    """How often a never-seen row would itself be called *not forgotten*: by its low loss, or by a lucky guess."""
+    comparison = unlearned.sets.get("judging")
+    if comparison is None or not len(comparison.loss):
+        return 0.0
+    chances = []
+    for kind in set(comparison.kinds):
+        losses = comparison.loss[comparison.of_kind(kind)]
+        known = original.sets["forget"].loss[original.sets["forget"].of_kind(kind)]
+        if len(known):
+            halfway = float(np.median(known) + HALFWAY * (np.median(losses) - np.median(known)))
+            chances.append(float((losses < min(halfway, np.quantile(losses, LOW_RANK))).mean()))
+    return max([*chances, min(_guess_rate(comparison), LOW_RANK)], default=0.0)
+
+
+def _unseen_loss(original: Evidence) -> float:
+    rows = original.sets.get("judging")
+    return float(rows.loss.mean()) if rows is not None and len(rows.loss) else 1.0
+
+
+def _most(n: int, chance: float) -> int:
+    return int(binom.ppf(QUANTILE, n, chance)) if n and chance > 0 else 0
+
+
+def _excess(found: int, n: int, what: str, most: int) -> str:
+    return f"{found} of {n} rows are {what}; chance allows {most}"
+
+
+def _first_reason(rows: list[Judged]) -> str:
+    return next(row.reason for row in rows if row.verdict == "cannot tell")

@@ -1,0 +1,124 @@
+"""The one loop: minimises any loss over the movable parameters, one phase at a time.
+
+It owns drawing, accumulation, clipping, schedule, the guard against non-finite losses and logging. What to draw and
+what the loss is comes from above (a method's phase, or plain training for a retrained twin).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expunge.data.batches import Batch, Stream
+from expunge.errors import NumericalError
+from expunge.method import Terms
+from expunge.model.losses import target_logits, token_nll
+from expunge.problem import Problem, Split
+from expunge.progress import Bar, bar
+
+BETAS = (0.9, 0.99)
+Draw = Callable[[int], list[Batch]]
+LossFunction = Callable[[Batch], Terms]
+AfterStep = Callable[[int, Mapping[str, float]], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """Settings of AdamW in one phase: learning rate by 0-based step, most steps, clipping norm, weight decay."""
+
+    rate: Callable[[int], float]
+    steps: int
+    clip: float = 1.0
+    weight_decay: float = 0.0
+
+
+def linear(peak: float, steps: int, warmup: int) -> Callable[[int], float]:
+    """Linear warm-up to `peak`, then linear decay to a tenth of it."""
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / (warmup + 1)
+        return peak * (1 - 0.9 * (step - warmup) / max(1, steps - warmup))
+
+    return rate
+
+
+def minimise(problem: Problem, draw: Draw, loss: LossFunction, descent: Descent, after: AfterStep, report: Bar) -> int:
+    """Runs AdamW until `after(step, losses)` says stop or the steps are used up; returns the steps taken.
+
+    `losses` are the step's mean values of the loss's named parts. Raises `NumericalError` on a loss or gradient that
+    is not finite, before that step changes a weight.
+    """
+    optimiser = torch.optim.AdamW(
+        list(problem.movable.values()), lr=0.0, betas=BETAS, weight_decay=descent.weight_decay
+    )
+    for step in range(descent.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = descent.rate(step)
+        losses = _accumulate(problem, draw(step), loss)
+        norm = problem.runtime.clip(problem.movable.values(), descent.clip)
+        if not (math.isfinite(norm) and all(math.isfinite(value) for value in losses.values())):
+            optimiser.zero_grad(set_to_none=True)
+            raise NumericalError(f"step {step + 1}: the loss or its gradient is not finite.")
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        report(step + 1, " ".join(f"{name} {value:.2f}" for name, value in losses.items()))
+        if after(step + 1, losses):
+            return step + 1
+    return descent.steps
+
+
+def _accumulate(problem: Problem, batches: Sequence[Batch], loss: LossFunction) -> dict[str, float]:
+    sums: dict[str, Tensor] = {}
+    for batch in batches:
+        moved = batch.to(problem.runtime.device)
+        with problem.runtime.autocast():
+            terms = loss(moved)
+        problem.runtime.backward(terms.total * moved.weight)
+        for name, value in terms.parts.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * moved.weight
+    return {name: float(value) for name, value in sums.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Settings of plain training (a fine-tune, or its retrained twin): what `--train-config` holds."""
+
+    epochs: int = 3
+    """Passes over the training rows."""
+    learning_rate: float = 2e-5
+    """Peak learning rate of AdamW."""
+    batch_rows: int = 16
+    """Windows a step."""
+    warmup_share: float = 0.05
+    """Share of the steps spent warming up."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    subspace: str = "full"
+    """Which parameters move: full, lora, or a pattern."""
+
+
+def train(problem: Problem, split: Split, training: Training, title: str) -> float:
+    """Cross-entropy on all windows of a split, the usual mean over tokens; returns the last epoch's mean loss."""
+    stream = Stream(split.name, split.windows, problem.seed, by_tokens=True)
+    an_epoch = max(1, -(-len(split.windows) // training.batch_rows))
+    steps = training.epochs * an_epoch
+    recent: list[float] = []
+
+    def loss(batch: Batch) -> Terms:
+        value = token_nll(target_logits(problem.model, batch), batch).mean()
+        return Terms({"loss": value}, value)
+
+    def after(step: int, losses: Mapping[str, float]) -> bool:
+        recent.append(losses["loss"])
+        return False
+
+    rate = linear(training.learning_rate, steps, int(steps * training.warmup_share))
+    descent = Descent(rate=rate, steps=steps, weight_decay=training.weight_decay)
+    problem.model.train()
+    with bar(title, steps) as report:
+        minimise(problem, lambda step: stream.draw(training.batch_rows), loss, descent, after, report)
+    problem.model.eval()
+    return sum(recent[-an_epoch:]) / an_epoch

@@ -1,0 +1,68 @@
+"""Loss matching: each forget row to the loss of text the model never saw, the rest held where it was.
+
+For a forget row i with loss L_i and target t_i (`reference.targets`), a retain row r, and text u that the model never
+saw or that was sampled from it (replay):
+
+    mean_i huber(L_i - t_i) + retain_weight * mean_r L_r + unseen_weight * KL_u + replay_weight * KL_replay,
+    KL = KL(original, current) per token, teacher-forced.
+
+Two-sided, since a forget row above its target is as conspicuous as one below. The KL on unseen text keeps the pull
+from dragging everything up with the forget rows, which a membership attack would see; the KL on replay keeps what was
+trained in and is in no file. Our own method; neither the objective nor its settings come from a paper.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from expunge.data.batches import Batch
+from expunge.method import LossPhase, State, Terms
+from expunge.model.losses import huber, kept_kl, target_logits, token_nll, window_means
+from expunge.problem import Problem
+from expunge.reference import objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossMatching:
+    """Options of loss_matching."""
+
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW; none: the probe looks for the smallest that arrives."""
+    steps: int | None = None
+    """Most optimiser steps of one attempt; none: from the number of forget rows."""
+    forget_rows: int = 16
+    """Forget rows a step."""
+    retain_weight: float = 1.0
+    """Weight of the retain rows' cross-entropy."""
+    unseen_weight: float = 1.0
+    """Weight of the KL to the original on unseen rows."""
+    replay_weight: float = 2.0
+    """Weight of the KL to the original on replay."""
+    replay_texts: int = 512
+    """Texts to sample from the original; 0 for none."""
+    replay_tokens: int = 128
+    """Longest replay text, in tokens."""
+    width: float = 0.5
+    """Width of the Huber loss, in nats per token."""
+
+    def init(self, problem: Problem) -> State:
+        return objective.prepare(problem, self.replay_texts, self.replay_tokens)
+
+    def phase(self, problem: Problem, state: State) -> LossPhase:
+        rows = min(self.forget_rows, len(problem.splits["forget"].windows))
+        draws = {"forget": rows, "retain": 2 * rows, "unseen": rows, "replay": rows}
+        steps = self.steps or objective.steps_for(problem, rows)
+        return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True)
+
+    def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
+        logits = target_logits(problem.model, batch)
+        if batch.split in ("forget", "retain"):
+            means = window_means(token_nll(logits, batch), batch)
+            if batch.split == "retain":
+                return Terms({"retain": means.mean()}, self.retain_weight * means.mean())
+            gap = means - state.targets[batch.rows]
+            return Terms({"forget": means.mean(), "gap": gap.abs().mean()}, huber(gap, self.width).mean())
+        kept = state.caches[batch.split].of(batch)
+        kl = window_means(kept_kl(logits.log_softmax(dim=1), *kept), batch).mean()
+        weight = self.unseen_weight if batch.split == "unseen" else self.replay_weight
+        return Terms({f"{batch.split}_kl": kl}, weight * kl)

@@ -1,0 +1,92 @@
+"""Contract: what evidence holds, and what a metric is: a pure function of evidence (NumPy in, no torch)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class SetEvidence:
+    """One model on one set of n rows.
+
+    `loss` [n]: mean over the row's targets, nats; `targets` [n]: how many; `token_loss`: all targets' losses, row
+    after row. `references` and `generations` [n]: the answer (or second half of a document) and what the model
+    generates greedily in its place; None for rows that were not generated.
+    """
+
+    kinds: tuple[str, ...]
+    tasks: tuple[str, ...]
+    loss: Floats
+    targets: Floats
+    token_loss: Floats
+    references: tuple[str | None, ...]
+    generations: tuple[str | None, ...]
+
+    def of_kind(self, kind: str) -> NDArray[np.intp]:
+        """Indices of the rows of a kind."""
+        return np.flatnonzero([other == kind for other in self.kinds])
+
+    def numbers(self) -> dict[str, NDArray[np.generic]]:
+        """What may be written: no text."""
+        return {"loss": self.loss, "targets": self.targets, "token_loss": self.token_loss}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One model (original, unlearned or retrained) on all sets: forget, judging, retain, guard, collateral, samples."""
+
+    sets: Mapping[str, SetEvidence]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A value with its 95 % interval (None where none is defined) and the number of rows behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+class Metric(Protocol):
+    """A metric of the catalogue. `sets` names the sets it is defined on."""
+
+    sets: ClassVar[tuple[str, ...]]
+
+    def __call__(self, evidence: Evidence, name: str) -> Score | None:
+        """The score of one model on the set `name`; None where that set has nothing to measure."""
+        ...
+
+
+def mean_score(values: Floats) -> Score | None:
+    """Mean with a percentile bootstrap over rows (2,000 resamples, seed 0)."""
+    if not len(values):
+        return None
+    means = bootstrap(len(values)) @ values / len(values)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Score(float(values.mean()), float(low), float(high), len(values))
+
+
+def share_score(hits: NDArray[np.bool_]) -> Score | None:
+    """Share of true entries with Wilson's interval, which stays sensible at 0 and 1."""
+    n = len(hits)
+    if not n:
+        return None
+    p, z = float(hits.mean()), float(norm.ppf((1 + CONFIDENCE) / 2))
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    return Score(p, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def bootstrap(count: int, seed: int = 0) -> Floats:
+    """Resampling weights [2000, count]: how often each row is drawn in each resample."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)

@@ -1,0 +1,22 @@
+"""Exact match of answers, as LUME scores knowledge: equal after strip and lower-case."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from expunge.metric import Evidence, Score, share_score
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Share of answer rows whose generation equals the answer. An extra word or a missing full stop counts as wrong."""
+
+    sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral")
+
+    def __call__(self, evidence: Evidence, name: str) -> Score | None:
+        rows = evidence.sets[name]
+        pairs = [(rows.references[index], rows.generations[index]) for index in rows.of_kind("answer")]
+        return share_score(
+            np.array([r.strip().lower() == g.strip().lower() for r, g in pairs if r is not None and g is not None])
+        )

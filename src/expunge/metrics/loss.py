@@ -1,0 +1,16 @@
+"""Mean loss per row, in nats per target token, teacher-forced."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from expunge.metric import Evidence, Score, mean_score
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Mean over rows of the row's mean loss; rows count equally, whatever their length."""
+
+    sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral", "samples")
+
+    def __call__(self, evidence: Evidence, name: str) -> Score | None:
+        return mean_score(evidence.sets[name].loss)

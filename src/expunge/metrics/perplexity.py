@@ -1,0 +1,25 @@
+"""Perplexity of the never-seen rows and of the model's own samples: exp of the mean loss over all their tokens."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from expunge.metric import CONFIDENCE, Evidence, Score, bootstrap
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """exp(sum of token losses / number of tokens); the interval resamples rows, not tokens."""
+
+    sets: ClassVar[tuple[str, ...]] = ("judging", "samples")
+
+    def __call__(self, evidence: Evidence, name: str) -> Score | None:
+        rows = evidence.sets[name]
+        if not len(rows.loss):
+            return None
+        sums = rows.loss * rows.targets
+        weights = bootstrap(len(sums))
+        ratios = np.exp((weights @ sums) / (weights @ rows.targets))
+        low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Score(float(np.exp(sums.sum() / rows.targets.sum())), float(low), float(high), len(sums))

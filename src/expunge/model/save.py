@@ -1,0 +1,72 @@
+"""Writing models: merged in float32, then cast; always below a temporary name that is renamed when all is there."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.errors import InputError
+
+
+def check_output(output: str | Path) -> Path:
+    """Raises `InputError` where an output exists or cannot be made, before anything is computed or written."""
+    path = Path(output)
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path}: the output exists already and is never overwritten. Name another --output.")
+    parent = next(folder for folder in path.absolute().parents if folder.exists() or folder.is_symlink())
+    if not parent.is_dir():
+        raise InputError(f"{path}: {parent} is a file, so no folder can be made below it. Name another --output.")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{path}: {parent} cannot be written to. Name another --output.")
+    return path
+
+
+@contextlib.contextmanager
+def atomic_folder(output: Path) -> Iterator[Path]:
+    """A temporary sibling of `output`, renamed to it at the end; removed where the work inside fails."""
+    made = [folder for folder in (output.absolute().parent, *output.absolute().parents[1:]) if not folder.exists()]
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if output.exists():
+            raise InputError(f"{output}: the output appeared while this ran; nothing was overwritten.")
+        temporary.rename(output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def merge(model: Any, adapter: bool) -> Any:
+    """The plain model in float32, an adapter merged into it. Consumes the wrapped model."""
+    model = model.float()
+    return model.merge_and_unload() if adapter else model
+
+
+def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Weights as safetensors in `dtype`, config and tokenizer. The model itself stays as it is where dtypes agree."""
+    state = {name: _cast(tensor, dtype) for name, tensor in model.state_dict().items()}
+    before = model.config.dtype
+    model.config.dtype = dtype
+    model.save_pretrained(folder, state_dict=state)
+    model.config.dtype = before
+    tokenizer.save_pretrained(folder)
+
+
+def write_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
+    """The adapter alone, float32, with the tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -1,0 +1,94 @@
+"""Which parameters may move: all of them, LoRA on every linear layer but the output head, or those of a pattern.
+
+Linear layers are found by type (`nn.Linear`, GPT-2's `Conv1D`), never by name, so any architecture works.
+"""
+
+import fnmatch
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers.pytorch_utils import Conv1D
+
+from expunge.errors import InputError
+
+LORA_RANK = 32
+LORA_ALPHA = 32
+FULL_COPIES = 6  # weights, gradients, two AdamW moments, two snapshots: all float32
+MEMORY_SHARE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Subspace:
+    """The model (wrapped, for LoRA), its movable parameters by name, and what was chosen and why."""
+
+    model: Any
+    movable: dict[str, torch.Tensor]
+    name: str
+    reason: str
+    adapter: bool
+
+
+def choose(asked: str, parameters: int, device: torch.device) -> tuple[str, str]:
+    """Resolves `auto`: full weights where six float32 copies of them fit in 70 % of the free memory, else LoRA."""
+    if asked != "auto":
+        return asked, "asked for"
+    need, free = parameters * 4 * FULL_COPIES, free_memory(device)
+    figures = f"{need / 2**30:.1f} of {free / 2**30:.1f} GiB"
+    if need <= MEMORY_SHARE * free:
+        return "full", f"full weights and their optimiser fit in memory ({figures})"
+    return "lora", f"full weights and their optimiser would not fit in memory ({figures})"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def select(model: Any, asked: str, device: torch.device) -> Subspace:
+    """Freezes everything but the chosen subspace. Raises `InputError` where it holds no parameter.
+
+    A pattern matches parameter names with shell wildcards ("model.layers.3.*"). LoRA's B starts at zero, so at first
+    only B has a gradient, and the wrapped model is exactly the original.
+    """
+    count = sum(parameter.numel() for parameter in model.parameters())
+    name, reason = choose(asked, count, device)
+    if name == "lora":
+        wrapped = get_peft_model(
+            model.requires_grad_(False),
+            LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=linear_layers(model), task_type="CAUSAL_LM"),
+        )
+        movable = {name: tensor for name, tensor in wrapped.named_parameters() if tensor.requires_grad}
+        with torch.no_grad():
+            for tensor in movable.values():
+                tensor.data = tensor.data.float()
+        return Subspace(wrapped, movable, name, reason, adapter=True)
+    movable = {
+        key: tensor
+        for key, tensor in model.named_parameters()
+        if tensor.is_floating_point() and (name == "full" or fnmatch.fnmatchcase(key, name))
+    }
+    if not movable:
+        example = next(iter(dict(model.named_parameters())))
+        raise InputError(f"--subspace {name}: no parameter has such a name. Names look like {example!r}.")
+    model.requires_grad_(False)
+    for tensor in movable.values():
+        tensor.requires_grad_(True)
+    return Subspace(model, movable, name, reason, adapter=False)
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Names of all linear layers but the output head. Raises `InputError` where there is none."""
+    head = model.get_output_embeddings()
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]
+    if not found:
+        raise InputError("--subspace lora: the model has no linear layer. Use --subspace full.")
+    return found

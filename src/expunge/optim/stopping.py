@@ -1,0 +1,73 @@
+"""When a run has arrived, when it hurts, when it stalls: arithmetic on checks, no model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+NEAR = 0.2  # a row has arrived when its loss is within this share of the way from its start to its target
+ARRIVED_SHARE = 0.85
+RETAIN_SLACK = 0.02
+GUARD_SHARE = 0.25  # of the way from what the guard rows cost the original to what unseen text costs it
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Losses at one step: forget rows [n] now, at the start and their targets; means of retain and guard rows."""
+
+    step: int
+    forget: Floats
+    start: Floats
+    targets: Floats | None
+    retain: float | None
+    retain_start: float | None
+    guard: float | None
+    guard_start: float | None
+
+    def way(self) -> Floats:
+        """Share of the way from start to target that each row has gone: 0 at the start, 1 at the target.
+
+        Rows that start within 0.1 nats of their target have nowhere to go and count by their distance to it.
+        """
+        assert self.targets is not None
+        distance = self.targets - self.start
+        least = np.maximum(np.abs(distance), 0.1)
+        return 1 - (self.targets - self.forget) * np.sign(np.where(distance == 0, 1, distance)) / least
+
+    def travelled(self) -> bool:
+        """Time to settle: the typical row is at 90 % of its way, three quarters of the rows at 75 % or beyond."""
+        way = self.way()
+        return bool(np.median(way) >= 0.9 and np.quantile(way, 0.25) >= 0.75)
+
+    def arrived(self) -> bool:
+        """At least 85 % of the rows within 20 % of the way, and the typical row at its target within 10 %."""
+        way = self.way()
+        near = np.abs(way - 1) <= NEAR
+        return bool(near.mean() >= ARRIVED_SHARE and abs(float(np.median(way)) - 1) <= NEAR / 2)
+
+    def retain_back(self) -> bool:
+        """The retain rows cost at most 0.02 nats, or a hundredth of the way to unseen text, more than at the start."""
+        if self.retain is None or self.retain_start is None:
+            return True
+        return self.retain - self.retain_start <= max(RETAIN_SLACK, 0.01 * self._span())
+
+    def hurts(self) -> bool:
+        """The guard rows' loss rose by more than a quarter of the way from known to unseen."""
+        if self.guard is None or self.guard_start is None:
+            return False
+        return self.guard - self.guard_start > max(GUARD_SHARE * self._span(), 0.1)
+
+    def _span(self) -> float:
+        return 0.0 if self.targets is None else float(np.median(self.targets - self.start))
+
+    def figures(self) -> dict[str, float | int | None]:
+        """What is logged and plotted."""
+        return {
+            "step": self.step,
+            "forget": float(self.forget.mean()),
+            "target": None if self.targets is None else float(self.targets.mean()),
+            "arrived": None if self.targets is None else float((np.abs(self.way() - 1) <= NEAR).mean()),
+            "retain": self.retain,
+            "guard": self.guard,
+        }

@@ -1,0 +1,69 @@
+"""The problem that every stage receives: a model, its rows as windows, and which parameters may move."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering, Window
+from expunge.distributed import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of one role and their windows (`Window.row` indexes `rows`)."""
+
+    name: str
+    rows: tuple[Row, ...]
+    windows: tuple[Window, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(slots=True)
+class Problem:
+    """Model, tokenizer, splits, chosen parameters and seed.
+
+    `splits` always has "forget"; "retain" (trained on), "guard" (retain rows that only measure), "unseen" (target
+    half of the holdout) or "counterfactual" where there are such rows. `movable` are the parameters that may move;
+    `base` the base model's loss [forget rows], in nats per target, where a base model was given.
+    """
+
+    model: Any
+    tokenizer: Any
+    runtime: Runtime
+    rendering: Rendering
+    splits: Mapping[str, Split]
+    seed: int = 0
+    adapter: bool = False
+    movable: dict[str, Tensor] = field(default_factory=dict)
+    base: NDArray[np.float64] | None = None
+
+    @contextmanager
+    def original(self) -> Iterator[Any]:
+        """The original model: the same weights with our adapter off.
+
+        With full weights it is the original only until they move, so whoever needs it asks in a method's `init`.
+        """
+        if not self.adapter:
+            yield self.model
+            return
+        with self.model.disable_adapter():
+            yield self.model
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of the movable parameters."""
+        return {name: tensor.detach().clone() for name, tensor in self.movable.items()}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Puts a snapshot's values back."""
+        with torch.no_grad():
+            for name, tensor in self.movable.items():
+                tensor.copy_(snapshot[name])

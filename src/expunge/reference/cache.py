@@ -1,0 +1,66 @@
+"""What a loss needs of the original model, cached before anything moves: no second model, and one path for adapters
+and full weights alike.
+
+Kept per target: the K likeliest tokens and their log-probabilities. Where the vocabulary is larger than K the rest is
+one class (see `model.losses.kept_kl`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expunge.data.batches import Batch, passes
+from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.problem import Problem, Split
+
+KEPT = 256
+EXACT_UP_TO = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDistributions:
+    """The original's likeliest tokens for each window of a split: log-probabilities and ids, each [targets, K]."""
+
+    log_probs: tuple[Tensor, ...]
+    ids: tuple[Tensor, ...]
+
+    def of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and ids [N, K] for the targets of a batch, in the order of its targets."""
+        chosen = batch.windows.tolist()
+        log_probs = torch.cat([self.log_probs[index] for index in chosen])
+        ids = torch.cat([self.ids[index] for index in chosen])
+        return log_probs.to(batch.ids.device), ids.to(batch.ids.device).long()
+
+
+@torch.no_grad()
+def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
+    """Runs the original over a split once. About 2 kB a target at K = 256."""
+    log_probs: list[Tensor] = [torch.empty(0)] * len(split.windows)
+    ids: list[Tensor] = [torch.empty(0)] * len(split.windows)
+    with problem.original() as original, problem.runtime.autocast():
+        for batch in passes(split.name, split.windows):
+            moved = batch.to(problem.runtime.device)
+            full = target_logits(original, moved).log_softmax(dim=1)
+            kept = full.shape[1] if full.shape[1] <= EXACT_UP_TO else KEPT
+            best = full.topk(kept, dim=1)
+            sizes = moved.counted.sum(dim=1).tolist()
+            parts = zip(batch.windows.tolist(), best.values.split(sizes), best.indices.split(sizes), strict=True)
+            for index, values, places in parts:
+                log_probs[index], ids[index] = values.cpu(), places.int().cpu()
+    return KeptDistributions(tuple(log_probs), tuple(ids))
+
+
+@torch.no_grad()
+def row_losses(problem: Problem, model: torch.nn.Module, split: Split) -> Tensor:
+    """Mean loss [rows] of each row of a split under a model, in nats per target (float64, on the CPU)."""
+    sums = torch.zeros(len(split.rows), dtype=torch.float64)
+    counts = torch.zeros(len(split.rows), dtype=torch.float64)
+    with problem.runtime.autocast():
+        for batch in passes(split.name, split.windows):
+            moved = batch.to(problem.runtime.device)
+            means = window_means(token_nll(target_logits(model, moved), moved), moved).cpu().double()
+            sizes = batch.counted.sum(dim=1).double()
+            sums.index_add_(0, batch.rows, means * sizes)
+            counts.index_add_(0, batch.rows, sizes)
+    return sums / counts

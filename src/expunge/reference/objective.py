@@ -1,0 +1,59 @@
+"""What loss matching needs before its first step: targets, replay and the original's distributions.
+
+Below the methods, since others lead their forget rows to the same targets.
+"""
+
+import math
+
+import torch
+
+from expunge.method import State
+from expunge.problem import Problem, Split
+from expunge.reference.cache import keep_distributions, row_losses
+from expunge.reference.replay import sample
+from expunge.reference.targets import Measured, Targets, match, shapes
+
+FEWEST_STEPS = 120
+EPOCHS = 16
+
+
+def prepare(problem: Problem, replay_texts: int, replay_tokens: int) -> State:
+    """Targets for the forget rows, and for KL terms the original's distributions on unseen rows and replay."""
+    state = State()
+    targets = find_targets(problem)
+    state.targets = torch.tensor(targets.values, dtype=torch.float32, device=problem.runtime.device)
+    state.notes["targets"] = {"source": targets.source, "calibrated": targets.calibrated}
+    if "unseen" in problem.splits:
+        state.caches["unseen"] = keep_distributions(problem, problem.splits["unseen"])
+    if replay_texts:
+        replay = sample(problem, replay_texts, replay_tokens)
+        state.notes["replay"] = {"kept": len(replay.split), "sampled": replay.sampled, "dropped": replay.dropped}
+        if len(replay.split):
+            state.splits["replay"] = replay.split
+            state.caches["replay"] = keep_distributions(problem, replay.split)
+    return state
+
+
+def find_targets(problem: Problem) -> Targets:
+    """Targets from the best source that the problem has (see `reference.targets`)."""
+    forget = problem.splits["forget"]
+    with problem.original() as original:
+        known = measure(problem, original, forget)
+        difficulty = Measured(known.kinds, known.shapes, known.losses if problem.base is None else problem.base)
+        for name, source in (("unseen", "holdout"), ("counterfactual", "counterfactual")):
+            if name == "counterfactual" and problem.base is not None:
+                return Targets(problem.base, "base")
+            if name in problem.splits:
+                return Targets(match(difficulty, measure(problem, original, problem.splits[name])), source)
+    raise AssertionError("a problem without holdout, base and counterfactual rows is refused when rows are checked")
+
+
+def measure(problem: Problem, model: torch.nn.Module, split: Split) -> Measured:
+    """Kinds, shapes and losses of a split's rows under a model."""
+    kinds = [row.kind for row in split.rows]
+    return Measured(kinds, shapes([row.completion for row in split.rows]), row_losses(problem, model, split).numpy())
+
+
+def steps_for(problem: Problem, rows: int) -> int:
+    """Most steps of an attempt: 16 epochs of the forget rows, and at least 120."""
+    return max(FEWEST_STEPS, EPOCHS * math.ceil(len(problem.splits["forget"].windows) / rows))

@@ -1,0 +1,107 @@
+"""Replay: text sampled from the original model, which stands for what it knows and nobody handed over.
+
+Seeded, and held in memory only: nothing of it reaches a disk. Samples that share eight tokens in a row with a forget
+row are dropped and counted, since holding them in place would hold what must go.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from expunge.data.rows import Row
+from expunge.data.tokens import Window
+from expunge.problem import Problem, Split
+from expunge.progress import bar
+
+SHARED_TOKENS = 8
+LONGEST_OPENING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Sampled windows as a split (its rows are placeholders without text), and what was dropped."""
+
+    split: Split
+    sampled: int
+    dropped: int
+
+
+@torch.no_grad()
+def sample(problem: Problem, count: int, tokens: int, batch: int = 64) -> Replay:
+    """Samples until `count` texts of at most `tokens` tokens are kept, or three times as many were sampled.
+
+    Half start from the begin token where the tokenizer adds one, half from the first few tokens of rows that are not
+    forgotten; without such rows, from the first token of the forget rows.
+    """
+    random = np.random.default_rng(problem.seed)
+    grams = _grams([window.ids for window in problem.splits["forget"].windows])
+    kept: list[Window] = []
+    sampled = 0
+    with bar("replay", count) as report, torch.random.fork_rng(devices=[], enabled=True):
+        torch.manual_seed(problem.seed)
+        while len(kept) < count and sampled < 3 * count:
+            openings = _openings(problem, batch, random)
+            for ids, start in _generate(problem, openings, tokens):
+                sampled += 1
+                if _grams([ids]) & grams or len(kept) == count:
+                    continue
+                counted = tuple(place >= start for place in range(len(ids)))
+                kept.append(Window(len(kept), ids, counted))
+            report(len(kept))
+    rows = tuple(Row("(replay)", index + 1, "document", "", "") for index in range(len(kept)))
+    return Replay(Split("replay", rows, tuple(kept)), sampled, sampled - len(kept))
+
+
+def _openings(problem: Problem, batch: int, random: np.random.Generator) -> list[tuple[int, ...]]:
+    """Openings of one common length, so that a batch needs no padding."""
+    begin = _begin(problem)
+    if begin and random.random() < 0.5:
+        return [begin] * batch
+    sources = [problem.splits[name] for name in ("retain", "unseen") if name in problem.splits]
+    windows = [window for split in sources for window in split.windows]
+    length = len(begin) + int(random.integers(1, LONGEST_OPENING + 1))
+    if not windows:
+        windows, length = list(problem.splits["forget"].windows), len(begin) + 1
+    long_enough = [window for window in windows if len(window.ids) > length] or windows
+    chosen = random.integers(0, len(long_enough), size=batch)
+    length = min(length, min(len(window.ids) for window in long_enough))
+    return [long_enough[index].ids[:length] for index in chosen]
+
+
+def _begin(problem: Problem) -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts before every text; empty where it puts none."""
+    return tuple(problem.tokenizer("", add_special_tokens=True)["input_ids"][:1])
+
+
+def _generate(
+    problem: Problem, openings: Sequence[tuple[int, ...]], tokens: int
+) -> list[tuple[tuple[int, ...], int]]:
+    prompt = torch.tensor(openings, device=problem.runtime.device)
+    longest = min(tokens, problem.rendering.context)
+    with problem.original() as original, problem.runtime.autocast():
+        end = problem.tokenizer.eos_token_id
+        output = original.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_length=longest,
+            pad_token_id=end if end is not None else 0,
+            eos_token_id=end,
+        )
+    start = prompt.shape[1]
+    texts = []
+    for ids in output.tolist():
+        body = ids[start:]
+        if end is not None and end in body:
+            body = body[: body.index(end) + 1]
+        texts.append((tuple(ids[:start] + body), start))
+    return [(ids, start) for ids, start in texts if len(ids) > start]
+
+
+def _grams(texts: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
+    return {tuple(ids[i : i + SHARED_TOKENS]) for ids in texts for i in range(len(ids) - SHARED_TOKENS + 1)}

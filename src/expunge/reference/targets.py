@@ -1,0 +1,74 @@
+"""Targets: the loss at which each forget row should end, that of comparable text which the model never saw.
+
+Sources, best first: the target half of the holdout under the original (*calibrated*: same kind of rows, same model);
+the base model on the forget rows; counterfactual rows under the original (the prompt of one forget row with the
+completion of another). The last two are *uncalibrated*: a base model is less surprised by unseen text than a model
+that memorised its training rows, and a counterfactual completion was itself memorised.
+
+From the holdout the forget rows get the *distribution* of the losses of unseen rows of the same kind and about the
+same length, not their mean: each forget row takes a quantile, in the order of a difficulty known for every row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Source = Literal["holdout", "base", "counterfactual"]
+Floats = NDArray[np.float64]
+FEWEST_NEIGHBOURS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """One target per forget row, in nats per token, and where they come from."""
+
+    values: Floats
+    source: Source
+
+    @property
+    def calibrated(self) -> bool:
+        return self.source == "holdout"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Rows as this file sees them: kinds [n], shapes [n, 2] (see `shapes`), losses [n] in nats per token."""
+
+    kinds: Sequence[str]
+    shapes: Floats
+    losses: Floats
+
+
+def shapes(texts: Sequence[str]) -> Floats:
+    """[n, 2]: log of the length in characters, and twice the share of digits, on which losses depend most."""
+    return np.array([[np.log(len(text)), 2 * sum(map(str.isdigit, text)) / len(text)] for text in texts])
+
+
+def match(forget: Measured, unseen: Measured) -> Floats:
+    """Targets [n] for forget rows from the losses of unseen rows; `forget.losses` only orders the forget rows.
+
+    For each forget row the nearest quarter (at least 12) of the unseen rows of its kind is its neighbourhood; its
+    target is the quantile there that its difficulty has among the forget rows that are near it in the same way, so
+    that what makes a neighbourhood hard is not counted twice. Kinds that the unseen rows lack take all unseen rows.
+    """
+    targets = np.empty(len(forget.kinds))
+    for kind in set(forget.kinds):
+        members = np.flatnonzero([other == kind for other in forget.kinds])
+        pool = np.flatnonzero([other == kind for other in unseen.kinds])
+        pool = pool if len(pool) else np.arange(len(unseen.kinds))
+        for member in members:
+            peers = _nearest(forget.shapes[member], forget.shapes, members)
+            easier = (forget.losses[peers] < forget.losses[member]).sum()
+            equal = (forget.losses[peers] == forget.losses[member]).sum()
+            nearest = _nearest(forget.shapes[member], unseen.shapes, pool)
+            targets[member] = np.quantile(unseen.losses[nearest], (easier + 0.5 * equal) / len(peers))
+    return targets
+
+
+def _nearest(shape: Floats, others: Floats, pool: NDArray[np.intp]) -> NDArray[np.intp]:
+    count = min(len(pool), max(FEWEST_NEIGHBOURS, len(pool) // 4))
+    distance = np.abs(others[pool] - shape).sum(axis=1)
+    return pool[np.argsort(distance, kind="stable")[:count]]

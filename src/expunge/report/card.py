@@ -1,0 +1,56 @@
+"""The model card: what the model in this folder is, and where its evidence lies."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from expunge.report import tables
+from expunge.report.markdown import escaped, paragraph
+from expunge.report.words import duration
+
+Record = Mapping[str, Any]
+FRONT = """---
+library_name: transformers
+tags:
+- unlearning
+---"""
+
+
+def render(record: Record) -> str:
+    """README.md of the output folder. Holds no row text and no row names, only the verdict and hashes."""
+    tables.check(record)
+    headline = tables.headline(record)
+    forget, rest = headline.panels
+    parts = [
+        FRONT,
+        "# An unlearned model",
+        _what(record),
+        f"**{headline.passes.symbol} {escaped(headline.passes.word.capitalize())}.** {escaped(headline.sentence)}",
+        f"- {forget.title}: {forget.badge.symbol} {escaped(forget.badge.word)}\n"
+        f"- {rest.title}: {rest.badge.symbol} {escaped(rest.badge.word)}",
+        "The evidence: [expunge/report.html](expunge/report.html), also as [Markdown](expunge/report.md) and as a "
+        "[record](expunge/record.json).",
+        "## Limits",
+        "\n".join(f"- {paragraph(limit)}" for limit in record["limits"]) or "- The record names no limits.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(record: Record) -> str:
+    hashes, method, save = record["hashes"], record["method"] or {}, record["save"] or {}
+    rows = (record["data"].get("forget") or {}).get("rows")
+    made = f"the method {escaped(str(method['name']))}" if method.get("name") else "expunge"
+    count = f"{rows} training rows" if rows is not None else "chosen training rows"
+    form = ", ".join(str(save[key]) for key in ("form", "dtype") if save.get(key))
+    lines = [
+        f"A causal language model from which the influence of {count} was removed as far as the evidence below shows, "
+        f"with {made}, on {escaped(str(record['created'])[:10])}, in {duration(sum(record['seconds'].values()))}.",
+        "",
+        f"- Original model: {_hash(hashes.get('model'))}",
+        f"- Forget rows: {_hash(hashes.get('forget'))}",
+        f"- This model: {_hash(hashes.get('output'))}",
+    ]
+    return "\n".join([*lines, *([f"- Weights: {escaped(form)}"] if form else [])])
+
+
+def _hash(value: str | None) -> str:
+    return escaped(value) if value else "not recorded"

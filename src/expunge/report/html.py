@@ -1,0 +1,59 @@
+"""The report as one HTML page that needs nothing outside itself: inline style, inline drawings, no script."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from expunge.report import plots, provenance, tables
+from expunge.report.words import MEANINGS, NOT_MEASURED, visible
+
+Record = Mapping[str, Any]
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
+    """`texts` is what `--show-rows` hands over; without it no row text can reach the page, since no record holds any.
+
+    Raises `InputError` where the record is of another schema or incomplete.
+    """
+    tables.check(record)
+    page = _environment().get_template("report.html.jinja")
+    return page.render(
+        record=record,
+        headline=tables.headline(record),
+        comparison=tables.comparison(record),
+        losses=_inline(plots.losses(record)),
+        history=_inline(plots.history(record)),
+        rows=tables.row_table(record, texts),
+        shows_text=texts is not None,
+        record_tables=provenance.tables(record),
+        subspace=provenance.subspace_sentence(record),
+        meanings=MEANINGS,
+        not_measured=NOT_MEASURED,
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _visible(value: Any) -> Any:
+    """Before escaping, names the control characters of every string that enters the page; markup is ours."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _inline(plot: plots.Plot | None) -> dict[str, Any] | None:
+    if plot is None:
+        return None
+    named = plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.label)}" ', 1)
+    return {"svg": Markup(named), "note": plot.note}  # safe: drawn from numbers and fixed words only

@@ -1,0 +1,117 @@
+"""What was run, on what, and how long it took: the part of a record that lets somebody repeat the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from expunge.report.words import SETS, duration, number, plain, size
+
+Record = Mapping[str, Any]
+COUNTS = ("rows", "documents", "answers", "windows", "tokens", "duplicates")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A plain table; the first column names the line. `wide` tables need the full width of a page."""
+
+    title: str
+    headers: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    wide: bool = False
+
+
+def tables(record: Record) -> tuple[Table, ...]:
+    """In reading order; a stage that did not run leaves no table."""
+    found = (
+        _run(record),
+        _pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
+        _method(record["method"]),
+        _attempts(record["method"]),
+        _pairs("Notes of the method", (record["method"] or {}).get("notes")),
+        _pairs("Options of the method", (record["method"] or {}).get("options")),
+        _pairs("Learning rate probe", (record["method"] or {}).get("probe")),
+        _data(record["data"]),
+        _rendering(record["rendering"]),
+        _pairs("Weights as written", record["save"]),
+        _pairs("Hashes", record["hashes"], wide=True),
+        _pairs("Versions", record["versions"]),
+        _pairs("Configuration", record["config"], wide=True),
+    )
+    return tuple(table for table in found if table is not None and table.lines)
+
+
+def _pairs(title: str, values: Mapping[str, Any] | None, wide: bool = False) -> Table | None:
+    if not values:
+        return None
+    return Table(title, ("Name", "Value"), _flat(values), wide)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, ...], ...]:
+    """Nested mappings become dotted names."""
+    lines: list[tuple[str, ...]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines.extend(_flat(value, f"{prefix}{name}."))
+        else:
+            lines.append((f"{prefix}{name}", "none" if value == {} else plain(value)))
+    return tuple(lines)
+
+
+def _run(record: Record) -> Table | None:
+    values = {
+        "command": record["command"],
+        "created": record["created"],
+        "machine": record["machine"],
+        "time in all": duration(sum(record["seconds"].values())) if record["seconds"] else None,
+        "peak memory": size(record["peak_memory_bytes"]),
+    }
+    return _pairs("Run", values)
+
+
+def _method(method: Mapping[str, Any] | None) -> Table | None:
+    if not method:
+        return None
+    return _pairs(
+        "Method",
+        {
+            "name": method.get("name"),
+            "learning rate": method.get("learning_rate"),
+            "steps": method.get("steps"),
+            "stopped because": method.get("stopped"),
+        },
+    )
+
+
+def _attempts(method: Mapping[str, Any] | None) -> Table | None:
+    attempts = (method or {}).get("attempts") or ()
+    lines = tuple(
+        (str(place), plain(attempt.get("learning_rate")), plain(attempt.get("steps")), plain(attempt.get("outcome")))
+        for place, attempt in enumerate(attempts, 1)
+    )
+    return Table("Attempts", ("Attempt", "Learning rate", "Steps", "Outcome"), lines)
+
+
+def _data(data: Mapping[str, Any]) -> Table:
+    names = [name for name in SETS if name in data] + [name for name in data if name not in SETS]
+    lines = tuple((name, *(plain((data[name] or {}).get(count, 0)) for count in COUNTS)) for name in names)
+    return Table("Data", ("Set", *(count.capitalize() for count in COUNTS)), lines, wide=True)
+
+
+def _rendering(rendering: Mapping[str, Any] | None) -> Table | None:
+    if not rendering:
+        return None
+    values = dict(rendering)
+    losses = values.pop("losses", None) or {}
+    tried = {f"loss when joined by {join}": number(loss) for join, loss in losses.items()}
+    return _pairs("How rows were turned into tokens", {**values, **tried})
+
+
+def subspace_sentence(record: Record) -> str:
+    """Which parameters could move, in a sentence; empty where nothing was trained."""
+    subspace = record["subspace"]
+    if not subspace:
+        return ""
+    parameters, of = subspace.get("parameters"), subspace.get("of")
+    share = f" ({parameters:,} of {of:,}, {parameters / of:.2%})" if parameters is not None and of else ""
+    reason = f": {subspace['reason']}" if subspace.get("reason") else ""
+    return f"Parameters that could move: {subspace.get('name')}{share}{reason}."

@@ -1,0 +1,53 @@
+"""Where a score of the unlearned model lies, in words: a hint for the eye beside the table, not the verdict.
+
+Forget and judging rows are read against the retrained model, which never saw them either; rows to keep against the
+original. *Level* means that the two intervals overlap: a coarse look, weaker than a test on pairs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from expunge.report.words import Badge
+
+FORGOTTEN_WHEN_HIGH = {
+    "loss": True,
+    "perplexity": True,
+    "knowledge": False,
+    "exact": False,
+    "regurgitation": False,
+    "loss_attack": False,
+}
+GOOD_WHEN_HIGH = {"loss": False, "perplexity": False, "knowledge": True, "exact": True, "regurgitation": True}
+
+
+def read(metric: str, name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Badge:
+    """Scores by model; None where a model was not measured."""
+    to_retrained = name == "forget" or (name == "judging" and scores.get("retrained") is not None)
+    other = "retrained" if to_retrained else "original"
+    ours, theirs = scores.get("unlearned"), scores.get(other)
+    if ours is None or theirs is None:
+        return Badge(f"no {'unlearned' if ours is None else other} model to compare", "unknown")
+    apart = _apart(ours, theirs)
+    if apart is None:
+        return Badge("no intervals to compare", "unknown")
+    if apart == 0:
+        same = ours["value"] == theirs["value"]
+        return Badge(f"{'equal to' if same else 'level with'} {other}", "good")
+    if name == "forget" and metric in FORGOTTEN_WHEN_HIGH:
+        beyond = (apart > 0) == FORGOTTEN_WHEN_HIGH[metric]
+        return Badge("past retrained: over-forgetting", "over") if beyond else Badge("short of retrained", "bad")
+    if name in ("retain", "guard", "collateral") and metric in GOOD_WHEN_HIGH:
+        better = (apart > 0) == GOOD_WHEN_HIGH[metric]
+        return Badge(f"better than {other}", "good") if better else Badge(f"worse than {other}", "warn")
+    return Badge(f"{'above' if apart > 0 else 'below'} {other}", "unknown")
+
+
+def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> int | None:
+    """+1 or -1 where our whole interval lies above or below theirs, 0 where they touch, None where one is unknown."""
+    if ours.get("value") is not None and ours["value"] == theirs.get("value"):
+        return 0
+    bounds = [score.get(side) for score in (ours, theirs) for side in ("low", "high")]
+    if any(bound is None or not math.isfinite(bound) for bound in bounds):
+        return None
+    return int(ours["low"] > theirs["high"]) - int(ours["high"] < theirs["low"])

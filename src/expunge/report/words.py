@@ -1,0 +1,152 @@
+"""The words, colours and number formats of the pages: one place, so that HTML and Markdown say the same."""
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+NOT_MEASURED = "not measured"
+MODELS = ("original", "unlearned", "retrained")
+# A tone is the name of a colour in report.css; the symbol says the same without colour.
+SYMBOLS = {"good": "✓", "bad": "✗", "warn": "~", "over": "»", "unknown": "?"}
+VERDICT_TONES = {
+    "forgotten": "good",
+    "kept": "good",
+    "not forgotten": "bad",
+    "collapsed": "bad",
+    "partly": "warn",
+    "damaged": "warn",
+    "over-forgotten": "over",
+    "cannot tell": "unknown",
+}
+MEANINGS = {
+    "forgotten": "the model treats the row like text it never saw",
+    "partly": "weaker than before, but still better known than never-seen text",
+    "not forgotten": "still known",
+    "over-forgotten": "the model avoids the row more than text it never saw, which itself gives the row away",
+    "cannot tell": "the evidence does not decide",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """A word with a tone."""
+
+    word: str
+    tone: str
+
+    @property
+    def symbol(self) -> str:
+        return SYMBOLS[self.tone]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricWords:
+    """`direction` says what a higher value means."""
+
+    title: str
+    direction: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetWords:
+    """`best` says where the unlearned model should lie; the other wording is for pages without a retrained model."""
+
+    title: str
+    best: str
+    best_without_retrained: str
+
+
+METRICS = {
+    "loss": MetricWords("Loss", "nats per token; higher = less known"),
+    "knowledge": MetricWords("Knowledge", "share of answers given, words around them allowed; higher = more known"),
+    "exact": MetricWords("Exact match", "share of answers given word for word; higher = more known"),
+    "regurgitation": MetricWords("Regurgitation", "ROUGE-L recall of the continuation; higher = more recited"),
+    "loss_attack": MetricWords("Loss attack", "AUC; 0.5 = the attack guesses, 1 = it recognises every row"),
+    "perplexity": MetricWords("Perplexity", "per token; higher = less fluent"),
+}
+_AS_ORIGINAL = "Best: where the original model is. These rows are to stay known."
+_UNTOUCHED = "Best: where the original model is. The method never saw these rows, so they show what it broke unasked."
+SETS = {
+    "forget": SetWords(
+        "Forget rows",
+        "Best: where the retrained model is. Short of it is not forgotten; past it is over-forgetting, also a fault.",
+        "Best: where a model trained without these rows would be, near the never-seen rows. "
+        "Past that is over-forgetting, also a fault.",
+    ),
+    "judging": SetWords(
+        "Judging rows",
+        "Never trained on, same kind as the forget rows. Best: near the retrained model.",
+        "Never trained on, same kind as the forget rows. Best: little changed.",
+    ),
+    "retain": SetWords("Retain rows", _AS_ORIGINAL, _AS_ORIGINAL),
+    "guard": SetWords("Guard rows", _AS_ORIGINAL + " The method never trained on them.", _AS_ORIGINAL),
+    "collateral": SetWords("Collateral", _UNTOUCHED, _UNTOUCHED),
+}
+
+
+def badge(verdict: str) -> Badge:
+    return Badge(verdict, VERDICT_TONES.get(verdict, "unknown"))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Fixed digits, so that columns line up; large values have fewer, and the smallest keep two that count."""
+    if value is None:
+        return NOT_MEASURED
+    if not math.isfinite(value):
+        return "not finite"
+    if value != 0 and abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1e}"
+    if abs(value) >= 10:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+    return f"{value:.{digits}f}"
+
+
+def yes_or_no(value: bool | None) -> str:
+    return NOT_MEASURED if value is None else "yes" if value else "no"
+
+
+def plain(value: Any) -> str:
+    """A value of the configuration as a person would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or "none"
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NOT_MEASURED
+    whole = int(seconds)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{whole // 60} min {whole % 60} s" if seconds < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float | None) -> str:
+    if count is None:
+        return NOT_MEASURED
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def visible(text: str) -> str:
+    """Control characters by name: a row must not reorder, hide or cut off the page around it.
+
+    Line ends and tabs stay. Lone surrogates, which JSON allows and UTF-8 does not, count as control characters.
+    """
+    return "".join(f"[U+{ord(sign):04X}]" if _unsafe(sign) else sign for sign in text.replace("\r\n", "\n"))
+
+
+def _unsafe(sign: str) -> bool:
+    if sign in "\n\t":
+        return False
+    return unicodedata.category(sign) in ("Cc", "Cs") or sign in "\u200e\u200f\u061c\u2028\u2029" or _reorders(sign)
+
+
+def _reorders(sign: str) -> bool:
+    return "\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"

@@ -1,0 +1,192 @@
+"""A record in code: numbers from a seed, hostile strings wherever a record holds a string that somebody else chose."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+HOSTILE = "<script>alert('x')</script> | `tick` \"quote\"\nnext [a](b) \u202eRTL אב & **bold**"
+Record = dict[str, Any]
+
+
+@pytest.fixture
+def make_record() -> Callable[..., Record]:
+    return build_record
+
+
+def build_record(
+    rows: int = 30, retrained: bool = True, command: str = "unlearn", forgotten: float = 0.93, retain: int = 300
+) -> Record:
+    """A full record whose numbers hang together; `forgotten` is the share of rows with that verdict."""
+    draw = np.random.default_rng(7)
+    models = ["original", "unlearned", *(["retrained"] if retrained else [])]
+    unseen = draw.normal(4.9, 0.8, 60).clip(0.1)
+    values = {
+        "forget": {"original": draw.gamma(1.2, 0.02, rows), "unlearned": draw.normal(4.8, 0.8, rows).clip(0.1),
+                   "retrained": draw.normal(5.0, 0.8, rows).clip(0.1)},
+        "judging": {"original": unseen, "unlearned": unseen + 0.05, "retrained": unseen - 0.02},
+        "retain": {"original": draw.gamma(1.2, 0.03, retain), "unlearned": draw.gamma(1.2, 0.04, retain),
+                   "retrained": draw.gamma(1.2, 0.03, retain)},
+    }  # fmt: skip
+    losses = {name: {m: [float(x) for x in found[m]] for m in models} for name, found in values.items()}
+    trained = command == "unlearn"
+    return {
+        "schema": 1,
+        "command": command,
+        "created": "2026-11-21T08:00:00+00:00",
+        "seconds": {"load": 1.2, "audit": 3.0, "unlearn": 160.1, "evaluate": 9.9},
+        "peak_memory_bytes": 1_934_567_890,
+        "config": {"model": "out/tuned", "forget": "forget.jsonl", "seed": 0, "options": {"lr": None, "path": None}},
+        "versions": {"expunge": "0.1.0", "torch": "2.9.0", "transformers": "5.0.1", "python": "3.11.9"},
+        "machine": "2 cores, Intel Xeon, 16 GiB, no GPU",
+        "hashes": {name: f"{place:064x}"[::-1] for place, name in enumerate(("model", "forget", "output"), 2**40 + 11)},
+        "data": {
+            name: {"rows": n, "documents": n // 6, "answers": n - n // 6, "windows": n, "tokens": 31 * n}
+            for name, n in (("forget", rows), ("retain", retain), ("guard", 37), ("judging", 60))
+        },
+        "rendering": {
+            "join": "space", "asked": "auto", "losses": {"space": 0.01, "newline": 3.1, "nothing": 2.2},
+            "end_documents": True, "chat_template": False, "loss_on": "completion", "context": 512,
+        },
+        "subspace": {"name": "full", "reason": "full weights and their optimiser fit in memory", "parameters": 25600,
+                     "of": 25600} if trained else None,
+        "method": _method() if trained else None,
+        "save": {"form": "merged", "dtype": "float32", "rounding": 0.001, "note": None} if trained else None,
+        "history": _history() if trained else [],
+        "scores": _scores(models, rows, retain),
+        "losses": losses,
+        "rows": [_row(n, losses["forget"], models, forgotten, rows) for n in range(rows)],
+        "verdict": _verdict(rows, forgotten),
+        "limits": [
+            "Only the attacks named here were run; a stronger one may still find a trace.",
+            "The rows may be known from the training of the base model, which this run did not touch.",
+        ],
+    }  # fmt: skip
+
+
+def _method() -> Record:
+    return {
+        "name": "loss_matching",
+        "options": {"replay": 512, "retain_weight": 1.0, "patience": 5},
+        "notes": {
+            "targets": {"source": "holdout", "calibrated": True},
+            "replay": {"kept": 512, "sampled": 700, "dropped": 188},
+        },
+        "learning_rate": 1e-3,
+        "steps": 100,
+        "stopped": "the forget rows are at their targets",
+        "attempts": [
+            {"learning_rate": 4e-3, "steps": 40, "outcome": "the guard rows rose by more than 0.1"},
+            {"learning_rate": 1e-3, "steps": 100, "outcome": "kept"},
+        ],
+        "probe": {"lowest": 1e-5, "highest": 1e-2, "chosen": 4e-3},
+    }
+
+
+def _history() -> list[Record]:
+    return [
+        {"step": step, "forget": 4.9 * (1 - 0.95 ** (step / 2)), "target": 4.9,
+         "retain": 0.04 + 0.05 * np.exp(-step / 40) * step / 40, "guard": 0.9 + 0.03 * (step / 100)}
+        for step in range(0, 101, 5)
+    ]  # fmt: skip
+
+
+def _scores(models: list[str], rows: int, retain: int) -> list[Record]:
+    table = {
+        ("loss", "forget"): (0.02, 4.81, 5.02, 0.3), ("knowledge", "forget"): (1.0, 0.0, 0.04, 0.1),
+        ("exact", "forget"): (1.0, 0.0, 0.0, 0.1), ("regurgitation", "forget"): (0.98, 0.11, 0.19, 0.02),
+        ("loss_attack", "forget"): (1.0, 0.52, 0.5, 0.09), ("loss", "judging"): (4.9, 4.95, 4.88, 0.2),
+        ("loss", "retain"): (0.036, 0.048, 0.036, 0.005), ("knowledge", "retain"): (0.99, 0.98, 0.99, 0.02),
+        ("perplexity", "collateral"): (31.2, 36.9, 31.0, 1.1),
+    }  # fmt: skip
+    counts = {"forget": rows, "retain": retain, "judging": 60, "collateral": 200}
+    found = []
+    for (metric, name), (*values, half) in table.items():
+        for model, value in zip(("original", "unlearned", "retrained"), values, strict=True):
+            low, high = (
+                (None, None)
+                if metric == "exact"
+                else (max(0.0, value - half), value + half if value > 1 else min(1.0, value + half))
+            )
+            line = {"metric": metric, "set": name, "model": model, "value": value, "low": low, "high": high}
+            found.extend([line | {"count": counts[name]}] if model in models else [])
+    return found
+
+
+def _row(place: int, losses: Record, models: list[str], forgotten: float, rows: int) -> Record:
+    others = ("not forgotten", "partly", "over-forgotten", "cannot tell")
+    good = place >= round(rows * (1 - forgotten))
+    return {
+        "name": f"forget.jsonl:{place + 1}",
+        "id": f"{place + 0xA1B2C3D4E5F0:012x}",
+        "kind": "document" if place % 6 == 5 else "answer",
+        "verdict": "forgotten" if good else others[place % 4],
+        "reason": f"its loss ranks at {0.1 + 0.8 * place / rows:.2f} among 60 never-seen rows",
+        "loss": {model: losses[model][place] for model in models},
+        "target": 5.2,
+        "rank": 0.1 + 0.8 * place / rows if good else (0.0, 0.04, 1.0, 0.5)[place % 4],
+        "resolution": 0.016,
+        "known": {model: None if place % 6 == 5 else model == "original" for model in models},
+    }
+
+
+def _verdict(rows: int, forgotten: float) -> Record:
+    bad = round(rows * (1 - forgotten))
+    others = ("not forgotten", "partly", "over-forgotten", "cannot tell")
+    counts = {name: len(range(place, bad, 4)) for place, name in enumerate(others)} | {"forgotten": rows - bad}
+    return {
+        "passes": bad == 0,
+        "forget": "forgotten" if bad == 0 else "partly",
+        "forget_reasons": [
+            f"{rows - bad} of {rows} rows rank like never-seen rows",
+            "the loss attack guesses: AUC 0.52",
+        ],
+        "rest": "kept",
+        "rest_reasons": ["retain loss rose by 0.012 nats per token; 0.1 is allowed", "guard rows stayed level"],
+        "counts": counts,
+        "comparison": {"source": "holdout", "calibrated": True, "documents": 10, "answers": 50},
+        "sentence": f"{rows - bad} of {rows} rows are forgotten, and the rest of the model is kept.",
+    }
+
+
+def build_texts(record: Record) -> Record:
+    return {
+        row["name"]: {
+            "prompt": None if row["kind"] == "document" else f"Where does person {place} live?",
+            "completion": f"In house {place} by the river. {HOSTILE}",
+            "generated": {model: f"In house {place}, says the {model}." for model in row["loss"]},
+        }
+        for place, row in enumerate(record["rows"])
+    }
+
+
+@pytest.fixture
+def make_texts() -> Callable[[Record], Record]:
+    return build_texts
+
+
+@pytest.fixture
+def hostile_record() -> Record:
+    """Hostile strings in every place where a record takes a string from outside."""
+    record = build_record(rows=7)
+    record["machine"] = record["config"]["forget"] = record["versions"]["torch"] = HOSTILE
+    record["config"][HOSTILE] = HOSTILE
+    record["hashes"]["model"] = HOSTILE
+    record["method"] |= {"stopped": HOSTILE, "name": HOSTILE}
+    record["limits"] = [HOSTILE]
+    record["verdict"] |= {"sentence": HOSTILE, "forget_reasons": [HOSTILE], "forget": HOSTILE}
+    record["verdict"]["counts"][HOSTILE] = 1
+    record["verdict"]["comparison"]["source"] = HOSTILE
+    for key in ("name", "id", "kind", "verdict", "reason"):
+        record["rows"][2][key] = HOSTILE
+    record["scores"].append({"metric": HOSTILE, "set": HOSTILE, "model": HOSTILE, "value": 1.0, "count": 1})
+    record["losses"]["forget"][HOSTILE] = [1.0]
+    record["losses"][HOSTILE] = {HOSTILE: [1.0]}
+    record["data"][HOSTILE] = {"rows": 1}
+    return record
+
+
+@pytest.fixture
+def hostile() -> str:
+    return HOSTILE

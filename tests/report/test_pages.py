@@ -1,0 +1,245 @@
+"""What holds for every page: escaping, redaction, order, words, no outside references, the same bytes twice."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from expunge.report import card, html, markdown, plots
+
+FORBIDDEN = re.compile(r"proven|deleted|certified|compliant", re.IGNORECASE)
+OUTSIDE = re.compile(r"https?:|//\w|\bsrc=|@import|url\((?!#)|<script|<link|<iframe|<object", re.IGNORECASE)
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Collects tags and visible text, and fails where tags do not nest."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.feed(page)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "title"} & set(self.open):
+            self.text.append(data)
+
+
+def words(page):
+    return " ".join("".join(Page(page).text).split())
+
+
+PAGES = [html.render, markdown.render, card.render]
+
+
+@pytest.mark.parametrize("render", PAGES)
+def test_no_word_that_claims_more_than_the_evidence(make_record, render):
+    assert not FORBIDDEN.search(render(make_record()))
+
+
+@pytest.mark.parametrize("render", PAGES)
+def test_nothing_outside_is_referred_to(make_record, render):
+    assert not OUTSIDE.search(render(make_record()))
+
+
+@pytest.mark.parametrize("render", PAGES)
+def test_the_same_record_gives_the_same_bytes(make_record, render):
+    record = make_record()
+    before = json.dumps(record)
+    first = render(record)
+    assert render(json.loads(before)).encode() == first.encode()
+    assert json.dumps(record) == before, "a page reads the record and leaves it as it was"
+
+
+@pytest.mark.parametrize("render", PAGES)
+@pytest.mark.parametrize("rows", [0, 1, 7, 500])
+def test_any_number_of_rows_gives_a_page(make_record, render, rows):
+    assert render(make_record(rows=rows, forgotten=1.0))
+
+
+@pytest.mark.parametrize("render", PAGES)
+def test_an_evaluation_with_one_model_gives_a_page(make_record, render):
+    record = make_record(command="evaluate", retrained=False)
+    record["scores"] = [score for score in record["scores"] if score["model"] == "original"]
+    record["losses"] = {name: {"original": found["original"]} for name, found in record["losses"].items()}
+    for row in record["rows"]:
+        row |= {"loss": {"original": 0.1}, "known": {"original": True}, "rank": None, "target": None}
+    page = render(record)
+    assert "not measured" in page or render is card.render
+
+
+@pytest.mark.parametrize("render", PAGES)
+def test_hostile_strings_stay_text(hostile_record, render):
+    page = render(hostile_record)
+    assert "<script" not in page and "\u202e" not in page
+    assert "[U+202E]" in page.replace("\\", "")
+    page.encode("utf-8")
+
+
+def test_hostile_strings_leave_the_html_well_formed(make_texts, hostile_record, hostile):
+    page = html.render(hostile_record, make_texts(hostile_record))
+    parsed = Page(page)
+    assert "script" not in parsed.tags and "a" in parsed.tags
+    assert "".join(parsed.text).count("<script>alert('x')</script>") > 10, "each of them is shown, as text"
+
+
+def test_no_string_of_a_record_enters_a_drawing(hostile_record):
+    hostile_record["rows"][0]["name"] = "SECRET"
+    for plot in (plots.losses(hostile_record), plots.history(hostile_record)):
+        for part in (plot.svg, plot.label, plot.note):
+            assert "script" not in part and "SECRET" not in part and "alert" not in part
+
+
+def test_hostile_strings_cannot_break_a_markdown_table(hostile_record, make_texts):
+    page = markdown.render(hostile_record, make_texts(hostile_record))
+    header = None
+    for line in page.splitlines():
+        if not line.startswith("|"):
+            header = None
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+        header = header or cells
+        assert cells == header, line
+    assert "\\`tick\\`" in page and "`tick`" not in page.replace("\\`", "")
+    assert "[a](b)" not in page and "\\*\\*bold" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("# not a heading", "\\# not a heading"), ("1. one", "1\\. one"), ("- x", "\\- x"), ("28 of 30", "28 of 30"),
+     ("0.5 of it", "0.5 of it"), ("a_b _c_", "a_b \\_c\\_"), ("a\\|b", "a\\\\\\|b"), ("a\n\nb", "a b"),
+     ("<b>&amp;", "&lt;b&gt;&amp;amp;")],
+)  # fmt: skip
+def test_markdown_escapes(text, escaped):
+    assert markdown.paragraph(text) == escaped
+
+
+@pytest.mark.parametrize("render", [html.render, markdown.render])
+def test_row_text_only_when_asked(make_record, make_texts, render):
+    record = make_record(rows=7)
+    redacted, shown = render(record), render(record, make_texts(record))
+    for secret in ("by the river", "Where does person", "says the unlearned"):
+        assert secret not in redacted and secret in shown
+    assert "shows row text" in shown and "shows row text" not in redacted
+
+
+def test_the_verdict_comes_before_everything_else(make_record):
+    text = words(html.render(make_record()))
+    assert text.startswith("✗ does not pass 28 of 30 rows are forgotten")
+    places = [
+        text.index(part)
+        for part in ("28 of 30 rows", "~ partly", "✓ kept", "Side by side", "Loss row by row", "How training went",
+                     "Verdict row by row", "The record", "What this evidence does not show Only the attacks")
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert markdown.render(make_record()).startswith("# 28 of 30 rows are forgotten")
+
+
+def test_colour_never_stands_alone(make_record):
+    text = words(html.render(make_record(rows=8, forgotten=0.5)))
+    for word in ("✓ 4 forgotten", "? 1 cannot tell", "» 1 over-forgotten", "~ 1 partly", "✗ 1 not forgotten"):
+        assert word in text
+
+
+def test_without_a_retrained_model_the_page_says_so(make_record):
+    text = words(html.render(make_record(retrained=False)))
+    assert "Not measured: the retrained model." in text
+    assert "no retrained model to compare" in text
+
+
+def test_long_tables_say_what_they_leave_out(make_record):
+    for render in (html.render, markdown.render):
+        page = re.sub("<.*?>", "", render(make_record(rows=500)))
+        assert "The 200 worst of 500 rows; the other 300 are in record.json" in page
+
+
+def test_the_page_can_be_read_without_seeing_it(make_record, make_texts):
+    record = make_record()
+    attributes = Page(html.render(record, make_texts(record))).attributes
+    drawings = [found for tag, found in attributes if tag == "svg"]
+    assert len(drawings) == 2
+    assert all(found["role"] == "img" and "nats per token" in found["aria-label"] for found in drawings)
+    assert all("scope" in found for tag, found in attributes if tag == "th")
+    names = [found["id"] for _, found in attributes if "id" in found]
+    assert len(names) == len(set(names)), "two drawings on a page must not share names"
+    links = [found["href"][1:] for _, found in attributes if "href" in found]
+    assert set(links) <= set(names)
+
+
+def luminance(colour):
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_stands_out_from_its_ground():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
+    style = (html.TEMPLATES / "report.css").read_text(encoding="utf-8")
+    tones = re.findall(r"--tone: (#\w{6}); --tint: (#\w{6});", style)
+    assert len(tones) == 5
+    soft, page = re.search(r"--soft: (#\w{6})", style)[1], re.search(r"--page: (#\w{6})", style)[1]
+    pairs = [*tones, *((tone, "#ffffff") for tone, _ in tones), (soft, page), *((soft, tint) for _, tint in tones)]
+    assert min(contrast(*pair) for pair in (*pairs, (plots.FAINT, "#ffffff"), ("#5b6673", "#eef5fc"))) >= 4.5
+
+
+def test_losses_that_are_not_finite_are_counted_and_not_drawn(make_record):
+    record = make_record(rows=7)
+    record["losses"]["forget"]["unlearned"] = [math.nan, math.inf, None, 1.0, 2.0, 3.0, 900.0]
+    plot = plots.losses(record)
+    assert "3 losses were not finite" in plot.note and "squeezed beyond 12" in plot.note
+    assert "unlearned 2.50" in plot.label, "median of 1, 2, 3, 900"
+
+
+def test_many_rows_do_not_make_the_page_heavy(make_record):
+    assert len(html.render(make_record(rows=500, retain=5000))) < 500_000
+    assert "160 rows spread evenly" in plots.losses(make_record(rows=500)).note
+
+
+def test_nothing_measured_draws_nothing(make_record):
+    record = make_record() | {"losses": {}, "history": []}
+    assert plots.losses(record) is None and plots.history(record) is None
+    assert "<svg" not in html.render(record)
+    record["history"] = [{"step": 1, "forget": 0.5, "target": None, "retain": None, "guard": None}]
+    assert "forget from 0.50 to 0.50" in plots.history(record).label
+
+
+def test_the_card_is_a_model_card(make_record):
+    page = card.render(make_record())
+    front, body = page.removeprefix("---\n").split("\n---\n")
+    assert front == "library_name: transformers\ntags:\n- unlearning"
+    assert make_record()["hashes"]["model"] in body and "(expunge/report.html)" in body
+    assert "28 of 30 rows are forgotten" in body and "Only the attacks named here" in body
+    assert "forget.jsonl" not in page
+
+
+def test_pages_need_no_torch():
+    code = (
+        "import sys; from expunge.report import html, markdown, card; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'transformers')"
+        " or m.startswith('expunge.') and m != 'expunge.errors' and not m.startswith('expunge.report')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
