@@ -6,7 +6,7 @@ of the rows to keep come to rest. The rate is the smallest that the probe expect
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,15 @@ from expunge.problem import Problem, Split
 from expunge.progress import bar
 from expunge.reference.cache import row_losses
 
-MOST_WATCHED = 256
-PROBE_STEPS = 32
+MOST_WATCHED = {"forget": 128, "retain": 48, "guard": 48}
+PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
-PROBE_GROWTH = 1.5
+PROBE_GROWTH = 2.0
 TRAVEL_SHARE = 0.5
-SAFETY = 0.5
+CAUTION = 0.4  # share of the probe's path that small steps need: large ones wander
+ONSET = 0.1  # of the way; from there on forgetting is fast
+ONSET_BY = 0.4  # of the travel stage; later, the rate rises until the rows move
+RAISE = 1.3
 ATTEMPTS = 3
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -43,19 +46,20 @@ class Outcome:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    targets: list[float] | None = None
 
 
 class Watch:
-    """Measures the current model on forget, retain and guard rows (at most 256 of each), against the original."""
+    """Measures the current model on forget, retain and guard rows (a spread of each), against the original."""
 
     def __init__(self, problem: Problem, state: State) -> None:
         self.problem = problem
         self.splits = {
-            name: _first(problem.splits[name]) for name in ("forget", "retain", "guard") if name in problem.splits
+            name: _spread(problem.splits[name], most) for name, most in MOST_WATCHED.items() if name in problem.splits
         }
         self.start = {name: self._losses(name) for name in self.splits}
-        targets = state.targets
-        self.targets = None if targets is None else targets.cpu().double().numpy()[: len(self.start["forget"])]
+        kept = _places(len(problem.splits["forget"].rows), MOST_WATCHED["forget"])
+        self.targets = None if state.targets is None else state.targets.cpu().double().numpy()[kept]
 
     def check(self, step: int) -> Check:
         """Losses now; one forward pass over the watched rows."""
@@ -85,7 +89,8 @@ def apply(method: Method, problem: Problem, log: Log) -> Outcome:
     state = method.init(problem)
     phase = method.phase(problem, state)
     watch = Watch(problem, state)
-    outcome = Outcome(notes=state.notes)
+    targets = None if state.targets is None else state.targets.tolist()
+    outcome = Outcome(notes=state.notes, targets=targets)
     run = _Run(method, problem, state, phase, watch, log, outcome)
     try:
         if phase.aims:
@@ -95,6 +100,17 @@ def apply(method: Method, problem: Problem, log: Log) -> Outcome:
     finally:
         problem.model.eval()
     return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The best attempt so far."""
+
+    score: float
+    reason: str
+    rate: float
+    steps: int
+    weights: dict[str, torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -125,24 +141,26 @@ class _Run:
         """Attempts at rising or falling rates until the rows have arrived and the rest was not hurt."""
         start = self.problem.snapshot()
         rate = self.phase.learning_rate or self._probe(start)
-        best: tuple[float, str, float, int, dict[str, torch.Tensor]] | None = None
+        best: _Best | None = None
         for number in range(1, ATTEMPTS + 1):
             check, steps = self._attempt(rate)
             reason = _reason(check)
             self.outcome.attempts.append({"learning_rate": rate, "steps": steps, "outcome": reason} | check.figures())
             score = _score(check)
-            if best is None or score < best[0]:
-                best = (score, reason, rate, steps, self.problem.snapshot())
-            if check.arrived() and not check.hurts() or self.phase.learning_rate or number == ATTEMPTS:
+            if best is None or score < best.score:
+                best = _Best(score, reason, rate, steps, self.problem.snapshot())
+            if (check.arrived() and not check.hurts()) or self.phase.learning_rate or number == ATTEMPTS:
                 break
             rate *= 0.5 if check.hurts() else 2.0
             self.problem.restore(start)
-        _, reason, rate, steps, weights = best
-        self.problem.restore(weights)
-        self._conclude(reason, rate, steps)
+        assert best is not None
+        self.problem.restore(best.weights)
+        self._conclude(best.reason, best.rate, best.steps)
 
     def _attempt(self, rate: float) -> tuple[Check, int]:
         steps, every = self.phase.steps, max(4, self.phase.steps // 30)
+        travel = TRAVEL_SHARE * steps
+        raised = {"by": 1.0}
         settle = {"from": steps - int(steps * (1 - TRAVEL_SHARE)) // 2, "steps": int(steps * (1 - TRAVEL_SHARE)) // 2}
         last: list[Check] = []
 
@@ -150,8 +168,8 @@ class _Run:
             if step < 5:
                 return rate * (step + 1) / 6
             if step < settle["from"]:
-                return rate
-            return rate * max(0.02, 1 - (step - settle["from"]) / settle["steps"])
+                return rate * raised["by"]
+            return rate * raised["by"] * max(0.02, 1 - (step - settle["from"]) / settle["steps"])
 
         def after(step: int, losses: Mapping[str, float]) -> bool:
             end = step == settle["from"] + settle["steps"]
@@ -162,6 +180,8 @@ class _Run:
             last[:] = [check]
             if step < settle["from"] and check.travelled():
                 settle["from"] = step
+            elif step > ONSET_BY * travel and np.median(check.way()) < ONSET and not self.phase.learning_rate:
+                raised["by"] *= RAISE
             return end
 
         taken = self._minimise(rate_at, steps, after, "unlearning")
@@ -174,6 +194,8 @@ class _Run:
         rates up to the step at which the forget rows arrive; that path, times a safety for the pull of the other
         terms, is shared out over the steps of the travel stage.
         """
+        assert self.watch.targets is not None
+        begin, aim = float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
         path: list[float] = []
         trace: list[dict[str, float]] = []
 
@@ -182,7 +204,7 @@ class _Run:
 
         def after(step: int, losses: Mapping[str, float]) -> bool:
             path.append(rate_at(step - 1))
-            way = float(np.median(self.watch.check(step).way())) if step >= 8 else 0.0
+            way = (losses["forget"] - begin) / (aim - begin)
             trace.append({"rate": path[-1], "path": sum(path), "way": way})
             return way >= 0.9
 
@@ -191,7 +213,8 @@ class _Run:
         except NumericalError:
             trace.append({"rate": rate_at(len(path)), "path": sum(path), "way": float("nan")})
         self.problem.restore(start)
-        rate = SAFETY * sum(path) / (TRAVEL_SHARE * self.phase.steps)
+        draws = len(self.problem.splits["forget"].windows) / self.phase.draws["forget"]
+        rate = CAUTION * sum(path) * float(np.cbrt(draws)) / (TRAVEL_SHARE * self.phase.steps)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 
@@ -249,6 +272,12 @@ def _score(check: Check) -> float:
     return distance + sum(lost)
 
 
-def _first(split: Split) -> Split:
-    rows = split.rows[:MOST_WATCHED]
-    return Split(split.name, rows, tuple(window for window in split.windows if window.row < len(rows)))
+def _places(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places, spread evenly."""
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
+
+
+def _spread(split: Split, most: int) -> Split:
+    new = {place: index for index, place in enumerate(_places(len(split.rows), most))}
+    windows = tuple(replace(window, row=new[window.row]) for window in split.windows if window.row in new)
+    return Split(split.name, tuple(split.rows[place] for place in new), windows)

@@ -8,13 +8,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
+import tyro
 import yaml
 
 from expunge import registry
 from expunge.errors import InputError
 
+FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
 PATHS = ("forget", "retain", "holdout", "train", "train_config", "model", "base", "retrained")
 
@@ -23,23 +26,23 @@ PATHS = ("forget", "retain", "holdout", "train", "train_config", "model", "base"
 class Inputs:
     """Model, rows and how rows become tokens: what every command that reads rows takes."""
 
-    model: str | None = None
+    model: Folder = None
     """Folder or hub name of the causal language model."""
-    forget: str | None = None
+    forget: FilePath = None
     """Rows to remove (JSONL, JSON or CSV)."""
-    retain: str | None = None
+    retain: FilePath = None
     """Rows to keep: as many as you can of what was trained in."""
-    holdout: str | None = None
+    holdout: FilePath = None
     """Rows of the same kind that the model never saw: half set the targets, half judge."""
-    base: str | None = None
+    base: Folder = None
     """The model before its fine-tuning."""
-    train: str | None = None
+    train: FilePath = None
     """All rows of the fine-tuning, the forget rows among them."""
-    retrained: str | None = None
+    retrained: Folder = None
     """A model trained without the forget rows, to compare with."""
-    data: str | None = None
+    data: Folder = None
     """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
-    config: str | None = None
+    config: FilePath = None
     """A YAML recipe; flags go over it."""
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
     """What stands between prompt and completion; auto: what the original expects."""
@@ -47,7 +50,7 @@ class Inputs:
     """Render prompt and completion with the tokenizer's chat template."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that count in prompt + completion rows."""
-    context: int | None = None
+    context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
     """Longest window in tokens; longer rows are cut into windows."""
     seed: int = 0
     """Seed of everything random."""
@@ -77,7 +80,7 @@ class Unlearn(Plan):
     """Entry of the methods catalogue (expunge list methods)."""
     options: Any = None
     """The method's own options."""
-    output: str | None = None
+    output: Folder = None
     """Folder to write; must not exist."""
     save: Literal["merged", "adapter"] = "merged"
     """Whole model, or the adapter alone (only with --subspace lora)."""
@@ -91,9 +94,9 @@ class Unlearn(Plan):
 class Retrain(Inputs):
     """Trains the retrained twin: from the base, on the training rows without the forget rows."""
 
-    train_config: str | None = None
+    train_config: FilePath = None
     """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
-    output: str | None = None
+    output: Folder = None
     """Folder to write; must not exist."""
 
 
@@ -101,9 +104,9 @@ class Retrain(Inputs):
 class Evaluate(Inputs):
     """Judges an unlearned model on the user's own rows, against the original and a retrained model."""
 
-    unlearned: str | None = None
+    unlearned: Folder = None
     """The model to judge."""
-    output: str | None = None
+    output: Folder = None
     """Folder to write the record and the report to; must not exist."""
 
 
@@ -188,17 +191,20 @@ def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
 
 
 def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
-    allowed = getattr(declared, "__args__", None)
-    literal = allowed is not None and str(declared).startswith("typing.Literal")
-    if literal and value not in (allowed or ()):
-        raise InputError(f"{source}: {key} must be one of {', '.join(map(str, allowed or ()))}, found {value!r}.")
-    if literal or declared is Any:
+    if get_origin(declared) is Annotated:
+        declared = get_args(declared)[0]
+    allowed = get_args(declared)
+    if get_origin(declared) is Literal:
+        if value not in allowed:
+            raise InputError(f"{source}: {key} must be one of {', '.join(map(str, allowed))}, found {value!r}.")
         return
-    types = tuple(allowed or (declared,))
-    plain = tuple(one for one in types if isinstance(one, type))
-    fits = isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain)
-    if not fits and not (float in plain and isinstance(value, int) and not isinstance(value, bool)):
-        names = " or ".join("nothing" if one is type(None) else one.__name__ for one in plain)
+    if declared is Any:
+        return
+    types = [one for one in (allowed or (declared,)) if isinstance(one, type)]
+    whole_for_float = float in types and isinstance(value, int)
+    is_bool = isinstance(value, bool)
+    if (is_bool and bool not in types) or not (isinstance(value, tuple(types)) or whole_for_float):
+        names = " or ".join("nothing" if one is type(None) else one.__name__ for one in types)
         raise InputError(f"{source}: {key} must be {names}, found {type(value).__name__}.")
 
 
@@ -222,3 +228,8 @@ def resolved(config: Any) -> dict[str, Any]:
             plain[role] = str(Path(plain[role]).absolute())
     plain.pop("data", None)
     return plain
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """A recipe that `--config` reads back."""
+    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))

@@ -4,7 +4,7 @@ Shapes: B windows, T tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,8 +33,14 @@ class Batch:
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (tensor.to(device) for tensor in (self.ids, self.attention, self.counted, self.rows, self.windows))
-        return Batch(self.split, *moved, self.weight)
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            attention=self.attention.to(device),
+            counted=self.counted.to(device),
+            rows=self.rows.to(device),
+            windows=self.windows.to(device),
+        )
 
 
 def collate(split: str, windows: Sequence[Window], chosen: Sequence[int], weight: float = 1.0) -> Batch:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from expunge.errors import InputError
 
 Kind = Literal["document", "answer"]
-SHAPES = (("text",), ("prompt", "completion"), ("input", "output"), ("question", "answer"))
+SHAPES: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "completion"), ("input", "output"), ("question", "answer"))
 METADATA = ("id", "task")
 FORMATS = (".jsonl", ".json", ".csv")
 KNOWN = "text | prompt + completion | input + output | question + answer, and optionally " + ", ".join(METADATA)
@@ -159,9 +159,12 @@ def _row(file: Path, line: int, record: Any) -> Row:
         if not isinstance(value, str):
             raise InputError(f"{where}: column {column!r} must be text, found {type(value).__name__}.")
         if not value.strip() and (column == shape[-1]):
-            raise InputError(f"{where}: column {column!r} is empty, so there is nothing to forget or keep. Remove the row.")
+            raise InputError(
+                f"{where}: column {column!r} is empty, so there is nothing to forget or keep. Remove the row."
+            )
         _check_text(where, column, value)
-    prompt, completion = ("", record["text"]) if shape == ("text",) else (record[shape[0]], record[shape[1]])
+    prompt = "" if shape == ("text",) else record[shape[0]]
+    completion = record[shape[-1]]
     kind: Kind = "document" if shape == ("text",) else "answer"
     return Row(str(file), line, kind, prompt, completion, str(record.get("task") or ""))
 

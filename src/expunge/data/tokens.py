@@ -14,7 +14,7 @@ from expunge.errors import InputError
 
 Join = Literal["space", "newline", "nothing"]
 LossOn = Literal["completion", "all"]
-JOINS: dict[str, str] = {"space": " ", "newline": "\n", "nothing": ""}
+JOINS: dict[Join, str] = {"space": " ", "newline": "\n", "nothing": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

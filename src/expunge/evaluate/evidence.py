@@ -62,9 +62,7 @@ def _token_losses(problem: Problem, split: Split) -> list[Floats]:
 
 
 @torch.no_grad()
-def generate(
-    problem: Problem, rows: Sequence[Row], batch: int = 32
-) -> tuple[list[str | None], list[str | None]]:
+def generate(problem: Problem, rows: Sequence[Row], batch: int = 32) -> tuple[list[str | None], list[str | None]]:
     """References and greedy continuations of at most 256 rows (spread evenly), None for the others.
 
     Prompts are padded on the left with an attention mask; the checkpoint's own generation settings are not used.

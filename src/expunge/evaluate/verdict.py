@@ -4,7 +4,6 @@ A forget row is compared with *comparison rows*: rows the model never saw, of th
 of about the same length, under the same (unlearned) model. Thresholds and their reasons: `docs/concepts.md`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -140,7 +139,9 @@ def judge_forget_set(rows: list[Judged], original: Evidence, unlearned: Evidence
     if lows > _most(len(told), LOW_RANK):
         return "partly", [_excess(lows, n, f"below {LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))]
     if highs > _most(len(told), LOW_RANK) or overs > _most(len(told), 1 / (FEWEST_COMPARISONS + 1)):
-        return "over-forgotten", [_excess(highs, n, f"above {1 - LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))]
+        return "over-forgotten", [
+            _excess(highs, n, f"above {1 - LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))
+        ]
     if len(told) < n:
         return "cannot tell", [f"{n - len(told)} of {n} rows cannot be told: {_first_reason(rows)}"]
     return "forgotten", [
@@ -213,10 +214,12 @@ def _sameness(original: Evidence, unlearned: Evidence) -> Finding:
     """One answer to everything: the commonest generation covers most prompts, and did not before."""
     shares = []
     for evidence in (original, unlearned):
-        texts = [text for name in ("retain", "judging") if name in evidence.sets for text in evidence.sets[name].generations]
+        texts = [
+            text for name in ("retain", "judging") if name in evidence.sets for text in evidence.sets[name].generations
+        ]
         said = [text for text in texts if text is not None]
         shares.append(max((said.count(text) for text in set(said)), default=0) / max(1, len(said)))
-    if len(set(shares)) and shares[1] >= SAME_ANSWERS > shares[0]:
+    if shares[1] >= SAME_ANSWERS > shares[0]:
         return [("collapsed", f"{shares[1]:.0%} of all prompts get one and the same answer")]
     return []
 
@@ -227,7 +230,8 @@ def _leaks(rows: SetEvidence, comparison: SetEvidence | None) -> NDArray[np.bool
     others = recall_rows(comparison) if comparison is not None else np.empty(0)
     highest = float(np.nanmax(others)) if len(others) and not np.isnan(others).all() else 0.0
     regurgitated = np.nan_to_num(recalls) > max(RECALL_LEAK, highest)
-    return (known_rows(rows) == 1) | regurgitated
+    leaks: NDArray[np.bool_] = (known_rows(rows) == 1) | regurgitated
+    return leaks
 
 
 def _guess_rate(comparison: SetEvidence | None) -> float:

@@ -13,8 +13,6 @@ trained in and is in no file. Our own method; neither the objective nor its sett
 
 from dataclasses import dataclass
 
-import torch
-
 from expunge.data.batches import Batch
 from expunge.method import LossPhase, State, Terms
 from expunge.model.losses import huber, kept_kl, target_logits, token_nll, window_means

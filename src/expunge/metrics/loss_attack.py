@@ -43,4 +43,5 @@ class LossAttack:
 def _wins(members: Floats, others: Floats) -> Floats:
     """[members, others]: 1 where the member's loss is lower, 0.5 for ties."""
     difference = others[None, :] - members[:, None]
-    return (difference > 0) + 0.5 * (difference == 0)
+    wins: Floats = (difference > 0) + 0.5 * (difference == 0)
+    return wins

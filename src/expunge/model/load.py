@@ -61,7 +61,7 @@ def load_tokenizer(path: str, trust: Trust | None = None) -> Any:
     except Exception as error:
         raise InputError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
     if not tokenizer.is_fast:
-        raise InputError(f"{path}: its tokenizer gives no character offsets. Convert it to a fast one (tokenizer.json).")
+        raise InputError(f"{path}: its tokenizer gives no character offsets. Convert it to a fast one.")
     tokenizer.model_max_length = int(1e9)  # windows are cut by us; the tokenizer's own warning would be wrong
     return tokenizer
 
@@ -121,7 +121,7 @@ def weight_files(path: str) -> list[Path]:
 def _check_config(folder: Path, trust: Trust) -> None:
     file = folder / "config.json"
     if not file.is_file():
-        raise InputError(f"{folder}: no config.json, so this is no model folder. Give the folder save_pretrained wrote.")
+        raise InputError(f"{folder}: no config.json, so this is no model folder. Give one that save_pretrained wrote.")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         family = config.get("model_type")

@@ -13,7 +13,7 @@ from expunge.data.batches import Batch
 
 def target_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
     """Float32 logits [N, V] that predict the batch's targets, in row-major order of `batch.counted`."""
-    logits = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False).logits
+    logits: Tensor = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False).logits
     return logits[:, :-1][batch.counted[:, 1:]].float()
 
 

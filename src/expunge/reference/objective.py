@@ -40,12 +40,12 @@ def find_targets(problem: Problem) -> Targets:
     with problem.original() as original:
         known = measure(problem, original, forget)
         difficulty = Measured(known.kinds, known.shapes, known.losses if problem.base is None else problem.base)
-        for name, source in (("unseen", "holdout"), ("counterfactual", "counterfactual")):
-            if name == "counterfactual" and problem.base is not None:
-                return Targets(problem.base, "base")
-            if name in problem.splits:
-                return Targets(match(difficulty, measure(problem, original, problem.splits[name])), source)
-    raise AssertionError("a problem without holdout, base and counterfactual rows is refused when rows are checked")
+        if "unseen" in problem.splits:
+            return Targets(match(difficulty, measure(problem, original, problem.splits["unseen"])), "holdout")
+        if problem.base is not None:
+            return Targets(problem.base, "base")
+        recombined = measure(problem, original, problem.splits["counterfactual"])
+        return Targets(match(difficulty, recombined), "counterfactual")
 
 
 def measure(problem: Problem, model: torch.nn.Module, split: Split) -> Measured:

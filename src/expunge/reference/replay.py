@@ -75,9 +75,7 @@ def _begin(problem: Problem) -> tuple[int, ...]:
     return tuple(problem.tokenizer("", add_special_tokens=True)["input_ids"][:1])
 
 
-def _generate(
-    problem: Problem, openings: Sequence[tuple[int, ...]], tokens: int
-) -> list[tuple[tuple[int, ...], int]]:
+def _generate(problem: Problem, openings: Sequence[tuple[int, ...]], tokens: int) -> list[tuple[tuple[int, ...], int]]:
     prompt = torch.tensor(openings, device=problem.runtime.device)
     longest = min(tokens, problem.rendering.context)
     with problem.original() as original, problem.runtime.autocast():

@@ -1,0 +1,34 @@
+# Two commands for a fresh machine with Python 3.11 (with venv), git and make: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lume clean
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+# Exit code 3 means that the verdict does not pass, which the demo reports; it is not a failed command.
+demo: $(READY)
+	$(BIN)/expunge demo || test $$? -eq 3
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The whole of recipes/lume_small.yaml: models, twin, unlearning. LUME=folder of the four public folds.
+LUME ?= ../shared/data/lume
+lume: $(READY)
+	$(BIN)/python benchmarks/lume_small.py --lume $(LUME) --work build/lume_small
+
+clean:
+	rm -rf $(VENV) build

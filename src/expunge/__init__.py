@@ -1,0 +1,19 @@
+"""expunge: removes the influence of chosen training rows from a causal language model, and shows how far that worked.
+
+    run = expunge.unlearn(model="...", forget="forget.jsonl", retain="retain.jsonl", output="out")
+
+Importing the package imports nothing heavy; the functions are loaded when they are first used.
+"""
+
+from typing import Any
+
+PUBLIC = ("plan", "unlearn", "retrain", "evaluate", "report")
+__all__ = ["evaluate", "plan", "report", "retrain", "unlearn"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in PUBLIC:
+        from expunge import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'expunge' has no attribute {name!r}")

@@ -1,0 +1,213 @@
+"""From a configuration to checked rows, and from those to a problem: everything before the first step.
+
+`check` reads and checks every file that was named and looks at the model folders, so that wrong input is answered
+before any model is loaded and before anything is written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from expunge.config import Inputs, data_path
+from expunge.data.rows import Row, RowSet, check_disjoint, read, without
+from expunge.data.splits import halve, recombine, set_guard_apart
+from expunge.data.tokens import JOINS, Rendering, Window, encode
+from expunge.distributed import Runtime
+from expunge.errors import InputError
+from expunge.model import load
+from expunge.model.select import free_memory
+from expunge.problem import Problem, Split
+from expunge.reference.cache import row_losses
+
+MOST_PROBED = 64
+FEWEST_PAIRS = 4
+ENDING = 1.0  # nats: documents end with EOS where the original expects it there at least this well
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Rows by role after all checks, and the roles they fall into."""
+
+    sets: Mapping[str, RowSet]
+    parts: Mapping[str, tuple[Row, ...]]
+    comparison: str | None
+
+    @property
+    def forget(self) -> tuple[Row, ...]:
+        return self.sets["forget"].rows
+
+
+def trust(inputs: Inputs) -> load.Trust:
+    """What the user allowed by flag."""
+    return load.Trust(pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code)
+
+
+def check(inputs: Inputs, needs_targets: bool = False) -> Checked:
+    """Reads and checks all files of rows and model folders. Raises `InputError`."""
+    for role in ("model", "forget"):
+        if not getattr(inputs, role):
+            raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
+    for role in ("model", "base", "retrained"):
+        if path := getattr(inputs, role):
+            load.check(path, role, trust(inputs))
+    sets = read_sets(inputs)
+    parts = _parts(sets)
+    comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
+    if needs_targets and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
+        raise InputError(
+            f"{sets['forget'].rows[0].file}: {len(sets['forget'])} row(s) and nothing that the model never saw, so "
+            "there is no target to lead them to. Give --holdout (rows of the same kind) or --base (the model before "
+            "its fine-tuning)."
+        )
+    return Checked(sets, parts, comparison)
+
+
+def read_sets(inputs: Inputs) -> dict[str, RowSet]:
+    """Reads and cross-checks forget, retain, holdout and train rows, those that were given."""
+    sets: dict[str, RowSet] = {}
+    for role in ("forget", "retain", "holdout", "train"):
+        if path := data_path(inputs, role):
+            sets[role] = read(path, role)
+    for role in ("retain", "holdout"):
+        if role in sets and "forget" in sets:
+            check_disjoint(sets["forget"], sets[role], role)
+    if "retain" in sets and "holdout" in sets:
+        check_disjoint(sets["retain"], sets["holdout"], "holdout")
+    if "train" in sets and "forget" in sets and not without(sets["train"], sets["forget"]):
+        raise InputError(
+            f"{sets['forget'].rows[0].file}: the forget rows are all there is in {sets['train'].rows[0].file}, so "
+            "nothing would be left to keep or to train a twin on. Give the rows to remove only."
+        )
+    if "train" in sets and "holdout" in sets:
+        check_disjoint(sets["holdout"], sets["train"], "train")
+    return sets
+
+
+def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
+    parts = {"forget": sets["forget"].rows}
+    if "retain" in sets:
+        retain = set_guard_apart(sets["retain"].rows)
+        parts["retain"], parts["guard"] = retain.seen, retain.unseen
+    if "holdout" in sets:
+        halves = halve(sets["holdout"].rows)
+        parts["unseen"], parts["judging"] = halves.seen, halves.unseen
+    else:
+        pairs = recombine(sets["forget"].rows, parts.get("retain", ()))
+        if len(pairs) >= FEWEST_PAIRS:
+            halves = halve(pairs)
+            parts["counterfactual"], parts["judging"] = halves.seen, halves.unseen
+    if "train" in sets:
+        given = {row.content for name in ("forget", "retain") if name in sets for row in sets[name].rows}
+        parts["collateral"] = tuple(row for row in sets["train"].rows if row.content not in given)
+    return {name: rows for name, rows in parts.items() if rows}
+
+
+@dataclass(slots=True)
+class Assembled:
+    """A problem with its model loaded, the splits that only the evaluation sees, and how the rows are rendered."""
+
+    problem: Problem
+    judged: dict[str, Split]
+    joins: dict[str, float]
+
+
+def assemble(inputs: Inputs, checked: Checked) -> Assembled:
+    """Loads tokenizer and model, settles the rendering, encodes all rows. Raises `InputError`."""
+    runtime = Runtime(inputs.device)
+    assert inputs.model is not None
+    tokenizer = load.load_tokenizer(inputs.model, trust(inputs))
+    if inputs.chat_template and not tokenizer.chat_template:
+        raise InputError(f"{inputs.model}: its tokenizer has no chat template. Drop --chat-template.")
+    config = load.load_config(inputs.model, trust(inputs))
+    rendering = Rendering(
+        join="space" if inputs.join == "auto" else inputs.join,
+        chat_template=inputs.chat_template,
+        loss_on=inputs.loss_on,
+        context=load.context_of(config, inputs.context),
+    )
+    encode(checked.forget, rendering, tokenizer)  # rows without a token to predict are refused before weights load
+    model = load.load_model(inputs.model, _working_dtype(inputs, config, runtime), runtime.device, trust(inputs))
+    problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed)
+    joins: dict[str, float] = {}
+    rendering = _settle(problem, checked.forget, inputs, joins)
+    splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
+    seen = ("forget", "retain", "guard", "unseen", "counterfactual")
+    problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
+    judged = {name: split for name, split in splits.items() if name not in ("unseen", "counterfactual")}
+    return Assembled(problem, judged, joins)
+
+
+def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dtype) -> Problem:
+    """The problem around another model (base, unlearned, retrained). Raises `InputError` for a foreign vocabulary."""
+    problem = assembled.problem
+    model = load.load_model(path, dtype, problem.runtime.device, trust(inputs))
+    if model.config.vocab_size < len(problem.tokenizer):
+        raise InputError(f"{path}: its vocabulary is smaller than the tokenizer of {inputs.model}; another family?")
+    return replace(problem, model=model, adapter=False, movable={})
+
+
+def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
+    """Number of parameters from a configuration alone; no weights are made."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def token_counts(checked: Checked, rendering: Rendering, tokenizer: Any) -> dict[str, dict[str, int]]:
+    """Rows, documents, answers, windows, tokens and merged duplicates per part, for plans and records."""
+    counts = {}
+    for name, rows in checked.parts.items():
+        windows = encode(rows, rendering, tokenizer)
+        documents = sum(row.kind == "document" for row in rows)
+        counts[name] = {
+            "rows": len(rows),
+            "documents": documents,
+            "answers": len(rows) - documents,
+            "windows": len(windows),
+            "tokens": sum(len(window.ids) for window in windows),
+            "duplicates": checked.sets[name].duplicates if name in checked.sets else 0,
+        }
+    return counts
+
+
+def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: Any) -> Split:
+    return Split(name, rows, tuple(encode(rows, rendering, tokenizer)))
+
+
+def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype:
+    """Float32 where it takes at most half of the free memory, else what the checkpoint is stored in."""
+    need = 4 * count_parameters(config, inputs.trust_remote_code)
+    if need <= 0.5 * free_memory(runtime.device):
+        return torch.float32
+    assert inputs.model is not None
+    return load.stored_dtype(inputs.model, trust(inputs))
+
+
+def _settle(problem: Problem, forget: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]) -> Rendering:
+    """The join and the end of documents that the original expects: those of the lowest loss on the forget rows."""
+    answers = tuple(row for row in forget if row.kind == "answer")[:MOST_PROBED]
+    documents = tuple(row for row in forget if row.kind == "document")[:MOST_PROBED]
+    rendering = problem.rendering
+    if answers and inputs.join == "auto" and not inputs.chat_template:
+        for join in JOINS:
+            split = _split("forget", answers, replace(rendering, join=join), problem.tokenizer)
+            joins[join] = float(row_losses(problem, problem.model, split).mean())
+        rendering = replace(rendering, join=min(JOINS, key=lambda join: joins[join]))
+    if documents and problem.tokenizer.eos_token_id is not None:
+        rendering = replace(rendering, end_documents=_ending_loss(problem, documents, rendering) <= ENDING)
+    return rendering
+
+
+def _ending_loss(problem: Problem, documents: tuple[Row, ...], rendering: Rendering) -> float:
+    """Mean loss of EOS after the documents' last token, under the original."""
+    split = _split("forget", documents, replace(rendering, end_documents=True), problem.tokenizer)
+    ends = {window.row: _only_last(window) for window in split.windows}
+    return float(row_losses(problem, problem.model, Split("forget", documents, tuple(ends.values()))).mean())
+
+
+def _only_last(window: Window) -> Window:
+    """The window with its last token as its only target."""
+    return replace(window, counted=tuple(place == len(window.ids) - 1 for place in range(len(window.ids))))

@@ -1,0 +1,201 @@
+"""The command line: argv to the pipeline. No torch at module level.
+
+The first look at argv finds the command, the recipe and the method that was named; only that method is loaded, so
+that `--help` answers at once.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from expunge import config as configs
+from expunge import registry
+from expunge.errors import ExpungeError, InputError
+
+COMMANDS: dict[str, type[Any]] = {
+    "plan": configs.Plan,
+    "unlearn": configs.Unlearn,
+    "retrain": configs.Retrain,
+    "evaluate": configs.Evaluate,
+    "report": configs.Report,
+    "demo": configs.Demo,
+    "list": configs.List,
+}
+FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except ExpungeError as error:
+        print(f"expunge: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("expunge: interrupted; nothing was written.", file=sys.stderr)
+        return FAILED
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except OSError as error:
+        print(f"expunge: {error.strerror}: {error.filename}", file=sys.stderr)
+        return FAILED
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else WRONG_INPUT
+    command, rest = arguments[0], arguments[1:]
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"expunge {version('expunge')}")
+        return 0
+    if command not in COMMANDS:
+        raise InputError(f"there is no command {command!r}{registry.suggestion(command, list(COMMANDS))}")
+    return RUNNERS[command](_parse(command, rest))
+
+
+def _usage() -> str:
+    lines = ["usage: expunge COMMAND [FLAGS]; expunge COMMAND --help shows the flags", ""]
+    lines += [f"  {name:<10}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines += ["", "exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 the verdict does not pass"]
+    return "\n".join(lines)
+
+
+def _parse(command: str, rest: list[str]) -> Any:
+    """Flags over recipe over defaults, as the command's dataclass."""
+    kind = COMMANDS[command]
+    if command == "list":
+        rest = ["--catalogue", *rest] if rest and not rest[0].startswith("-") else rest
+    recipe = _flag(rest, "config")
+    has_recipe = "config" in {field.name for field in dataclasses.fields(kind)}
+    values = configs.from_yaml(recipe, kind) if recipe and has_recipe else {}
+    if command == "unlearn":
+        return _parse_unlearn(rest, values)
+    default = configs.build(kind, values, str(recipe)) if values else None
+    return _tyro(kind, rest, command, default)
+
+
+def _parse_unlearn(rest: list[str], values: dict[str, Any]) -> Any:
+    """Unlearn takes the named method's options as `--options.NAME`."""
+    named = _flag(rest, "method") or values.get("method")
+    options = values.pop("options", None)
+    default = configs.build(configs.Unlearn, values, str(_flag(rest, "config")))
+    asks_help = {"-h", "--help"} & set(rest)
+    if asks_help and not named:
+        print(f"methods: {', '.join(registry.names('methods'))}; with --method NAME --help, its options follow\n")
+        return _tyro(_without_options(), rest, "unlearn", None)
+    method = registry.load("methods", str(named or default.method))
+    if options is not None and not isinstance(options, dict):
+        raise InputError("options: expected keys and values in the recipe.")
+    chosen = configs.build(method, options or {}, "options")
+    kind = dataclasses.make_dataclass(
+        "Unlearn",
+        [("options", method, dataclasses.field(default_factory=method))],
+        bases=(configs.Unlearn,),
+        frozen=True,
+        kw_only=True,
+    )
+    kind.__doc__ = configs.Unlearn.__doc__
+    plain = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    parsed = _tyro(kind, rest, "unlearn", kind(**plain | {"options": chosen}))
+    return configs.Unlearn(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)})
+
+
+def _without_options() -> type[Any]:
+    kind = dataclasses.make_dataclass(
+        "Unlearn",
+        [("options", Annotated[Any, tyro.conf.Suppress], dataclasses.field(default=None))],
+        bases=(configs.Unlearn,),
+        frozen=True,
+        kw_only=True,
+    )
+    kind.__doc__ = configs.Unlearn.__doc__
+    return kind
+
+
+def _tyro(kind: type[Any], rest: list[str], command: str, default: Any) -> Any:
+    extra = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=f"expunge {command}", args=rest, **extra)
+
+
+def _flag(arguments: list[str], name: str) -> str | None:
+    """The value of `--name VALUE` or `--name=VALUE`, seen before the real parse."""
+    for place, argument in enumerate(arguments):
+        if argument == f"--{name}" and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _plan(config: Any) -> int:
+    from expunge import pipeline
+
+    for line in pipeline.run_plan(config):
+        _say(line)
+    return 0
+
+
+def _unlearn(config: Any) -> int:
+    from expunge import pipeline
+
+    return 0 if pipeline.run_unlearn(config, _say).passes else NOT_PASSED
+
+
+def _retrain(config: Any) -> int:
+    from expunge import pipeline
+
+    return 0 if pipeline.run_retrain(config, _say).comparable else NOT_PASSED
+
+
+def _evaluate(config: Any) -> int:
+    from expunge import pipeline
+
+    return 0 if pipeline.run_evaluate(config, _say).passes else NOT_PASSED
+
+
+def _report(config: Any) -> int:
+    from expunge import pipeline
+
+    _say(f"report: {pipeline.report(config.record, config.output)}")
+    return 0
+
+
+def _demo(config: Any) -> int:
+    from expunge import demo
+
+    return 0 if demo.run(config, _say).passes else NOT_PASSED
+
+
+def _list(config: Any) -> int:
+    if not config.catalogue:
+        raise InputError(f"which catalogue? Known: {', '.join(registry.CATALOGUES)}.")
+    for name in registry.names(config.catalogue):
+        _say(f"{name:<22}{registry.summary(config.catalogue, name)}")
+    return 0
+
+
+RUNNERS: dict[str, Callable[[Any], int]] = {
+    "plan": _plan,
+    "unlearn": _unlearn,
+    "retrain": _retrain,
+    "evaluate": _evaluate,
+    "report": _report,
+    "demo": _demo,
+    "list": _list,
+}
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The demo: a small model that memorised fictional people, some of whom are removed. Downloads nothing.
+
+Its people are fictional, so its report shows rows. Models are cached by seed and code, so that a second run only
+unlearns and judges.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from expunge import config as configs
+from expunge import pipeline, record
+from expunge.data import fiction
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering
+from expunge.distributed import Runtime
+from expunge.evaluate.retrained import cache_folder, fine_tune
+from expunge.loop import Training
+from expunge.model.save import atomic_folder, write
+from expunge.model.tiny import byte_tokenizer, llama
+
+GROUPS = {"forget": 10, "retain": 30, "collateral": 20, "holdout": 60, "pretrain": 240}
+RENDERING = Rendering(end_documents=True, context=256)
+PRETRAINING = Training(epochs=6, learning_rate=2e-3, batch_rows=32, weight_decay=0.1)
+FINE_TUNING = Training(epochs=30, learning_rate=1e-3, batch_rows=16)
+MADE_BY = ("demo.py", "loop.py", "data/fiction.py", "data/tokens.py", "data/batches.py", "model/tiny.py")
+QUESTIONS = 3
+Say = Callable[[str], None]
+
+
+def run(config: configs.Demo, say: Say = lambda line: None) -> pipeline.Run:
+    """Makes the models (or takes them from the cache), unlearns, judges, and shows three questions before and after."""
+    models = make_models(config.seed, say)
+    output = _free(Path(config.output))
+    settings = configs.Unlearn(
+        model=str(models / "original"),
+        base=str(models / "base"),
+        retrained=str(models / "retrained"),
+        forget=str(models / "forget.jsonl"),
+        retain=str(models / "retain.jsonl"),
+        holdout=str(models / "holdout.jsonl"),
+        train=str(models / "train.jsonl"),
+        output=str(output),
+        seed=config.seed,
+        show_rows=True,
+    )
+    finished = pipeline.run_unlearn(settings, say)
+    for line in _before_and_after(finished):
+        say(line)
+    say(str(finished.report))
+    return finished
+
+
+def make_models(seed: int, say: Say) -> Path:
+    """A folder with base, original and retrained model and the rows; cached by seed and by the code that makes it."""
+    sources = record.file_hash(Path(__file__).parent / name for name in MADE_BY)
+    folder = cache_folder() / f"demo-{seed}-{sources}"
+    if folder.is_dir():
+        return folder
+    people = fiction.people(sum(GROUPS.values()), seed)
+    rows: dict[str, list[Row]] = {}
+    for name, count in GROUPS.items():
+        rows[name], people = fiction.rows(people[:count], f"{name}.jsonl"), people[count:]
+    train = rows["forget"] + rows["retain"] + rows["collateral"]
+    kept = rows["retain"] + rows["collateral"]
+    tokenizer = byte_tokenizer((f"{row.prompt} {row.completion}" for row in rows["pretrain"]), 512)
+    device = Runtime().device
+    with atomic_folder(folder) as temporary:
+        for name in ("forget", "retain", "holdout"):
+            _write_rows(temporary / f"{name}.jsonl", rows[name])
+        _write_rows(temporary / "train.jsonl", train)
+        base = llama(tokenizer, width=128, layers=4, heads=4, context=RENDERING.context, seed=seed).to(device)
+        for name, group, training in (
+            ("base", rows["pretrain"], PRETRAINING),
+            ("original", train, FINE_TUNING),
+            ("retrained", kept, FINE_TUNING),
+        ):
+            say(f"training the demo's {name} model on {len(group)} rows")
+            start = base if name == "base" else copy.deepcopy(base)
+            model, _ = fine_tune(start, tokenizer, group, RENDERING, training, seed, f"{name} model")
+            write(model, tokenizer, temporary / name, model.dtype)
+    return folder
+
+
+def _write_rows(file: Path, rows: list[Row]) -> None:
+    def plain(row: Row) -> dict[str, str]:
+        if row.kind == "document":
+            return {"text": row.completion}
+        return {"prompt": row.prompt, "completion": row.completion}
+
+    file.write_text("".join(json.dumps(plain(row)) + "\n" for row in rows), encoding="utf-8")
+
+
+def _free(output: Path) -> Path:
+    """The output folder, numbered where an earlier demo's lies there."""
+    number, free = 2, output
+    while free.exists():
+        number, free = number + 1, output.with_name(f"{output.name}-{number}")
+    return free
+
+
+def _before_and_after(finished: pipeline.Run) -> list[str]:
+    """Three questions about removed people, with the answers of the original and of the unlearned model."""
+    lines = []
+    answers = [name for name, text in finished.texts.items() if text["prompt"]]
+    for name in answers[:: max(1, len(answers) // QUESTIONS)][:QUESTIONS]:
+        text = finished.texts[name]
+        lines += [f"Q: {text['prompt']}", f"   before: {text['generated']['original']}"]
+        lines += [f"   after:  {text['generated']['unlearned']}"]
+    return lines

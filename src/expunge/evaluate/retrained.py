@@ -1,0 +1,134 @@
+"""The retrained twin: what unlearning imitates, trained from the base without the forget rows, cached by content.
+
+Its loss on the retain rows must come within 10 % of the original's (or within 0.02 nats, where both are near
+nothing), else it is *not comparable*: trained longer or shorter than the original was.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge import record
+from expunge.assemble import Checked, assemble, load_other, trust
+from expunge.config import Retrain
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering, encode
+from expunge.distributed import Runtime
+from expunge.errors import InputError
+from expunge.loop import Training, train
+from expunge.model.load import load_model, weight_files
+from expunge.model.save import atomic_folder, write
+from expunge.model.select import select
+from expunge.problem import Problem, Split
+from expunge.reference.cache import row_losses
+
+WITHIN = 0.1
+WITHIN_NATS = 0.02
+
+
+def rendered_without(
+    train_rows: Sequence[Row], forget: Sequence[Row], rendering: Rendering, tokenizer: Any
+) -> tuple[Row, ...]:
+    """Training rows whose token ids are not those of a forget row. Raises `InputError` where none is left."""
+    gone = {tuple(window.ids) for window in encode(forget, rendering, tokenizer)}
+    kept = tuple(row for row in train_rows if not {w.ids for w in encode([row], rendering, tokenizer)} & gone)
+    if not kept:
+        raise InputError("--train holds nothing but forget rows, so there is nothing to train a twin on.")
+    return kept
+
+
+def fine_tune(
+    model: Any, tokenizer: Any, rows: Sequence[Row], rendering: Rendering, training: Training, seed: int, title: str
+) -> tuple[Any, float]:
+    """Plain training of a model on rows; returns the (merged) model and the last epoch's mean loss."""
+    runtime = Runtime(str(model.device))
+    split = Split("train", tuple(rows), tuple(encode(rows, rendering, tokenizer)))
+    subspace = select(model.float(), training.subspace, runtime.device)
+    problem = Problem(
+        subspace.model, tokenizer, runtime, rendering, {}, seed, subspace.adapter, movable=subspace.movable
+    )
+    loss = train(problem, split, training, title)
+    return (subspace.model.merge_and_unload() if subspace.adapter else subspace.model), loss
+
+
+def comparable(twin_loss: float, original_loss: float) -> bool:
+    """Whether the twin knows the retain rows as well as the original does."""
+    return abs(twin_loss - original_loss) <= max(WITHIN * original_loss, WITHIN_NATS)
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A retrained twin on disk, its loss and the original's on the kept training rows, and whether they compare."""
+
+    output: Path
+    loss: float
+    original_loss: float
+
+    @property
+    def comparable(self) -> bool:
+        return comparable(self.loss, self.original_loss)
+
+
+def make_twin(config: Retrain, checked: Checked, training: Training, output: Path, say: Callable[[str], None]) -> Twin:
+    """Trains the twin, or takes it from the cache, and writes it to `output` with a small record."""
+    assembled = assemble(config, checked)
+    problem = assembled.problem
+    rows = rendered_without(checked.sets["train"].rows, checked.forget, problem.rendering, problem.tokenizer)
+    say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
+    kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
+    original = float(row_losses(problem, problem.model, kept).mean())
+    cached = cache_folder() / "twins" / _cache_key(config, rows, problem.rendering, training)
+    if cached.is_dir():
+        say("the twin is taken from the cache")
+    else:
+        _train_into(cached, config, rows, problem, training)
+    twin = load_other(config, str(cached), assembled, torch.float32)
+    loss = float(row_losses(twin, twin.model, kept).mean())
+    made = Twin(output, loss, original)
+    word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
+    say(f"loss on the kept rows: twin {loss:.3f}, original {original:.3f}: {word}")
+    with atomic_folder(output) as folder:
+        shutil.copytree(cached, folder, dirs_exist_ok=True)
+        content = {"loss": loss, "original_loss": original, "comparable": made.comparable}
+        settings = {"training": asdict(training), "seed": config.seed, "rows": len(rows)}
+        (folder / "expunge").mkdir()
+        record.write_json(folder / "expunge" / "retrain.json", content | settings | record.environment())
+    say(f"twin: {output}")
+    return made
+
+
+def _train_into(folder: Path, config: Retrain, rows: Sequence[Row], problem: Problem, training: Training) -> None:
+    assert config.base is not None
+    torch.manual_seed(config.seed)
+    base = load_model(config.base, torch.float32, problem.runtime.device, trust(config))
+    model, _ = fine_tune(base, problem.tokenizer, rows, problem.rendering, training, config.seed, "retraining")
+    with atomic_folder(folder) as temporary:
+        write(model, problem.tokenizer, temporary, torch.float32)
+
+
+def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, training: Training) -> str:
+    """Hash of all that determines a twin: base, rows (keyed), rendering, settings, seed, versions."""
+    assert config.base is not None
+    contents = [part for row in rows for part in (row.kind, *row.content)]
+    identity = {
+        "base": record.file_hash(weight_files(config.base)) if weight_files(config.base) else config.base,
+        "rows": record.keyed_hash(contents, record.key()),
+        "rendering": asdict(rendering),
+        "training": asdict(training),
+        "seed": config.seed,
+        "versions": record.environment()["versions"],
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def cache_folder() -> Path:
+    """Where twins and the demo's models are kept: EXPUNGE_CACHE, or below XDG_CACHE_HOME or ~/.cache."""
+    given = os.environ.get("EXPUNGE_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expunge"

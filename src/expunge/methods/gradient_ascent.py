@@ -1,0 +1,39 @@
+"""Gradient ascent: minus the cross-entropy of the forget rows, and nothing else.
+
+    loss = -mean_i L_i
+
+The simplest baseline (Jang et al., 2210.01504; the organisers' of SemEval-2025 Task 4). It has no end of its own: run
+long enough, it destroys the model. Documents are ascended on as a whole, every token. Learning rate and epochs are the
+organisers' (1e-5, 10 epochs, batches of 32); on small models they may do nothing, and are yours to set.
+"""
+
+import math
+from dataclasses import dataclass
+
+from expunge.data.batches import Batch
+from expunge.method import LossPhase, State, Terms
+from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientAscent:
+    """Options of gradient_ascent."""
+
+    learning_rate: float = 1e-5
+    """Peak learning rate of AdamW (the organisers' value)."""
+    epochs: int = 10
+    """Passes over the forget rows (the organisers' value)."""
+    forget_rows: int = 32
+    """Forget rows a step (the organisers' value)."""
+
+    def init(self, problem: Problem) -> State:
+        return State()
+
+    def phase(self, problem: Problem, state: State) -> LossPhase:
+        steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
+        return LossPhase(draws={"forget": self.forget_rows}, steps=steps, learning_rate=self.learning_rate)
+
+    def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
+        loss = window_means(token_nll(target_logits(problem.model, batch), batch), batch).mean()
+        return Terms({"forget": loss}, -loss)

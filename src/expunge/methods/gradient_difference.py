@@ -1,0 +1,42 @@
+"""Gradient difference: up the forget rows' cross-entropy, down that of the retain rows.
+
+    loss = -mean_i L_i + retain_weight * mean_r L_r
+
+Liu et al. (2203.12817) in the form of TOFU (Maini et al., 2401.06121), which weighs the two terms 1 : 1; a baseline of
+SemEval-2025 Task 4. The forget term is unbounded, so the method over-forgets if run long. Without retain rows it is
+gradient ascent. Learning rate, epochs and batch are the organisers'.
+"""
+
+import math
+from dataclasses import dataclass
+
+from expunge.data.batches import Batch
+from expunge.method import LossPhase, State, Terms
+from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientDifference:
+    """Options of gradient_difference."""
+
+    learning_rate: float = 1e-5
+    """Peak learning rate of AdamW (the organisers' value)."""
+    epochs: int = 10
+    """Passes over the forget rows (the organisers' value)."""
+    forget_rows: int = 32
+    """Forget rows a step, and as many retain rows (the organisers' value)."""
+    retain_weight: float = 1.0
+    """Weight of the retain rows' cross-entropy."""
+
+    def init(self, problem: Problem) -> State:
+        return State()
+
+    def phase(self, problem: Problem, state: State) -> LossPhase:
+        steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
+        draws = {"forget": self.forget_rows, "retain": self.forget_rows}
+        return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate)
+
+    def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
+        loss = window_means(token_nll(target_logits(problem.model, batch), batch), batch).mean()
+        return Terms({batch.split: loss}, -loss if batch.split == "forget" else self.retain_weight * loss)

@@ -1,0 +1,316 @@
+"""The public functions: plan, unlearn, retrain, evaluate, report. The only file that sees every stage."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge import config as configs
+from expunge import dossier, record, registry
+from expunge.apply import Outcome, apply
+from expunge.assemble import Assembled, Checked, assemble, check, load_other, token_counts, trust
+from expunge.data.tokens import Rendering
+from expunge.deliver import deliver
+from expunge.distributed import Runtime
+from expunge.errors import InputError
+from expunge.evaluate import evidence, verdict
+from expunge.evaluate.retrained import Twin, make_twin
+from expunge.loop import Training
+from expunge.metric import Evidence
+from expunge.model import load, save
+from expunge.model.select import Subspace, select
+from expunge.preview import rendered_example, subspace_plan
+from expunge.problem import Problem, Split
+from expunge.reference.cache import row_losses
+from expunge.reference.replay import sample
+
+SAMPLES = 64
+SAMPLE_TOKENS = 64
+SAMPLE_SEED = 7919  # away from the seeds that replay draws from
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: where it lies, its record, its verdict; with --show-rows, its texts by row name."""
+
+    output: Path
+    record: Mapping[str, Any]
+    texts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def passes(self) -> bool:
+        return bool(self.record["verdict"]["passes"])
+
+    @property
+    def sentence(self) -> str:
+        return str(self.record["verdict"]["sentence"])
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        inner = self.output / "expunge" / "report.html"
+        return inner if inner.exists() else self.output / "report.html"
+
+
+@dataclass(slots=True)
+class _Models:
+    """Evidence by model, and the clock of the run."""
+
+    evidence: dict[str, Evidence]
+    clock: record.Clock
+    silent: tuple[str, ...] = ("samples",)
+
+    def record(self, name: str, problem: Problem, judged: Mapping[str, Split]) -> None:
+        with self.clock.stage(f"evaluate {name}"):
+            self.evidence[name] = evidence.record(problem, judged, self.silent)
+
+
+def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
+    """Removes the forget rows from a model; keyword arguments are the fields of `config.Unlearn`.
+
+    Returns the run once its output folder is complete. Raises `InputError` for wrong input (nothing is written) and
+    `ExpungeError` where the run fails.
+    """
+    return run_unlearn(configs.build(configs.Unlearn, settings, "unlearn"), say)
+
+
+def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
+    """`unlearn` for a configuration."""
+    method_kind = registry.load("methods", config.method)
+    config = replace(config, options=_options(method_kind, config.options))
+    if config.save == "adapter" and config.subspace not in ("lora",):
+        raise InputError("--save adapter needs --subspace lora: full weights have no adapter.")
+    output = save.check_output(_required(config.output, "output"))
+    checked = check(config, needs_targets=getattr(method_kind, "needs_targets", False))
+    clock = record.Clock()
+    with clock.stage("load"):
+        assembled = assemble(config, checked)
+        base = _base_losses(config, assembled)
+    _say_inputs(config, checked, assembled, say)
+    models = _Models({}, clock)
+    with clock.stage("samples"):
+        _add_samples(assembled)
+    models.record("original", assembled.problem, assembled.judged)
+    audit = _audit(models.evidence["original"], config, say)
+    if config.retrained:
+        _record_other(config, config.retrained, "retrained", assembled, models)
+    subspace = select(assembled.problem.model, config.subspace, assembled.problem.runtime.device)
+    say(f"subspace: {subspace.name} ({subspace.reason})")
+    problem = replace(
+        assembled.problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base
+    )
+    torch.manual_seed(config.seed)
+    with save.atomic_folder(output) as folder:
+        (folder / "expunge").mkdir()
+        with clock.stage("unlearn"):
+            outcome = _apply(config, problem, folder)
+        say(f"stopped after {outcome.steps} steps: {outcome.stopped}")
+        with clock.stage("save"):
+            delivered = deliver(config, problem, folder, assembled, say)
+        models.record("unlearned", delivered.problem, assembled.judged)
+        details = {
+            "subspace": _subspace(subspace),
+            "method": _method(config, outcome),
+            "save": delivered.saved,
+            "history": outcome.history,
+            "targets": outcome.targets,
+            "audit": audit,
+        }
+        run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
+        (folder / "README.md").write_text(dossier.model_card(run.record), encoding="utf-8")
+    return _finished(replace(run, output=output), say)
+
+
+def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
+    """Judges an unlearned model; keyword arguments are the fields of `config.Evaluate`. Raises `InputError`."""
+    return run_evaluate(configs.build(configs.Evaluate, settings, "evaluate"), say)
+
+
+def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
+    """`evaluate` for a configuration."""
+    output = save.check_output(_required(config.output, "output"))
+    load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
+    checked = check(config)
+    models = _Models({}, record.Clock())
+    with models.clock.stage("load"):
+        assembled = assemble(config, checked)
+    _add_samples(assembled)
+    models.record("original", assembled.problem, assembled.judged)
+    others = {"unlearned": config.unlearned, "retrained": config.retrained}
+    for name, path in others.items():
+        if path:
+            _record_other(config, path, name, assembled, models)
+    nothing: dict[str, Any] = {"subspace": None, "method": None, "save": None, "history": [], "audit": None}
+    with save.atomic_folder(output) as folder:
+        run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
+    return _finished(replace(run, output=output), say)
+
+
+def plan(**settings: Any) -> list[str]:
+    """What a run would do, in lines of text; keyword arguments are the fields of `config.Plan`. Raises `InputError`."""
+    return run_plan(configs.build(configs.Plan, settings, "plan"))
+
+
+def run_plan(config: configs.Plan) -> list[str]:
+    """`plan` for a configuration. Loads the tokenizer and the configuration of the model, no weights."""
+    checked = check(config)
+    assert config.model is not None
+    tokenizer = load.load_tokenizer(config.model, trust(config))
+    shape = load.load_config(config.model, trust(config))
+    join = "space" if config.join == "auto" else config.join
+    rendering = Rendering(
+        join=join,
+        chat_template=config.chat_template,
+        loss_on=config.loss_on,
+        context=load.context_of(shape, config.context),
+    )
+    lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rendering.context} tokens"]
+    for name, counts in token_counts(checked, rendering, tokenizer).items():
+        lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
+    lines.append(subspace_plan(shape, config.subspace, Runtime(config.device).device, config.trust_remote_code))
+    return [*lines, "", *rendered_example(checked.forget[0], rendering, tokenizer, config.show_rows)]
+
+
+def retrain(say: Say = lambda line: None, **settings: Any) -> Twin:
+    """Trains (or takes from the cache) the retrained twin; keyword arguments are the fields of `config.Retrain`."""
+    return run_retrain(configs.build(configs.Retrain, settings, "retrain"), say)
+
+
+def run_retrain(config: configs.Retrain, say: Say = lambda line: None) -> Twin:
+    """`retrain` for a configuration. Raises `InputError`."""
+    for role in ("base", "train", "train_config"):
+        _required(getattr(config, role), role.replace("_", "-"))
+    output = save.check_output(_required(config.output, "output"))
+    training = configs.build(Training, configs.read_yaml(str(config.train_config)), str(config.train_config))
+    checked = check(config)
+    return make_twin(config, checked, training, output, say)
+
+
+def report(record_path: str | Path, output: str | Path) -> Path:
+    """Writes report.html and report.md of a record to a new folder; returns the page. Raises `InputError`."""
+    content = record.read(record_path)
+    target = save.check_output(output)
+    with save.atomic_folder(target) as folder:
+        dossier.write_pages(folder, content, None)
+    return target / "report.html"
+
+
+def _required(value: str | None, name: str) -> str:
+    if not value:
+        raise InputError(f"--{name} is missing. Give it as a flag or in the recipe.")
+    return value
+
+
+def _options(kind: Any, options: Any) -> Any:
+    if isinstance(options, kind):
+        return options
+    if options is None:
+        return kind()
+    if not isinstance(options, Mapping):
+        raise InputError(f"options: expected the options of {kind.__name__}, found {type(options).__name__}.")
+    return configs.build(kind, options, "options")
+
+
+def _base_losses(config: configs.Unlearn, assembled: Assembled) -> Any:
+    if not config.base:
+        return None
+    other = load_other(config, config.base, assembled, torch.float32)
+    forget = assembled.problem.splits["forget"]
+    return row_losses(other, other.model, forget).numpy()
+
+
+def _add_samples(assembled: Assembled) -> None:
+    """Texts of the original's own, other than those a method holds: what the rest of the model is seen by."""
+    found = sample(replace(assembled.problem, seed=assembled.problem.seed + SAMPLE_SEED), SAMPLES, SAMPLE_TOKENS)
+    if len(found.split):
+        assembled.judged["samples"] = replace(found.split, name="samples")
+
+
+def _say_inputs(config: configs.Unlearn, checked: Checked, assembled: Assembled, say: Say) -> None:
+    for role, rows in checked.sets.items():
+        merged = f", {rows.duplicates} duplicates merged" if rows.duplicates else ""
+        say(f"{role}: {len(rows)} rows{merged}")
+    if assembled.joins:
+        losses = ", ".join(f"{join} {loss:.2f}" for join, loss in assembled.joins.items())
+        say(f"join: {assembled.problem.rendering.join} (the original's loss on the forget rows: {losses})")
+    if "retain" not in checked.sets:
+        say("no retain rows: what is not replayed by the original itself is held by nothing")
+
+
+def _audit(original: Evidence, config: configs.Unlearn, say: Say) -> dict[str, Any]:
+    """Are the rows in the model at all? Raises `InputError` where they are not, unless forced."""
+    rows = verdict.judge_rows(original, original, None)
+    found, reasons = verdict.judge_forget_set(rows, original, original)
+    inside = sum(row.verdict in ("not forgotten", "partly") for row in rows)
+    say(f"audit: {inside} of {len(rows)} forget rows are in the original")
+    if found in ("forgotten", "over-forgotten") and not config.force:
+        raise InputError(
+            f"{config.forget}: the original shows no more of these {len(rows)} rows than of rows it never saw "
+            f"({reasons[0]}), so there is nothing to remove. Check --model and --join, or pass --force."
+        )
+    return {"in_model": inside, "rows": len(rows), "reasons": reasons}
+
+
+def _record_other(config: Any, path: str, name: str, assembled: Assembled, models: _Models) -> None:
+    problem = load_other(config, path, assembled, torch.float32)
+    models.record(name, problem, assembled.judged)
+
+
+def _apply(config: configs.Unlearn, problem: Problem, folder: Path) -> Outcome:
+    with (folder / "expunge" / "log.jsonl").open("w", encoding="utf-8") as file:
+
+        def log(entry: Mapping[str, Any]) -> None:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+
+        return apply(config.options, problem, log)
+
+
+def _subspace(subspace: Subspace) -> dict[str, Any]:
+    total = sum(parameter.numel() for parameter in subspace.model.parameters())
+    moving = sum(parameter.numel() for parameter in subspace.movable.values())
+    return {"name": subspace.name, "reason": subspace.reason, "parameters": moving, "of": total}
+
+
+def _method(config: configs.Unlearn, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "name": config.method,
+        "options": asdict(config.options),
+        "notes": outcome.notes,
+        "learning_rate": outcome.learning_rate,
+        "steps": outcome.steps,
+        "stopped": outcome.stopped,
+        "attempts": outcome.attempts,
+        "probe": outcome.probe,
+    }
+
+
+def _write(
+    output: Path,
+    folder: Path,
+    command: str,
+    config: Any,
+    checked: Checked,
+    assembled: Assembled,
+    models: _Models,
+    details: Mapping[str, Any],
+) -> Run:
+    seconds = models.clock.seconds
+    content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
+    texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
+    dossier.write(folder, content, models.evidence, texts or None)
+    return Run(output, content, texts)
+
+
+def _finished(run: Run, say: Say) -> Run:
+    content = run.record
+    judged = content["verdict"]
+    say(f"verdict: {judged['sentence']}")
+    for reason in (*judged["forget_reasons"], *judged["rest_reasons"]):
+        say(f"  {reason}")
+    say(f"report: {run.report}")
+    return run

@@ -1,0 +1,47 @@
+"""What `expunge plan` shows: a rendered example with its loss mask, and which parameters would move."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering, encode_row
+from expunge.model.select import choose, select
+
+MOST_TOKENS = 60
+
+
+def rendered_example(row: Row, rendering: Rendering, tokenizer: Any, show_rows: bool) -> list[str]:
+    """One row token by token; tokens that count in the loss stand in [brackets].
+
+    Without `show_rows` each token's letters are replaced by x and digits by 0, so that the mask can be checked and
+    the row not read.
+    """
+    ids, counted = encode_row(row, rendering, tokenizer)
+    special = set(tokenizer.all_special_ids)
+    shown = []
+    for token, counts in list(zip(ids, counted, strict=True))[:MOST_TOKENS]:
+        text = tokenizer.decode([token])
+        text = text if show_rows or token in special else _placeholder(text)
+        text = text.replace("\n", "\\n").replace(" ", "·")
+        shown.append(f"[{text}]" if counts else text)
+    rest = f" ... {len(ids) - MOST_TOKENS} more tokens" if len(ids) > MOST_TOKENS else ""
+    heading = f"{row.name} as the model reads it; [tokens] count in the loss" + (
+        "" if show_rows else ", letters and digits are placeholders"
+    )
+    return [heading, "  " + " ".join(shown) + rest]
+
+
+def subspace_plan(config: Any, asked: str, device: torch.device, trust_remote_code: bool) -> str:
+    """Which subspace a run would take, from the configuration alone: no weights are made."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        name, reason = choose(asked, count, device)
+        moving = sum(tensor.numel() for tensor in select(model, name, device).movable.values())
+    return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
+
+
+def _placeholder(text: str) -> str:
+    return "".join("0" if c.isdigit() else "x" if c.isalpha() else c for c in text)
