@@ -23,12 +23,12 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The whole of recipes/lume_small.yaml: models, twin, unlearning. LUME=folder of the four public folds.
 LUME ?= ../shared/data/lume
 lume: $(READY)
-	$(BIN)/python benchmarks/lume_small.py --lume $(LUME) --work build/lume_small
+	$(BIN)/python benchmarks/lume_small.py --lume $(LUME)
 
 clean:
 	rm -rf $(VENV) build

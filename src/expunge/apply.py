@@ -27,10 +27,12 @@ PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
 PROBE_GROWTH = 2.0
 TRAVEL_SHARE = 0.5
-CAUTION = 0.4  # share of the probe's path that small steps need: large ones wander
+CAUTION = 0.5  # share of the probe's path to begin with: large steps wander, small ones may need less
 ONSET = 0.1  # of the way; from there on forgetting is fast
-ONSET_BY = 0.4  # of the travel stage; later, the rate rises until the rows move
-RAISE = 1.3
+PATIENCE = 0.15  # of the travel stage; after it the rate rises at every check until the rows move
+RAISE = 1.25  # factor on the rate before the onset, on the pressure after it
+STALL = 0.02  # of the way between two checks; slower, and the pressure rises
+MOST_PRESSURE = 16.0
 ATTEMPTS = 3
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -122,6 +124,7 @@ class _Run:
     watch: Watch
     log: Log
     outcome: Outcome
+    rate: float = 0.0
 
     def plainly(self) -> None:
         """All steps at the given rate, for methods that have no end of their own."""
@@ -158,18 +161,19 @@ class _Run:
         self._conclude(best.reason, best.rate, best.steps)
 
     def _attempt(self, rate: float) -> tuple[Check, int]:
+        self.state.pressure = 1.0
         steps, every = self.phase.steps, max(4, self.phase.steps // 30)
         travel = TRAVEL_SHARE * steps
-        raised = {"by": 1.0}
+        raised, reached = {"by": 1.0}, {"way": 0.0}
         settle = {"from": steps - int(steps * (1 - TRAVEL_SHARE)) // 2, "steps": int(steps * (1 - TRAVEL_SHARE)) // 2}
         last: list[Check] = []
 
         def rate_at(step: int) -> float:
-            if step < 5:
-                return rate * (step + 1) / 6
-            if step < settle["from"]:
-                return rate * raised["by"]
-            return rate * raised["by"] * max(0.02, 1 - (step - settle["from"]) / settle["steps"])
+            share = min(1.0, (step + 1) / 6)
+            if step >= settle["from"]:
+                share = max(0.02, 1 - (step - settle["from"]) / settle["steps"])
+            self.rate = rate * raised["by"] * share
+            return self.rate
 
         def after(step: int, losses: Mapping[str, float]) -> bool:
             end = step == settle["from"] + settle["steps"]
@@ -180,8 +184,13 @@ class _Run:
             last[:] = [check]
             if step < settle["from"] and check.travelled():
                 settle["from"] = step
-            elif step > ONSET_BY * travel and np.median(check.way()) < ONSET and not self.phase.learning_rate:
-                raised["by"] *= RAISE
+            elif step > PATIENCE * travel and step < settle["from"]:
+                way = float(np.mean(np.minimum(check.way(), 1)))
+                stalled, reached["way"] = way - reached["way"] < STALL, way
+                if np.median(check.way()) >= ONSET and stalled:
+                    self.state.pressure = min(MOST_PRESSURE, self.state.pressure * RAISE)
+                elif np.median(check.way()) < ONSET and not self.phase.learning_rate:
+                    raised["by"] *= RAISE
             return end
 
         taken = self._minimise(rate_at, steps, after, "unlearning")
@@ -213,8 +222,7 @@ class _Run:
         except NumericalError:
             trace.append({"rate": rate_at(len(path)), "path": sum(path), "way": float("nan")})
         self.problem.restore(start)
-        draws = len(self.problem.splits["forget"].windows) / self.phase.draws["forget"]
-        rate = CAUTION * sum(path) * float(np.cbrt(draws)) / (TRAVEL_SHARE * self.phase.steps)
+        rate = CAUTION * sum(path) / (TRAVEL_SHARE * self.phase.steps)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 
@@ -243,7 +251,11 @@ class _Run:
             )
 
     def _record(self, check: Check) -> None:
-        figures = {"attempt": len(self.outcome.attempts) + 1} | check.figures()
+        figures = {
+            "attempt": len(self.outcome.attempts) + 1,
+            "rate": self.rate,
+            "pressure": self.state.pressure,
+        } | check.figures()
         self.outcome.history.append(figures)
         self.log(figures)
 

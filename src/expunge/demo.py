@@ -7,6 +7,7 @@ unlearns and judges.
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from expunge import config as configs
@@ -20,7 +21,6 @@ from expunge.loop import Training
 from expunge.model.save import atomic_folder, write
 from expunge.model.tiny import byte_tokenizer, llama
 
-GROUPS = {"forget": 10, "retain": 30, "collateral": 20, "holdout": 60, "pretrain": 240}
 RENDERING = Rendering(end_documents=True, context=256)
 PRETRAINING = Training(epochs=6, learning_rate=2e-3, batch_rows=32, weight_decay=0.1)
 FINE_TUNING = Training(epochs=30, learning_rate=1e-3, batch_rows=16)
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 def run(config: configs.Demo, say: Say = lambda line: None) -> pipeline.Run:
     """Makes the models (or takes them from the cache), unlearns, judges, and shows three questions before and after."""
-    models = make_models(config.seed, say)
+    models = cached_models(config.seed, say)
     output = _free(Path(config.output))
     settings = configs.Unlearn(
         model=str(models / "original"),
@@ -52,35 +52,56 @@ def run(config: configs.Demo, say: Say = lambda line: None) -> pipeline.Run:
     return finished
 
 
-def make_models(seed: int, say: Say) -> Path:
-    """A folder with base, original and retrained model and the rows; cached by seed and by the code that makes it."""
+def cached_models(seed: int, say: Say) -> Path:
+    """The demo's models and rows, made once per seed and version of the code that makes them."""
     sources = record.file_hash(Path(__file__).parent / name for name in MADE_BY)
     folder = cache_folder() / f"demo-{seed}-{sources}"
-    if folder.is_dir():
-        return folder
-    people = fiction.people(sum(GROUPS.values()), seed)
-    rows: dict[str, list[Row]] = {}
-    for name, count in GROUPS.items():
-        rows[name], people = fiction.rows(people[:count], f"{name}.jsonl"), people[count:]
-    train = rows["forget"] + rows["retain"] + rows["collateral"]
-    kept = rows["retain"] + rows["collateral"]
-    tokenizer = byte_tokenizer((f"{row.prompt} {row.completion}" for row in rows["pretrain"]), 512)
-    device = Runtime().device
-    with atomic_folder(folder) as temporary:
-        for name in ("forget", "retain", "holdout"):
-            _write_rows(temporary / f"{name}.jsonl", rows[name])
-        _write_rows(temporary / "train.jsonl", train)
-        base = llama(tokenizer, width=128, layers=4, heads=4, context=RENDERING.context, seed=seed).to(device)
-        for name, group, training in (
-            ("base", rows["pretrain"], PRETRAINING),
-            ("original", train, FINE_TUNING),
-            ("retrained", kept, FINE_TUNING),
-        ):
-            say(f"training the demo's {name} model on {len(group)} rows")
-            start = base if name == "base" else copy.deepcopy(base)
-            model, _ = fine_tune(start, tokenizer, group, RENDERING, training, seed, f"{name} model")
-            write(model, tokenizer, temporary / name, model.dtype)
+    if not folder.is_dir():
+        with atomic_folder(folder) as temporary:
+            make_models(temporary, World(seed=seed), say)
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """How many fictional people there are of each kind, how large the model is, how long it trains."""
+
+    seed: int = 0
+    forget: int = 10
+    retain: int = 30
+    collateral: int = 20
+    holdout: int = 60
+    pretrain: int = 240
+    width: int = 128
+    layers: int = 4
+    pretraining: Training = PRETRAINING
+    fine_tuning: Training = FINE_TUNING
+
+
+def make_models(folder: Path, world: World, say: Say) -> None:
+    """Writes base, original and retrained model and the rows (forget, retain, holdout, train) to `folder`."""
+    groups = ("forget", "retain", "collateral", "holdout", "pretrain")
+    people = fiction.people(sum(getattr(world, name) for name in groups), world.seed)
+    rows: dict[str, list[Row]] = {}
+    for name in groups:
+        count = getattr(world, name)
+        rows[name], people = fiction.rows(people[:count], f"{name}.jsonl"), people[count:]
+    rows["train"] = rows["forget"] + rows["retain"] + rows["collateral"]
+    kept = rows["retain"] + rows["collateral"]
+    for name in ("forget", "retain", "holdout", "train"):
+        _write_rows(folder / f"{name}.jsonl", rows[name])
+    tokenizer = byte_tokenizer((f"{row.prompt} {row.completion}" for row in rows["pretrain"]), 512)
+    shape = {"width": world.width, "layers": world.layers, "heads": 4, "context": RENDERING.context}
+    base = llama(tokenizer, **shape, seed=world.seed).to(Runtime().device)
+    for name, group, training in (
+        ("base", rows["pretrain"], world.pretraining),
+        ("original", rows["train"], world.fine_tuning),
+        ("retrained", kept, world.fine_tuning),
+    ):
+        say(f"training the {name} model on {len(group)} rows")
+        start = base if name == "base" else copy.deepcopy(base)
+        model, _ = fine_tune(start, tokenizer, group, RENDERING, training, world.seed, f"{name} model")
+        write(model, tokenizer, folder / name, model.dtype)
 
 
 def _write_rows(file: Path, rows: list[Row]) -> None:

@@ -27,12 +27,17 @@ class Terms:
 
 @dataclass(slots=True)
 class State:
-    """What `init` computed: extra splits to draw from, targets per forget row, caches, and notes for the record."""
+    """What `init` computed: extra splits to draw from, targets per forget row, caches, and notes for the record.
+
+    `pressure` is the multiplier on the pull to the targets, which are a constraint: the loop raises it while the rows
+    are under way and do not arrive.
+    """
 
     splits: dict[str, Split] = field(default_factory=dict)
     targets: Any = None
     caches: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    pressure: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ The halves are exact per kind of row (rows are ordered by hash and dealt out), a
 file.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,19 +48,29 @@ def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> 
     """Counterfactual rows: the prompt of one forget row with the completion of another row of its kind.
 
     Documents are cut in half: the opening of one, the rest of another, of which only the rest counts. The other row
-    is a forget row or a donor (a retain row). Empty where no row has a partner.
+    is a forget row or a donor (a retain row), those most alike in length and digits first, so that a number is
+    replaced by a number. Empty where no row has a partner.
     """
-    pairs: list[Row] = []
-    for shift in range(1, max(2, most)):
-        for kind in ("document", "answer"):
-            owners = sorted((row for row in forget if row.kind == kind), key=lambda row: row.digest("owner"))
-            pool = owners + sorted((row for row in donors if row.kind == kind), key=lambda row: row.digest("donor"))
-            for place, owner in enumerate(owners):
-                other = pool[(place + shift) % len(pool)]
-                if shift < len(pool) and len(pairs) < most and other.completion.strip() != owner.completion.strip():
-                    pairs.append(_splice(owner, other, len(pairs) + 1))
-    distinct = {row.content: row for row in pairs}
-    return tuple(distinct.values())
+    owners = sorted(forget, key=lambda row: row.digest("owner"))[:most]
+    each = max(1, most // len(owners))
+    found: dict[tuple[str, str], Row] = {}
+    for owner in owners:
+        others = [row for row in (*forget, *donors) if row.kind == owner.kind and row.completion != owner.completion]
+        others.sort(key=lambda row: (_distance(row, owner), row.digest("donor")))
+        for other in others[:each]:
+            pair = _splice(owner, other, len(found) + 1)
+            found.setdefault(pair.content, pair)
+    return tuple(found.values())
+
+
+def shape(row: Row) -> tuple[float, float]:
+    """What the loss of unseen text depends on most: log length in characters, and twice the share of digits."""
+    text = row.completion
+    return math.log(len(text)), 2 * sum(map(str.isdigit, text)) / len(text)
+
+
+def _distance(row: Row, other: Row) -> float:
+    return sum(abs(mine - theirs) for mine, theirs in zip(shape(row), shape(other), strict=True))
 
 
 def _splice(owner: Row, other: Row, line: int) -> Row:

@@ -3,15 +3,17 @@
 For a forget row i with loss L_i and target t_i (`reference.targets`), a retain row r, and text u that the model never
 saw or that was sampled from it (replay):
 
-    mean_i huber(L_i - t_i) + retain_weight * mean_r L_r + unseen_weight * KL_u + replay_weight * KL_replay,
+    pressure * mean_i huber(L_i - t_i) + retain_weight * mean_r L_r + unseen_weight * KL_u + replay_weight * KL_replay,
     KL = KL(original, current) per token, teacher-forced.
 
+The targets are a constraint: the loop raises the pressure, a multiplier that starts at 1, while the rows do not arrive.
 Two-sided, since a forget row above its target is as conspicuous as one below. The KL on unseen text keeps the pull
 from dragging everything up with the forget rows, which a membership attack would see; the KL on replay keeps what was
 trained in and is in no file. Our own method; neither the objective nor its settings come from a paper.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from expunge.data.batches import Batch
 from expunge.method import LossPhase, State, Terms
@@ -19,16 +21,20 @@ from expunge.model.losses import huber, kept_kl, target_logits, token_nll, windo
 from expunge.problem import Problem
 from expunge.reference import objective
 
+FEWEST_OTHERS = 16  # retain rows a step, however few the forget rows are
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossMatching:
     """Options of loss_matching."""
 
+    needs_targets: ClassVar[bool] = True
+
     learning_rate: float | None = None
     """Peak learning rate of AdamW; none: the probe looks for the smallest that arrives."""
     steps: int | None = None
     """Most optimiser steps of one attempt; none: from the number of forget rows."""
-    forget_rows: int = 16
+    forget_rows: int = 32
     """Forget rows a step."""
     retain_weight: float = 1.0
     """Weight of the retain rows' cross-entropy."""
@@ -36,7 +42,7 @@ class LossMatching:
     """Weight of the KL to the original on unseen rows."""
     replay_weight: float = 2.0
     """Weight of the KL to the original on replay."""
-    replay_texts: int = 512
+    replay_texts: int = 1024
     """Texts to sample from the original; 0 for none."""
     replay_tokens: int = 128
     """Longest replay text, in tokens."""
@@ -48,7 +54,9 @@ class LossMatching:
 
     def phase(self, problem: Problem, state: State) -> LossPhase:
         rows = min(self.forget_rows, len(problem.splits["forget"].windows))
-        draws = {"forget": rows, "retain": 2 * rows, "unseen": rows, "replay": rows}
+        others = max(rows, FEWEST_OTHERS)
+        replay = others // 2 if "retain" in problem.splits else others
+        draws = {"forget": rows, "retain": others, "unseen": others // 2, "replay": replay}
         steps = self.steps or objective.steps_for(problem, rows)
         return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True)
 
@@ -59,7 +67,9 @@ class LossMatching:
             if batch.split == "retain":
                 return Terms({"retain": means.mean()}, self.retain_weight * means.mean())
             gap = means - state.targets[batch.rows]
-            return Terms({"forget": means.mean(), "gap": gap.abs().mean()}, huber(gap, self.width).mean())
+            return Terms(
+                {"forget": means.mean(), "gap": gap.abs().mean()}, state.pressure * huber(gap, self.width).mean()
+            )
         kept = state.caches[batch.split].of(batch)
         kl = window_means(kept_kl(logits.log_softmax(dim=1), *kept), batch).mean()
         weight = self.unseen_weight if batch.split == "unseen" else self.replay_weight

@@ -5,16 +5,18 @@ Below the methods, since others lead their forget rows to the same targets.
 
 import math
 
+import numpy as np
 import torch
 
+from expunge.data.splits import shape
 from expunge.method import State
 from expunge.problem import Problem, Split
 from expunge.reference.cache import keep_distributions, row_losses
 from expunge.reference.replay import sample
-from expunge.reference.targets import Measured, Targets, match, shapes
+from expunge.reference.targets import Measured, Targets, match
 
 FEWEST_STEPS = 120
-EPOCHS = 16
+MOST_PASSES = 56
 
 
 def prepare(problem: Problem, replay_texts: int, replay_tokens: int) -> State:
@@ -27,7 +29,15 @@ def prepare(problem: Problem, replay_texts: int, replay_tokens: int) -> State:
         state.caches["unseen"] = keep_distributions(problem, problem.splits["unseen"])
     if replay_texts:
         replay = sample(problem, replay_texts, replay_tokens)
-        state.notes["replay"] = {"kept": len(replay.split), "sampled": replay.sampled, "dropped": replay.dropped}
+        state.notes["replay"] = {
+            "kept": len(replay.split),
+            "sampled": replay.sampled,
+            "dropped": {
+                "near forget rows": replay.near_forget,
+                "near retain rows": replay.near_retain,
+                "repeats": replay.repeats,
+            },
+        }
         if len(replay.split):
             state.splits["replay"] = replay.split
             state.caches["replay"] = keep_distributions(problem, replay.split)
@@ -51,9 +61,9 @@ def find_targets(problem: Problem) -> Targets:
 def measure(problem: Problem, model: torch.nn.Module, split: Split) -> Measured:
     """Kinds, shapes and losses of a split's rows under a model."""
     kinds = [row.kind for row in split.rows]
-    return Measured(kinds, shapes([row.completion for row in split.rows]), row_losses(problem, model, split).numpy())
+    return Measured(kinds, np.array([shape(row) for row in split.rows]), row_losses(problem, model, split).numpy())
 
 
 def steps_for(problem: Problem, rows: int) -> int:
-    """Most steps of an attempt: 16 epochs of the forget rows, and at least 120."""
-    return max(FEWEST_STEPS, EPOCHS * math.ceil(len(problem.splits["forget"].windows) / rows))
+    """Most steps of an attempt: 56 passes over the forget rows, and at least 120."""
+    return max(FEWEST_STEPS, MOST_PASSES * math.ceil(len(problem.splits["forget"].windows) / rows))

@@ -35,16 +35,11 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Rows as this file sees them: kinds [n], shapes [n, 2] (see `shapes`), losses [n] in nats per token."""
+    """Rows as this file sees them: kinds [n], shapes [n, 2] (see `data.splits.shape`), losses [n] in nats per token."""
 
     kinds: Sequence[str]
     shapes: Floats
     losses: Floats
-
-
-def shapes(texts: Sequence[str]) -> Floats:
-    """[n, 2]: log of the length in characters, and twice the share of digits, on which losses depend most."""
-    return np.array([[np.log(len(text)), 2 * sum(map(str.isdigit, text)) / len(text)] for text in texts])
 
 
 def match(forget: Measured, unseen: Measured) -> Floats:

@@ -37,7 +37,7 @@ def read(metric: str, name: str, scores: Mapping[str, Mapping[str, Any] | None])
     if name == "forget" and metric in FORGOTTEN_WHEN_HIGH:
         beyond = (apart > 0) == FORGOTTEN_WHEN_HIGH[metric]
         return Badge("past retrained: over-forgetting", "over") if beyond else Badge("short of retrained", "bad")
-    if name in ("retain", "guard", "collateral") and metric in GOOD_WHEN_HIGH:
+    if name in ("retain", "guard", "samples", "collateral") and metric in GOOD_WHEN_HIGH:
         better = (apart > 0) == GOOD_WHEN_HIGH[metric]
         return Badge(f"better than {other}", "good") if better else Badge(f"worse than {other}", "warn")
     return Badge(f"{'above' if apart > 0 else 'below'} {other}", "unknown")

@@ -67,6 +67,7 @@ METRICS = {
 }
 _AS_ORIGINAL = "Best: where the original model is. These rows are to stay known."
 _UNTOUCHED = "Best: where the original model is. The method never saw these rows, so they show what it broke unasked."
+_OWN_TEXT = "Best: where the original model is. The original's own text, other than what the method held in place."
 SETS = {
     "forget": SetWords(
         "Forget rows",
@@ -80,7 +81,16 @@ SETS = {
         "Never trained on, same kind as the forget rows. Best: little changed.",
     ),
     "retain": SetWords("Retain rows", _AS_ORIGINAL, _AS_ORIGINAL),
-    "guard": SetWords("Guard rows", _AS_ORIGINAL + " The method never trained on them.", _AS_ORIGINAL),
+    "guard": SetWords(
+        "Guard rows",
+        _AS_ORIGINAL + " Retain rows that no gradient saw; they chose between attempts.",
+        _AS_ORIGINAL + " Retain rows that no gradient saw; they chose between attempts.",
+    ),
+    "samples": SetWords(
+        "Samples of the original",
+        _OWN_TEXT,
+        _OWN_TEXT,
+    ),
     "collateral": SetWords("Collateral", _UNTOUCHED, _UNTOUCHED),
 }
 

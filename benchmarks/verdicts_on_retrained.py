@@ -1,0 +1,94 @@
+"""How often the verdict fails a model that is right: tiny retrained models, judged as if they were unlearned ones.
+
+    python benchmarks/verdicts_on_retrained.py --models 20 --output docs/results/verdicts.json
+
+One base and one original; for each model other people are the forget set, and a twin is trained from the base without
+them, with a seed of its own. A retrained model is what unlearning imitates, so each should pass.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import expunge
+from expunge.data.rows import read
+from expunge.demo import RENDERING, World, make_models
+from expunge.evaluate.retrained import fine_tune
+from expunge.loop import Training
+from expunge.model.save import write
+from expunge.record import environment
+
+ROWS_EACH = 5  # rows of one person
+FINE_TUNING = Training(epochs=30, learning_rate=1.5e-3, batch_rows=16)
+WORLD = World(
+    seed=50,
+    forget=6,
+    retain=20,
+    collateral=10,
+    holdout=40,
+    pretrain=120,
+    width=96,
+    layers=3,
+    pretraining=Training(epochs=6, learning_rate=3e-3, batch_rows=32, weight_decay=0.1),
+    fine_tuning=FINE_TUNING,
+)
+
+
+def judge(world: Path, folder: Path, seed: int) -> dict[str, object]:
+    """Trains one twin without a random sixth of the people, and judges it."""
+    rows = read(world / "train.jsonl", "train").rows
+    lines = (world / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    people = len(rows) // ROWS_EACH
+    gone = set(np.random.default_rng(seed).permutation(people)[: WORLD.forget].tolist())
+    chosen = [place // ROWS_EACH in gone for place in range(len(rows))]
+    for name, wanted in (("forget", True), ("retain", False)):
+        text = "".join(line for line, is_gone in zip(lines, chosen, strict=True) if is_gone == wanted)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(world / "original")
+    base = AutoModelForCausalLM.from_pretrained(world / "base", dtype=torch.float32)
+    kept = [row for row, is_gone in zip(rows, chosen, strict=True) if not is_gone]
+    twin, _ = fine_tune(base, tokenizer, kept, RENDERING, FINE_TUNING, seed, f"twin {seed}")
+    write(twin, tokenizer, folder / "twin", torch.float32)
+    run = expunge.evaluate(
+        model=str(world / "original"),
+        unlearned=str(folder / "twin"),
+        forget=str(folder / "forget.jsonl"),
+        retain=str(folder / "retain.jsonl"),
+        holdout=str(world / "holdout.jsonl"),
+        output=str(folder / "judged"),
+    )
+    return (
+        {"seed": seed}
+        | {key: run.record["verdict"][key] for key in ("passes", "forget", "rest", "counts")}
+        | {"reasons": run.record["verdict"]["forget_reasons"] + run.record["verdict"]["rest_reasons"]}
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        world = Path(folder) / "world"
+        world.mkdir()
+        make_models(world, WORLD, print)
+        results = []
+        for seed in range(arguments.models):
+            one = Path(folder) / str(seed)
+            one.mkdir()
+            results.append(judge(world, one, seed))
+            print(json.dumps(results[-1]), flush=True)
+    passed = sum(bool(result["passes"]) for result in results)
+    summary = {"passed": passed, "models": len(results), "results": results, "environment": environment()}
+    arguments.output.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(f"{passed} of {len(results)} retrained models pass")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Rows: every accepted form, and for each kind of wrong input a message with file and line and without row text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.data.rows import Row, RowSet, check_disjoint, count_kinds, read, without
+from expunge.errors import InputError
+
+SECRET = "zq7 secret"
+GOOD = '{"text": "zq7 secret %d"}\n'
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read(path, "forget")
+    return str(caught.value)
+
+
+def check_complaint(message: str, path: Path, line: int | None, words: tuple[str, ...]) -> None:
+    """File, line and the expected words are named; nothing of the row is."""
+    assert str(path) in message
+    assert line is None or f"line {line}:" in message
+    assert all(word in message for word in words), message
+    assert "zq7" not in message and "secret" not in message
+
+
+WRONG = {
+    "jsonl broken": ("r.jsonl", "".join(GOOD % n for n in range(6)) + '{"text": "zq7 secret\n', 7, ("not JSON",)),
+    "jsonl blank before": ("r.jsonl", "\n\n" + GOOD % 1 + "zq7 secret", 4, ("not JSON",)),
+    "jsonl deep": ("r.jsonl", GOOD % 1 + "[" * 200_000, 2, ("not JSON",)),
+    "jsonl huge number": ("r.jsonl", GOOD % 1 + '{"text": ' + "1" * 5000 + "}", 2, ()),
+    "json huge number": ("r.json", '[{"text": ' + "1" * 5000 + "}]", None, ()),
+    "json broken": ("r.json", '[{"text": "zq7 secret"},\n\n{"text": zq7 secret}]', 3, ("not JSON",)),
+    "json object": ("r.json", '{"text": "zq7 secret"}', None, ("array", "dict")),
+    "json deep": ("r.json", "[" * 200_000, None, ("nested",)),
+    "not an object": ("r.jsonl", GOOD % 1 + '["zq7 secret"]', 2, ("list",)),
+    "unknown column": ("r.jsonl", GOOD % 1 + '{"sentence": "zq7 secret"}', 2, ("'sentence'", "prompt + completion")),
+    "one column too many": ("r.jsonl", '{"text": "zq7 secret", "label": "b"}', 1, ("'label'", "text |")),
+    "two shapes": ("r.jsonl", '{"text": "zq7 secret", "prompt": "a", "completion": "b"}', 1, ("do not make a row",)),
+    "no column": ("r.jsonl", "{}", 1, ("none", "question + answer")),
+    "empty text": ("r.jsonl", GOOD % 1 + '{"text": " \\n"}', 2, ("'text'", "empty")),
+    "empty completion": ("r.jsonl", '{"prompt": "zq7 secret", "completion": ""}', 1, ("'completion'", "empty")),
+    "number": ("r.jsonl", GOOD % 1 + '{"prompt": "zq7 secret", "completion": 5}', 2, ("'completion'", "text", "int")),
+    "null": ("r.jsonl", '{"question": null, "answer": "zq7 secret"}', 1, ("'question'", "NoneType")),
+    "array element": ("r.json", '[{"text": "zq7 secret"}, {"text": 5}]', 2, ("int",)),
+    "encoding": ("r.jsonl", (GOOD % 1 + GOOD % 2).encode() + b'{"text": "zq7 secret \xff"}', 3, ("UTF-8",)),
+    "utf-16": ("r.jsonl", (GOOD % 1).encode("utf-16"), 1, ("UTF-8",)),
+    "surrogate": ("r.jsonl", '{"text": "zq7 secret \\ud800"}', 1, ("surrogate",)),
+    "csv unknown header": ("r.csv", "sentence\nzq7 secret\n", 2, ("'sentence'",)),
+    "csv few cells": ("r.csv", "prompt,completion\na,b\nzq7 secret\n", 3, ("fewer cells",)),
+    "csv many cells": ("r.csv", "text\nzq7 secret,b\n", 2, ("more cells",)),
+    "csv quotes": ("r.csv", 'text\n"zq7 secret" b\n', 2, ("not CSV",)),
+    "csv empty cell": ("r.csv", "prompt,completion\nzq7 secret,\n", 2, ("'completion'", "empty")),
+    "csv without header": ("r.csv", "zq7 secret,b\nc,d\n", 2, ("Known: text",)),
+    "empty jsonl": ("r.jsonl", "", None, ("no rows",)),
+    "blank jsonl": ("r.jsonl", " \n\n", None, ("no rows",)),
+    "empty json": ("r.json", "", None, ("no rows",)),
+    "empty array": ("r.json", "[]", None, ("no rows",)),
+    "empty csv": ("r.csv", "", None, ("no rows",)),
+    "header only": ("r.csv", "text\n", None, ("no rows",)),
+    "extension": ("r.txt", GOOD % 1, None, (".jsonl", ".json", ".csv")),
+}
+
+
+@pytest.mark.parametrize("case", WRONG, ids=str)
+def test_wrong_input_is_named_and_redacted(tmp_path: Path, case: str) -> None:
+    name, content, line, words = WRONG[case]
+    path = write(tmp_path, name, content)
+    check_complaint(complaint(path), path, line, words)
+
+
+def test_complaint_check_rejects_leaks_and_missing_lines() -> None:
+    path = Path("r.jsonl")
+    check_complaint("r.jsonl, line 7: not JSON", path, 7, ())
+    for broken in ("line 7: not JSON", "r.jsonl: not JSON", "r.jsonl, line 71: x", f"r.jsonl, line 7: {SECRET}"):
+        with pytest.raises(AssertionError):
+            check_complaint(broken, path, 7, ())
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    check_complaint(complaint(tmp_path / "no.jsonl"), tmp_path / "no.jsonl", None, ("forget", "does not exist"))
+    (tmp_path / "folder.jsonl").mkdir()
+    check_complaint(complaint(tmp_path / "folder.jsonl"), tmp_path / "folder.jsonl", None, ("cannot be read",))
+
+
+def test_half_surrogates_in_metadata_do_not_reach_the_record(tmp_path: Path) -> None:
+    path = write(tmp_path, "r.jsonl", '{"text": "a", "task": "\\ud800"}')
+    try:
+        tasks = [row.task for row in read(path, "forget").rows]
+    except InputError:
+        return
+    for task in tasks:
+        task.encode("utf-8")
+
+
+@pytest.mark.parametrize("columns", [("prompt", "completion"), ("input", "output"), ("question", "answer")])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".JSONL"])
+def test_answers_in_every_form(tmp_path: Path, columns: tuple[str, str], suffix: str) -> None:
+    records = [{columns[0]: "Who?", columns[1]: 'Ada, the "first"\nof all'}, {columns[0]: "", columns[1]: "é"}]
+    content = {
+        ".jsonl": "\n".join(json.dumps(record) for record in records),
+        ".json": json.dumps(records),
+        ".csv": f'{columns[1]},{columns[0]}\n"Ada, the ""first""\nof all",Who?\né,\n',
+    }[suffix.lower()]
+    found = read(write(tmp_path, "r" + suffix, content), "forget").rows
+    assert [(row.kind, row.prompt, row.completion) for row in found] == [
+        ("answer", "Who?", 'Ada, the "first"\nof all'),
+        ("answer", "", "é"),
+    ]
+
+
+def test_documents_metadata_and_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "r.jsonl", '\n{"text": "a", "id": 3, "task": "one"}\n\n{"id": 4, "text": "b", "task": null}')
+    found = read(path, "forget").rows
+    assert found == (Row(str(path), 2, "document", "", "a", "one"), Row(str(path), 4, "document", "", "b", ""))
+    assert found[0].name == "r.jsonl:2"
+    assert count_kinds([*found, Row("f", 1, "answer", "q", "a")]) == {"document": 2, "answer": 1}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".json"])
+def test_byte_order_mark_and_windows_lines(tmp_path: Path, suffix: str) -> None:
+    content = {
+        ".jsonl": '{"text": "a"}\r\n{"text": "b"}\r\n',
+        ".csv": "text\r\na\r\nb\r\n",
+        ".json": '[{"text": "a"},\r\n{"text": "b"}]',
+    }[suffix]
+    path = write(tmp_path, "r" + suffix, b"\xef\xbb\xbf" + content.encode())
+    assert [row.completion for row in read(path, "forget").rows] == ["a", "b"]
+
+
+def test_line_separators_inside_a_text_do_not_end_its_line(tmp_path: Path) -> None:
+    text = "a\u2028b\u0085c\x0cd"
+    path = write(tmp_path, "r.jsonl", json.dumps({"text": text}, ensure_ascii=False).replace("\\f", "\x0b") + "\n")
+    with pytest.raises(InputError, match="line 1"):  # a raw control character is no JSON, but it is still line 1
+        read(path, "forget")
+    path = write(tmp_path, "r.jsonl", json.dumps({"text": text}, ensure_ascii=False) + "\n" + GOOD % 1)
+    assert [(row.line, row.completion) for row in read(path, "forget").rows] == [(1, text), (2, "zq7 secret 1")]
+
+
+def test_duplicates_are_merged_and_counted(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "a"}',
+        '{"text": " a "}',
+        '{"question": "q", "answer": "a"}',
+        '{"input": "q ", "output": "a\\n"}',
+    ]
+    found = read(write(tmp_path, "r.jsonl", "\n".join(lines) + "\n" + lines[0]), "forget")
+    # five lines, two distinct rows (each at its first line), so three were merged
+    assert [(row.line, row.kind) for row in found.rows] == [(1, "document"), (3, "answer")]
+    assert (len(found), found.duplicates) == (2, 3)
+
+
+def test_overlap_names_both_places() -> None:
+    forget = RowSet((Row("f.jsonl", 3, "answer", "q", "b"), Row("f.jsonl", 4, "answer", SECRET, "a")))
+    other = RowSet((Row("k.csv", 9, "answer", f" {SECRET}", "a "), Row("k.csv", 10, "answer", "q", "c")))
+    with pytest.raises(InputError) as caught:
+        check_disjoint(forget, other, "retain")
+    check_complaint(str(caught.value), Path("f.jsonl"), 4, ("k.csv, line 9", "retain", "1 row(s)"))
+    check_disjoint(forget, RowSet(other.rows[1:]), "retain")
+    assert without(other, forget) == other.rows[1:]
+
+
+def test_digest_depends_on_salt_and_content_only() -> None:
+    row = Row("f", 1, "answer", "q", "a")
+    assert row.digest("x") == Row("g", 2, "answer", "q ", " a", "task").digest("x")
+    assert row.digest("x") != row.digest("y")
+    assert row.digest("x") != Row("f", 1, "answer", "qa", "").digest("x")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_long_documents_are_read(tmp_path: Path, suffix: str) -> None:
+    text = "word " * 40_000 + "end"  # the csv module by itself stops at 131,072 characters
+    content = {".jsonl": json.dumps({"text": text}), ".csv": f"text\n{text}\n"}[suffix]
+    assert read(write(tmp_path, "r" + suffix, content), "forget").rows[0].completion == text

@@ -1,0 +1,186 @@
+"""The whole path on a small world of fictional people: from files to files, through the public functions."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import expunge
+from expunge import cli, record
+from expunge.errors import InputError
+
+pytestmark = pytest.mark.xdist_group("world")
+QUICK = {"replay_texts": 96, "steps": 100}
+
+
+def inputs(world: Path, *roles: str) -> dict[str, str]:
+    return {"model": str(world / "original")} | {role: str(world / f"{role}.jsonl") for role in roles}
+
+
+def hashes(folder: Path) -> str:
+    return record.file_hash(sorted(file for file in folder.iterdir() if file.is_file()))
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[expunge.pipeline.Run, Path]:
+    """One run with everything that can be given; redacted."""
+    folder = tmp_path_factory.mktemp("run")
+    before = hashes(world / "original")
+    run = expunge.unlearn(
+        **inputs(world, "forget", "retain", "holdout", "train"),
+        base=str(world / "base"),
+        retrained=str(world / "retrained"),
+        output=str(folder / "out"),
+        options=QUICK,
+    )
+    assert hashes(world / "original") == before  # the input model is never written to
+    return run, folder
+
+
+def test_forgets_and_keeps(finished: tuple[expunge.pipeline.Run, Path]) -> None:
+    run, _ = finished
+    scores = {(s["metric"], s["set"], s["model"]): s["value"] for s in run.record["scores"]}
+    assert scores["knowledge", "forget", "original"] >= 0.9
+    assert scores["knowledge", "forget", "unlearned"] <= 0.1
+    assert scores["knowledge", "retain", "unlearned"] >= 0.95
+    assert abs(scores["loss", "forget", "unlearned"] / scores["loss", "forget", "retrained"] - 1) < 0.25
+    assert run.record["method"]["notes"]["targets"] == {"source": "holdout", "calibrated": True}
+    assert run.record["rendering"]["join"] == "space" and run.record["rendering"]["end_documents"]
+
+
+def test_output_loads_and_gives_the_reported_losses(finished: tuple[expunge.pipeline.Run, Path], world: Path) -> None:
+    run, _ = finished
+    model = AutoModelForCausalLM.from_pretrained(run.output).eval()
+    tokenizer = AutoTokenizer.from_pretrained(run.output)
+    row = json.loads((world / "forget.jsonl").read_text().splitlines()[1])
+    start = len(tokenizer(row["prompt"])["input_ids"])
+    ids = tokenizer(row["prompt"] + " " + row["completion"], return_tensors="pt")["input_ids"]
+    ids = torch.cat([ids, torch.tensor([[tokenizer.eos_token_id]])], dim=1)
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+    assert float(losses[start - 1 :].mean()) == pytest.approx(run.record["rows"][1]["loss"]["unlearned"], rel=1e-3)
+
+
+def test_redacted_output_holds_no_row(finished: tuple[expunge.pipeline.Run, Path], world: Path) -> None:
+    run, _ = finished
+    secrets = [re.search(r"[A-Z]{2}-\d{6}", line) for line in (world / "forget.jsonl").read_text().splitlines()]
+    texts = [
+        file.read_text(errors="ignore") for file in run.output.rglob("*") if file.suffix in (".json", ".html", ".md")
+    ]
+    found = [secret[0] for secret in secrets if secret and any(secret[0] in text for text in texts)]
+    assert not found
+    assert len([secret for secret in secrets if secret]) >= 10
+    with np.load(run.output / "expunge" / "evidence" / "unlearned.npz") as arrays:
+        assert all(array.dtype == np.float64 for array in arrays.values())
+
+
+def test_resolved_config_replays_to_the_same_weights(
+    finished: tuple[expunge.pipeline.Run, Path], tmp_path: Path
+) -> None:
+    run, _ = finished
+    recipe = run.output / "expunge" / "config.yaml"
+    again = tmp_path / "again"
+    assert cli.main(["unlearn", "--config", str(recipe), "--output", str(again)]) in (0, 3)
+    first, second = (load_file(folder / "model.safetensors") for folder in (run.output, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_report_again(finished: tuple[expunge.pipeline.Run, Path], tmp_path: Path) -> None:
+    run, _ = finished
+    page = expunge.report(run.output, tmp_path / "pages")
+    assert page.read_text() == run.report.read_text()
+
+
+def test_forget_alone_on_lora_as_adapter(world: Path, tmp_path: Path) -> None:
+    """No retain, no holdout: uncalibrated targets, and the record says what is weaker for it."""
+    run = expunge.unlearn(
+        **inputs(world, "forget"),
+        output=str(tmp_path / "out"),
+        subspace="lora",
+        save="adapter",
+        options=QUICK | {"steps": 40, "learning_rate": 3e-3},
+    )
+    assert (run.output / "adapter_model.safetensors").is_file()
+    assert not run.record["method"]["notes"]["targets"]["calibrated"]
+    assert "who has both has the original back" in run.record["save"]["note"]
+    limits = " ".join(run.record["limits"])
+    assert "No retain rows" in limits and "No holdout" in limits
+    forget = next(
+        s for s in run.record["scores"] if (s["metric"], s["set"], s["model"]) == ("loss", "forget", "unlearned")
+    )
+    assert forget["value"] > 0.3
+
+
+def test_bfloat16_output(world: Path, tmp_path: Path) -> None:
+    run = expunge.unlearn(
+        **inputs(world, "forget", "retain", "holdout"),
+        output=str(tmp_path / "out"),
+        dtype="bfloat16",
+        method="gradient_difference",
+        options={"learning_rate": 1e-4, "epochs": 2},
+    )
+    saved = run.record["save"]
+    shipped = load_file(run.output / "model.safetensors")
+    assert saved["dtype"] == ("float32" if saved["note"] else "bfloat16")
+    assert {str(tensor.dtype) for tensor in shipped.values()} == {f"torch.{saved['dtype']}"}
+
+
+def test_retrain_is_cached_and_comparable(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "training.yaml").write_text("epochs: 30\nlearning_rate: 1.5e-3\nbatch_rows: 16\n")
+    lines: list[str] = []
+    for name in ("first", "second"):
+        twin = expunge.retrain(
+            lines.append,
+            **inputs(world, "forget", "train"),
+            base=str(world / "base"),
+            train_config=str(tmp_path / "training.yaml"),
+            output=str(tmp_path / name),
+        )
+        assert twin.comparable
+    assert sum("cache" in line for line in lines) == 1
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_twin_trained_too_briefly_is_not_comparable(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "training.yaml").write_text("epochs: 1\nlearning_rate: 1.0e-4\n")
+    twin = expunge.retrain(
+        **inputs(world, "forget", "train"),
+        base=str(world / "base"),
+        train_config=str(tmp_path / "training.yaml"),
+        output=str(tmp_path / "twin"),
+    )
+    assert not twin.comparable
+
+
+def test_plan_hides_rows_and_shows_the_mask(world: Path) -> None:
+    lines = "\n".join(expunge.plan(**inputs(world, "forget", "retain")))
+    shown = "\n".join(expunge.plan(**inputs(world, "forget", "retain"), show_rows=True))
+    secret = json.loads((world / "forget.jsonl").read_text().splitlines()[0])["text"].split()[0]
+    assert secret not in lines and secret not in shown.splitlines()[0]
+    assert "[" in lines and "would move" in lines and "forget: 30 rows, 6 documents, 24 answers" in lines
+
+
+def test_nothing_is_left_where_a_run_fails(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr("expunge.pipeline.deliver", fail)
+    with pytest.raises(RuntimeError):
+        expunge.unlearn(
+            **inputs(world, "forget", "retain", "holdout"),
+            output=str(tmp_path / "deep" / "out"),
+            method="gradient_ascent",
+            options={"epochs": 1},
+        )
+    assert not (tmp_path / "deep").exists()
+
+
+def test_wrong_option_is_named(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"replay_text.*did you mean 'replay_texts'"):
+        expunge.unlearn(**inputs(world, "forget"), output=str(tmp_path / "out"), options={"replay_text": 3})

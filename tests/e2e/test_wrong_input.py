@@ -1,0 +1,207 @@
+"""Wrong input through the command line: one clear message, exit code 2, no traceback, nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from expunge import cli
+from expunge.model.tiny import byte_tokenizer, llama
+
+Arguments = dict[str, str]
+SECRET = "Quentin Xylander lives at 12 Hidden Lane"
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Arguments:
+    """Input that is right, as flags: each case below spoils one thing."""
+    tokenizer = byte_tokenizer([], 258)
+    model = llama(tokenizer, width=16, layers=1, heads=2, context=64, seed=0)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for name in ("forget", "retain", "holdout"):
+        rows = [{"prompt": f"{name} {n}?", "completion": f"{SECRET} {n} {name}"} for n in range(8)]
+        _write(tmp_path / f"{name}.jsonl", rows)
+    given = {name: str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain", "holdout")}
+    return {"model": str(tmp_path / "model"), "output": str(tmp_path / "out"), **given}
+
+
+def missing_file(given: Arguments, folder: Path) -> list[str]:
+    given["forget"] = str(folder / "nothing.jsonl")
+    return ["nothing.jsonl", "does not exist"]
+
+
+def broken_line(given: Arguments, folder: Path) -> list[str]:
+    lines = Path(given["forget"]).read_text().splitlines()
+    lines[6] = lines[6][:-1]
+    Path(given["forget"]).write_text("\n".join(lines))
+    return ["forget.jsonl, line 7", "not JSON"]
+
+
+def wrong_columns(given: Arguments, folder: Path) -> list[str]:
+    _write(Path(given["retain"]), [{"promt": "a", "completion": SECRET}])
+    return ["retain.jsonl, line 1", "'promt'", "prompt + completion"]
+
+
+def empty_target(given: Arguments, folder: Path) -> list[str]:
+    _write(Path(given["forget"]), [{"prompt": "a", "completion": "b"}, {"prompt": SECRET, "completion": " "}])
+    return ["forget.jsonl, line 2", "'completion' is empty"]
+
+
+def overlap(given: Arguments, folder: Path) -> list[str]:
+    given["retain"] = given["forget"]
+    return ["forget.jsonl, line 1", "also in the retain set", "8 row(s)"]
+
+
+def unknown_method(given: Arguments, folder: Path) -> list[str]:
+    given["method"] = "loss_maching"
+    return ["no method 'loss_maching'", "did you mean 'loss_matching'?"]
+
+
+def output_exists(given: Arguments, folder: Path) -> list[str]:
+    Path(given["output"]).mkdir()
+    return ["out", "exists already"]
+
+
+def output_below_a_file(given: Arguments, folder: Path) -> list[str]:
+    given["output"] = str(Path(given["forget"]) / "deep" / "out")
+    return ["forget.jsonl is a file"]
+
+
+def no_model(given: Arguments, folder: Path) -> list[str]:
+    (folder / "model" / "config.json").unlink()
+    return ["no config.json", "no model folder"]
+
+
+def no_tokenizer(given: Arguments, folder: Path) -> list[str]:
+    for file in (folder / "model").glob("token*"):
+        file.unlink()
+    return ["no tokenizer"]
+
+
+def pickle_weights(given: Arguments, folder: Path) -> list[str]:
+    (folder / "model" / "model.safetensors").unlink()
+    torch.save({}, folder / "model" / "pytorch_model.bin")
+    return ["only pickle weights", "--allow-pickle"]
+
+
+def forget_is_everything(given: Arguments, folder: Path) -> list[str]:
+    given["train"] = given["forget"]
+    del given["retain"]
+    return ["all there is in", "nothing would be left"]
+
+
+def nothing_to_compare_with(given: Arguments, folder: Path) -> list[str]:
+    del given["retain"], given["holdout"]
+    _write(Path(given["forget"]), [{"prompt": "a", "completion": SECRET}])
+    return ["--holdout", "--base"]
+
+
+def unknown_key_in_recipe(given: Arguments, folder: Path) -> list[str]:
+    (folder / "recipe.yaml").write_text("retian: x.jsonl\n")
+    given["config"] = str(folder / "recipe.yaml")
+    return ["recipe.yaml", "unknown key 'retian'", "did you mean 'retain'?"]
+
+
+def not_utf8(given: Arguments, folder: Path) -> list[str]:
+    Path(given["forget"]).write_bytes(b'{"text": "fine"}\n{"text": "\xff\xfe"}\n')
+    return ["forget.jsonl, line 2", "not UTF-8"]
+
+
+CASES: list[Callable[[Arguments, Path], list[str]]] = [
+    missing_file,
+    broken_line,
+    wrong_columns,
+    empty_target,
+    overlap,
+    unknown_method,
+    output_exists,
+    output_below_a_file,
+    no_model,
+    no_tokenizer,
+    pickle_weights,
+    forget_is_everything,
+    nothing_to_compare_with,
+    unknown_key_in_recipe,
+    not_utf8,
+]
+
+
+@pytest.mark.parametrize("spoil", CASES, ids=lambda case: case.__name__)
+def test_wrong_input(
+    spoil: Callable[[Arguments, Path], list[str]],
+    arguments: Arguments,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = spoil(arguments, tmp_path)
+    before = _listing(tmp_path)
+    code = cli.main(["unlearn", *_flags(arguments)])
+    shown = capsys.readouterr()
+    assert code == 2, shown
+    for words in expected:
+        assert words in shown.err
+    assert "Traceback" not in shown.err + shown.out
+    assert SECRET not in shown.err + shown.out
+    assert len(shown.err.strip().splitlines()) == 1
+    assert _listing(tmp_path) == before
+
+
+def test_no_traceback_as_a_process(arguments: Arguments, tmp_path: Path) -> None:
+    broken_line(arguments, tmp_path)
+    command = [sys.executable, "-m", "expunge", "unlearn", *_flags(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 2
+    assert "line 7" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_rows_that_are_not_in_the_model_stop_the_run(
+    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A random model knows none of the rows: the run says so, and goes on only with --force."""
+    for name in ("forget", "holdout"):
+        rows = [{"prompt": f"{name} {n}?", "completion": f"{n * 7919 % 100:02d} {name[0]}"} for n in range(48)]
+        _write(Path(arguments[name]), rows)
+    before = _listing(tmp_path)
+    assert cli.main(["unlearn", *_flags(arguments)]) == 2
+    shown = capsys.readouterr()
+    assert "nothing to remove" in shown.err and "--force" in shown.err
+    assert _listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("argv", [["unlern"], ["unlearn", "--modle", "x"], ["list", "methds"], []])
+def test_wrong_command_lines(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; from expunge import cli; cli.main(['--help']); cli.main(['unlearn', '--help']);"
+        "cli.main(['list', 'methods']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_of_a_method_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["unlearn", "--method", "loss_matching", "--help"]) == 0
+    assert "--options.replay-texts" in capsys.readouterr().out
+
+
+def _write(file: Path, rows: list[dict[str, str]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _flags(arguments: Arguments) -> list[str]:
+    return [part for name, value in arguments.items() for part in (f"--{name}", value)]
+
+
+def _listing(folder: Path) -> list[str]:
+    """Everything below a folder but the configuration (the key for row hashes is the user's, not the run's)."""
+    return sorted(str(path) for path in folder.rglob("*") if not path.is_relative_to(folder / "config"))

@@ -1,0 +1,59 @@
+"""The shape of the code: catalogues by file name, no module named after nothing, docs and code agree."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from expunge import registry
+from expunge.evaluate import verdict
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+ENTRIES = [(catalogue, name) for catalogue in registry.CATALOGUES for name in registry.names(catalogue)]
+
+
+@pytest.mark.parametrize(("catalogue", "name"), ENTRIES)
+def test_each_entry_is_found_by_its_file_name(catalogue: str, name: str) -> None:
+    entry = registry.load(catalogue, name)
+    assert entry.__module__ == f"expunge.{catalogue}.{name}"
+    assert registry.summary(catalogue, name)
+    assert entry()  # every option has a default
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    assert not [file for file in SOURCES if file.stem in {"utils", "helpers", "common", "misc"}]
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_size_and_docstring(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 350
+    if source.strip() and file.stem != "__init__":
+        assert ast.get_docstring(ast.parse(source))
+
+
+def test_thresholds_in_the_docs_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    documented = {name: float(value) for name, value in re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", page, re.M)}
+    in_code = {
+        name: float(value) for name, value in vars(verdict).items() if name.isupper() and isinstance(value, int | float)
+    }
+    assert documented == in_code
+
+
+def test_words_that_claim_too_much_do_not_occur_in_what_is_shown() -> None:
+    shown = [*SOURCES, *(ROOT / "src").rglob("*.jinja"), *(ROOT / "src").rglob("*.css")]
+    for file in shown:
+        assert not re.search(r"\b(proven|deleted|certified|compliant)\b", file.read_text(encoding="utf-8"), re.I), file
+
+
+def test_no_paths_of_a_machine_and_no_benchmark_rows() -> None:
+    for file in [
+        *SOURCES,
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "recipes").glob("*"),
+        *(ROOT / "benchmarks").glob("*.py"),
+    ]:
+        assert not re.search(r"/(work|root|home)/", file.read_text(encoding="utf-8")), file

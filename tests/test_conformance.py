@@ -1,0 +1,112 @@
+"""One sweep over every method, found by discovery: it moves what it may move, is deterministic, and touches no file."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from expunge import registry
+from expunge.apply import apply
+from expunge.data.batches import collate
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering, encode
+from expunge.distributed import Runtime
+from expunge.model.select import select
+from expunge.model.tiny import byte_tokenizer, llama
+from expunge.problem import Problem, Split
+from expunge.reference.cache import row_losses
+
+METHODS = registry.names("methods")
+FEW = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16, "learning_rate": 1e-3, "forget_rows": 4}
+
+
+def problem_of(subspace: str, rows: int = 8) -> Problem:
+    """A tiny random Llama with forget, retain and unseen rows of both kinds."""
+    tokenizer = byte_tokenizer([], 258)
+    model = llama(tokenizer, width=32, layers=2, heads=4, context=64, seed=0).eval()
+    rendering = Rendering(context=64)
+    splits = {}
+    for place, name in enumerate(("forget", "retain", "unseen")):
+        answers = [Row(name, n, "answer", f"{name} {n}?", f"{n * 37 + place}") for n in range(rows)]
+        documents = [Row(name, n, "document", "", f"{name} is {n} words long") for n in range(2)]
+        group = tuple(answers + documents)
+        splits[name] = Split(name, group, tuple(encode(group, rendering, tokenizer)))
+    chosen = select(model, subspace, torch.device("cpu"))
+    return Problem(
+        chosen.model, tokenizer, Runtime("cpu"), rendering, splits, 0, chosen.adapter, movable=chosen.movable
+    )
+
+
+def short(name: str) -> Any:
+    """The method with few steps."""
+    kind = registry.load("methods", name)
+    known = kind.__dataclass_fields__
+    return kind(**{key: value for key, value in FEW.items() if key in known})
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("subspace", ["full", "lora"])
+def test_moves_what_may_move_and_nothing_else(name: str, subspace: str) -> None:
+    problem = problem_of(subspace)
+    before = {key: tensor.detach().clone() for key, tensor in problem.model.named_parameters()}
+    torch.manual_seed(0)
+    outcome = apply(short(name), problem, lambda entry: None)
+    moved = {key for key, tensor in problem.model.named_parameters() if not torch.equal(tensor, before[key])}
+    assert moved == set(problem.movable)
+    assert all(torch.isfinite(tensor).all() for tensor in problem.movable.values())
+    assert outcome.stopped and outcome.steps > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_same_weights(name: str) -> None:
+    ends = []
+    for _ in range(2):
+        problem = problem_of("full")
+        torch.manual_seed(0)
+        apply(short(name), problem, lambda entry: None)
+        ends.append(problem.snapshot())
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_does_not_depend_on_how_a_batch_is_split(name: str) -> None:
+    """The mean over a batch equals the weighted sum over its parts; a sum in place of the mean would not."""
+    problem = problem_of("full")
+    method = short(name)
+    state = method.init(problem)
+    phase = method.phase(problem, state)
+    pool = {**problem.splits, **state.splits}
+    for split in phase.draws:
+        if split not in pool:
+            continue
+        windows = pool[split].windows
+        count = len(windows)
+        whole = method.loss(problem, state, collate(split, windows, range(count))).total
+        parts = [range(0, 3), range(3, count)]
+        pieces = [
+            method.loss(problem, state, collate(split, windows, part)).total * len(part) / count for part in parts
+        ]
+        assert torch.allclose(whole, torch.stack(pieces).sum(), atol=1e-5), split
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_adapter_off_is_the_original(name: str) -> None:
+    """Inside a method, the original is the same model with the adapter off: moving the adapter does not move it."""
+    problem = problem_of("lora")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with problem.original() as original, torch.no_grad():
+        before = original(ids).logits.clone()
+    apply(short(name), problem, lambda entry: None)
+    with problem.original() as original, torch.no_grad():
+        assert torch.equal(original(ids).logits, before)
+    with torch.no_grad():
+        assert not torch.equal(problem.model(ids).logits, before)
+
+
+@pytest.mark.parametrize("name", ["gradient_ascent", "gradient_difference"])
+def test_forget_loss_climbs(name: str) -> None:
+    problem = problem_of("full")
+    start = row_losses(problem, problem.model, problem.splits["forget"]).mean()
+    apply(replace(short(name), learning_rate=3e-3), problem, lambda entry: None)
+    assert row_losses(problem, problem.model, problem.splits["forget"]).mean() > start + 0.1
