@@ -74,7 +74,7 @@ def _parse(command: str, rest: list[str]) -> Any:
         rest = ["--catalogue", *rest] if rest and not rest[0].startswith("-") else rest
     recipe = _flag(rest, "config")
     has_recipe = "config" in {field.name for field in dataclasses.fields(kind)}
-    values = configs.from_yaml(recipe, kind) if recipe and has_recipe else {}
+    values = configs.from_yaml(recipe, kind, _flag(rest, "data")) if recipe and has_recipe else {}
     if command == "unlearn":
         return _parse_unlearn(rest, values)
     default = configs.build(kind, values, str(recipe)) if values else None

@@ -3,6 +3,7 @@
 Imports nothing heavy, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ from expunge.errors import InputError
 FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
-PATHS = ("forget", "retain", "holdout", "train", "train_config", "model", "base", "retrained")
+MODELS = ("model", "base", "retrained", "unlearned")
+PATHS = ("forget", "retain", "holdout", "train", "train_config", *MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +140,11 @@ class List:
     """methods or metrics."""
 
 
-def from_yaml(path: str | Path, kind: type[Any]) -> dict[str, Any]:
+def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
     """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
 
-    Relative paths in a recipe resolve against the recipe, unless a data root is given.
+    Relative paths in a recipe resolve against the recipe, unless a data root is given (by `root`, the recipe itself or
+    the environment), which then holds the files of rows.
     """
     content = read_yaml(path)
     known = [field.name for field in dataclasses.fields(kind)]
@@ -149,15 +152,15 @@ def from_yaml(path: str | Path, kind: type[Any]) -> dict[str, Any]:
         if key not in known:
             raise InputError(f"{path}: unknown key {str(key)!r}{registry.suggestion(str(key), known)}")
     folder = Path(path).absolute().parent
-    root = content.get("data") or os.environ.get(DATA_ROOT)
+    root = root or content.get("data") or os.environ.get(DATA_ROOT)
     resolved = dict(content)
-    if "data" in content:
+    if isinstance(content.get("data"), str):
         resolved["data"] = str(folder / content["data"])
     for key in PATHS:
         value = content.get(key)
         if isinstance(value, str) and not (root and key in ("forget", "retain", "holdout", "train")):
             beside = folder / value
-            is_name = key in ("model", "base", "retrained") and not value.startswith(".") and not beside.exists()
+            is_name = key in MODELS and not value.startswith(".") and not beside.exists()
             resolved[key] = value if is_name else str(beside)
     return resolved
 
@@ -173,6 +176,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise InputError(f"{path}, line {mark.line + 1 if mark else 1}: not YAML.") from None
+    except ValueError:
+        raise InputError(f"{path}: not YAML (a date that does not exist?).") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -183,11 +188,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
+    values = {key: _number(value, fields[key].type) if key in fields else value for key, value in values.items()}
     for key, value in values.items():
         if key not in fields:
-            raise InputError(f"{source}: unknown key {key!r}{registry.suggestion(key, list(fields))}")
+            raise InputError(f"{source}: unknown key {key!r}{registry.suggestion(str(key), list(fields))}")
         _check_type(key, value, fields[key].type, source)
     return kind(**values)
+
+
+def _number(value: Any, declared: Any) -> Any:
+    """`1e-5`, which YAML 1.1 takes for text, as the number it means."""
+    if float in (declared, *get_args(declared)) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _check_type(key: str, value: Any, declared: Any, source: str) -> None:

@@ -73,7 +73,9 @@ def key() -> bytes:
         pass
     except OSError as error:
         raise InputError(f"{file}: the key for row hashes cannot be written ({error.strerror}).") from None
-    return file.read_bytes()
+    if len(secret := file.read_bytes()) != 32:
+        raise InputError(f"{file}: not a key of 32 bytes. Remove it; ids in earlier records will not match new ones.")
+    return secret
 
 
 def keyed_hash(parts: Iterable[str], secret: bytes) -> str:
@@ -131,5 +133,5 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, float):
-        return round(value, 6) if abs(value) < float("inf") else None
+        return float(f"{value:.7g}") if abs(value) < float("inf") else None
     return value if isinstance(value, str | int | bool | type(None)) else str(value)

@@ -1,6 +1,5 @@
 """Loading: wrong folders are answered before weights are read, and half a model is refused."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,13 +139,6 @@ def test_pickle_weights_are_refused_by_the_loader_too(folder: Path) -> None:
         load.load_model(str(folder), torch.float32, CPU)
     loaded = load.load_model(str(folder), torch.float32, CPU, load.Trust(pickle=True))
     assert torch.equal(loaded.state_dict()["model.norm.weight"], state["model.norm.weight"])
-
-
-def test_own_generation_settings_are_dropped(folder: Path) -> None:
-    settings = {"do_sample": True, "temperature": 0.3, "no_repeat_ngram_size": 2, "min_length": 40}
-    (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    loaded = load.load_model(str(folder), torch.float32, CPU).generation_config
-    assert not loaded.do_sample and not loaded.no_repeat_ngram_size and not loaded.min_length
 
 
 @pytest.mark.parametrize(

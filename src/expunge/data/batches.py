@@ -96,7 +96,7 @@ class Stream:
         while len(chosen) < count:
             if not self._queue:
                 fresh = [int(index) for index in self._random.permutation(len(self.windows))]
-                self._queue = [index for index in fresh if index not in chosen]
+                self._queue = sorted(fresh, key=lambda index: index not in chosen)  # those of this draw come last
             chosen.append(self._queue.pop())
         sizes = [self.windows[index].targets if self.by_tokens else 1 for index in chosen]
         size = dict(zip(chosen, sizes, strict=True))

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,15 +119,16 @@ def _jsonl(file: Path, text: str) -> Iterator[tuple[int, Any]]:
         if content.strip():
             try:
                 yield line, json.loads(content)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):  # also integers of over 4300 digits
                 raise InputError(f"{file}, line {line}: not JSON. Each line must be one JSON object.") from None
 
 
 def _json(file: Path, text: str) -> Iterator[tuple[int, Any]]:
     try:
         content = json.loads(text) if text.strip() else []
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}, line {error.lineno}: not JSON. The file must be one array of objects.") from None
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise InputError(f"{file}, line {line}: not JSON. The file must be one array of objects.") from None
     except RecursionError:
         raise InputError(f"{file}: nested too deeply. The file must be one array of flat objects.") from None
     if not isinstance(content, list):
@@ -135,6 +137,7 @@ def _json(file: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _csv(file: Path, text: str) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # documents may be longer than 131,072 characters
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="(more cells than columns)")
     try:
         for record in reader:
@@ -142,7 +145,7 @@ def _csv(file: Path, text: str) -> Iterator[tuple[int, Any]]:
                 raise InputError(f"{file}, line {reader.line_num}: fewer cells than the header has columns.")
             yield reader.line_num, record
     except csv.Error as error:
-        raise InputError(f"{file}, line {reader.line_num}: not CSV ({error}).") from None
+        raise InputError(f"{file}, line {reader.reader.line_num}: not CSV ({error}).") from None
 
 
 def _row(file: Path, line: int, record: Any) -> Row:
@@ -152,7 +155,7 @@ def _row(file: Path, line: int, record: Any) -> Row:
     columns = [str(column) for column in record]
     shape = next((shape for shape in SHAPES if set(shape) == set(columns) - set(METADATA)), None)
     if shape is None:
-        listed = ", ".join(repr(column[:40]) for column in columns[:8]) or "none"
+        listed = ", ".join(map(_shown, columns[:8])) or "none"
         raise InputError(f"{where}: columns {listed} do not make a row. Known: {KNOWN}.")
     for column in shape:
         value = record[column]
@@ -163,10 +166,16 @@ def _row(file: Path, line: int, record: Any) -> Row:
                 f"{where}: column {column!r} is empty, so there is nothing to forget or keep. Remove the row."
             )
         _check_text(where, column, value)
+    _check_text(where, "task", str(record.get("task") or ""))
     prompt = "" if shape == ("text",) else record[shape[0]]
     completion = record[shape[-1]]
     kind: Kind = "document" if shape == ("text",) else "answer"
     return Row(str(file), line, kind, prompt, completion, str(record.get("task") or ""))
+
+
+def _shown(column: str) -> str:
+    """A column's name, unless it may be text of a row (a CSV without a header)."""
+    return repr(column) if re.fullmatch(r"[a-z_]{1,20}", column) or column.startswith("(more") else "(not a name)"
 
 
 def _check_text(where: str, column: str, value: str) -> None:

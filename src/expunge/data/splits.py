@@ -6,7 +6,7 @@ file.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from expunge.data.rows import Row
 
@@ -31,7 +31,7 @@ def set_guard_apart(rows: Sequence[Row]) -> Parts:
     """Retain rows into those trained on (`seen`) and the guard (`unseen`): none where there are under 24 rows."""
     if len(rows) < 3 * GUARD_SHARE:
         return Parts(tuple(rows), ())
-    return _deal(rows, "retain", every=max(GUARD_SHARE, len(rows) // MOST_GUARD_ROWS))
+    return _deal(rows, "retain", every=max(GUARD_SHARE, -(-len(rows) // MOST_GUARD_ROWS)))
 
 
 def _deal(rows: Sequence[Row], salt: str, every: int) -> Parts:
@@ -53,13 +53,14 @@ def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> 
     """
     owners = sorted(forget, key=lambda row: row.digest("owner"))[:most]
     each = max(1, most // len(owners))
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[str, Row] = {}
+    known = {_read(row) for row in (*forget, *donors)}
     for owner in owners:
         others = [row for row in (*forget, *donors) if row.kind == owner.kind and row.completion != owner.completion]
         others.sort(key=lambda row: (_distance(row, owner), row.digest("donor")))
-        for other in others[:each]:
-            pair = _splice(owner, other, len(found) + 1)
-            found.setdefault(pair.content, pair)
+        pairs = {_read(pair): pair for pair in (_splice(owner, other, 0) for other in others)}
+        new = [text for text in pairs if text not in known | found.keys()][:each]
+        found |= {text: replace(pairs[text], line=len(found) + place) for place, text in enumerate(new, start=1)}
     return tuple(found.values())
 
 
@@ -67,6 +68,11 @@ def shape(row: Row) -> tuple[float, float]:
     """What the loss of unseen text depends on most: log length in characters, and twice the share of digits."""
     text = row.completion
     return math.log(len(text)), 2 * sum(map(str.isdigit, text)) / len(text)
+
+
+def _read(row: Row) -> str:
+    """The row as it reads, whatever its parts and its spacing."""
+    return " ".join(f"{row.prompt} {row.completion}".split())
 
 
 def _distance(row: Row, other: Row) -> float:

@@ -89,9 +89,12 @@ def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int
         ids, counted = encode_row(row, only_completion, tokenizer)
         return ids[: counted.index(True)][-rendering.context :], row.completion
     words = row.completion.split(" ")
-    half = max(1, len(words) // 2)
-    opening = " ".join(words[:half])
-    return list(tokenizer(opening)["input_ids"])[-rendering.context :], " ".join(words[half:])
+    half = 0 if row.prompt else max(1, len(words) // 2)
+    opening = row.prompt or " ".join(words[:half])
+    ids = list(tokenizer(opening)["input_ids"])
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()
+    return ids[-rendering.context :], " ".join(words[half:])
 
 
 def _text(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[str, int, bool]:

@@ -14,6 +14,7 @@ from expunge.data.batches import passes
 from expunge.data.rows import Row
 from expunge.data.tokens import prompt_ids
 from expunge.metric import Evidence, SetEvidence
+from expunge.model import generation
 from expunge.model.losses import target_logits, token_nll
 from expunge.problem import Problem, Split
 from expunge.progress import bar
@@ -98,16 +99,7 @@ def _greedy(problem: Problem, prompts: Sequence[list[int]], tokens: int) -> list
         attention[place, width - len(prompt) :] = 1
     end = problem.tokenizer.eos_token_id
     with problem.runtime.autocast():
-        output = problem.model.generate(
-            input_ids=ids.to(problem.runtime.device),
-            attention_mask=attention.to(problem.runtime.device),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=tokens,
-            min_new_tokens=1,
-            repetition_penalty=1.0,
-            pad_token_id=end if end is not None else 0,
-            eos_token_id=end,
-        )
+        device = problem.runtime.device
+        output = generation.generate(problem.model, ids.to(device), attention.to(device), end, tokens)
     new = output[:, width:].cpu().tolist()
     return [text.strip() for text in problem.tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -46,10 +46,23 @@ def contains(generation: str, answer: str) -> bool:
     if f" {wanted} " in f" {said} ":
         return True
     joined = wanted.replace(" ", "")
-    return len(joined) >= LONG_ENOUGH and joined in said.replace(" ", "")
+    if len(joined) < LONG_ENOUGH:
+        return False
+    words = said.split(" ")
+    return any(_run_together(words[start:], joined) for start in range(len(words)))
+
+
+def _run_together(words: list[str], joined: str) -> bool:
+    """Whether some first words make up exactly `joined`."""
+    text = ""
+    for word in words:
+        text += word
+        if len(text) >= len(joined):
+            break
+    return text == joined
 
 
 def _normal(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text.casefold())
+    plain = unicodedata.normalize("NFKD", text).casefold()
     plain = "".join(character for character in plain if not unicodedata.combining(character))
     return " ".join(re.findall(r"[^\W_]+", plain))

@@ -28,16 +28,18 @@ class LossAttack:
             return None
         value = np.zeros(len(bootstrap(1)) + 1)
         pairs = np.zeros_like(value)
-        for kind in sorted(set(members.kinds) & set(others.kinds)):
+        count = 0
+        for place, kind in enumerate(sorted(set(members.kinds) & set(others.kinds))):
             wins = _wins(members.loss[members.of_kind(kind)], others.loss[others.of_kind(kind)])
-            rows = np.vstack([np.ones(wins.shape[0]), bootstrap(wins.shape[0], seed=1)])
-            columns = np.vstack([np.ones(wins.shape[1]), bootstrap(wins.shape[1], seed=2)])
+            rows = np.vstack([np.ones(wins.shape[0]), bootstrap(wins.shape[0], seed=2 * place + 1)])
+            columns = np.vstack([np.ones(wins.shape[1]), bootstrap(wins.shape[1], seed=2 * place + 2)])
             value += np.einsum("bi,ij,bj->b", rows, wins, columns, optimize=True)
             pairs += rows.sum(axis=1) * columns.sum(axis=1)
+            count += wins.shape[0]
         if not pairs[0]:
             return None
         low, high = np.quantile(value[1:] / pairs[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Score(float(value[0] / pairs[0]), float(low), float(high), len(members.loss))
+        return Score(float(value[0] / pairs[0]), float(low), float(high), count)
 
 
 def _wins(members: Floats, others: Floats) -> Floats:

@@ -67,7 +67,7 @@ def load_tokenizer(path: str, trust: Trust | None = None) -> Any:
 
 
 def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust | None = None) -> PreTrainedModel:
-    """A causal language model in evaluation mode with its own generation settings dropped.
+    """A causal language model in evaluation mode.
 
     Raises `InputError` where the files cannot be loaded or do not hold every weight.
     """
@@ -127,7 +127,7 @@ def _check_config(folder: Path, trust: Trust) -> None:
         family = config.get("model_type")
     except (ValueError, AttributeError):
         raise InputError(f"{file}: not a JSON object.") from None
-    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trust.remote_code:
+    if str(family) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trust.remote_code:
         raise InputError(f"{file}: model type {str(family)!r} is no causal language model that transformers knows.")
 
 

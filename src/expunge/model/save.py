@@ -54,10 +54,15 @@ def merge(model: Any, adapter: bool) -> Any:
 
 def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
     """Weights as safetensors in `dtype`, config and tokenizer. The model itself stays as it is where dtypes agree."""
-    state = {name: _cast(tensor, dtype) for name, tensor in model.state_dict().items()}
+    cast: dict[tuple[Any, ...], torch.Tensor] = {}  # tied tensors stay one tensor, and are written once
+    state = {
+        name: cast.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), _cast(tensor, dtype))
+        for name, tensor in model.state_dict().items()
+    }
     before = model.config.dtype
-    model.config.dtype = dtype
     model.save_pretrained(folder, state_dict=state)
+    model.config.dtype = dtype  # save_pretrained declares the dtype of the model, not of what it writes
+    model.config.save_pretrained(folder)
     model.config.dtype = before
     tokenizer.save_pretrained(folder)
 

@@ -60,7 +60,13 @@ def select(model: Any, asked: str, device: torch.device) -> Subspace:
     if name == "lora":
         wrapped = get_peft_model(
             model.requires_grad_(False),
-            LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=linear_layers(model), task_type="CAUSAL_LM"),
+            LoraConfig(
+                r=LORA_RANK,
+                lora_alpha=LORA_ALPHA,
+                target_modules=linear_layers(model),
+                fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+                task_type="CAUSAL_LM",
+            ),
         )
         movable = {name: tensor for name, tensor in wrapped.named_parameters() if tensor.requires_grad}
         with torch.no_grad():

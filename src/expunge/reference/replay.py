@@ -13,6 +13,7 @@ import torch
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Window
+from expunge.model import generation
 from expunge.problem import Problem, Split
 from expunge.progress import bar
 
@@ -103,17 +104,8 @@ def _generate(problem: Problem, openings: Sequence[tuple[int, ...]], tokens: int
     longest = min(tokens, problem.rendering.context)
     with problem.original() as original, problem.runtime.autocast():
         end = problem.tokenizer.eos_token_id
-        output = original.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            max_length=longest,
-            pad_token_id=end if end is not None else 0,
-            eos_token_id=end,
-        )
+        new = max(1, longest - prompt.shape[1])
+        output = generation.generate(original, prompt, torch.ones_like(prompt), end, new, sample=True)
     start = prompt.shape[1]
     texts = []
     for ids in output.tolist():
