@@ -21,7 +21,7 @@ from expunge import cli
 from expunge.config import read_yaml
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering
-from expunge.evaluate.retrained import fine_tune
+from expunge.evaluation.retrained import fine_tune
 from expunge.loop import Training
 from expunge.model.load import load_model
 from expunge.model.save import atomic_folder, write

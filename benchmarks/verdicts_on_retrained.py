@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import expunge
 from expunge.data.rows import read
 from expunge.demo import RENDERING, World, make_models
-from expunge.evaluate.retrained import fine_tune
+from expunge.evaluation.retrained import fine_tune
 from expunge.loop import Training
 from expunge.model.save import write
 from expunge.record import environment

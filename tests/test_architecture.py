@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from expunge import registry
-from expunge.evaluate import verdict
+from expunge.evaluation import verdict
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -57,3 +57,10 @@ def test_no_paths_of_a_machine_and_no_benchmark_rows() -> None:
         *(ROOT / "benchmarks").glob("*.py"),
     ]:
         assert not re.search(r"/(work|root|home)/", file.read_text(encoding="utf-8")), file
+
+
+def test_public_functions_are_not_hidden_by_packages_of_their_name() -> None:
+    import expunge
+    import expunge.pipeline  # imports every package below it
+
+    assert all(callable(getattr(expunge, name)) for name in expunge.PUBLIC)

@@ -1,8 +1,7 @@
 """Applies a method to a problem: probe for the learning rate, attempts, checks, guard and stop.
 
-A method whose forget rows have targets runs in two stages at one learning rate: *travel* at a constant rate until
-the rows have arrived, then *settle* with the rate going down to nothing, so that the pull to the targets and the pull
-of the rows to keep come to rest. The rate is the smallest that the probe expects to arrive within the travel stage.
+A method whose forget rows have targets follows a course (`optim.course`) whose first learning rate comes from a probe;
+other methods take all their steps at the rate they were given.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,22 +16,18 @@ from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.loop import Descent, linear, minimise
 from expunge.method import LossPhase, Method, State
+from expunge.optim.course import Course
 from expunge.optim.stopping import Check
 from expunge.problem import Problem, Split
 from expunge.progress import bar
 from expunge.reference.cache import row_losses
 
 MOST_WATCHED = {"forget": 128, "retain": 48, "guard": 48}
+CHECKS = 30  # times an attempt at which the rows are measured
 PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
 PROBE_GROWTH = 2.0
-TRAVEL_SHARE = 0.5
-CAUTION = 0.5  # share of the probe's path to begin with: large steps wander, small ones may need less
-ONSET = 0.1  # of the way; from there on forgetting is fast
-PATIENCE = 0.15  # of the travel stage; after it the rate rises at every check until the rows move
-RAISE = 1.25  # factor on the rate before the onset, on the pressure after it
-STALL = 0.02  # of the way between two checks; slower, and the pressure rises
-MOST_PRESSURE = 16.0
+CAUTION = 0.5  # share of the probe's path that the first half of the steps are to go: large steps wander
 ATTEMPTS = 3
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -124,7 +119,6 @@ class _Run:
     watch: Watch
     log: Log
     outcome: Outcome
-    rate: float = 0.0
 
     def plainly(self) -> None:
         """All steps at the given rate, for methods that have no end of their own."""
@@ -161,47 +155,29 @@ class _Run:
         self._conclude(best.reason, best.rate, best.steps)
 
     def _attempt(self, rate: float) -> tuple[Check, int]:
+        course = Course(rate, self.phase.steps, fixed=self.phase.learning_rate is not None)
         self.state.pressure = 1.0
-        steps, every = self.phase.steps, max(4, self.phase.steps // 30)
-        travel = TRAVEL_SHARE * steps
-        raised, reached = {"by": 1.0}, {"way": 0.0}
-        settle = {"from": steps - int(steps * (1 - TRAVEL_SHARE)) // 2, "steps": int(steps * (1 - TRAVEL_SHARE)) // 2}
+        every = max(4, self.phase.steps // CHECKS)
         last: list[Check] = []
 
-        def rate_at(step: int) -> float:
-            share = min(1.0, (step + 1) / 6)
-            if step >= settle["from"]:
-                share = max(0.02, 1 - (step - settle["from"]) / settle["steps"])
-            self.rate = rate * raised["by"] * share
-            return self.rate
-
         def after(step: int, losses: Mapping[str, float]) -> bool:
-            end = step == settle["from"] + settle["steps"]
-            if step % every and not end:
-                return False
-            check = self.watch.check(step)
-            self._record(check)
-            last[:] = [check]
-            if step < settle["from"] and check.travelled():
-                settle["from"] = step
-            elif step > PATIENCE * travel and step < settle["from"]:
-                way = float(np.mean(np.minimum(check.way(), 1)))
-                stalled, reached["way"] = way - reached["way"] < STALL, way
-                if np.median(check.way()) >= ONSET and stalled:
-                    self.state.pressure = min(MOST_PRESSURE, self.state.pressure * RAISE)
-                elif np.median(check.way()) < ONSET and not self.phase.learning_rate:
-                    raised["by"] *= RAISE
-            return end
+            if step % every == 0 or step == course.end:
+                check = self.watch.check(step)
+                course.see(check)
+                self.state.pressure = course.pressure
+                self._record(check, rate=course.rate_at(step), pressure=course.pressure)
+                last[:] = [check]
+            return step == course.end
 
-        taken = self._minimise(rate_at, steps, after, "unlearning")
+        taken = self._minimise(course.rate_at, self.phase.steps, after, "unlearning")
         return last[0], taken
 
     def _probe(self, start: Mapping[str, torch.Tensor]) -> float:
-        """The smallest rate expected to arrive within the travel stage, from a ramp of rising rates, undone.
+        """A small rate that should arrive, from a ramp of rising rates, undone.
 
         AdamW moves every weight by about its learning rate a step, so how far the weights must go is the sum of the
-        rates up to the step at which the forget rows arrive; that path, times a safety for the pull of the other
-        terms, is shared out over the steps of the travel stage.
+        rates up to the step at which the forget rows arrive. Half of that path, since large steps wander, is shared
+        out over half of the steps; the course raises the rate where that was too little.
         """
         assert self.watch.targets is not None
         begin, aim = float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
@@ -222,7 +198,7 @@ class _Run:
         except NumericalError:
             trace.append({"rate": rate_at(len(path)), "path": sum(path), "way": float("nan")})
         self.problem.restore(start)
-        rate = CAUTION * sum(path) / (TRAVEL_SHARE * self.phase.steps)
+        rate = CAUTION * sum(path) / (self.phase.steps / 2)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 
@@ -250,12 +226,8 @@ class _Run:
                 report,
             )
 
-    def _record(self, check: Check) -> None:
-        figures = {
-            "attempt": len(self.outcome.attempts) + 1,
-            "rate": self.rate,
-            "pressure": self.state.pressure,
-        } | check.figures()
+    def _record(self, check: Check, **settings: float) -> None:
+        figures = {"attempt": len(self.outcome.attempts) + 1} | settings | check.figures()
         self.outcome.history.append(figures)
         self.log(figures)
 

@@ -16,7 +16,7 @@ from expunge.data import fiction
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
-from expunge.evaluate.retrained import cache_folder, fine_tune
+from expunge.evaluation.retrained import cache_folder, fine_tune
 from expunge.loop import Training
 from expunge.model.save import atomic_folder, write
 from expunge.model.tiny import byte_tokenizer, llama

@@ -10,12 +10,12 @@ from expunge import config as configs
 from expunge import record
 from expunge.assemble import Assembled, Checked, token_counts
 from expunge.config import data_path
-from expunge.evaluate import suite, verdict
+from expunge.evaluation import suite, verdict
 from expunge.metric import Evidence
 from expunge.metrics.knowledge import known_rows
 from expunge.metrics.regurgitation import recall_rows
 from expunge.model import load
-from expunge.report import card, html, markdown
+from expunge.reporting import card, html, markdown
 
 NAMED_MODELS = ("original", "unlearned", "retrained")
 

@@ -16,8 +16,8 @@ from expunge.data.tokens import Rendering
 from expunge.deliver import deliver
 from expunge.distributed import Runtime
 from expunge.errors import InputError
-from expunge.evaluate import evidence, verdict
-from expunge.evaluate.retrained import Twin, make_twin
+from expunge.evaluation import evidence, verdict
+from expunge.evaluation.retrained import Twin, make_twin
 from expunge.loop import Training
 from expunge.metric import Evidence
 from expunge.model import load, save

@@ -16,7 +16,7 @@ from expunge.config import Inputs
 from expunge.data.batches import Batch
 from expunge.data.rows import Row, read
 from expunge.demo import FINE_TUNING, RENDERING
-from expunge.evaluate.retrained import fine_tune
+from expunge.evaluation.retrained import fine_tune
 from expunge.loop import Training
 from expunge.method import LossPhase, State, Terms
 from expunge.methods.loss_matching import LossMatching

@@ -42,7 +42,7 @@ class LossMatching:
     """Weight of the KL to the original on unseen rows."""
     replay_weight: float = 2.0
     """Weight of the KL to the original on replay."""
-    replay_texts: int = 1024
+    replay_texts: int = 512
     """Texts to sample from the original; 0 for none."""
     replay_tokens: int = 128
     """Longest replay text, in tokens."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from expunge.errors import InputError
 
@@ -59,6 +60,7 @@ def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
         name: cast.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), _cast(tensor, dtype))
         for name, tensor in model.state_dict().items()
     }
+    transformers_logging.disable_progress_bar()  # a bar per file would be noise
     before = model.config.dtype
     model.save_pretrained(folder, state_dict=state)
     model.config.dtype = dtype  # save_pretrained declares the dtype of the model, not of what it writes

@@ -34,7 +34,6 @@ def prepare(problem: Problem, replay_texts: int, replay_tokens: int) -> State:
             "sampled": replay.sampled,
             "dropped": {
                 "near forget rows": replay.near_forget,
-                "near retain rows": replay.near_retain,
                 "repeats": replay.repeats,
             },
         }

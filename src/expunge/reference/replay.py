@@ -1,8 +1,7 @@
 """Replay: text sampled from the original model, which stands for what it knows and nobody handed over.
 
 Seeded, and held in memory only: nothing of it reaches a disk. Samples that share eight tokens in a row with a forget
-row are dropped and counted, since holding them in place would hold what must go. So are repeats, and samples that share
-eight tokens with a retain row: those are trained on themselves, and replay stands for the others.
+row are dropped and counted, since holding them in place would hold what must go; so are repeats.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ class Replay:
     split: Split
     sampled: int
     near_forget: int
-    near_retain: int
     repeats: int
 
 
@@ -40,10 +38,10 @@ def sample(problem: Problem, count: int, tokens: int, batch: int = 128) -> Repla
     forgotten; without such rows, from the first token of the forget rows.
     """
     random = np.random.default_rng(problem.seed)
-    forget, retain = (_grams_of(problem, name) for name in ("forget", "retain"))
+    grams = _grams([window.ids for window in problem.splits["forget"].windows])
     kept: list[Window] = []
     seen: set[tuple[int, ...]] = set()
-    dropped = {"near_forget": 0, "near_retain": 0, "repeats": 0}
+    dropped = {"near_forget": 0, "repeats": 0}
     sampled = 0
     with bar("replay", count) as report, torch.random.fork_rng(devices=[], enabled=True):
         torch.manual_seed(problem.seed)
@@ -51,31 +49,16 @@ def sample(problem: Problem, count: int, tokens: int, batch: int = 128) -> Repla
             openings = _openings(problem, batch, random)
             for ids, start in _generate(problem, openings, tokens):
                 sampled += 1
-                why = _unwanted(ids, forget, retain, seen)
-                seen.add(ids)
-                if why:
-                    dropped[why] += 1
+                if _grams([ids]) & grams:
+                    dropped["near_forget"] += 1
+                elif ids in seen:
+                    dropped["repeats"] += 1
                 elif len(kept) < count:
+                    seen.add(ids)
                     kept.append(Window(len(kept), ids, tuple(place >= start for place in range(len(ids)))))
             report(len(kept))
     rows = tuple(Row("(replay)", index + 1, "document", "", "") for index in range(len(kept)))
     return Replay(Split("replay", rows, tuple(kept)), sampled, **dropped)
-
-
-def _unwanted(
-    ids: tuple[int, ...], forget: set[tuple[int, ...]], retain: set[tuple[int, ...]], seen: set[tuple[int, ...]]
-) -> str | None:
-    """Why a sample is dropped, if it is."""
-    grams = _grams([ids])
-    if grams & forget:
-        return "near_forget"
-    if ids in seen:
-        return "repeats"
-    return "near_retain" if grams & retain else None
-
-
-def _grams_of(problem: Problem, name: str) -> set[tuple[int, ...]]:
-    return _grams([window.ids for window in problem.splits[name].windows]) if name in problem.splits else set()
 
 
 def _openings(problem: Problem, batch: int, random: np.random.Generator) -> list[tuple[int, ...]]:

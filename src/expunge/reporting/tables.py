@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.errors import InputError
-from expunge.report import readings
-from expunge.report.words import (
+from expunge.reporting import readings
+from expunge.reporting.words import (
     METRICS,
     MODELS,
     NOT_MEASURED,

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from expunge.report import card, html, markdown, plots
+from expunge.reporting import card, html, markdown, plots
 
 FORBIDDEN = re.compile(r"proven|deleted|certified|compliant", re.IGNORECASE)
 OUTSIDE = re.compile(r"https?:|//\w|\bsrc=|@import|url\((?!#)|<script|<link|<iframe|<object", re.IGNORECASE)
@@ -237,7 +237,7 @@ def test_the_card_is_a_model_card(make_record):
 
 def test_pages_need_no_torch():
     code = (
-        "import sys; from expunge.report import html, markdown, card; "
+        "import sys; from expunge.reporting import html, markdown, card; "
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'transformers')"
         " or m.startswith('expunge.') and m != 'expunge.errors' and not m.startswith('expunge.report')])"
     )

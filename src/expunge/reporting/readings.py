@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from expunge.report.words import Badge
+from expunge.reporting.words import Badge
 
 FORGOTTEN_WHEN_HIGH = {
     "loss": True,

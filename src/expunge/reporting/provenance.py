@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.report.words import SETS, duration, number, plain, size
+from expunge.reporting.words import SETS, duration, number, plain, size
 
 Record = Mapping[str, Any]
 COUNTS = ("rows", "documents", "answers", "windows", "tokens", "duplicates")

@@ -7,8 +7,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from expunge.report import plots, provenance, tables
-from expunge.report.words import MEANINGS, NOT_MEASURED, visible
+from expunge.reporting import plots, provenance, tables
+from expunge.reporting.words import MEANINGS, NOT_MEASURED, visible
 
 Record = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"

@@ -30,6 +30,8 @@ COLLATERAL_DROP = 0.2
 LOSS_SHARE = 0.05
 LOSS_SLACK = 0.05
 PERPLEXITY_RISE = 1.1
+SAMPLES_COLLAPSE = 1.5
+SAMPLES_RISE = 0.2
 SAME_ANSWERS = 0.8
 COLLAPSE_SHARE = 0.5
 
@@ -157,7 +159,7 @@ def judge_rest(original: Evidence, unlearned: Evidence) -> tuple[RestVerdict, li
     worst: RestVerdict = "kept"
     reasons: list[str] = []
     order = ("kept", "damaged", "collapsed")
-    for finding in (_answers, _losses, _unseen, _sameness):
+    for finding in (_answers, _losses, _samples, _unseen, _sameness):
         for verdict, reason in finding(original, unlearned):
             reasons.append(reason)
             worst = verdict if order.index(verdict) > order.index(worst) else worst
@@ -185,7 +187,7 @@ def _answers(original: Evidence, unlearned: Evidence) -> Finding:
 
 def _losses(original: Evidence, unlearned: Evidence) -> Finding:
     found: Finding = []
-    for name in ("retain", "guard", "samples"):
+    for name in ("retain", "guard"):
         if name not in unlearned.sets:
             continue
         before, after = float(original.sets[name].loss.mean()), float(unlearned.sets[name].loss.mean())
@@ -196,6 +198,22 @@ def _losses(original: Evidence, unlearned: Evidence) -> Finding:
             what = f"the loss of {name} rows rose by {rise:.2f} nats per token (from {before:.2f})"
             found.append(("collapsed" if half else "damaged", what))
     return found
+
+
+def _samples(original: Evidence, unlearned: Evidence) -> Finding:
+    """Text of the original's own, half of it memorised or made up: a retrained model is surprised by it too.
+
+    So it can show a collapse; damage it shows only where no retain rows were given, which would show it better.
+    """
+    if "samples" not in unlearned.sets:
+        return []
+    before, after = (float(evidence.sets["samples"].loss.mean()) for evidence in (original, unlearned))
+    collapsed = after > SAMPLES_COLLAPSE * max(before, _unseen_loss(original))
+    damaged = "retain" not in unlearned.sets and after - before > SAMPLES_RISE
+    if not collapsed and not damaged:
+        return []
+    what = f"the loss of samples of the original rose by {after - before:.2f} nats per token (from {before:.2f})"
+    return [("collapsed" if collapsed else "damaged", what)]
 
 
 def _unseen(original: Evidence, unlearned: Evidence) -> Finding:

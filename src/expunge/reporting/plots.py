@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from expunge.report.words import MODELS, SETS
+from expunge.reporting.words import MODELS, SETS
 
 Record = Mapping[str, Any]
 Floats = NDArray[np.float64]

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from expunge.report import tables
-from expunge.report.markdown import escaped, paragraph
-from expunge.report.words import duration
+from expunge.reporting import tables
+from expunge.reporting.markdown import escaped, paragraph
+from expunge.reporting.words import duration
 
 Record = Mapping[str, Any]
 FRONT = """---

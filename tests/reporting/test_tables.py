@@ -3,8 +3,8 @@ import math
 import pytest
 
 from expunge.errors import InputError
-from expunge.report import provenance, tables
-from expunge.report.words import duration, number, size, visible
+from expunge.reporting import provenance, tables
+from expunge.reporting.words import duration, number, size, visible
 
 
 def line_of(comparison, group, metric):
