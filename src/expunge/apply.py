@@ -27,7 +27,7 @@ CHECKS = 30  # times an attempt at which the rows are measured
 PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
 PROBE_GROWTH = 2.0
-CAUTION = 0.5  # share of the probe's path that the first half of the steps are to go: large steps wander
+CAUTION = 0.4  # share of the probe's path that the first half of the steps are to go: large steps wander
 ATTEMPTS = 3
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -176,8 +176,9 @@ class _Run:
         """A small rate that should arrive, from a ramp of rising rates, undone.
 
         AdamW moves every weight by about its learning rate a step, so how far the weights must go is the sum of the
-        rates up to the step at which the forget rows arrive. Half of that path, since large steps wander, is shared
-        out over half of the steps; the course raises the rate where that was too little.
+        rates up to the step at which the forget rows arrive. Less than half of that path, since large steps wander, is
+        shared out over half of the steps, and more where a step sees few of the forget rows; the course raises the
+        rate where that was too little.
         """
         assert self.watch.targets is not None
         begin, aim = float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
@@ -198,7 +199,8 @@ class _Run:
         except NumericalError:
             trace.append({"rate": rate_at(len(path)), "path": sum(path), "way": float("nan")})
         self.problem.restore(start)
-        rate = CAUTION * sum(path) / (self.phase.steps / 2)
+        draws = len(self.problem.splits["forget"].windows) / self.phase.draws["forget"]
+        rate = CAUTION * sum(path) * max(1.0, draws) ** 0.5 / (self.phase.steps / 2)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 

@@ -45,9 +45,11 @@ TABLE = {
     "untouched": Expected("not forgotten", "kept", ("not forgotten",)),
     "retrained": Expected("forgotten", "kept", ("forgotten",), 0.85),
     "random_weights": Expected("forgotten", "collapsed", GONE),
-    "constant_answer": Expected("not forgotten", "collapsed", GONE, 0.75),  # documents, a fifth of the rows, stay known
-    "refuses_everything": Expected("not forgotten", "collapsed", GONE, 0.75),  # as above
-    "over_forgotten": Expected("over-forgotten", "kept", ("over-forgotten",), 0.8),
+    # Answers are hidden, not gone: the losses still tell, and the documents stay known.
+    "constant_answer": Expected("not forgotten", "collapsed", ("not forgotten",), 0.6),
+    "refuses_everything": Expected("not forgotten", "collapsed", ("not forgotten",), 0.6),
+    # Going five nats too far costs the people beside it their answers.
+    "over_forgotten": Expected("over-forgotten", "damaged", ("over-forgotten",), 0.8),
     "half_forgotten": Expected("not forgotten", "kept", ("forgotten", "partly"), 0.45),
 }
 

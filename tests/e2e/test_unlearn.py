@@ -142,7 +142,7 @@ def test_retrain_is_cached_and_comparable(world: Path, tmp_path: Path) -> None:
             output=str(tmp_path / name),
         )
         assert twin.comparable
-    assert sum("cache" in line for line in lines) == 1
+    assert sum("taken from the cache" in line for line in lines) == 1
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

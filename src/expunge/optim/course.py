@@ -12,7 +12,7 @@ from expunge.optim.stopping import Check
 
 TRAVEL_SHARE = 0.75  # of the steps, at most; the rest, or a quarter of the steps, settles
 WARMUP = 6
-PATIENCE = 0.25  # of the longest travel, for the rows to begin to move
+PATIENCE = 0.2  # of the longest travel, for the rows to begin to move
 LOOKS = 12  # times a travel at which rate or pressure may rise
 RAISE = 1.4
 ONSET = 0.1  # of the way; from there on forgetting is fast
