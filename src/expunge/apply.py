@@ -27,7 +27,7 @@ CHECKS = 30  # times an attempt at which the rows are measured
 PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
 PROBE_GROWTH = 2.0
-CAUTION = 0.4  # share of the probe's path that the first half of the steps are to go: large steps wander
+CAUTION = 0.33  # share of the probe's path that the first half of the steps are to go: large steps wander
 ATTEMPTS = 3
 Log = Callable[[Mapping[str, Any]], None]
 

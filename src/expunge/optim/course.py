@@ -12,9 +12,9 @@ from expunge.optim.stopping import Check
 
 TRAVEL_SHARE = 0.75  # of the steps, at most; the rest, or a quarter of the steps, settles
 WARMUP = 6
-PATIENCE = 0.2  # of the longest travel, for the rows to begin to move
+PATIENCE = 0.3  # of the longest travel, for the rows to begin to move
 LOOKS = 12  # times a travel at which rate or pressure may rise
-RAISE = 1.4
+RAISE = 1.25
 ONSET = 0.1  # of the way; from there on forgetting is fast
 SETTLE = 3.0  # factor on the pressure when settling begins: the targets are a constraint
 STALL = 0.04  # of the way between two looks; slower, and the pressure rises
