@@ -4,6 +4,7 @@ A method whose forget rows have targets follows a course (`optim.course`) whose 
 other methods take all their steps at the rate they were given.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -200,7 +201,7 @@ class _Run:
             trace.append({"rate": rate_at(len(path)), "path": sum(path), "way": float("nan")})
         self.problem.restore(start)
         draws = len(self.problem.splits["forget"].windows) / self.phase.draws["forget"]
-        rate = CAUTION * sum(path) * max(1.0, draws) ** 0.5 / (self.phase.steps / 2)
+        rate = CAUTION * sum(path) * math.sqrt(max(1.0, draws)) / (self.phase.steps / 2)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 

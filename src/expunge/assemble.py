@@ -24,6 +24,7 @@ from expunge.reference.cache import row_losses
 
 MOST_PROBED = 64
 FEWEST_PAIRS = 4
+SHORTEST_ECHO = 6
 ENDING = 1.0  # nats: documents end with EOS where the original expects it there at least this well
 
 
@@ -103,6 +104,18 @@ def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
         given = {row.content for name in ("forget", "retain") if name in sets for row in sets[name].rows}
         parts["collateral"] = tuple(row for row in sets["train"].rows if row.content not in given)
     return {name: rows for name, rows in parts.items() if rows}
+
+
+def echoed(checked: Checked) -> list[str]:
+    """Names of forget answers (of six characters or more) that stand in a retain row, which would keep them."""
+    kept = [f"{row.prompt}\n{row.completion}".casefold() for row in checked.parts.get("retain", ())]
+    return [
+        row.name
+        for row in checked.forget
+        if row.kind == "answer"
+        and len(answer := row.completion.strip().strip(".").casefold()) >= SHORTEST_ECHO
+        and any(answer in text for text in kept)
+    ]
 
 
 @dataclass(slots=True)

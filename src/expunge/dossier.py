@@ -8,9 +8,10 @@ import numpy as np
 
 from expunge import config as configs
 from expunge import record
-from expunge.assemble import Assembled, Checked, token_counts
+from expunge.assemble import Assembled, Checked, echoed, token_counts
 from expunge.config import data_path
 from expunge.evaluation import suite, verdict
+from expunge.evaluation.retrained import comparable
 from expunge.metric import Evidence
 from expunge.metrics.knowledge import known_rows
 from expunge.metrics.regurgitation import recall_rows
@@ -43,7 +44,7 @@ def build(
         "scores": suite.scores(evidence),
         "rows": _rows(judged, checked, evidence, details, secret),
         "losses": _losses(evidence),
-        "limits": [*record.LIMITS, *_limits(config, checked, details)],
+        "limits": [*record.LIMITS, *_limits(config, checked, details, evidence)],
         "method": details["method"],
         "audit": details["audit"],
         "subspace": details["subspace"],
@@ -162,9 +163,14 @@ def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]
     }
 
 
-def _limits(config: Any, checked: Checked, details: Mapping[str, Any]) -> list[str]:
-    """Which claims are weaker because something was not given."""
+def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> list[str]:
+    """Which claims are weaker because something was not given, or because of what was."""
     found = []
+    if echoes := echoed(checked):
+        found.append(
+            f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "
+            f"{', '.join(echoes[:5])}{' and others' if len(echoes) > 5 else ''}."
+        )
     if "retain" not in checked.sets:
         found.append(
             "No retain rows were given: what should stay known was held by the original's own samples alone, and is "
@@ -182,12 +188,24 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any]) -> list[s
             if checked.comparison
             else "No rows that the model never saw could be had, so no row could be ranked."
         )
-    if not getattr(config, "retrained", None):
+    if "retrained" in evidence and not _comparable(evidence):
+        found.append(
+            "The retrained model knows the retain rows better or worse than the original by more than 10 %, so it was "
+            "trained longer or shorter: it is not comparable."
+        )
+    if "retrained" not in evidence:
         found.append("No retrained model was given, so nothing here says what leaving the rows out would have given.")
     notes = (details.get("method") or {}).get("notes") or {}
     if notes.get("targets", {}).get("source") == "base":
         found.append("The targets come from the base model, which is less surprised by unseen text than this one.")
     return found
+
+
+def _comparable(evidence: Mapping[str, Evidence]) -> bool:
+    losses = [
+        evidence[name].sets["retain"].loss for name in ("retrained", "original") if "retain" in evidence[name].sets
+    ]
+    return not losses or comparable(float(losses[0].mean()), float(losses[1].mean()))
 
 
 def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from expunge import config as configs
 from expunge import dossier, record, registry
 from expunge.apply import Outcome, apply
-from expunge.assemble import Assembled, Checked, assemble, check, load_other, token_counts, trust
+from expunge.assemble import Assembled, Checked, assemble, check, echoed, load_other, token_counts, trust
 from expunge.data.tokens import Rendering
 from expunge.deliver import deliver
 from expunge.distributed import Runtime
@@ -237,6 +237,10 @@ def _say_inputs(config: configs.Unlearn, checked: Checked, assembled: Assembled,
     if assembled.joins:
         losses = ", ".join(f"{join} {loss:.2f}" for join, loss in assembled.joins.items())
         say(f"join: {assembled.problem.rendering.join} (the original's loss on the forget rows: {losses})")
+    if echoes := echoed(checked):
+        say(
+            f"warning: the content of {len(echoes)} forget rows also stands in retain rows, which keep it ({echoes[0]})"
+        )
     if "retain" not in checked.sets:
         say("no retain rows: what is not replayed by the original itself is held by nothing")
 
