@@ -9,6 +9,7 @@ them, with a seed of its own. A retrained model is what unlearning imitates, so 
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from expunge.data.rows import read
-from expunge.demo import RENDERING, World, make_models
+from expunge.demo import RENDERING, SMALL, make_models
 from expunge.evaluation.retrained import fine_tune
-from expunge.loop import Training
 from expunge.model.save import write
 from expunge.record import environment
 
 ROWS_EACH = 5  # rows of one person
-FINE_TUNING = Training(epochs=30, learning_rate=1.5e-3, batch_rows=16)
-WORLD = World(
-    seed=50,
-    forget=6,
-    retain=20,
-    collateral=10,
-    holdout=40,
-    pretrain=120,
-    width=96,
-    layers=3,
-    pretraining=Training(epochs=6, learning_rate=3e-3, batch_rows=32, weight_decay=0.1),
-    fine_tuning=FINE_TUNING,
-)
+WORLD = replace(SMALL, seed=50)
 
 
 def judge(world: Path, folder: Path, seed: int) -> dict[str, object]:
@@ -52,7 +40,7 @@ def judge(world: Path, folder: Path, seed: int) -> dict[str, object]:
     tokenizer = AutoTokenizer.from_pretrained(world / "original")
     base = AutoModelForCausalLM.from_pretrained(world / "base", dtype=torch.float32)
     kept = [row for row, is_gone in zip(rows, chosen, strict=True) if not is_gone]
-    twin, _ = fine_tune(base, tokenizer, kept, RENDERING, FINE_TUNING, seed, f"twin {seed}")
+    twin, _ = fine_tune(base, tokenizer, kept, RENDERING, WORLD.fine_tuning, seed, f"twin {seed}")
     write(twin, tokenizer, folder / "twin", torch.float32)
     run = expunge.evaluate(
         model=str(world / "original"),

@@ -78,6 +78,21 @@ class World:
     fine_tuning: Training = FINE_TUNING
 
 
+SMALL = World(
+    seed=3,
+    forget=6,
+    retain=20,
+    collateral=10,
+    holdout=40,
+    pretrain=120,
+    width=96,
+    layers=3,
+    pretraining=Training(epochs=6, learning_rate=3e-3, batch_rows=32, weight_decay=0.1),
+    fine_tuning=Training(epochs=30, learning_rate=1.5e-3, batch_rows=16),
+)
+"""A smaller world, made in under a minute, for tests and benchmarks."""
+
+
 def make_models(folder: Path, world: World, say: Say) -> None:
     """Writes base, original and retrained model and the rows (forget, retain, holdout, train) to `folder`."""
     groups = ("forget", "retain", "collateral", "holdout", "pretrain")

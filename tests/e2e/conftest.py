@@ -5,21 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.demo import World, make_models
-from expunge.loop import Training
-
-SMALL = World(
-    seed=3,
-    forget=6,
-    retain=20,
-    collateral=10,
-    holdout=40,
-    pretrain=120,
-    width=96,
-    layers=3,
-    pretraining=Training(epochs=6, learning_rate=3e-3, batch_rows=32, weight_decay=0.1),
-    fine_tuning=Training(epochs=30, learning_rate=1.5e-3, batch_rows=16),
-)
+from expunge.demo import SMALL, make_models
 
 
 @pytest.fixture(scope="session")

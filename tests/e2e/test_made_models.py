@@ -15,7 +15,7 @@ from expunge.assemble import assemble, check
 from expunge.config import Inputs
 from expunge.data.batches import Batch
 from expunge.data.rows import Row, read
-from expunge.demo import FINE_TUNING, RENDERING
+from expunge.demo import RENDERING, SMALL
 from expunge.evaluation.retrained import fine_tune
 from expunge.loop import Training
 from expunge.method import LossPhase, State, Terms
@@ -116,8 +116,7 @@ def half_forgotten(world: Path, folder: Path) -> Path:
     forget = read(world / "forget.jsonl", "forget").rows
     gone = {row.content for row in forget[: FORGET_ROWS // 2]}
     rows = [row for row in read(world / "train.jsonl", "train").rows if row.content not in gone]
-    training = Training(epochs=FINE_TUNING.epochs, learning_rate=1.5e-3, batch_rows=16)
-    return _fine_tuned(world / "base", rows, training, folder)
+    return _fine_tuned(world / "base", rows, SMALL.fine_tuning, folder)
 
 
 def _answers_all_with(text: str, world: Path, folder: Path) -> Path:
