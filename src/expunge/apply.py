@@ -75,11 +75,7 @@ class Watch:
         )
 
     def _losses(self, name: str) -> NDArray[np.float64]:
-        training = self.problem.model.training
-        self.problem.model.eval()
-        losses = row_losses(self.problem, self.problem.model, self.splits[name]).numpy()
-        self.problem.model.train(training)
-        return losses
+        return row_losses(self.problem, self.problem.model, self.splits[name]).numpy()
 
 
 def apply(method: Method, problem: Problem, log: Log) -> Outcome:
@@ -90,13 +86,10 @@ def apply(method: Method, problem: Problem, log: Log) -> Outcome:
     targets = None if state.targets is None else state.targets.tolist()
     outcome = Outcome(notes=state.notes, targets=targets)
     run = _Run(method, problem, state, phase, watch, log, outcome)
-    try:
-        if phase.aims:
-            run.with_targets()
-        else:
-            run.plainly()
-    finally:
-        problem.model.eval()
+    if phase.aims:
+        run.with_targets()
+    else:
+        run.plainly()
     return outcome
 
 
@@ -218,8 +211,8 @@ class _Run:
         def draw(step: int) -> list[Batch]:
             return [batch for name, stream in streams.items() for batch in stream.draw(self.phase.draws[name])]
 
+        self.problem.model.eval()  # no dropout: targets and the original's distributions were measured without it
         with bar(title, steps) as report:
-            self.problem.model.train()
             return minimise(
                 self.problem,
                 draw,
@@ -242,7 +235,7 @@ def _reason(check: Check) -> str:
     if check.hurts():
         return "the guard rows' loss rose beyond the guard"
     if not check.arrived():
-        return "the steps were used up before the forget rows arrived"
+        return "the attempt ended before the forget rows were at their targets"
     return "the forget rows are at their targets" + (
         " and the retain rows are back" if check.retain_back() else "; the retain rows are not wholly back"
     )

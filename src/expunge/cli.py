@@ -6,6 +6,7 @@ that `--help` answers at once.
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to one another, not to the user
     try:
         return _run(arguments)
     except ExpungeError as error:

@@ -34,7 +34,9 @@ def build(
     """The record of a run (schema 1). `details` are the entries that only one command has."""
     secret = record.key()
     problem = assembled.problem
-    judged = verdict.judge(evidence["original"], evidence["unlearned"], evidence.get("retrained"))
+    judged = verdict.judge(
+        evidence["original"], evidence["unlearned"], evidence.get("retrained"), checked.comparison == "holdout"
+    )
     environment = record.environment()
     return {
         "schema": record.SCHEMA,

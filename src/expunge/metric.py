@@ -20,6 +20,7 @@ class SetEvidence:
     `loss` [n]: mean over the row's targets, nats; `targets` [n]: how many; `token_loss`: all targets' losses, row
     after row. `references` and `generations` [n]: the answer (or second half of a document) and what the model
     generates greedily in its place; None for rows that were not generated.
+    `shapes` [n, 2]: what the loss of unseen text depends on most (`data.splits.shape`), to find rows that compare.
     """
 
     kinds: tuple[str, ...]
@@ -29,6 +30,7 @@ class SetEvidence:
     token_loss: Floats
     references: tuple[str | None, ...]
     generations: tuple[str | None, ...]
+    shapes: Floats
 
     def of_kind(self, kind: str) -> NDArray[np.intp]:
         """Indices of the rows of a kind."""

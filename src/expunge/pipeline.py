@@ -248,7 +248,7 @@ def _say_inputs(config: configs.Unlearn, checked: Checked, assembled: Assembled,
 def _audit(original: Evidence, config: configs.Unlearn, say: Say) -> dict[str, Any]:
     """Are the rows in the model at all? Raises `InputError` where they are not, unless forced."""
     rows = verdict.judge_rows(original, original, None)
-    found, reasons = verdict.judge_forget_set(rows, original, original)
+    found, reasons = verdict.judge_forget_set(rows)
     inside = sum(row.verdict in ("not forgotten", "partly") for row in rows)
     say(f"audit: {inside} of {len(rows)} forget rows are in the original")
     if found in ("forgotten", "over-forgotten") and not config.force:

@@ -31,6 +31,7 @@ def rows(
         token_loss=np.repeat(loss, count.astype(int)),
         references=tuple(reference for reference, _ in texts) or (None,) * n,
         generations=tuple(generation for _, generation in texts) or (None,) * n,
+        shapes=np.zeros((n, 2)),
     )
 
 

@@ -66,7 +66,7 @@ def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> 
 
 def shape(row: Row) -> tuple[float, float]:
     """What the loss of unseen text depends on most: log length in characters, and twice the share of digits."""
-    text = row.completion
+    text = row.completion or " "
     return math.log(len(text)), 2 * sum(map(str.isdigit, text)) / len(text)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from expunge.data.batches import passes
 from expunge.data.rows import Row
+from expunge.data.splits import shape
 from expunge.data.tokens import prompt_ids
 from expunge.metric import Evidence, SetEvidence
 from expunge.model import generation
@@ -46,6 +47,7 @@ def _record_set(problem: Problem, split: Split, generating: bool) -> SetEvidence
         token_loss=np.concatenate(joined),
         references=tuple(references or nothing),
         generations=tuple(generations or nothing),
+        shapes=np.array([shape(row) for row in split.rows]),
     )
 
 

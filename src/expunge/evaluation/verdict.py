@@ -24,12 +24,12 @@ HALFWAY = 0.5
 BEYOND = 0.25
 RECALL_LEAK = 0.5
 QUANTILE = 0.99
-LENGTH_FACTOR = 2.0
+NEAREST_SHARE = 0.25
 KNOWLEDGE_DROP = 0.05
 COLLATERAL_DROP = 0.2
 LOSS_SHARE = 0.05
 LOSS_SLACK = 0.05
-PERPLEXITY_RISE = 1.1
+PERPLEXITY_RISE = 1.2
 SAMPLES_COLLAPSE = 1.5
 SAMPLES_RISE = 0.2
 SAME_ANSWERS = 0.8
@@ -38,7 +38,10 @@ COLLAPSE_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One forget row: verdict, its reason in words, rank among its comparison rows and the rank's resolution."""
+    """One forget row: verdict, its reason in words, rank among its comparison rows and the rank's resolution.
+
+    `chance`: the share of never-seen rows that look as familiar, by their loss, or by a guessed answer for a leak.
+    """
 
     verdict: RowVerdict
     reason: str
@@ -46,7 +49,7 @@ class Judged:
     resolution: float | None
     low: bool = False
     high: bool = False
-    leak: bool = False
+    chance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,16 @@ class Verdict:
         return found
 
 
-def judge(original: Evidence, unlearned: Evidence, retrained: Evidence | None = None) -> Verdict:
-    """Verdicts on `unlearned`. Needs the sets "forget" and, for anything but *cannot tell*, "judging"."""
+def judge(
+    original: Evidence, unlearned: Evidence, retrained: Evidence | None = None, calibrated: bool = True
+) -> Verdict:
+    """Verdicts on `unlearned`. Needs the sets "forget" and, for anything but *cannot tell*, "judging".
+
+    `calibrated`: the judging rows are a holdout; counterfactual rows hold forget content, whose perplexity must move.
+    """
     rows = judge_rows(original, unlearned, retrained)
-    forget, forget_reasons = judge_forget_set(rows, original, unlearned)
-    rest, rest_reasons = judge_rest(original, unlearned)
+    forget, forget_reasons = judge_forget_set(rows)
+    rest, rest_reasons = judge_rest(original, unlearned, retrained, calibrated)
     return Verdict(forget, forget_reasons, rest, rest_reasons, rows)
 
 
@@ -109,8 +117,10 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     middle = float(np.median(others)) if n else float("nan")
     way = (after - before) / (middle - before) if n and middle > before else 1.0
 
+    chance = guessed if leak else float((others <= after).mean()) if n else 0.0
+
     def judged(verdict: RowVerdict, reason: str) -> Judged:
-        return Judged(verdict, reason, rank, resolution, low, high, leak)
+        return Judged(verdict, reason, rank, resolution, low, high, chance)
 
     if leak and (low or not enough or guessed <= LOW_RANK):
         return judged("not forgotten", "the model still gives the content of this row")
@@ -127,7 +137,7 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     return judged("forgotten", place)
 
 
-def judge_forget_set(rows: list[Judged], original: Evidence, unlearned: Evidence) -> tuple[RowVerdict, list[str]]:
+def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
     """The set's verdict: are there more bad rows than never-seen rows would show at the binomial 99 % quantile?"""
     n = len(rows)
     told = [row for row in rows if row.verdict != "cannot tell"]
@@ -135,9 +145,9 @@ def judge_forget_set(rows: list[Judged], original: Evidence, unlearned: Evidence
     lows = sum(row.low or row.verdict == "not forgotten" for row in rows)
     highs = sum(row.high for row in rows)
     overs = sum(row.verdict == "over-forgotten" for row in rows)
-    chance_remaining = _chance_of_remaining(original, unlearned)
-    if remaining > _most(n, chance_remaining):
-        return "not forgotten", [_excess(remaining, n, "still in the model", _most(n, chance_remaining))]
+    most_remaining = _most(n, max((row.chance for row in rows if row.verdict == "not forgotten"), default=0.0))
+    if remaining > most_remaining:
+        return "not forgotten", [_excess(remaining, n, "still in the model", most_remaining)]
     if lows > _most(len(told), LOW_RANK):
         return "partly", [_excess(lows, n, f"below {LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))]
     if highs > _most(len(told), LOW_RANK) or overs > _most(len(told), 1 / (FEWEST_COMPARISONS + 1)):
@@ -152,17 +162,20 @@ def judge_forget_set(rows: list[Judged], original: Evidence, unlearned: Evidence
     ]
 
 
-def judge_rest(original: Evidence, unlearned: Evidence) -> tuple[RestVerdict, list[str]]:
+def judge_rest(
+    original: Evidence, unlearned: Evidence, retrained: Evidence | None, calibrated: bool
+) -> tuple[RestVerdict, list[str]]:
     """What else changed: retain and guard rows, rows trained in but not given, never-seen text, own samples."""
     if not set(unlearned.sets) & {"retain", "guard", "judging", "samples"}:
         return "cannot tell", ["there is nothing to see the rest of the model by: give retain or holdout rows"]
     worst: RestVerdict = "kept"
     reasons: list[str] = []
     order = ("kept", "damaged", "collapsed")
-    for finding in (_answers, _losses, _samples, _unseen, _sameness):
-        for verdict, reason in finding(original, unlearned):
-            reasons.append(reason)
-            worst = verdict if order.index(verdict) > order.index(worst) else worst
+    found = [finding(original, unlearned) for finding in (_answers, _losses, _samples, _sameness)]
+    found += [_unseen(original, unlearned, retrained)] if calibrated else []
+    for verdict, reason in (each for finding in found for each in finding):
+        reasons.append(reason)
+        worst = verdict if order.index(verdict) > order.index(worst) else worst
     return worst, reasons or ["retain rows, never-seen rows and samples of the original stand where they stood"]
 
 
@@ -179,7 +192,7 @@ def _answers(original: Evidence, unlearned: Evidence) -> Finding:
         if not was:
             continue
         lost = 1 - still / was
-        if lost > bar and was - still >= 2:
+        if lost > bar + 1e-9 and was - still >= 2:
             what = f"{was - still} of {was} answers that the original knew are lost ({name} rows)"
             found.append(("collapsed" if lost > COLLAPSE_SHARE and name == "retain" else "damaged", what))
     return found
@@ -216,16 +229,20 @@ def _samples(original: Evidence, unlearned: Evidence) -> Finding:
     return [("collapsed" if collapsed else "damaged", what)]
 
 
-def _unseen(original: Evidence, unlearned: Evidence) -> Finding:
+def _unseen(original: Evidence, unlearned: Evidence, retrained: Evidence | None) -> Finding:
+    """Perplexity of never-seen rows, against the worse of the original and the retrained model."""
     if "judging" not in unlearned.sets:
         return []
-    before, after = (
-        float(np.exp((rows.loss * rows.targets).sum() / rows.targets.sum()))
-        for rows in (original.sets["judging"], unlearned.sets["judging"])
-    )
+    known = [original, *([retrained] if retrained is not None else [])]
+    before, after = max(_perplexity(evidence) for evidence in known), _perplexity(unlearned)
     if after <= PERPLEXITY_RISE * before:
         return []
     return [("damaged", f"perplexity on never-seen rows rose from {before:.1f} to {after:.1f}")]
+
+
+def _perplexity(evidence: Evidence) -> float:
+    rows = evidence.sets["judging"]
+    return float(np.exp((rows.loss * rows.targets).sum() / rows.targets.sum()))
 
 
 def _sameness(original: Evidence, unlearned: Evidence) -> Finding:
@@ -258,27 +275,13 @@ def _guess_rate(comparison: SetEvidence | None) -> float:
 
 
 def _comparable(rows: SetEvidence, index: int, comparison: SetEvidence | None) -> Floats:
+    """Losses of the comparison rows of the row's kind that are nearest in shape: a quarter, and at least 19."""
     if comparison is None:
         return np.empty(0)
     pool = comparison.of_kind(rows.kinds[index])
-    ratio = comparison.targets[pool] / rows.targets[index]
-    near = pool[(ratio <= LENGTH_FACTOR) & (ratio >= 1 / LENGTH_FACTOR)]
-    return comparison.loss[near if len(near) >= FEWEST_COMPARISONS else pool]
-
-
-def _chance_of_remaining(original: Evidence, unlearned: Evidence) -> float:
-    """How often a never-seen row would itself be called *not forgotten*: by its low loss, or by a lucky guess."""
-    comparison = unlearned.sets.get("judging")
-    if comparison is None or not len(comparison.loss):
-        return 0.0
-    chances = []
-    for kind in set(comparison.kinds):
-        losses = comparison.loss[comparison.of_kind(kind)]
-        known = original.sets["forget"].loss[original.sets["forget"].of_kind(kind)]
-        if len(known):
-            halfway = float(np.median(known) + HALFWAY * (np.median(losses) - np.median(known)))
-            chances.append(float((losses < min(halfway, np.quantile(losses, LOW_RANK))).mean()))
-    return max([*chances, min(_guess_rate(comparison), LOW_RANK)], default=0.0)
+    distance = np.abs(comparison.shapes[pool] - rows.shapes[index]).sum(axis=1)
+    count = max(FEWEST_COMPARISONS, int(np.ceil(NEAREST_SHARE * len(pool))))
+    return comparison.loss[pool[np.argsort(distance, kind="stable")[:count]]]
 
 
 def _unseen_loss(original: Evidence) -> float:

@@ -1,0 +1,166 @@
+"""Verdicts on made evidence, with the arithmetic in the comments; no model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from expunge.evaluation import verdict
+from expunge.metric import Evidence, SetEvidence
+
+
+def answers(losses: Sequence[float], said: Sequence[str] = (), digits: Sequence[float] = ()) -> SetEvidence:
+    """Answer rows whose answer is "secret 1234"; `said` is what the model generates."""
+    n = len(losses)
+    return SetEvidence(
+        kinds=("answer",) * n,
+        tasks=("",) * n,
+        loss=np.array(losses, dtype=float),
+        targets=np.ones(n),
+        token_loss=np.array(losses, dtype=float),
+        references=("secret 1234",) * n,
+        generations=tuple(said) or ("something else",) * n,
+        shapes=np.array([[2.0, digit] for digit in (digits or [0.0] * n)]),
+    )
+
+
+NEVER_SEEN = list(np.linspace(3.0, 5.0, 19))  # the fewest with which a rank of 0.05 can be seen; middle 4
+
+
+def judged(after: Sequence[float], others: Sequence[float] = NEVER_SEEN, **more: Sequence[str]) -> verdict.Verdict:
+    """Forget rows that the original knew at loss 0.1, and now cost `after`."""
+    original = Evidence({"forget": answers([0.1] * len(after)), "judging": answers(others)})
+    return verdict.judge(original, Evidence({"forget": answers(after, **more), "judging": answers(others)}))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (0.2, "not forgotten"),  # 0.1 of 3.9 nats of the way, below all
+        (2.9, "partly"),  # (0 + 0.5) / 20 = 0.025 <= 0.05, but 72 % of the way
+        (3.05, "forgotten"),  # (1 + 0.5) / 20 = 0.075
+        (4.0, "forgotten"),
+        (5.2, "forgotten"),  # beyond all by 0.2, less than a quarter of 5 - 4
+        (5.3, "over-forgotten"),  # beyond all by 0.3
+    ],
+)
+def test_one_row(loss: float, expected: str) -> None:
+    assert [row.verdict for row in judged([loss]).rows] == [expected]
+
+
+def test_rank_and_resolution() -> None:
+    row = judged([4.0]).rows[0]  # 9 below, one equal, 9 above: (9 + 0.5 + 0.5) / 20
+    assert row.rank == 0.5 and row.resolution == 1 / 20
+
+
+def test_too_few_comparison_rows_are_named_with_how_many_would_do() -> None:
+    found = judged([4.0], NEVER_SEEN[:18])
+    assert found.rows[0].verdict == "cannot tell" and found.forget == "cannot tell"
+    assert "19" in found.rows[0].reason and "18" in found.rows[0].reason
+    assert judged([0.2], NEVER_SEEN[:3]).rows[0].verdict == "not forgotten"  # no doubt in that
+
+
+def test_a_leak_is_not_forgotten_whatever_its_loss() -> None:
+    found = judged([4.0, 4.1], said=["it is SECRET-1234, I think", "no idea"])
+    assert [row.verdict for row in found.rows] == ["not forgotten", "forgotten"]
+    assert found.forget == "not forgotten"
+
+
+def test_a_leak_that_never_seen_rows_show_too_is_none() -> None:
+    """Guessable answers: three of nineteen never-seen answers are given, 0.16 > 0.05, and the loss is not low."""
+    said = ["secret 1234"] * 3 + ["else"] * 16
+    original = Evidence({"forget": answers([0.1]), "judging": answers(NEVER_SEEN)})
+    unlearned = Evidence({"forget": answers([4.0], ["secret 1234"]), "judging": answers(NEVER_SEEN, said)})
+    assert verdict.judge(original, unlearned).rows[0].verdict == "forgotten"
+
+
+def test_a_leak_of_the_retrained_model_too_is_none() -> None:
+    original = Evidence({"forget": answers([0.1]), "judging": answers(NEVER_SEEN)})
+    unlearned = Evidence({"forget": answers([4.0], ["secret 1234"]), "judging": answers(NEVER_SEEN)})
+    assert verdict.judge(original, unlearned).rows[0].verdict == "not forgotten"
+    assert verdict.judge(original, unlearned, unlearned).rows[0].verdict == "forgotten"
+
+
+@pytest.mark.parametrize(
+    ("low", "expected"),
+    [(1, "forgotten"), (5, "forgotten"), (6, "partly")],  # binomial(30, 0.05): 99 % quantile 5
+)
+def test_more_low_ranks_than_chance(low: int, expected: str) -> None:
+    assert judged([2.9] * low + [4.0] * (30 - low)).forget == expected
+
+
+def test_more_high_ranks_than_chance() -> None:
+    assert judged([4.95] * 5 + [4.0] * 25).forget == "forgotten"
+    assert judged([5.1] * 6 + [4.0] * 24).forget == "over-forgotten"
+
+
+@pytest.mark.parametrize("n", [1, 7, 30])
+def test_one_remaining_row_fails_a_set_of_any_size(n: int) -> None:
+    found = judged([0.2] + [4.0] * (n - 1))
+    assert found.forget == "not forgotten" and not found.passes
+    assert judged([4.0] * n).forget == "forgotten"
+
+
+def test_a_row_is_ranked_among_rows_of_its_shape() -> None:
+    """Numbers cost 3 to 5 nats, sentences 0.5 to 1.5: a sentence at 1 is typical, but lowest among numbers."""
+    digits = [1.0] * 60 + [0.0] * 20
+    losses = [*np.linspace(3, 5, 60), *np.linspace(0.5, 1.5, 20)]
+    original = Evidence({"forget": answers([0.1]), "judging": answers(losses, digits=digits)})
+    unlearned = Evidence({"forget": answers([1.0], digits=[0.0]), "judging": answers(losses, digits=digits)})
+    assert verdict.judge(original, unlearned).rows[0].rank == pytest.approx(0.5, abs=0.05)
+    mixed = answers(losses, digits=[0.0] * 80)  # the broken variant: shapes are not looked at
+    blind = verdict.judge(original, Evidence({"forget": unlearned.sets["forget"], "judging": mixed}))
+    assert blind.rows[0].verdict == "not forgotten"
+
+
+def rest(before: dict[str, SetEvidence], after: dict[str, SetEvidence], calibrated: bool = True) -> str:
+    forget = {"forget": answers([0.1])}
+    return verdict.judge(Evidence(forget | before), Evidence(forget | after), None, calibrated).rest
+
+
+KNOWN = ["secret 1234"] * 100
+
+
+@pytest.mark.parametrize(
+    ("lost", "loss", "expected"),
+    [
+        (0, 0.1, "kept"),
+        (5, 0.1, "kept"),  # 5 % of 100
+        (6, 0.1, "damaged"),
+        (51, 0.1, "collapsed"),
+        (0, 0.29, "kept"),  # 5 % of the way from 0.1 to 4 is 0.195
+        (0, 0.3, "damaged"),
+        (0, 2.1, "collapsed"),  # over half of the way
+    ],
+)
+def test_retain_rows(lost: int, loss: float, expected: str) -> None:
+    before = {"retain": answers([0.1] * 100, KNOWN), "judging": answers(NEVER_SEEN)}
+    after = {"retain": answers([loss] * 100, ["other"] * lost + KNOWN[lost:]), "judging": answers(NEVER_SEEN)}
+    assert rest(before, after) == expected
+
+
+def test_perplexity_of_never_seen_rows() -> None:
+    """exp(0.17) = 1.185 is within 1.2 times, exp(0.19) = 1.209 is not; counterfactual rows are not judged by it."""
+    before = {"judging": answers(NEVER_SEEN)}
+    assert rest(before, {"judging": answers([loss + 0.17 for loss in NEVER_SEEN])}) == "kept"
+    assert rest(before, {"judging": answers([loss + 0.19 for loss in NEVER_SEEN])}) == "damaged"
+    assert rest(before, {"judging": answers([loss + 0.19 for loss in NEVER_SEEN])}, calibrated=False) == "kept"
+
+
+def test_one_answer_to_everything() -> None:
+    varied = [f"answer {n}" for n in range(19)]
+    before = {"judging": answers(NEVER_SEEN, varied)}
+    assert rest(before, {"judging": answers(NEVER_SEEN, ["42"] * 16 + varied[16:])}) == "collapsed"  # 16 / 19 = 0.84
+    assert rest(before, {"judging": answers(NEVER_SEEN, ["42"] * 15 + varied[15:])}) == "kept"  # 15 / 19 = 0.79
+
+
+def test_nothing_to_see_the_rest_by() -> None:
+    assert rest({}, {}) == "cannot tell"
+
+
+def test_samples_show_damage_only_without_retain_rows() -> None:
+    before, after = {"samples": answers([2.0] * 9)}, {"samples": answers([2.3] * 9)}
+    assert rest(before, after) == "damaged"
+    retain = {"retain": answers([0.1] * 9)}
+    assert rest(before | retain, after | retain) == "kept"
+    assert rest(before | retain, {"samples": answers([6.0] * 9)} | retain) == "collapsed"
