@@ -110,3 +110,20 @@ def test_forget_loss_climbs(name: str) -> None:
     start = row_losses(problem, problem.model, problem.splits["forget"]).mean()
     apply(replace(short(name), learning_rate=3e-3), problem, lambda entry: None)
     assert row_losses(problem, problem.model, problem.splits["forget"]).mean() > start + 0.1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loss_that_is_not_finite_ends_at_the_last_good_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the fifth batch on the loss is nan: the run ends, says so, and leaves finite weights."""
+    problem = problem_of("full")
+    kind = registry.load("methods", name)
+    calls, loss = iter(range(1000)), kind.loss
+
+    def poisoned(*arguments: Any) -> Any:
+        terms = loss(*arguments)
+        return replace(terms, total=terms.total * float("nan")) if next(calls) >= 4 else terms
+
+    monkeypatch.setattr(kind, "loss", poisoned)
+    outcome = apply(short(name), problem, lambda entry: None)
+    assert "not finite" in outcome.stopped
+    assert all(torch.isfinite(tensor).all() for tensor in problem.movable.values())

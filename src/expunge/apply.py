@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
-from expunge.loop import Descent, linear, minimise
+from expunge.loop import AfterStep, Descent, linear, minimise
 from expunge.method import LossPhase, Method, State
 from expunge.optim.course import Course
 from expunge.optim.stopping import Check
@@ -79,7 +79,10 @@ class Watch:
 
 
 def apply(method: Method, problem: Problem, log: Log) -> Outcome:
-    """Unlearns: the problem's model ends unlearned, in evaluation mode. Raises `NumericalError`."""
+    """Unlearns: the problem's model ends unlearned, in evaluation mode.
+
+    A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so.
+    """
     state = method.init(problem)
     phase = method.phase(problem, state)
     watch = Watch(problem, state)
@@ -113,6 +116,8 @@ class _Run:
     watch: Watch
     log: Log
     outcome: Outcome
+    good: dict[str, torch.Tensor] = field(default_factory=dict)
+    broken: str = ""
 
     def plainly(self) -> None:
         """All steps at the given rate, for methods that have no end of their own."""
@@ -125,24 +130,29 @@ class _Run:
                 self._record(self.watch.check(step))
             return False
 
-        steps = self._minimise(rate, self.phase.steps, after, "unlearning")
-        self._conclude("all steps were taken", self.phase.learning_rate, steps)
+        steps = self._guarded(rate, self.phase.steps, after)
+        self._conclude(self.broken or "all steps were taken", self.phase.learning_rate, steps)
 
     def with_targets(self) -> None:
-        """Attempts at rising or falling rates until the rows have arrived and the rest was not hurt."""
+        """Attempts at rising or falling rates until the rows have arrived and the rest was not hurt.
+
+        The steps of one full attempt are the budget of all: one that used them up is the last.
+        """
         start = self.problem.snapshot()
         rate = self.phase.learning_rate or self._probe(start)
         best: _Best | None = None
-        for number in range(1, ATTEMPTS + 1):
+        while True:
             check, steps = self._attempt(rate)
-            reason = _reason(check)
+            reason = self.broken or _reason(check)
             self.outcome.attempts.append({"learning_rate": rate, "steps": steps, "outcome": reason} | check.figures())
             score = _score(check)
             if best is None or score < best.score:
                 best = _Best(score, reason, rate, steps, self.problem.snapshot())
-            if (check.arrived() and not check.hurts()) or self.phase.learning_rate or number == ATTEMPTS:
+            used = sum(attempt["steps"] for attempt in self.outcome.attempts)
+            done = check.arrived() and not check.hurts() and not self.broken
+            if done or self.phase.learning_rate or used >= self.phase.steps or len(self.outcome.attempts) == ATTEMPTS:
                 break
-            rate *= 0.5 if check.hurts() else 2.0
+            rate *= 0.5 if check.hurts() or self.broken else 2.0
             self.problem.restore(start)
         assert best is not None
         self.problem.restore(best.weights)
@@ -163,8 +173,18 @@ class _Run:
                 last[:] = [check]
             return step == course.end
 
-        taken = self._minimise(course.rate_at, self.phase.steps, after, "unlearning")
-        return last[0], taken
+        taken = self._guarded(course.rate_at, self.phase.steps, after)
+        return self.watch.check(taken) if self.broken else last[0], taken
+
+    def _guarded(self, rate: Callable[[int], float], steps: int, after: AfterStep) -> int:
+        """Minimises; a loss that is not finite ends it at the weights of the last good check."""
+        self.good, self.broken = self.problem.snapshot(), ""
+        try:
+            return self._minimise(rate, steps, after, "unlearning")
+        except NumericalError as error:
+            self.problem.restore(self.good)
+            self.broken = f"{error} The weights of the last good check are kept."
+            return self.outcome.history[-1]["step"] if self.outcome.history else 0
 
     def _probe(self, start: Mapping[str, torch.Tensor]) -> float:
         """A small rate that should arrive, from a ramp of rising rates, undone.
@@ -198,9 +218,7 @@ class _Run:
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 
-    def _minimise(
-        self, rate: Callable[[int], float], steps: int, after: Callable[[int, Mapping[str, float]], bool], title: str
-    ) -> int:
+    def _minimise(self, rate: Callable[[int], float], steps: int, after: AfterStep, title: str) -> int:
         pool: dict[str, Split] = {**self.problem.splits, **self.state.splits}
         streams = {
             name: Stream(name, pool[name].windows, self.problem.seed + place)
@@ -226,6 +244,8 @@ class _Run:
         figures = {"attempt": len(self.outcome.attempts) + 1} | settings | check.figures()
         self.outcome.history.append(figures)
         self.log(figures)
+        if np.isfinite(check.forget).all():
+            self.good = self.problem.snapshot()
 
     def _conclude(self, stopped: str, rate: float, steps: int) -> None:
         self.outcome.stopped, self.outcome.learning_rate, self.outcome.steps = stopped, rate, steps

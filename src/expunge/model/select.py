@@ -16,7 +16,7 @@ from expunge.errors import InputError
 
 LORA_RANK = 32
 LORA_ALPHA = 32
-FULL_COPIES = 6  # weights, gradients, two AdamW moments, two snapshots: all float32
+FULL_COPIES = 8  # weights, gradients, two AdamW moments, up to four snapshots: all float32
 MEMORY_SHARE = 0.7
 
 
@@ -32,7 +32,7 @@ class Subspace:
 
 
 def choose(asked: str, parameters: int, device: torch.device) -> tuple[str, str]:
-    """Resolves `auto`: full weights where six float32 copies of them fit in 70 % of the free memory, else LoRA."""
+    """Resolves `auto`: full weights where eight float32 copies of them fit in 70 % of the free memory, else LoRA."""
     if asked != "auto":
         return asked, "asked for"
     need, free = parameters * 4 * FULL_COPIES, free_memory(device)

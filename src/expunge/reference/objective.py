@@ -15,7 +15,7 @@ from expunge.reference.cache import keep_distributions, row_losses
 from expunge.reference.replay import sample
 from expunge.reference.targets import Measured, Targets, match
 
-FEWEST_STEPS = 120
+FEWEST_STEPS = 160
 MOST_PASSES = 40
 
 
@@ -64,5 +64,5 @@ def measure(problem: Problem, model: torch.nn.Module, split: Split) -> Measured:
 
 
 def steps_for(problem: Problem, rows: int) -> int:
-    """Most steps of an attempt: 40 passes over the forget rows, and at least 120."""
+    """Most steps of an attempt: 40 passes over the forget rows, and at least 160."""
     return max(FEWEST_STEPS, MOST_PASSES * math.ceil(len(problem.splits["forget"].windows) / rows))
