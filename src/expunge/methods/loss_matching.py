@@ -21,7 +21,7 @@ from expunge.model.losses import huber, kept_kl, target_logits, token_nll, windo
 from expunge.problem import Problem
 from expunge.reference import objective
 
-FEWEST_OTHERS = 16  # retain rows a step, however few the forget rows are
+FEWEST_OTHERS = 16  # retain rows and replay texts a step, however few the forget rows are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,8 @@ class LossMatching:
     """Peak learning rate of AdamW; none: the probe looks for the smallest that arrives."""
     steps: int | None = None
     """Most optimiser steps of one attempt; none: from the number of forget rows."""
-    forget_rows: int = 32
-    """Forget rows a step."""
+    forget_rows: int = 24
+    """Forget rows a step, and twice as many retain rows."""
     retain_weight: float = 1.0
     """Weight of the retain rows' cross-entropy."""
     unseen_weight: float = 1.0
@@ -55,8 +55,8 @@ class LossMatching:
     def phase(self, problem: Problem, state: State) -> LossPhase:
         rows = min(self.forget_rows, len(problem.splits["forget"].windows))
         others = max(rows, FEWEST_OTHERS)
-        replay = others // 2 if "retain" in problem.splits else others
-        draws = {"forget": rows, "retain": others, "unseen": others // 2, "replay": replay}
+        replay = others if "retain" in problem.splits else 2 * others
+        draws = {"forget": rows, "retain": max(2 * rows, others), "unseen": others // 2, "replay": replay}
         steps = self.steps or objective.steps_for(problem, rows)
         return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True)
 

@@ -16,7 +16,7 @@ from expunge.reference.replay import sample
 from expunge.reference.targets import Measured, Targets, match
 
 FEWEST_STEPS = 160
-MOST_PASSES = 40
+MOST_PASSES = 28
 
 
 def prepare(problem: Problem, replay_texts: int, replay_tokens: int) -> State:
@@ -64,5 +64,5 @@ def measure(problem: Problem, model: torch.nn.Module, split: Split) -> Measured:
 
 
 def steps_for(problem: Problem, rows: int) -> int:
-    """Most steps of an attempt: 40 passes over the forget rows, and at least 160."""
+    """Most steps of an attempt: 28 passes over the forget rows, and at least 160."""
     return max(FEWEST_STEPS, MOST_PASSES * math.ceil(len(problem.splits["forget"].windows) / rows))
