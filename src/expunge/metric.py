@@ -85,7 +85,8 @@ def share_score(hits: NDArray[np.bool_]) -> Score | None:
     p, z = float(hits.mean()), float(norm.ppf((1 + CONFIDENCE) / 2))
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    return Score(p, max(0.0, middle - half), min(1.0, middle + half), n)
+    low, high = (0.0 if p == 0 else middle - half), (1.0 if p == 1 else middle + half)
+    return Score(p, max(0.0, low), min(1.0, high), n)
 
 
 def bootstrap(count: int, seed: int = 0) -> Floats:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Source = Literal["holdout", "base", "counterfactual"]
 Floats = NDArray[np.float64]
 FEWEST_NEIGHBOURS = 12
+TAIL = 0.1  # quantiles nearer to the ends are noise in few neighbours, and a row led there would stand out by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def match(forget: Measured, unseen: Measured) -> Floats:
             easier = (forget.losses[peers] < forget.losses[member]).sum()
             equal = (forget.losses[peers] == forget.losses[member]).sum()
             nearest = _nearest(forget.shapes[member], unseen.shapes, pool)
-            targets[member] = np.quantile(unseen.losses[nearest], (easier + 0.5 * equal) / len(peers))
+            quantile = np.clip((easier + 0.5 * equal) / len(peers), TAIL, 1 - TAIL)
+            targets[member] = np.quantile(unseen.losses[nearest], quantile)
     return targets
 
 
