@@ -191,7 +191,9 @@ def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: An
 
 
 def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype:
-    """Float32 where it takes at most half of the free memory, else what the checkpoint is stored in."""
+    """Float32 where it takes at most half of the free memory or full weights are to move, else the stored dtype."""
+    if getattr(inputs, "subspace", "auto") not in ("auto", "lora"):
+        return torch.float32
     need = 4 * count_parameters(config, inputs.trust_remote_code)
     if need <= 0.5 * free_memory(runtime.device):
         return torch.float32

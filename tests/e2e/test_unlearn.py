@@ -116,6 +116,18 @@ def test_forget_alone_on_lora_as_adapter(world: Path, tmp_path: Path) -> None:
     assert forget["value"] > 0.3
 
 
+def test_base_alone_gives_targets(world: Path, tmp_path: Path) -> None:
+    run = expunge.unlearn(
+        **inputs(world, "forget", "retain"),
+        base=str(world / "base"),
+        output=str(tmp_path / "out"),
+        options=QUICK | {"steps": 12, "learning_rate": 1e-4},
+    )
+    assert run.record["method"]["notes"]["targets"] == {"source": "base", "calibrated": False}
+    assert "targets come from the base model" in " ".join(run.record["limits"])
+    assert all(row["target"] > 0.5 for row in run.record["rows"])
+
+
 def test_bfloat16_output(world: Path, tmp_path: Path) -> None:
     run = expunge.unlearn(
         **inputs(world, "forget", "retain", "holdout"),
