@@ -18,6 +18,8 @@ def test_recipe(file: Path) -> None:
     values = config.from_yaml(file, config.Unlearn)
     recipe = config.build(config.Unlearn, values, str(file))
     assert recipe.model and recipe.forget and recipe.output
+    paths = [recipe.model, recipe.forget, recipe.retain, recipe.holdout, recipe.output]
+    assert all(path and Path(path).is_absolute() for path in paths)  # resolved against the recipe, wherever one stands
     config.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))
 
 

@@ -21,7 +21,7 @@ FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
 MODELS = ("model", "base", "retrained", "unlearned")
-PATHS = ("forget", "retain", "holdout", "train", "train_config", *MODELS)
+PATHS = ("forget", "retain", "holdout", "train", "train_config", "output", *MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +240,8 @@ def resolved(config: Any) -> dict[str, Any]:
     for role in ("model", "base", "retrained", "unlearned", "train_config"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())
+    if "output" in plain:
+        plain["output"] = str(Path(plain["output"]).absolute())
     plain.pop("data", None)
     return plain
 
