@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from expunge.metric import Evidence, SetEvidence
 from expunge.metrics.knowledge import known_rows
@@ -40,7 +40,7 @@ COLLAPSE_SHARE = 0.5
 class Judged:
     """One forget row: verdict, its reason in words, rank among its comparison rows and the rank's resolution.
 
-    `chance`: the share of never-seen rows that look as familiar, by their loss, or by a guessed answer for a leak.
+    `chance`: how likely a never-seen row is to look as familiar, by its loss, or by a guessed answer for a leak.
     """
 
     verdict: RowVerdict
@@ -117,7 +117,7 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     middle = float(np.median(others)) if n else float("nan")
     way = (after - before) / (middle - before) if n and middle > before else 1.0
 
-    chance = guessed if leak else float((others <= after).mean()) if n else 0.0
+    chance = guessed if leak else _chance(after, others)
 
     def judged(verdict: RowVerdict, reason: str) -> Judged:
         return Judged(verdict, reason, rank, resolution, low, high, chance)
@@ -135,6 +135,17 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     if after > others.max() + BEYOND * (others.max() - middle):
         return judged("over-forgotten", f"its loss lies beyond that of all {n} never-seen rows")
     return judged("forgotten", place)
+
+
+def _chance(loss: float, others: Floats) -> float:
+    """How likely a never-seen row is to cost so little: the tail of a log-normal fitted to the comparison rows.
+
+    Their own share below the loss would be 0 for many rows of a retrained model too, since there are few of them.
+    """
+    logs = np.log(np.maximum(others, 1e-6))
+    if len(logs) < 2 or not logs.std():
+        return 0.0
+    return float(norm.cdf((np.log(max(loss, 1e-6)) - logs.mean()) / logs.std(ddof=1)))
 
 
 def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
