@@ -1,11 +1,12 @@
 """The demo: a small model that memorised fictional people, some of whom are removed. Downloads nothing.
 
-Its people are fictional, so its report shows rows. Models are cached by seed and code, so that a second run only
-unlearns and judges.
+Its people are fictional, so its report shows rows. Models are cached by seed and the code that makes them; a finished
+run is cached by seed and all code, so that the same demo a second time shows the same output at once.
 """
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,23 @@ Say = Callable[[str], None]
 
 def run(config: configs.Demo, say: Say = lambda line: None) -> pipeline.Run:
     """Makes the models (or takes them from the cache), unlearns, judges, and shows three questions before and after."""
-    models = cached_models(config.seed, say)
     output = _free(Path(config.output))
+    kept = cache_folder() / f"demo-run-{config.seed}-{record.code_hash()}"
+    if kept.is_dir():
+        say(f"the same demo was run before; its output is taken from the cache (remove {kept} to run it again)")
+        with atomic_folder(output) as folder:
+            shutil.copytree(kept / "output", folder, dirs_exist_ok=True)
+        texts = json.loads((kept / "texts.json").read_text(encoding="utf-8"))
+        return _show(pipeline.Run(output, record.read(output), texts), say)
+    finished = _run(config, output, say)
+    with atomic_folder(kept) as folder:
+        shutil.copytree(output, folder / "output")
+        (folder / "texts.json").write_text(json.dumps(finished.texts), encoding="utf-8")
+    return _show(finished, say)
+
+
+def _run(config: configs.Demo, output: Path, say: Say) -> pipeline.Run:
+    models = cached_models(config.seed, say)
     settings = configs.Unlearn(
         model=str(models / "original"),
         base=str(models / "base"),
@@ -45,10 +61,13 @@ def run(config: configs.Demo, say: Say = lambda line: None) -> pipeline.Run:
         seed=config.seed,
         show_rows=True,
     )
-    finished = pipeline.run_unlearn(settings, say)
-    for line in _before_and_after(finished):
+    return pipeline.run_unlearn(settings, say)
+
+
+def _show(finished: pipeline.Run, say: Say) -> pipeline.Run:
+    """The verdict, three questions before and after, and the report's path last."""
+    for line in (f"verdict: {finished.sentence}", *_before_and_after(finished), str(finished.report)):
         say(line)
-    say(str(finished.report))
     return finished
 
 
