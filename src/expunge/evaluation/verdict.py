@@ -23,6 +23,7 @@ FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be 
 HALFWAY = 0.5
 BEYOND = 0.25
 RECALL_LEAK = 0.5
+LEAST_SPREAD = 0.05
 QUANTILE = 0.99
 NEAREST_SHARE = 0.25
 KNOWLEDGE_DROP = 0.05
@@ -94,14 +95,14 @@ def judge_rows(original: Evidence, unlearned: Evidence, retrained: Evidence | No
     leaks = _leaks(after, comparison)
     if retrained is not None:
         leaks &= ~_leaks(retrained.sets["forget"], retrained.sets.get("judging"))
-    guessed = _guess_rate(comparison)
+    guessed, recited = _guess_rate(comparison), _recall_chances(after, comparison)
     return [
         _judge_row(
             before=float(before.loss[index]),
             after=float(after.loss[index]),
             others=_comparable(after, index, comparison),
             leak=bool(leaks[index]),
-            guessed=guessed if after.kinds[index] == "answer" else 0.0,
+            guessed=guessed if after.kinds[index] == "answer" else float(recited[index]),
         )
         for index in range(len(after.kinds))
     ]
@@ -271,13 +272,27 @@ def _sameness(original: Evidence, unlearned: Evidence) -> Finding:
 
 
 def _leaks(rows: SetEvidence, comparison: SetEvidence | None) -> NDArray[np.bool_]:
-    """[n]: the answer is in the generation, or the document's second half is, more than in any never-seen row."""
+    """[n]: the answer is in the generation, or at least half of a document's second half is and that is no accident."""
+    recalled = np.nan_to_num(recall_rows(rows)) >= RECALL_LEAK
+    leaks: NDArray[np.bool_] = (known_rows(rows) == 1) | (
+        recalled & (_recall_chances(rows, comparison) <= 1 - QUANTILE)
+    )
+    return leaks
+
+
+def _recall_chances(rows: SetEvidence, comparison: SetEvidence | None) -> Floats:
+    """[n]: how likely a never-seen document is to be recited so far: the tail of a normal fitted to theirs; else 0.
+
+    Documents of one form share words, so never-seen ones are recited in part too.
+    """
     recalls = recall_rows(rows)
     others = recall_rows(comparison) if comparison is not None else np.empty(0)
-    highest = float(np.nanmax(others)) if len(others) and not np.isnan(others).all() else 0.0
-    regurgitated = np.nan_to_num(recalls) > max(RECALL_LEAK, highest)
-    leaks: NDArray[np.bool_] = (known_rows(rows) == 1) | regurgitated
-    return leaks
+    others = others[~np.isnan(others)]
+    if not len(others):
+        return np.zeros(len(recalls))
+    spread = max(float(others.std()), LEAST_SPREAD)
+    chances: Floats = np.nan_to_num(norm.sf((recalls - others.mean()) / spread))
+    return chances
 
 
 def _guess_rate(comparison: SetEvidence | None) -> float:
