@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 LOW_RANK = 0.05
 FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be seen
 HALFWAY = 0.5
+NEAR_KNOWN = 0.1
 BEYOND = 0.25
 RECALL_LEAK = 0.5
 LEAST_SPREAD = 0.05
@@ -119,6 +120,8 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     way = (after - before) / (middle - before) if n and middle > before else 1.0
 
     chance = guessed if leak else _chance(after, others)
+    if not leak and way >= NEAR_KNOWN and n:
+        chance = max(chance, 1 / (n + 1))  # a lucky guess: n rows cannot show that it is rarer
 
     def judged(verdict: RowVerdict, reason: str) -> Judged:
         return Judged(verdict, reason, rank, resolution, low, high, chance)
@@ -157,7 +160,8 @@ def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
     lows = sum(row.low or row.verdict == "not forgotten" for row in rows)
     highs = sum(row.high for row in rows)
     overs = sum(row.verdict == "over-forgotten" for row in rows)
-    most_remaining = _most(n, max((row.chance for row in rows if row.verdict == "not forgotten"), default=0.0))
+    chance = max((row.chance for row in rows if row.verdict == "not forgotten"), default=0.0)
+    most_remaining = min(_most(n, chance), int(LOW_RANK * n))
     if remaining > most_remaining:
         return "not forgotten", [_excess(remaining, n, "still in the model", most_remaining)]
     if lows > _most(len(told), LOW_RANK):
