@@ -26,7 +26,11 @@ KNOWN = "text | prompt + completion | input + output | question + answer, and op
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One checked row. `line` is 1-based; in a JSON array it is the number of the element. `task` groups scores."""
+    """One checked row. `line` is 1-based; in a JSON array it is the number of the element. `task` groups scores.
+
+    `cut`: the character of a document at which its scored continuation starts; 0: half of its words. `messages`: the
+    turns (role, content) of a conversation, of which `completion` is the last.
+    """
 
     file: str
     line: int
@@ -34,6 +38,8 @@ class Row:
     prompt: str
     completion: str
     task: str = ""
+    cut: int = 0
+    messages: tuple[tuple[str, str], ...] = ()
 
     @property
     def content(self) -> tuple[str, str]:

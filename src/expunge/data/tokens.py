@@ -90,11 +90,13 @@ def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int
         return ids[: counted.index(True)][-rendering.context :], row.completion
     words = row.completion.split(" ")
     half = 0 if row.prompt else max(1, len(words) // 2)
-    opening = row.prompt or " ".join(words[:half])
+    opening, rest = row.prompt or " ".join(words[:half]), " ".join(words[half:])
+    if row.cut:
+        opening, rest = row.completion[: row.cut].rstrip(), row.completion[row.cut :]
     ids = list(tokenizer(opening)["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
-    return ids[-rendering.context :], " ".join(words[half:])
+    return ids[-rendering.context :], rest
 
 
 def _text(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[str, int, bool]:
