@@ -46,14 +46,17 @@ def trust(inputs: Inputs) -> load.Trust:
     return load.Trust(pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code)
 
 
-def check(inputs: Inputs, needs_targets: bool = False) -> Checked:
-    """Reads and checks all files of rows and model folders. Raises `InputError`."""
+def check(inputs: Inputs, needs_targets: bool = False, weights: bool = True) -> Checked:
+    """Reads and checks all files of rows and model folders (whose `weights` a plan can do without).
+
+    Raises `InputError`.
+    """
     for role in ("model", "forget"):
         if not getattr(inputs, role):
             raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
     for role in ("model", "base", "retrained"):
         if path := getattr(inputs, role):
-            load.check(path, role, trust(inputs))
+            load.check(path, role, trust(inputs), weights)
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None

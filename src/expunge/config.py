@@ -67,17 +67,11 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Inputs):
-    """Checks the data and shows what a run would do, without changing anything."""
+class Unlearn(Inputs):
+    """Removes the forget rows from the model and reports how far that worked."""
 
     subspace: str = "auto"
     """auto, full, lora, or a pattern of parameter names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unlearn(Plan):
-    """Removes the forget rows from the model and reports how far that worked."""
-
     method: str = "loss_matching"
     """Entry of the methods catalogue (expunge list methods)."""
     options: Any = None
@@ -90,6 +84,18 @@ class Unlearn(Plan):
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
     """Go on although the audit finds that the rows are not in the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Unlearn):
+    """Checks the data and shows what a run would do and cost; takes the flags of unlearn."""
+
+    method: str = "all"
+    """Entry of the methods catalogue to plan for, or all."""
+    train_config: FilePath = None
+    """How retraining would train (YAML, as for retrain); without it, the defaults."""
+    memory: float = 24.0
+    """GiB of memory that a run should fit into."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,9 @@ from expunge.loop import Training
 from expunge.metric import Evidence
 from expunge.model import load, save
 from expunge.model.select import Subspace, select
+from expunge.planning import table as planned
+from expunge.planning.whole import estimate_costs
+from expunge.planning.workload import windows_of
 from expunge.preview import rendered_example, subspace_plan
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
@@ -157,7 +160,7 @@ def plan(**settings: Any) -> list[str]:
 
 def run_plan(config: configs.Plan) -> list[str]:
     """`plan` for a configuration. Loads the tokenizer and the configuration of the model, no weights."""
-    checked = check(config)
+    checked = check(config, weights=False)
     assert config.model is not None
     tokenizer = load.load_tokenizer(config.model, trust(config))
     shape = load.load_config(config.model, trust(config))
@@ -172,7 +175,15 @@ def run_plan(config: configs.Plan) -> list[str]:
     for name, counts in token_counts(checked, rendering, tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
     lines.append(subspace_plan(shape, config.subspace, Runtime(config.device).device, config.trust_remote_code))
-    return [*lines, "", *rendered_example(checked.forget[0], rendering, tokenizer, config.show_rows)]
+    rows = windows_of(checked, rendering, tokenizer, SAMPLES, SAMPLE_TOKENS)
+    estimate = estimate_costs(config, shape, rows)
+    return [
+        *lines,
+        "",
+        *planned.lines(estimate, configs.Unlearn().method),
+        "",
+        *rendered_example(checked.forget[0], rendering, tokenizer, config.show_rows),
+    ]
 
 
 def retrain(say: Say = lambda line: None, **settings: Any) -> Twin:

@@ -28,10 +28,10 @@ class Trust:
     remote_code: bool = False
 
 
-def check(path: str, role: str, trust: Trust | None = None) -> None:
+def check(path: str, role: str, trust: Trust | None = None, weights: bool = True) -> None:
     """Raises `InputError` for a folder that is no causal language model or lacks a tokenizer or safetensors.
 
-    Names that are not folders are taken for hub names and left to `load_model`.
+    Names that are not folders are taken for hub names and left to `load_model`. Without `weights`, they may lack.
     """
     if _is_hub_name(path):
         return
@@ -41,7 +41,7 @@ def check(path: str, role: str, trust: Trust | None = None) -> None:
     if (folder / "adapter_config.json").is_file():
         raise InputError(f"{path}: this is a PEFT adapter, not a whole model. Merge it into its base first.")
     _check_config(folder, trust or Trust())
-    if not list(folder.glob("*.safetensors")):
+    if weights and not list(folder.glob("*.safetensors")):
         pickled = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         if not pickled:
             raise InputError(f"{path}: the folder holds no weights (*.safetensors).")

@@ -9,8 +9,10 @@ Not seen: what kernels need inside themselves, and bfloat16 autocast on a GPU, w
 Shapes: B windows, T tokens, N targets, V vocabulary.
 """
 
+import copy
 import weakref
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from expunge.model.select import select
 
 ATEN = torch.ops.aten
 LONGEST = 64  # tokens of the passes that FLOPs are fitted to
+DEPTHS = (2, 4)  # deeper stacks of equal layers are traced at these depths and extended, which is exact for FLOPs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class Curve:
 class Blueprint:
     """A model without data: the wrapped model (for LoRA), its movable parameters, and sizes.
 
-    `moving` counts parameters that move, `total` all of the plain model; `largest` is the largest movable tensor.
+    `moving` counts parameters that move, `total` all of the plain model; `largest` is the largest movable tensor;
+    `head` is the FLOPs of the output head for one token.
     """
 
     model: Any
@@ -64,10 +68,11 @@ class Blueprint:
     moving: int
     largest: int
     weight_bytes: int
+    vocabulary: int
     head: int
 
 
-def blueprint(config: Any, subspace: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:
+def blueprint(config: Any, subspace: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Blueprint:
     """The model of a configuration on the meta device. Raises `InputError` for a subspace that it does not have."""
     transformers_logging.set_verbosity_error()
     with torch.device("meta"):
@@ -78,7 +83,15 @@ def blueprint(config: Any, subspace: str, dtype: torch.dtype = torch.float32, tr
         chosen = select(model, subspace, torch.device("cpu"))
     sizes = [tensor.numel() for tensor in chosen.movable.values()]
     return Blueprint(
-        chosen.model, chosen.movable, subspace, total, sum(sizes), max(sizes), size, 2 * head.weight.numel()
+        model=chosen.model,
+        movable=chosen.movable,
+        subspace=subspace,
+        total=total,
+        moving=sum(sizes),
+        largest=max(sizes),
+        weight_bytes=size,
+        vocabulary=head.weight.shape[0],
+        head=2 * head.weight.numel(),
     )
 
 
@@ -89,6 +102,46 @@ class Traced:
     forward: int
     whole: int
     peak: int
+
+
+class Stack:
+    """One model's passes: traced whole where it is shallow or its layers differ, else at two depths and extended."""
+
+    def __init__(self, config: Any, subspace: str, dtype: torch.dtype, trust_remote_code: bool = False) -> None:
+        layers = getattr(config, "num_hidden_layers", 0)
+        equal = len(set(getattr(config, "layer_types", None) or ())) <= 1
+        named = subspace not in ("full", "lora")  # a pattern may name layers that a shorter stack lacks
+        depths = DEPTHS if layers > DEPTHS[-1] and equal and not named else (layers,)
+        configs = [with_layers(config, depth) for depth in depths] if len(depths) > 1 else [config]
+        self.models = [blueprint(one, subspace, dtype, trust_remote_code).model for one in configs]
+        self.reach = (layers - depths[0]) / (depths[-1] - depths[0]) if len(depths) > 1 else 0.0
+
+    def trace(self, windows: int, tokens: int, targets: int, training: bool) -> Traced:
+        """What one pass takes."""
+        found = [trace(model, windows, tokens, targets, training) for model in self.models]
+        return Traced(*(round(self._extend(figures)) for figures in zip(*map(astuple, found), strict=True)))
+
+    def curves(self, longest: int, training: bool) -> tuple[Curve, Curve]:
+        """FLOPs of forward passes, and of forward with backward, fitted to two lengths; the fit is exact."""
+        tokens = max(4, min(longest, LONGEST) // 2)
+        short, long = (self.trace(1, length, 1, training) for length in (tokens, 2 * tokens))
+        return _fit(tokens, short.forward, long.forward), _fit(tokens, short.whole, long.whole)
+
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values that generation keeps for each token of each window."""
+        return round(self._extend([cache_bytes(model) for model in self.models]))
+
+    def _extend(self, figures: Sequence[float]) -> float:
+        return figures[0] + self.reach * (figures[-1] - figures[0])
+
+
+def with_layers(config: Any, layers: int) -> Any:
+    """The configuration with fewer layers."""
+    piece = copy.deepcopy(config)
+    piece.num_hidden_layers = layers
+    if getattr(piece, "layer_types", None):
+        piece.layer_types = piece.layer_types[:layers]
+    return piece
 
 
 def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -> Traced:
@@ -109,13 +162,6 @@ def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -
     finally:
         for parameter in parameters:
             parameter.grad = None
-
-
-def curves(model: Any, longest: int, training: bool) -> tuple[Curve, Curve]:
-    """FLOPs of forward passes, and of forward with backward, fitted to two lengths; the fit is exact."""
-    tokens = max(4, min(longest, LONGEST) // 2)
-    short, long = (trace(model, 1, length, 1, training) for length in (tokens, 2 * tokens))
-    return _fit(tokens, short.forward, long.forward), _fit(tokens, short.whole, long.whole)
 
 
 @torch.no_grad()
