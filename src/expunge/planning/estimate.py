@@ -37,9 +37,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether a run with these flags fits: its peak in bytes and what is done then."""
+    """Whether a run with these flags (none: as asked) fits: its subspace, its peak in bytes, what is done then."""
 
     flags: str
+    subspace: str
     peak: int
     when: str
     fits: bool
@@ -75,7 +76,9 @@ class Estimator:
             lambda subspace: self.builder.stack(subspace, torch.float32).curves(rows.longest, training=True)
         )
         self._rates = cache(
-            lambda subspace, typical: calibrate(shape, subspace, *typical, runtime, config.trust_remote_code)
+            lambda subspace, typical: calibrate(
+                shape, subspace, typical[0], typical[1], runtime, config.trust_remote_code
+            )
         )
 
     def unlearning(self, name: str, method: Any) -> Cost:
@@ -95,26 +98,27 @@ class Estimator:
     def room(self, method: Any, size: int) -> tuple[Fit, ...]:
         """Whether a run fits into `size` free bytes as it is asked for, and else with which flags."""
         tried: list[Fit] = []
-        for flags, setting, rows in self._variants():
+        for flags, setting, rows in self._variants(size):
             work = workload.unlearning(method, self.config, rows, self.runtime)
             used = memory.unlearning(self.builder, work, setting, self.runtime.device, size)
+            subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
             peak = used.peak + self.interpreter
-            tried.append(Fit(flags, peak, used.when, peak <= size))
+            tried.append(Fit(flags, subspace, peak, used.when, peak <= size))
             if tried[-1].fits:
                 break
         return tuple(tried)
 
-    def _variants(self) -> Iterable[tuple[str, Setting, Rows]]:
+    def _variants(self, size: int) -> Iterable[tuple[str, Setting, Rows]]:
         asked = self.setting
         yield "", asked, self.rows
         lora = replace(asked, subspace="lora")
-        if asked.subspace != "lora":
+        if self.builder.chosen(asked.subspace, self.runtime.device, size) != "lora":
             yield "--subspace lora", lora, self.rows
+        if asked.save != "adapter":
+            yield "--subspace lora --save adapter", replace(lora, save="adapter"), self.rows
         for context in CONTEXTS:
             if context < self.rows.longest:
                 yield f"--subspace lora --context {context}", lora, self.rows.cut(context)
-        if asked.save != "adapter":
-            yield "--subspace lora --save adapter", replace(lora, save="adapter"), self.rows
 
     def _cost(self, name: str, subspace: str, work: Workload, used: Memory) -> Cost:
         forward, training = self._curves(subspace)

@@ -44,7 +44,9 @@ class Builder:
         self.blueprint = cache(lambda subspace, dtype: blueprint(shape, subspace, dtype, trust_remote_code))
         self.stack = cache(lambda subspace, dtype: Stack(shape, subspace, dtype, trust_remote_code))
         self._peak = cache(
-            lambda subspace, dtype, largest, training: self.stack(subspace, dtype).trace(*largest, training).peak
+            lambda subspace, dtype, shape, training: (
+                self.stack(subspace, dtype).trace(shape[0], shape[1], shape[2], training).peak
+            )
         )
         self._cache = cache(lambda dtype: self.stack("full", dtype).cache_bytes())
 

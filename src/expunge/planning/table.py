@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 
+from expunge.config import Unlearn
 from expunge.planning.estimate import Cost, Estimate, Fit
 
+DEFAULT = Unlearn().method
 ABOUT_AS_LITTLE = 1.5  # times a method's time at which retraining, which is exact, is recommended
 HEADINGS = ("method", "subspace", "steps", "FLOPs of steps", "of measuring", "peak memory", "while", "time")
 UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0))
 
 
-def lines(estimate: Estimate, default: str) -> list[str]:
-    """Table, recommendation and what fits. `default` is the method that retraining is compared with."""
+def lines(estimate: Estimate) -> list[str]:
+    """Table, recommendation (beside the default method, or the one that was named) and what fits."""
     costs = [*estimate.methods, *([estimate.retraining] if estimate.retraining else [])]
     found = _table([HEADINGS, *map(_cells, costs)])
     found += [f"{name}: needs {what}" for name, what in estimate.missing.items()]
@@ -20,7 +22,7 @@ def lines(estimate: Estimate, default: str) -> list[str]:
     )
     if estimate.interpreter:
         found.append(f"peak memory is that of models and passes; Python takes {gib(estimate.interpreter)} beside")
-    compared = next((cost for cost in estimate.methods if cost.name == default), None)
+    compared = next((cost for cost in estimate.methods if cost.name == DEFAULT), None)
     compared = compared or next(iter(estimate.methods), None)
     if compared:
         found.append(recommendation(compared, estimate.retraining))
@@ -43,11 +45,11 @@ def recommendation(unlearning: Cost, retraining: Cost | None) -> str:
 def fits(name: str, tried: Sequence[Fit]) -> str:
     """Whether a run fits into a memory, and with which flags."""
     answers = [
-        f"{'yes' if one.fits else 'no'}{f' with {one.flags}' if one.flags else ''} ({gib(one.peak)} {one.when})"
+        f"{'yes' if one.fits else 'no'} {f'with {one.flags}' if one.flags else f'as asked, with {one.subspace}'} "
+        f"({gib(one.peak)} while {one.when})"
         for one in tried
     ]
-    rest = "" if tried[-1].fits else "; no flags were found with which it does"
-    return f"fits in {name}: {'; '.join(answers)}{rest}"
+    return f"fits in {name}: {'; '.join(answers)}"
 
 
 def gib(size: float) -> str:

@@ -72,7 +72,9 @@ class Blueprint:
     head: int
 
 
-def blueprint(config: Any, subspace: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Blueprint:
+def blueprint(
+    config: Any, subspace: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> Blueprint:
     """The model of a configuration on the meta device. Raises `InputError` for a subspace that it does not have."""
     transformers_logging.set_verbosity_error()
     with torch.device("meta"):
@@ -171,7 +173,7 @@ def cache_bytes(model: Any) -> int:
     with _Live([]), _Fused():
         cache = model(input_ids=ids, use_cache=True).past_key_values
     kept = [getattr(layer, part, None) for layer in getattr(cache, "layers", ()) for part in ("keys", "values")]
-    return sum(tensor.nbytes for tensor in kept if tensor is not None) // 4
+    return int(sum(tensor.nbytes for tensor in kept if tensor is not None)) // 4
 
 
 def counter() -> FlopCounterMode:

@@ -33,6 +33,7 @@ def estimate_costs(config: Plan, shape: Any, rows: Rows) -> Estimate:
         given = rows.checked.sets["train"].rows
         kept = rendered_without(given, rows.checked.forget, rows.rendering, rows.tokenizer)
         retraining = estimator.retraining(kept, training)
+        missing |= {} if config.base else {"retraining": "--base"}
     room = {}
     if possible:
         first = possible.get(DEFAULT) or next(iter(possible.values()))
@@ -56,6 +57,10 @@ def _method(config: Plan, name: str) -> Any:
 def _missing(config: Plan, rows: Rows, method: Any) -> str:
     if getattr(method, "needs_retain", False) and "retain" not in rows.splits:
         return "--retain"
-    if getattr(method, "needs_targets", False) and not config.base and not {"unseen", "counterfactual"} & {*rows.splits}:
+    if (
+        getattr(method, "needs_targets", False)
+        and not config.base
+        and not {"unseen", "counterfactual"} & {*rows.splits}
+    ):
         return "--holdout or --base"
     return ""

@@ -128,7 +128,9 @@ def retraining(rows: Sequence[Row], training: Training, rendering: Rendering, to
 
 def draws(pool: Mapping[str, Split], counts: Mapping[str, int], seed: int, steps: int) -> list[Shape]:
     """Shapes of all batches of the first steps, drawn as the loop draws them."""
-    streams = {name: Stream(name, pool[name].windows, seed + place) for place, name in enumerate(counts) if name in pool}
+    streams = {
+        name: Stream(name, pool[name].windows, seed + place) for place, name in enumerate(counts) if name in pool
+    }
     return [
         (*batch.ids.shape, int(batch.counted.sum()))  # type: ignore[misc]
         for _ in range(steps)
