@@ -17,7 +17,7 @@ FILE = Path(__file__).parent.parent.parent / "benchmarks" / "plan_accuracy.py"
 WITHIN = 0.25
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2 full": {"family": "gpt2", "subspace": "full", "words": 4},
-    "llama lora": {"family": "llama", "subspace": "lora", "words": 40},
+    "llama lora": {"family": "llama", "subspace": "lora", "words": 24},
     "opt full": {"family": "opt", "subspace": "full", "words": 16},
 }
 FEW = {"method": "gradient_difference", "options": {"epochs": 2, "forget_rows": 8}}

@@ -89,7 +89,8 @@ def test_seven_billion_parameters_by_hand(olmo: Path) -> None:
     assert near(cost["step_flops"], 6 * count * tokens)
     assert not near(cost["step_flops"], 4 * count * tokens)
     assert not near(cost["step_flops"], 6 * count * tokens / 10)
-    assert near(retraining["step_flops"], 6 * count * 71 * 20 * 3)
+    # Retraining: 20 rows are left, so an epoch is two steps of 16 rows, and there are three epochs.
+    assert near(retraining["step_flops"], 6 * count * 71 * 2 * 16 * 3)
     # Weights, gradients, two moments and a snapshot in float32, and little beside them.
     assert near(cost["peak"], 5 * 4 * count)
     tried = found["room"]["24 GB"]
@@ -150,6 +151,11 @@ def test_lines() -> None:
     assert "b: needs --retain" in shown
     expected = "no as asked, with full (40 GiB while unlearning); yes with --subspace lora (9.0 GiB while saving)"
     assert shown[-1] == f"fits in 24 GB: {expected}"
+    tight = (*fits[:1], replace(fits[1], fits=False), Fit("--context 128", "lora", 8 * GIB, "saving", False))
+    unfit = "nor with --subspace lora, --context 128 (8.0 GiB while saving at least)"
+    assert table.fits("8 GB", tight) == f"fits in 8 GB: no as asked, with full (40 GiB while unlearning); {unfit}"
+    roomy = replace(fits[0], fits=True)
+    assert table.fits("80 GB", [roomy]) == "fits in 80 GB: yes as asked, with full (40 GiB while unlearning)"
     retrained = table.lines(replace(estimate, retraining=cost("retraining", 6000.0)))
     assert any(line.startswith("recommended: retrain") for line in retrained)
 

@@ -30,7 +30,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     ),
     "opt": lambda: OPTConfig(**SHARED, ffn_dim=128, word_embed_proj_dim=64, max_position_embeddings=64),
 }
-METHOD = GradientDifference(epochs=3, forget_rows=4)
+METHOD = GradientDifference(epochs=2, forget_rows=4)
 
 
 def near(planned: float, measured: float) -> bool:
@@ -67,7 +67,7 @@ def test_steps_and_checks_cost_what_the_counter_counts(name: str, subspace: str,
     checks = sum(forward.of(windows, tokens) for windows, tokens, _ in work.checked)
     share = work.steps / work.sampled
     steps = share * sum(training.of(windows, tokens) for windows, tokens, _ in work.drawn)
-    assert work.steps == 3 * -(-len(given.splits["forget"].windows) // 4)
+    assert work.steps == 2 * -(-len(given.splits["forget"].windows) // 4)
     assert near(steps + checks, measured)
     # What the check must reject: steps without their backward, no checks, every window as long as the longest.
     padded = share * sum(training.of(windows, given.longest) for windows, _, _ in work.drawn)

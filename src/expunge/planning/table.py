@@ -18,10 +18,13 @@ def lines(estimate: Estimate) -> list[str]:
     found += [f"{name}: needs {what}" for name, what in estimate.missing.items()]
     found.append(
         "at most, for one full attempt: runs that arrive early stop early, and attempts that fail can double the "
-        "steps; files are not timed; measuring includes generating"
+        "steps; times are this machine's, as busy as it is now, without files; measuring includes generating"
     )
     if estimate.interpreter:
-        found.append(f"peak memory is that of models and passes; Python takes {gib(estimate.interpreter)} beside")
+        found.append(
+            f"peak memory is that of models and passes; Python takes {gib(estimate.interpreter)} beside, and freed "
+            "blocks below 32 MiB, which the allocator may keep"
+        )
     compared = next((cost for cost in estimate.methods if cost.name == DEFAULT), None)
     compared = compared or next(iter(estimate.methods), None)
     if compared:
@@ -33,23 +36,25 @@ def recommendation(unlearning: Cost, retraining: Cost | None) -> str:
     """Retrain where that takes at most 1.5 times the method's time, since retraining is exact."""
     if retraining is None:
         return "retraining: with --base and --train the plan says what it would cost"
-    factor = retraining.seconds / unlearning.seconds
-    if factor <= ABOUT_AS_LITTLE:
+    share = retraining.seconds / unlearning.seconds
+    if share <= ABOUT_AS_LITTLE:
         return (
-            f"recommended: retrain (expunge retrain). It takes {factor:.2g} times as long as {unlearning.name} at its "
+            f"recommended: retrain (expunge retrain). It takes {share:.0%} of the time of {unlearning.name} at its "
             "most, and is exact"
         )
-    return f"recommended: unlearn. Retraining takes {factor:.2g} times as long as {unlearning.name} at its most"
+    return f"recommended: unlearn. Retraining takes {share:.1f} times as long as {unlearning.name} at its most"
 
 
 def fits(name: str, tried: Sequence[Fit]) -> str:
     """Whether a run fits into a memory, and with which flags."""
-    answers = [
-        f"{'yes' if one.fits else 'no'} {f'with {one.flags}' if one.flags else f'as asked, with {one.subspace}'} "
-        f"({gib(one.peak)} while {one.when})"
-        for one in tried
-    ]
-    return f"fits in {name}: {'; '.join(answers)}"
+    first, last = tried[0], tried[-1]
+    said = f"{'yes' if first.fits else 'no'} as asked, with {first.subspace} ({_peak(first)})"
+    if last.fits and last.flags:
+        said += f"; yes with {last.flags} ({_peak(last)})"
+    elif len(tried) > 1:
+        least = min(tried[1:], key=lambda one: one.peak)
+        said += f"; nor with {', '.join(one.flags for one in tried[1:])} ({_peak(least)} at least)"
+    return f"fits in {name}: {said}"
 
 
 def gib(size: float) -> str:
@@ -64,6 +69,10 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _peak(one: Fit) -> str:
+    return f"{gib(one.peak)} while {one.when}"
 
 
 def _cells(cost: Cost) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from expunge.errors import InputError
 from expunge.evaluation.retrained import rendered_without
 from expunge.loop import Training
 from expunge.planning.estimate import Estimate, Estimator
+from expunge.planning.table import gib
 from expunge.planning.workload import Rows
 
 DEFAULT = Unlearn().method
@@ -37,7 +38,10 @@ def estimate_costs(config: Plan, shape: Any, rows: Rows) -> Estimate:
     room = {}
     if possible:
         first = possible.get(DEFAULT) or next(iter(possible.values()))
-        sizes = {f"{config.memory:g} GB": int(config.memory * 2**30), "this machine's free memory": estimator.free}
+        sizes = {
+            f"{config.memory:g} GB": int(config.memory * 2**30),
+            f"this machine's free {gib(estimator.free)}": estimator.free,
+        }
         room = {name: estimator.room(first, size) for name, size in sizes.items()}
     return Estimate(costs, missing, retraining, room, estimator.interpreter)
 

@@ -83,7 +83,8 @@ class Rows:
     def cut(self, context: int) -> "Rows":
         """The same rows in shorter windows."""
         rendering = replace(self.rendering, context=context)
-        return windows_of(self.checked, rendering, self.tokenizer, len(self.samples.windows), self.longest)
+        sampled = self.samples.windows
+        return windows_of(self.checked, rendering, self.tokenizer, len(sampled), len(sampled[0].ids))
 
 
 def windows_of(checked: Checked, rendering: Rendering, tokenizer: Any, samples: int, sample_tokens: int) -> Rows:
