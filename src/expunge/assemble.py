@@ -46,8 +46,11 @@ def trust(inputs: Inputs) -> load.Trust:
     return load.Trust(pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code)
 
 
-def check(inputs: Inputs, needs_targets: bool = False) -> Checked:
-    """Reads and checks all files of rows and model folders. Raises `InputError`."""
+def check(inputs: Inputs, method: Any = None) -> Checked:
+    """Reads and checks all files of rows and model folders, and what the method (its class) needs of them.
+
+    Raises `InputError`.
+    """
     for role in ("model", "forget"):
         if not getattr(inputs, role):
             raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
@@ -57,7 +60,9 @@ def check(inputs: Inputs, needs_targets: bool = False) -> Checked:
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
-    if needs_targets and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
+    if getattr(method, "needs_retain", False) and "retain" not in parts:
+        raise InputError(f"{inputs.forget}: this method needs rows to keep. Give --retain, or use another --method.")
+    if getattr(method, "needs_targets", False) and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
         raise InputError(
             f"{sets['forget'].rows[0].file}: {len(sets['forget'])} row(s) and nothing that the model never saw, so "
             "there is no target to lead them to. Give --holdout (rows of the same kind) or --base (the model before "

@@ -85,7 +85,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     if config.save == "adapter" and config.subspace not in ("lora",):
         raise InputError("--save adapter needs --subspace lora: full weights have no adapter.")
     output = save.check_output(_required(config.output, "output"))
-    checked = check(config, needs_targets=getattr(method_kind, "needs_targets", False))
+    checked = check(config, method_kind)
     clock = record.Clock()
     with clock.stage("load"):
         assembled = assemble(config, checked)
