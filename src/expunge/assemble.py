@@ -56,7 +56,8 @@ def check(inputs: Inputs, method: Any = None) -> Checked:
             raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
     for role in ("model", "base", "retrained"):
         if path := getattr(inputs, role):
-            load.check(path, role, trust(inputs))
+            for one in load.twins(path) if role == "retrained" else [path]:
+                load.check(one, role, trust(inputs))
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None

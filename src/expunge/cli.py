@@ -21,6 +21,7 @@ COMMANDS: dict[str, type[Any]] = {
     "unlearn": configs.Unlearn,
     "retrain": configs.Retrain,
     "evaluate": configs.Evaluate,
+    "compare": configs.Compare,
     "report": configs.Report,
     "demo": configs.Demo,
     "list": configs.List,
@@ -157,7 +158,13 @@ def _unlearn(config: Any) -> int:
 def _retrain(config: Any) -> int:
     from expunge import pipeline
 
-    return 0 if pipeline.run_retrain(config, _say).comparable else NOT_PASSED
+    return 0 if all(twin.comparable for twin in pipeline.run_retrain(config, _say)) else NOT_PASSED
+
+
+def _compare(config: Any) -> int:
+    from expunge import pipeline
+
+    return FAILED if pipeline.run_compare(config, _say).failed else 0
 
 
 def _evaluate(config: Any) -> int:
@@ -192,6 +199,7 @@ RUNNERS: dict[str, Callable[[Any], int]] = {
     "unlearn": _unlearn,
     "retrain": _retrain,
     "evaluate": _evaluate,
+    "compare": _compare,
     "report": _report,
     "demo": _demo,
     "list": _list,

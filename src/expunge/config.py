@@ -42,6 +42,8 @@ class Inputs:
     """All rows of the fine-tuning, the forget rows among them."""
     retrained: Folder = None
     """A model trained without the forget rows, to compare with."""
+    benchmark: str = "rows"
+    """Entry of the benchmarks catalogue: how rows are read and scored."""
     data: Folder = None
     """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
     config: FilePath = None
@@ -93,11 +95,31 @@ class Unlearn(Plan):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compare(Plan):
+    """Runs methods with several seeds on one problem and compares them with one another and with retrained models."""
+
+    methods: tuple[str, ...] = ()
+    """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each method."""
+    variants: Annotated[Any, tyro.conf.Suppress] = None
+    """Names with a method's options (in the recipe): {name: {method: npo, beta: 0.05, own_steps: true}}."""
+    tokens: int | None = None
+    """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
+    output: Folder = None
+    """Folder to write tables, plot and page to; must not exist."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the weights that are judged; auto: that of the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Retrain(Inputs):
     """Trains the retrained twin: from the base, on the training rows without the forget rows."""
 
     train_config: FilePath = None
     """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
+    seeds: int = 1
+    """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
     output: Folder = None
     """Folder to write; must not exist."""
 

@@ -79,7 +79,7 @@ def test_npo_with_a_retain_term() -> None:
 
 
 def test_npo_starts_as_gradient_ascent_and_fades() -> None:
-    """Its gradient in the log-likelihood is 2 r^b / (1 + r^b): 1 at the original, 2 (1/16)^.5 / (1 + ...) = 0.4 at -4."""
+    """Its gradient in the log-likelihood is 2 r^b / (1 + r^b): 1 at the original, 2 (1/4) / (1 + 1/4) = 0.4 at 2^-4."""
     gradients = []
     for original in (-3.0, 1.0):
         nll = torch.tensor([3.0 * LOG2], requires_grad=True)
@@ -87,9 +87,7 @@ def test_npo_starts_as_gradient_ascent_and_fades() -> None:
         given = problem()
         state = State(caches={"forget": torch.full((2,), original) * LOG2})
         registry.load("methods", "npo")(beta=0.5).loss(given, state, batch("forget")).total.backward()
-        place = given.model.logits.grad[
-            1, 0, 3
-        ]  # d nll / d logit of the target is p - 1 = -7/8, and the mean halves it
+        place = given.model.logits.grad[1, 0, 3]  # (p - 1) / 2 = -7/16 times the gradient
         gradients.append(-float(place) * 2 / (7 / 8))
         assert float(nll.grad) == pytest.approx(gradients[-1], rel=1e-5)  # type: ignore[arg-type]
     assert gradients == pytest.approx([-1.0, -0.4], rel=1e-5)
@@ -113,7 +111,7 @@ def test_kl_minimisation() -> None:
 def test_kl_is_from_the_original_to_the_current() -> None:
     """KL((1/2, 1/4, 1/8, 1/8), p) in log 2 at A: .5*2 - .25*1 + 0 - .125*1 = .625 and 0 + .25*1 - .125*1 + 0 = .125.
 
-    At B the two are equal. Mean over A's targets .375, over windows .1875. The other direction, sum p log(p / original):
+    At B the two are equal. Mean over A's targets .375, over windows .1875. The other way, sum p log(p / original):
     -.125*2 + .5*1 + 0 + .25*1 = .5 and 0 - .125*1 + .25*1 + 0 = .125, in all .15625.
     """
     value = float(total("kl_minimisation", "retain", kl_state((1 / 2, 1 / 4, 1 / 8, 1 / 8))))

@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,32 +76,45 @@ class Twin:
         return comparable(self.loss, self.original_loss)
 
 
-def make_twin(config: Retrain, checked: Checked, training: Training, output: Path, say: Callable[[str], None]) -> Twin:
-    """Trains the twin, or takes it from the cache, and writes it to `output` with a small record."""
+def make_twins(
+    config: Retrain, checked: Checked, training: Training, output: Path, say: Callable[[str], None]
+) -> list[Twin]:
+    """Trains the twins, or takes them from the cache, and writes them to `output` with a small record each.
+
+    One twin is `output` itself; several, with seeds from `config.seed` on, are its folders seed-N.
+    """
     assembled = assemble(config, checked)
     problem = assembled.problem
     rows = rendered_without(checked.sets["train"].rows, checked.forget, problem.rendering, problem.tokenizer)
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
     kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     original = float(row_losses(problem, problem.model, kept).mean())
-    cached = cache_folder() / "twins" / _cache_key(config, rows, problem.rendering, training)
-    if cached.is_dir():
-        say("the twin is taken from the cache")
-    else:
-        _train_into(cached, config, rows, problem, training)
-    twin = load_other(config, str(cached), assembled, torch.float32)
-    loss = float(row_losses(twin, twin.model, kept).mean())
-    made = Twin(output, loss, original)
-    word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
-    say(f"loss on the kept rows: twin {loss:.3f}, original {original:.3f}: {word}")
+    twins = []
     with atomic_folder(output) as folder:
-        shutil.copytree(cached, folder, dirs_exist_ok=True)
-        content = {"loss": loss, "original_loss": original, "comparable": made.comparable}
-        settings = {"training": asdict(training), "seed": config.seed, "rows": len(rows)}
-        (folder / "expunge").mkdir()
-        record.write_json(folder / "expunge" / "retrain.json", content | settings | record.environment())
-    say(f"twin: {output}")
-    return made
+        for seed in range(config.seed, config.seed + config.seeds):
+            single = replace(config, seed=seed)
+            cached = cache_folder() / "twins" / _cache_key(single, rows, problem.rendering, training)
+            if cached.is_dir():
+                say(f"the twin of seed {seed} is taken from the cache")
+            else:
+                _train_into(cached, single, rows, problem, training)
+            twin = load_other(config, str(cached), assembled, torch.float32)
+            place = f"seed-{seed}" if config.seeds > 1 else ""
+            made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
+            _deliver(cached, folder / place, made, {"training": asdict(training), "seed": seed, "rows": len(rows)})
+            word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
+            say(f"loss on the kept rows: twin {made.loss:.3f}, original {original:.3f}: {word}")
+            twins.append(made)
+    for made in twins:
+        say(f"twin: {made.output}")
+    return twins
+
+
+def _deliver(cached: Path, folder: Path, made: Twin, settings: Mapping[str, Any]) -> None:
+    shutil.copytree(cached, folder, dirs_exist_ok=True)
+    content = {"loss": made.loss, "original_loss": made.original_loss, "comparable": made.comparable}
+    (folder / "expunge").mkdir()
+    record.write_json(folder / "expunge" / "retrain.json", content | dict(settings) | record.environment())
 
 
 def _train_into(folder: Path, config: Retrain, rows: Sequence[Row], problem: Problem, training: Training) -> None:

@@ -54,6 +54,13 @@ def check(path: str, role: str, trust: Trust | None = None) -> None:
         raise InputError(f"{path}: the folder has no tokenizer (tokenizer.json). Save the tokenizer beside the model.")
 
 
+def twins(path: str) -> list[str]:
+    """The retrained models that `--retrained` names: one folder or hub name, or all folders seed-N in one folder."""
+    folder = Path(path)
+    several = sorted(folder.glob("seed-*"), key=lambda one: (len(one.name), one.name)) if folder.is_dir() else []
+    return [str(one) for one in several if one.is_dir()] or [path]
+
+
 def load_tokenizer(path: str, trust: Trust | None = None) -> Any:
     """The fast tokenizer of a model. Raises `InputError` where there is none or it cannot give offsets."""
     try:
