@@ -60,7 +60,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise InputError(f"there is no command {command!r}{registry.suggestion(command, list(COMMANDS))}")
-    return RUNNERS[command](_parse(command, rest))
+    config = _parse(command, rest)
+    configs.check_numbers(config)
+    return RUNNERS[command](config)
 
 
 def _usage() -> str:

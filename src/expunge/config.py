@@ -5,6 +5,7 @@ Imports nothing heavy, so that `--help` answers at once.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,17 @@ FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
 MODELS = ("model", "base", "retrained", "unlearned")
+ABOVE_ZERO = (
+    "learning_rate",
+    "epochs",
+    "steps",
+    "tokens",
+    "forget_rows",
+    "batch_rows",
+    "replay_tokens",
+    "beta",
+    "width",
+)
 PATHS = ("forget", "retain", "holdout", "train", "train_config", "output", *MODELS)
 
 
@@ -210,7 +222,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    values = {key: _number(value, fields[key].type) if key in fields else value for key, value in values.items()}
+    values = {key: _meant(value, fields[key].type) if key in fields else value for key, value in values.items()}
     for key, value in values.items():
         if key not in fields:
             raise InputError(f"{source}: unknown key {key!r}{registry.suggestion(str(key), list(fields))}")
@@ -218,11 +230,13 @@ def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     return kind(**values)
 
 
-def _number(value: Any, declared: Any) -> Any:
-    """`1e-5`, which YAML 1.1 takes for text, as the number it means."""
+def _meant(value: Any, declared: Any) -> Any:
+    """`1e-5`, which YAML 1.1 takes for text, as the number it means, and a list as a tuple."""
     if float in (declared, *get_args(declared)) and isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
+    if get_origin(declared) is tuple and isinstance(value, list):
+        return tuple(value)
     return value
 
 
@@ -236,12 +250,35 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
         return
     if declared is Any:
         return
+    if get_origin(declared) is tuple:
+        if not isinstance(value, tuple):
+            raise InputError(f"{source}: {key} must be a list, found {type(value).__name__}.")
+        for one in value:
+            _check_type(key, one, allowed[0], source)
+        return
     types = [one for one in (allowed or (declared,)) if isinstance(one, type)]
     whole_for_float = float in types and isinstance(value, int)
     is_bool = isinstance(value, bool)
     if (is_bool and bool not in types) or not (isinstance(value, tuple(types)) or whole_for_float):
         names = " or ".join("nothing" if one is type(None) else one.__name__ for one in types)
         raise InputError(f"{source}: {key} must be {names}, found {type(value).__name__}.")
+    _check_number(key, value, source)
+
+
+def _check_number(key: str, value: Any, source: str) -> None:
+    above = key in ABOVE_ZERO
+    if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 if above else value >= 0)):
+        raise InputError(f"{source}: {key} must be a number {'above 0' if above else '0 or more'}, found {value}.")
+
+
+def check_numbers(config: Any) -> None:
+    """The numbers of a configuration and of its method's options. Raises `InputError`, naming the flag."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value)
+        for one in value if isinstance(value, tuple) else (value,):
+            _check_number(field.name, one, "given")
 
 
 def data_path(inputs: Any, role: str) -> str | None:

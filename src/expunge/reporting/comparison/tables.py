@@ -72,6 +72,7 @@ class Grid:
     lines: tuple[GridLine, ...]
     band_column: int | None = None
 
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """A grid with its heading; title and lead are fixed words."""
