@@ -44,6 +44,10 @@ class Inputs:
     """A model trained without the forget rows, to compare with."""
     data: Folder = None
     """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
+    benchmark: str = "rows"
+    """Entry of the benchmarks catalogue: how rows are read and scored."""
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no"
+    """Measure MMLU for the benchmark's final score (pip install "expunge[mmlu]"; slow without a GPU)."""
     config: FilePath = None
     """A YAML recipe; flags go over it."""
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
@@ -137,7 +141,7 @@ class List:
     """Lists the entries of a catalogue."""
 
     catalogue: str = ""
-    """methods or metrics."""
+    """methods, metrics or benchmarks."""
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
