@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from expunge import registry
+from expunge.benchmark import Benchmark
 from expunge.config import Inputs, data_path
 from expunge.data.rows import Row, RowSet, check_disjoint, read, without
 from expunge.data.splits import halve, recombine, set_guard_apart
@@ -46,6 +48,12 @@ def trust(inputs: Inputs) -> load.Trust:
     return load.Trust(pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code)
 
 
+def benchmark_of(inputs: Inputs) -> Benchmark:
+    """The benchmark that says how rows are read, generated from and scored. Raises `InputError`."""
+    benchmark: Benchmark = registry.load("benchmarks", inputs.benchmark)()
+    return benchmark
+
+
 def check(inputs: Inputs, method: Any = None) -> Checked:
     """Reads and checks all files of rows and model folders, and what the method (its class) needs of them.
 
@@ -75,9 +83,10 @@ def check(inputs: Inputs, method: Any = None) -> Checked:
 def read_sets(inputs: Inputs) -> dict[str, RowSet]:
     """Reads and cross-checks forget, retain, holdout and train rows, those that were given."""
     sets: dict[str, RowSet] = {}
+    make_row = benchmark_of(inputs).make_row
     for role in ("forget", "retain", "holdout", "train"):
         if path := data_path(inputs, role):
-            sets[role] = read(path, role)
+            sets[role] = read(path, role, make_row)
     for role in ("retain", "holdout"):
         if role in sets and "forget" in sets:
             check_disjoint(sets["forget"], sets[role], role)

@@ -19,12 +19,14 @@ import torch
 from expunge import config as configs
 from expunge import record, registry, trial
 from expunge.apply import Outcome
-from expunge.assemble import Assembled, Checked, assemble, check, load_other
+from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
+from expunge.benchmark import Circumstances
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import columns, evidence, verdict
 from expunge.evaluation.retrained import cache_folder
 from expunge.metric import Evidence
 from expunge.model import load
+from expunge.peak import Peak
 from expunge.problem import Problem
 from expunge.trial import add_samples
 
@@ -117,7 +119,7 @@ class _Work:
             return dict(json.loads(file.read_text(encoding="utf-8"))) | {"model": label}
         self.say(f"{name}: running")
         try:
-            with record.Peak(self.assembled.problem.runtime.device) as peak:
+            with Peak(self.assembled.problem.runtime.device) as peak:
                 made = self._judged(label, seed) if variant is None else self._unlearned(variant, int(seed or 0))
         except (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError) as error:
             line = (str(error).strip().splitlines() or [""])[0][:200]
@@ -166,7 +168,7 @@ class _Work:
                 found = self._record(done.delivered.problem)
         judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
         outcome = done.outcome
-        return self._read(found) | {
+        return self._read(found, judge=True) | {
             "settings": _settings(variant, outcome, tokens, done.subspace.name),
             "options": asdict(variant.options),
             "stopped": outcome.stopped,
@@ -193,11 +195,27 @@ class _Work:
         return load_other(self.config, path, self.assembled, torch.float32)
 
     def _record(self, problem: Problem) -> Evidence:
-        return evidence.record(problem, self.assembled.judged, ("samples",))
+        generating = benchmark_of(self.config).generating
+        return evidence.record(problem, self.assembled.judged, ("samples",), generating)
 
-    def _read(self, found: Evidence) -> dict[str, Any]:
+    def _read(self, found: Evidence, judge: bool = False) -> dict[str, Any]:
+        """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""
         scores, rows = columns.read_off(found)
-        return {"scores": scores, "rows": rows}
+        benchmark = benchmark_of(self.config)
+        around = Circumstances(
+            holdout=self.checked.comparison == "holdout", ended=self.assembled.problem.rendering.end_documents
+        )
+        official = benchmark.official(found, around)
+        if official is None:
+            return {"scores": scores, "rows": rows}
+        names, more = columns.read_official(official)
+        flags = []
+        if judge:
+            twin = benchmark.official(self._reference("retrained"), around) if self.twins else None
+            original = benchmark.official(self._reference("original"), around)
+            flags = benchmark.flags(official, original, [twin] if twin else [])
+        behind = {name: [float(value) for value in values] for name, values in benchmark.behind(found, around).items()}
+        return {"scores": scores | more, "rows": rows | behind, "official": names, "flags": flags}
 
     def _key(self) -> str:
         """Hash of what all cells share."""
@@ -242,5 +260,13 @@ def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: 
 
 def _empty(label: str, seed: int | None) -> dict[str, Any]:
     nothing = ("error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens", "verdict")
-    head: dict[str, Any] = {"model": label, "seed": seed, "settings": "", "flags": [], "scores": {}, "rows": {}}
+    head: dict[str, Any] = {
+        "model": label,
+        "seed": seed,
+        "settings": "",
+        "flags": [],
+        "official": {},
+        "scores": {},
+        "rows": {},
+    }
     return head | dict.fromkeys(nothing)

@@ -54,10 +54,12 @@ class Inputs:
     """All rows of the fine-tuning, the forget rows among them."""
     retrained: Folder = None
     """A model trained without the forget rows, to compare with."""
-    benchmark: str = "rows"
-    """Entry of the benchmarks catalogue: how rows are read and scored."""
     data: Folder = None
     """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
+    benchmark: str = "rows"
+    """Entry of the benchmarks catalogue: how rows are read and scored."""
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no"
+    """Measure MMLU for the benchmark's final score (pip install "expunge[mmlu]"; slow without a GPU)."""
     config: FilePath = None
     """A YAML recipe; flags go over it."""
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
@@ -171,7 +173,7 @@ class List:
     """Lists the entries of a catalogue."""
 
     catalogue: str = ""
-    """methods or metrics."""
+    """methods, metrics or benchmarks."""
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:

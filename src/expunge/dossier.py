@@ -10,11 +10,10 @@ from expunge import config as configs
 from expunge import record
 from expunge.assemble import Assembled, Checked, echoed, token_counts
 from expunge.config import data_path
-from expunge.evaluation import suite, verdict
+from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
+from expunge.matching import known_rows, recall_rows
 from expunge.metric import Evidence
-from expunge.metrics.knowledge import known_rows
-from expunge.metrics.regurgitation import recall_rows
 from expunge.model import load
 from expunge.reporting import card, html, markdown
 
@@ -44,6 +43,13 @@ def build(
         "created": environment["created"],
         "verdict": _verdict(judged, checked),
         "scores": suite.scores(evidence),
+        "benchmark": official.block(
+            config.benchmark,
+            evidence,
+            checked.comparison == "holdout",
+            problem.rendering.end_documents,
+            details.get("mmlu", {}),
+        ),
         "rows": _rows(judged, checked, evidence, details, secret),
         "losses": _losses(evidence),
         "limits": [*record.LIMITS, *_limits(config, checked, details, evidence)],
@@ -89,7 +95,8 @@ def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
     """Row text and what each model generates in its place, by row name: only for --show-rows."""
     found = {}
     for index, row in enumerate(checked.forget):
-        generated = {name: recorded.sets["forget"].generations[index] for name, recorded in evidence.items()}
+        said = {name: recorded.sets["forget"].generations[index] for name, recorded in evidence.items()}
+        generated = {name: None if text is None else text.strip() for name, text in said.items()}
         found[row.name] = {"prompt": row.prompt, "completion": row.completion, "generated": generated}
     return found
 

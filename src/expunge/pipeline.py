@@ -10,11 +10,12 @@ import torch
 from expunge import comparison, dossier, record, registry, trial
 from expunge import config as configs
 from expunge.apply import Outcome
-from expunge.assemble import Assembled, Checked, assemble, check, echoed, load_other, token_counts, trust
+from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
+from expunge.benchmark import Outcome as Measured
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
 from expunge.errors import InputError
-from expunge.evaluation import evidence, verdict
+from expunge.evaluation import evidence, mmlu, verdict
 from expunge.evaluation.retrained import Twin, make_twins
 from expunge.loop import Training
 from expunge.metric import Evidence
@@ -56,11 +57,17 @@ class _Models:
 
     evidence: dict[str, Evidence]
     clock: record.Clock
+    config: configs.Inputs
+    mmlu: dict[str, Measured] = field(default_factory=dict)
     silent: tuple[str, ...] = ("samples",)
 
     def record(self, name: str, problem: Problem, judged: Mapping[str, Split]) -> None:
         with self.clock.stage(f"evaluate {name}"):
-            self.evidence[name] = evidence.record(problem, judged, self.silent)
+            generating = benchmark_of(self.config).generating
+            self.evidence[name] = evidence.record(problem, judged, self.silent, generating)
+        if self.config.mmlu != "no":
+            with self.clock.stage(f"MMLU {name}"):
+                self.mmlu[name] = mmlu.measure(problem, self.config.mmlu)
 
 
 def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
@@ -85,7 +92,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
         assembled = assemble(config, checked)
         base = trial.base_losses(config, assembled)
     _say_inputs(config, checked, assembled, say)
-    models = _Models({}, clock)
+    models = _Models({}, clock, config)
     with clock.stage("samples"):
         trial.add_samples(assembled)
     models.record("original", assembled.problem, assembled.judged)
@@ -120,7 +127,7 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
-    models = _Models({}, record.Clock())
+    models = _Models({}, record.Clock(), config)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
     trial.add_samples(assembled)
@@ -294,6 +301,7 @@ def _write(
     details: Mapping[str, Any],
 ) -> Run:
     seconds = models.clock.seconds
+    details = {**details, "mmlu": models.mmlu}
     content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
     texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
     dossier.write(folder, content, models.evidence, texts or None)

@@ -12,7 +12,6 @@ import platform
 import resource
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from expunge.errors import InputError
 
@@ -50,39 +47,6 @@ class Clock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begin, 3)
-
-
-class Peak:
-    """Peak memory of a stage in bytes: what CUDA allocated, else resident memory, looked at 20 times a second."""
-
-    def __init__(self, device: Any) -> None:
-        self.bytes = 0
-        self._cuda = str(device).startswith("cuda")
-        self._device, self._done = device, threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Peak":
-        if self._cuda:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._watcher.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._cuda:
-            import torch
-
-            self.bytes = torch.cuda.max_memory_allocated(self._device)
-        else:
-            self._done.set()
-            self._watcher.join()
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while not self._done.wait(0.05):
-            self.bytes = max(self.bytes, process.memory_info().rss)
 
 
 def environment() -> dict[str, Any]:

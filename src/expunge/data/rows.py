@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,10 @@ class Row:
         return hashlib.sha256("\0".join((salt, *self.content)).encode()).digest()
 
 
+MakeRow = Callable[[Path, int, Any], Row]
+"""From file, line and record to a checked row. Raises `InputError`."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowSet:
     """The distinct rows of one file, in file order, and how many duplicates were merged."""
@@ -66,8 +70,10 @@ class RowSet:
         return len(self.rows)
 
 
-def read(path: str | Path, role: str) -> RowSet:
+def read(path: str | Path, role: str, make_row: MakeRow | None = None) -> RowSet:
     """Reads and checks one file of rows. `role` ("forget", "retain", ...) is only used in messages.
+
+    `make_row` turns a record into a row where a benchmark has columns of its own; None: the known forms.
 
     Raises `InputError`: missing or empty file, unknown extension, bad encoding, broken line, unknown columns, empty
     or non-text fields.
@@ -78,7 +84,7 @@ def read(path: str | Path, role: str) -> RowSet:
     distinct: dict[tuple[str, str], Row] = {}
     count = 0
     for line, record in records:
-        row = _row(file, line, record)
+        row = (make_row or _row)(file, line, record)
         distinct.setdefault(row.content, row)
         count += 1
     if not distinct:
