@@ -53,11 +53,11 @@ COLUMNS = (
     Column(metric="knowledge", set="forget", label="answers known, forget", side="forget"),
     Column(metric="regurgitation", set="forget", label="recited, forget", side="forget"),
     Column(metric="loss_attack", set="forget", label="loss attack, AUC", side="forget"),
-    Column(metric="knowledge", set="retain", label="answers known, retain", side="retain"),
-    Column(metric="regurgitation", set="retain", label="recited, retain", side="retain"),
-    Column(metric="knowledge", set="guard", label="answers known, guard", side="retain"),
-    Column(metric="regurgitation", set="guard", label="recited, guard", side="retain"),
-    Column(metric="knowledge", set="collateral", label="answers known, not given", side="retain"),
+    Column(metric="knowledge", set="retain", label="answers known, retain", side="retain", better="higher"),
+    Column(metric="regurgitation", set="retain", label="recited, retain", side="retain", better="higher"),
+    Column(metric="knowledge", set="guard", label="answers known, guard", side="retain", better="higher"),
+    Column(metric="regurgitation", set="guard", label="recited, guard", side="retain", better="higher"),
+    Column(metric="knowledge", set="collateral", label="answers known, not given", side="retain", better="higher"),
     Column(
         metric="perplexity",
         set="judging",
@@ -98,7 +98,7 @@ def plain(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _official(name: str, group: str) -> Column:
     forgets = name.startswith("1 - ")
     side = "forget" if "(forget" in name or name.startswith("AUC") else "retain" if "(retain" in name else "other"
-    better = ("higher" if forgets else "lower") if side == "forget" else None
+    better = {"forget": "higher" if forgets else "lower", "retain": "higher"}.get(side)
     return Column(metric="official", set="", label=name, side=side, group=group, better=better)
 
 
