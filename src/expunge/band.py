@@ -183,7 +183,7 @@ def _are_hits(rows: Floats) -> bool:
 
 
 def _row_part(rows: Floats, hits: bool, middle: float, reach: float) -> _Part | None:
-    """Chance of the rows' mean [n]. `middle` and `reach`: the scale of hits, 0.5 and 0.5, or 0 and 1 for differences."""
+    """Chance of the mean of rows [n]. `middle`, `reach`: the scale of hits; 0.5 and 0.5, or 0 and 1 for differences."""
     n, value = len(rows), float(rows.mean())
     if hits:
         square = Z * Z
