@@ -17,8 +17,8 @@ MEANINGS = {
     "lost": "rows to keep are less well kept than by the retrained models",
     "gained": "rows to keep are better known than by the retrained models",
     DIFFERS: "outside the margin, in a score that has no better side",
-    CANNOT_TELL: "the interval of the difference reaches from within the margin to outside it; where it leaves out "
-    "zero, the page says which way it leans",
+    CANNOT_TELL: "the interval of the difference reaches from within the margin to outside it, or there is none; where "
+    "it leaves out zero, the page says which way it leans",
 }
 
 

@@ -200,7 +200,7 @@ def _entry(
     if column.margin is None or reference is None:
         word = NOT_FINITE if not math.isfinite(pooled.value) else NO_BAND if reference is None else NOT_JUDGED
         return Entry(word, "", pooled, reference, None, count)
-    standing = band.stand(band.difference(cells, twins), column.margin, reference, column.side, better)
+    standing = band.stand(band.difference(cells, twins, column.scale), column.margin, reference, column.side, better)
     return Entry(standing.word, "", pooled, reference, standing, count)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge import band
-from expunge.band import AS_RETRAINED, DIFFERS, NOT_FINITE
+from expunge.band import AS_RETRAINED, CANNOT_TELL, DIFFERS, NOT_FINITE
 from expunge.reporting.comparison.standings import (
     NO_BAND,
     ORIGINAL,
@@ -183,9 +183,16 @@ def _cell(entry: Entry) -> Cell:
         interval=interval_of(entry.pooled),
         away=interval_of(standing.difference),
         word=standing.word if standing.word != value else "",
-        leaning=f"leans {standing.leaning}" if standing.leaning else "",
+        leaning=_leaning(standing),
         tone=TONES.get(standing.word, "unknown"),
     )
+
+
+def _leaning(standing: band.Standing) -> str:
+    if standing.word == CANNOT_TELL and standing.difference.low is None:
+        return "no interval"
+    word = "outside" if standing.leaning == DIFFERS else standing.leaning
+    return f"leans {word}" if word else ""
 
 
 def interval_of(found: band.Pooled | band.Difference | None) -> str:
