@@ -55,7 +55,15 @@ def test_an_interval_ends_where_the_scale_does():
     assert band.pool(cells).low < -2 and band.pool(cells).high > 2
     assert (band.pool(cells, (0.0, 1.0)).low, band.pool(cells, (0.0, 1.0)).high) == (0.0, 1.0)
     found = band.difference(cells, plain(0.9), (0.0, 1.0))
-    assert (found.low, found.high) == pytest.approx((-0.9, 0.1))
+    assert (found.low, found.high) == (-1.0, 1.0)
+
+
+def test_a_score_at_the_end_of_its_scale_is_not_taken_for_sameness():
+    # 0 of 24 beside 3 of 24: no score lies lower, so an interval that ended 0.125 below the twins' mean would end
+    # within a margin of 0.13, as if that mean were known
+    found = band.difference(of_rows([0] * 24), of_rows([1] * 3 + [0] * 21), (0.0, 1.0))
+    assert found.low < -0.2
+    assert band.stand(found, 0.13, twins(), "forget", -1).word == CANNOT_TELL
 
 
 def test_seeds_without_any_hit_are_not_sure_to_have_none():

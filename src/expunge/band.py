@@ -139,7 +139,8 @@ def difference(
         parts = [own, _Part(other.above, other.below, other.freedom) if other is not None else None]
     low, high = _interval(value, [*parts, _seed_part(values), _seed_part(others)])
     if scale is not None and low is not None and high is not None:
-        low, high = max(scale[0] - float(others.mean()), low), min(scale[1] - float(others.mean()), high)
+        width = scale[1] - scale[0]  # not the room beside the twins' mean: that is no more than an estimate
+        low, high = max(-width, low), min(width, high)
     return Difference(value, low, high, rows is not None)
 
 
