@@ -122,22 +122,26 @@ def band(twins: Sequence[Measured], scale: tuple[float, float] | None = None) ->
     )
 
 
-def difference(cells: Sequence[Measured], twins: Sequence[Measured]) -> Difference:
+def difference(
+    cells: Sequence[Measured], twins: Sequence[Measured], scale: tuple[float, float] | None = None
+) -> Difference:
     """Mean of the cells minus mean of the twins, row by row where all of them were asked the same rows."""
     values, others = np.array([cell.value for cell in cells]), np.array([twin.value for twin in twins])
     value = float(values.mean() - others.mean())
     if not math.isfinite(value):
         return Difference(math.nan, None, None, False)
-    seeds = [_seed_part(values), _seed_part(others)]
     rows = aligned([*cells, *twins])
     if rows is not None:
         per_row = rows[: len(cells)].mean(axis=0) - rows[len(cells) :].mean(axis=0)
-        low, high = _interval(value, [_row_part(per_row, _are_hits(rows), 0.0, 1.0), *seeds])
-        return Difference(value, low, high, paired=True)
-    own, other = _own_part(cells), _own_part(twins)
-    mirrored = _Part(other.above, other.below, other.freedom) if other is not None else None
-    low, high = _interval(value, [own, mirrored, *seeds])
-    return Difference(value, low, high, paired=False)
+        parts = [_row_part(per_row, _are_hits(rows), 0.0, 1.0)]
+    else:
+        own, other = _own_part(cells), _own_part(twins)
+        parts = [own, _Part(other.above, other.below, other.freedom) if other is not None else None]
+    low, high = _interval(value, [*parts, _seed_part(values), _seed_part(others)])
+    if scale is not None and low is not None and high is not None:
+        width = scale[1] - scale[0]  # not the room beside the twins' mean: that is no more than an estimate
+        low, high = max(-width, low), min(width, high)
+    return Difference(value, low, high, rows is not None)
 
 
 def stand(found: Difference, margin: float, twins: Pooled, side: Side, better: float) -> Standing:
@@ -183,7 +187,7 @@ def _are_hits(rows: Floats) -> bool:
 
 
 def _row_part(rows: Floats, hits: bool, middle: float, reach: float) -> _Part | None:
-    """Chance of the rows' mean [n]. `middle` and `reach`: the scale of hits, 0.5 and 0.5, or 0 and 1 for differences."""
+    """Chance of the mean of rows [n]. `middle`, `reach`: the scale of hits; 0.5 and 0.5, or 0 and 1 for differences."""
     n, value = len(rows), float(rows.mean())
     if hits:
         square = Z * Z

@@ -24,6 +24,8 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
     }
     if plot is not None:
         pages["comparison.svg"] = scatter.standing_alone(plot)
+    else:
+        (folder / "comparison.svg").unlink(missing_ok=True)  # of an earlier state
     record.write_json(folder / "comparison.json", content)
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from expunge.reporting.comparison import tables
+from expunge.reporting.comparison import findings, tables
 from expunge.reporting.comparison.standings import Standings
 from expunge.reporting.html import environment, inline
 from expunge.reporting.plots import Plot
@@ -17,13 +17,13 @@ def render(found: Standings, content: Mapping[str, Any], plot: Plot | None) -> s
         .get_template("comparison.html.jinja")
         .render(
             content=content,
-            headline=tables.headline(found),
-            findings=tables.findings(found),
-            errors=tables.errors(found),
+            headline=findings.headline(found),
+            findings=findings.findings(found),
+            errors=findings.errors(found),
             sections=tables.sections(found),
             plot=inline(plot),
-            meanings=tables.MEANINGS,
-            notes=tables.notes(found),
+            meanings=findings.MEANINGS,
+            notes=findings.notes(found),
             overview=(tables.costs(found), tables.cells(found)),
             provenance=tables.provenance(content),
             not_measured=NOT_MEASURED,

@@ -71,7 +71,6 @@ def _named(line: tables.GridLine) -> str:
 
 
 def _cell(cell: tables.Cell) -> str:
-    word = cell.word.split(",")[0]
-    mark = f"$^{{\\mathrm{{{MARKS[word]}}}}}$" if MARKS.get(word) else ""
+    mark = f"$^{{\\mathrm{{{MARKS[cell.word]}}}}}$" if MARKS.get(cell.word) else ""
     interval = f" {escaped(f'[{cell.interval}]')}" if cell.interval else ""
     return f"{escaped(cell.value)}{mark}{interval}"

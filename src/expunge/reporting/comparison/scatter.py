@@ -53,7 +53,7 @@ def draw(found: Standings, x: Column | None = None, y: Column | None = None) -> 
         return None
     with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of the font that measures; the page has its own
-        figure = Figure(figsize=(9.6, max(4.6, 1.6 + 0.27 * len(marks))), layout="constrained")
+        figure = Figure(figsize=(9.6, max(5.0, 1.6 + 0.27 * len(marks))), layout="constrained")
         axes = figure.subplots()
         shaded = _draw_band(axes, found, x, y)
         for mark in marks:
@@ -89,10 +89,12 @@ def _marks(found: Standings, x: Column, y: Column) -> tuple[list[Mark], int]:
 
 
 def _point(cell: Any, x: str, y: str) -> tuple[float, float] | None:
-    values = [(cell["scores"].get(key) or {}).get("value") for key in (x, y)]
-    if cell["error"] or any(value is None or not math.isfinite(value) for value in values):
+    if cell["error"]:
         return None
-    return float(values[0]), float(values[1])
+    across, up = ((cell["scores"].get(key) or {}).get("value") for key in (x, y))
+    if across is None or up is None or not math.isfinite(across) or not math.isfinite(up):
+        return None
+    return float(across), float(up)
 
 
 def _draw_band(axes: Axes, found: Standings, x: Column, y: Column) -> bool:
@@ -122,9 +124,11 @@ def _draw_mark(axes: Axes, mark: Mark) -> None:
         )  # fmt: skip
     for across, up in mark.points:
         axes.plot(across, up, mark.marker, color=mark.colour, ms=4.2, alpha=0.55, mew=0, zorder=4, clip_on=False)
+    # the retrained mark is hollow and on top: methods that do well lie on it
+    hollow = mark.model.label == RETRAINED
     axes.plot(
-        mark.x.value, mark.y.value, mark.marker, color=mark.colour, ms=10, mec="#ffffff", mew=0.9, zorder=5,
-        clip_on=False,
+        mark.x.value, mark.y.value, mark.marker, color=mark.colour, ms=10, clip_on=False, zorder=6 if hollow else 5,
+        mfc="none" if hollow else mark.colour, mec=mark.colour if hollow else "#ffffff", mew=1.8 if hollow else 0.9,
     )  # fmt: skip
 
 
@@ -148,7 +152,12 @@ def _frame(axes: Axes, x: Column, y: Column) -> None:
 def _legend(figure: Figure, marks: Sequence[Mark], shaded: bool) -> None:
     """Outside the axes, so that it covers nothing. Texts are set afterwards: matplotlib gives labels a meaning."""
     names = [name_of(mark.model) for mark in marks]
-    handles: list[Any] = [Line2D([], [], marker=m.marker, color=m.colour, ls="", ms=8, mew=0) for m in marks]
+    handles: list[Any] = [
+        Line2D([], [], marker=m.marker, color=m.colour, ls="", ms=8, mew=1.6, mfc="none")
+        if m.model.label == RETRAINED
+        else Line2D([], [], marker=m.marker, color=m.colour, ls="", ms=8, mew=0)
+        for m in marks
+    ]
     if shaded:
         names.append("Retrained band")
         handles.append(Patch(facecolor=SHADE, edgecolor=COLOURS["retrained"], ls=(0, (4, 2)), lw=1.1))

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from expunge import band
-from expunge.band import AS_RETRAINED, CANNOT_TELL, NOT_FINITE
+from expunge.band import AS_RETRAINED, CANNOT_TELL, NOT_FINITE, Measured, Pooled, Side, Standing
 from expunge.errors import InputError
 from expunge.reporting.words import NOT_MEASURED
 
@@ -26,7 +26,8 @@ CELL_NEEDED = ("model", "seed", "settings", "error", "scores")
 SIDES = ("forget", "retain", "other")
 ORIGINAL, RETRAINED = "original", "retrained"
 WAYS = {"higher": 1.0, "lower": -1.0}
-NO_BAND, NOT_JUDGED = "no band", "not judged"
+THE_BAND, NO_BAND, NOT_JUDGED = "the band", "no band", "not judged"
+UNJUDGED = (NOT_MEASURED, THE_BAND, NO_BAND, NOT_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Column:
 
     key: str
     label: str
-    side: band.Side
+    side: Side
     margin: float | None
     group: str
     better: str | None
@@ -67,28 +68,26 @@ class Entry:
 
     word: str
     missing: str
-    pooled: band.Pooled | None
-    band: band.Pooled | None
-    standing: band.Standing | None
+    pooled: Pooled | None
+    band: Pooled | None
+    standing: Standing | None
     count: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One method at a glance: labels of columns by word, in the columns' order."""
+    """One model at a glance: columns by word, in their order."""
 
-    model: Model
-    columns: Mapping[str, tuple[str, ...]]
+    columns: Mapping[str, tuple[Column, ...]]
 
     @property
-    def outside(self) -> dict[str, tuple[str, ...]]:
-        within = (AS_RETRAINED, CANNOT_TELL, NOT_MEASURED, NO_BAND, NOT_JUDGED)
-        return {word: labels for word, labels in self.columns.items() if word not in within}
+    def outside(self) -> tuple[str, ...]:
+        """The words that say so."""
+        return tuple(word for word in self.columns if word not in (AS_RETRAINED, CANNOT_TELL, *UNJUDGED))
 
     @property
     def judged(self) -> int:
-        unjudged = (NOT_MEASURED, NO_BAND, NOT_JUDGED)
-        return sum(len(labels) for word, labels in self.columns.items() if word not in unjudged)
+        return sum(len(columns) for word, columns in self.columns.items() if word not in UNJUDGED)
 
     @property
     def place(self) -> str:
@@ -120,11 +119,11 @@ class Standings:
         return tuple(column for column in self.columns if column.group in names)
 
     def summary(self, model: Model) -> Summary:
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, tuple[Column, ...]] = {}
         for column in self.columns:
             word = self.entries[model.label, column.key].word
-            found[word] = (*found.get(word, ()), column.label)
-        return Summary(model, found)
+            found[word] = (*found.get(word, ()), column)
+        return Summary(found)
 
 
 def of(content: Content) -> Standings:
@@ -145,7 +144,7 @@ def _column(found: Mapping[str, Any]) -> Column:
     return Column(
         key=found["key"],
         label=found.get("label") or found["key"],
-        side=cast(band.Side, found["side"]),
+        side=cast(Side, found["side"]),
         margin=found["margin"],
         group=found["group"],
         better=found["better"],
@@ -188,24 +187,24 @@ def _entries(column: Column, models: Sequence[Model]) -> dict[str, Entry]:
 def _entry(
     column: Column,
     model: Model,
-    cells: Sequence[band.Measured],
-    twins: Sequence[band.Measured],
-    reference: band.Pooled | None,
+    cells: Sequence[Measured],
+    twins: Sequence[Measured],
+    reference: Pooled | None,
     better: float,
 ) -> Entry:
     if not cells:
         return Entry(NOT_MEASURED, _reason(model, column.key), None, reference, None, None)
     pooled, count = band.pool(cells, column.scale), _count(model, column.key)
     if model.label == RETRAINED:
-        return Entry("the band" if reference else NOT_FINITE, "", pooled, reference, None, count)
+        return Entry(THE_BAND if reference else NOT_FINITE, "", pooled, reference, None, count)
     if column.margin is None or reference is None:
         word = NOT_FINITE if not math.isfinite(pooled.value) else NO_BAND if reference is None else NOT_JUDGED
         return Entry(word, "", pooled, reference, None, count)
-    standing = band.stand(band.difference(cells, twins), column.margin, reference, column.side, better)
+    standing = band.stand(band.difference(cells, twins, column.scale), column.margin, reference, column.side, better)
     return Entry(standing.word, "", pooled, reference, standing, count)
 
 
-def _measured(model: Model, key: str) -> list[band.Measured]:
+def _measured(model: Model, key: str) -> list[Measured]:
     found = []
     for cell in model.done:
         score = cell["scores"].get(key)
@@ -213,7 +212,7 @@ def _measured(model: Model, key: str) -> list[band.Measured]:
             continue
         rows = (cell.get("rows") or {}).get(key)
         values = None if rows is None else np.array([math.nan if r is None else r for r in rows], dtype=np.float64)
-        found.append(band.Measured(_number(score.get("value")), score.get("low"), score.get("high"), values))
+        found.append(Measured(_number(score.get("value")), score.get("low"), score.get("high"), values))
     return found
 
 
@@ -222,7 +221,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _better(column: Column, original: Sequence[band.Measured] | None, reference: band.Pooled | None) -> float:
+def _better(column: Column, original: Sequence[Measured] | None, reference: Pooled | None) -> float:
     if column.better is not None:
         return WAYS[column.better]
     if column.side != "forget" or not original or reference is None or column.margin is None:

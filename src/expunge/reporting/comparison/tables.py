@@ -1,15 +1,23 @@
 """The tables of a comparison as plain strings, *not* escaped: each page escapes what it prints."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from expunge import band
 from expunge.band import AS_RETRAINED, CANNOT_TELL, DIFFERS, NOT_FINITE
-from expunge.reporting.comparison.standings import NO_BAND, ORIGINAL, RETRAINED, Column, Entry, Model, Standings
+from expunge.reporting.comparison.standings import (
+    NO_BAND,
+    ORIGINAL,
+    RETRAINED,
+    THE_BAND,
+    Column,
+    Entry,
+    Model,
+    Standings,
+)
 from expunge.reporting.provenance import Table, pairs
-from expunge.reporting.words import NOT_MEASURED, Badge, duration, number, plain, size
+from expunge.reporting.words import NOT_MEASURED, duration, number, plain, size
 
 TONES = {
     AS_RETRAINED: "good",
@@ -19,17 +27,6 @@ TONES = {
     "gained": "warn",
     DIFFERS: "warn",
     NOT_FINITE: "bad",
-}
-PLACE_TONES = {"in the band": "good", "outside the band": "bad"}
-MEANINGS = {
-    AS_RETRAINED: "the whole interval of the difference to the retrained models lies within the margin",
-    "short": "forget rows are still better known than by the retrained models",
-    "beyond": "over-forgetting: forget rows are less known than by models that never saw them, also a fault",
-    "lost": "rows to keep are less well kept than by the retrained models",
-    "gained": "rows to keep are better known than by the retrained models",
-    DIFFERS: "outside the margin, in a score that has no better side",
-    CANNOT_TELL: "the interval of the difference reaches from within the margin to outside it; where it leaves out "
-    "zero, the page says which way it leans",
 }
 HONEST = "the honest optimum"
 POOLED_LEAD = "Mean over seeds. The retrained models never saw the forget rows: their line is the band to be in."
@@ -43,12 +40,16 @@ OTHER_LEAD = "What stands in no table above."
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model in one column; parts that do not apply are empty. `note`: why nothing was measured."""
+    """One model in one column; parts that do not apply are empty. `note`: why nothing was measured.
+
+    `away`: the interval of the difference to the retrained models, on which the word rests.
+    """
 
     value: str
     interval: str = ""
-    difference: str = ""
+    away: str = ""
     word: str = ""
+    leaning: str = ""
     tone: str = "unknown"
     note: str = ""
 
@@ -83,47 +84,6 @@ class Section:
     differences: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What the page says first about a method."""
-
-    method: str
-    badge: Badge
-    parts: tuple[str, ...]
-
-
-def headline(found: Standings) -> str:
-    """One sentence: how many methods lie in the band, outside it, or cannot be told."""
-    places = [found.summary(model).place for model in found.methods]
-    if not found.twins:
-        return f"No retrained model was scored, so none of {_many(len(places), 'method')} can be placed."
-    counts = [(place, places.count(place)) for place in dict.fromkeys([*PLACE_TONES, CANNOT_TELL, *places])]
-    words = {
-        "in the band": "in the retrained band in every column",
-        "outside the band": "outside it in at least one",
-        CANNOT_TELL: "cannot be told",
-    }
-    parts = [f"{count} {words.get(place, place)}" for place, count in counts if count or place == "in the band"]
-    return f"Of {_many(len(places), 'method')}: {', '.join(parts)}."
-
-
-def findings(found: Standings) -> tuple[Finding, ...]:
-    """One per method, in the order of the table."""
-    lines = []
-    for model in found.methods:
-        summary = found.summary(model)
-        parts = [f"{word}: {', '.join(labels)}" for word, labels in summary.outside.items()]
-        if open_ones := summary.columns.get(CANNOT_TELL):
-            parts.append(f"{CANNOT_TELL}: {', '.join(open_ones)}")
-        if summary.judged:
-            same = len(summary.columns.get(AS_RETRAINED, ()))
-            parts.append(f"{AS_RETRAINED} in {same} of {_many(summary.judged, 'column')}")
-        if failed := len(model.cells) - len(model.done):
-            parts.append(f"{_many(failed, 'cell')} of {len(model.cells)} ended with an error")
-        lines.append(Finding(model.label, place_badge(summary.place), tuple(parts)))
-    return tuple(lines)
-
-
 def sections(found: Standings) -> tuple[Section, ...]:
     """The grids in reading order, without those that have no columns."""
     pooled, terms, official = (found.group(name) for name in ("pooled", "term", "official"))
@@ -135,10 +95,6 @@ def sections(found: Standings) -> tuple[Section, ...]:
         Section("Other scores", OTHER_LEAD, by_column(found, others), False),
     )
     return tuple(section for section in made if section.grid.lines and section.grid.headers)
-
-
-def place_badge(place: str) -> Badge:
-    return Badge(place, PLACE_TONES.get(place, "unknown"))
 
 
 def by_model(found: Standings, columns: Sequence[Column], honest: bool = False) -> Grid:
@@ -194,36 +150,9 @@ def cells(found: Standings) -> Table:
             verdict = cell.get("verdict") or {}
             said = [verdict.get(part) or NOT_MEASURED for part in ("forget", "rest")]
             remark = f"error: {cell['error']}" if cell["error"] else ", ".join(cell.get("flags") or ())
-            lines.append((name_of(model), _seed(cell["seed"]), *said, remark))
+            lines.append((name_of(model), seed_of(cell["seed"]), *said, remark))
     headers = ("Model", "Seed", "Rows to forget", "Rest of the model", "Remarks")
     return Table("Verdict of every cell", headers, tuple(lines), wide=True)
-
-
-def errors(found: Standings) -> tuple[str, ...]:
-    return tuple(
-        f"{name_of(model)}, seed {_seed(cell['seed'])}: {cell['error']}"
-        for model in found.models
-        for cell in model.cells
-        if cell["error"]
-    )
-
-
-def notes(found: Standings) -> tuple[str, ...]:
-    """What a reader must know before trusting a word of the tables."""
-    said = [
-        "An interval covers 95 %, from the rows that happened to be asked and from the spread over seeds. A difference "
-        "is the method's mean minus the retrained models' mean, row by row where the score is a mean over rows.",
-        "The margin of a column is widened by half the spread of the retrained models: nothing need be closer to them "
-        "than they are to one another.",
-        "Words are given per column, without allowance for their number: of twenty intervals about one misses.",
-    ]
-    if found.twins == 1:
-        said.append(
-            "One retrained model only: how much such models differ by seed was not seen, so the band is too narrow."
-        )
-    if lone := [model.label for model in found.methods if len(model.done) == 1]:
-        said.append(f"One seed only, so no spread over seeds was seen: {', '.join(lone)}.")
-    return tuple(said)
 
 
 def provenance(content: Mapping[str, Any]) -> tuple[Table, ...]:
@@ -237,27 +166,33 @@ def provenance(content: Mapping[str, Any]) -> tuple[Table, ...]:
 
 
 def name_of(model: Model) -> str:
+    """As a page shows it."""
     return model.label.capitalize() if model.label in (ORIGINAL, RETRAINED) else model.label
 
 
 def _cell(entry: Entry) -> Cell:
     if entry.pooled is None:
         return Cell(NOT_MEASURED, note=entry.missing)
-    reach = entry.band if entry.standing is None and entry.word == "the band" else entry.pooled
-    interval = interval_of(reach)
-    if entry.standing is None:
+    value, standing = number(entry.pooled.value), entry.standing
+    if standing is None:
+        is_band = entry.word == THE_BAND
         word = entry.word if entry.word in (NO_BAND, NOT_FINITE) else ""
-        return Cell(number(entry.pooled.value), interval, "", word, TONES.get(word, "unknown"))
-    difference = entry.standing.difference
-    leaning = f", leans {entry.standing.leaning}" if entry.standing.leaning else ""
-    away = f"{_signed(difference.value)} ({interval_of(difference)})" if math.isfinite(difference.value) else ""
+        return Cell(value, interval_of(entry.band if is_band else entry.pooled), word="" if word == value else word)
     return Cell(
-        value=number(entry.pooled.value),
-        interval=interval,
-        difference=away if difference.low is not None else "",
-        word=f"{entry.word}{leaning}" if entry.word != NOT_FINITE else "",
-        tone=TONES.get(entry.word, "unknown"),
+        value=value,
+        interval=interval_of(entry.pooled),
+        away=interval_of(standing.difference),
+        word=standing.word if standing.word != value else "",
+        leaning=_leaning(standing),
+        tone=TONES.get(standing.word, "unknown"),
     )
+
+
+def _leaning(standing: band.Standing) -> str:
+    if standing.word == CANNOT_TELL and standing.difference.low is None:
+        return "no interval"
+    word = "outside" if standing.leaning == DIFFERS else standing.leaning
+    return f"leans {word}" if word else ""
 
 
 def interval_of(found: band.Pooled | band.Difference | None) -> str:
@@ -267,10 +202,6 @@ def interval_of(found: band.Pooled | band.Difference | None) -> str:
     return f"{number(found.low)} to {number(found.high)}"
 
 
-def _signed(value: float) -> str:
-    return f"+{number(value)}" if value >= 0 else number(value)
-
-
 def _rows(entries: Iterable[Entry]) -> str:
     counts = [entry.count for entry in entries if entry.count is not None]
     return f"n = {min(counts)}" if counts else ""
@@ -278,10 +209,11 @@ def _rows(entries: Iterable[Entry]) -> str:
 
 def _seeds(model: Model) -> str:
     done, all_of_them = len(model.done), len(model.cells)
-    return _many(done, "seed") if done == all_of_them else f"{done} of {_many(all_of_them, 'seed')}"
+    return many(done, "seed") if done == all_of_them else f"{done} of {many(all_of_them, 'seed')}"
 
 
-def _seed(seed: int | None) -> str:
+def seed_of(seed: int | None) -> str:
+    """The original has none."""
     return "none" if seed is None else plain(seed)
 
 
@@ -298,5 +230,6 @@ def _whole(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{value:,.0f}"
 
 
-def _many(count: int, thing: str) -> str:
+def many(count: int, thing: str) -> str:
+    """A count and its noun, one or several."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
