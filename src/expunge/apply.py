@@ -29,6 +29,9 @@ PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
 PROBE_GROWTH = 2.0
 CAUTION = 0.33  # share of the probe's path that the first half of the steps are to go: large steps wander
+MOST_NOISE = (
+    1.5  # factor for requests that take many draws: a step sees few of the rows; the course raises what is too low
+)
 ATTEMPTS = 3
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -231,7 +234,7 @@ class _Run:
         if self.budgeted:
             self.phase = replace(self.phase, steps=max(1, self.phase.steps - len(path)))
         draws = len(self.problem.splits["forget"].windows) / self.phase.draws["forget"]
-        rate = CAUTION * sum(path) * math.sqrt(max(1.0, draws)) / (self.phase.steps / 2)
+        rate = CAUTION * sum(path) * min(MOST_NOISE, math.sqrt(max(1.0, draws))) / (self.phase.steps / 2)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 
