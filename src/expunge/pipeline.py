@@ -12,7 +12,7 @@ from expunge import config as configs
 from expunge import dossier, record, registry
 from expunge.apply import Outcome, apply
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
-from expunge.benchmark import Outcome
+from expunge.benchmark import Scored
 from expunge.data.tokens import Rendering
 from expunge.deliver import deliver
 from expunge.distributed import Runtime
@@ -64,7 +64,7 @@ class _Models:
     evidence: dict[str, Evidence]
     clock: record.Clock
     config: configs.Inputs
-    mmlu: dict[str, Outcome] = field(default_factory=dict)
+    mmlu: dict[str, Scored] = field(default_factory=dict)
     silent: tuple[str, ...] = ("samples",)
 
     def record(self, name: str, problem: Problem, judged: Mapping[str, Split]) -> None:
