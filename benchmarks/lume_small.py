@@ -4,8 +4,8 @@
 
 A fifth of the documents of each train fold (by hash, stratified by task) is what the original model memorises, after
 it has been trained on the other four fifths, from which alone the tokenizer is made. The validation folds are the
-holdout; nothing trains on them. Documents (`input`, a space, `output`) become `text` rows; questions become `prompt`
-and `completion`. Rows and models are written below build/lume_small, which is not under version control.
+holdout; nothing trains on them. Rows keep LUME's own columns and are read as benchmark `lume` reads them. Rows and
+models are written below build/lume_small, which is not under version control.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from expunge.benchmarks.lume import Lume
 from expunge.config import read_yaml
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering
@@ -58,18 +59,6 @@ def fifth(documents: dict[str, list[dict[str, str]]]) -> set[str]:
     return chosen
 
 
-def convert(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """LUME rows as `text` and `prompt` + `completion` rows."""
-    converted = []
-    for row in rows:
-        shared = {"id": row["id"], "task": row["task"]}
-        if re.search(r"sc\d$", row["id"]):
-            converted.append(shared | {"text": f"{row['input']} {row['output']}"})
-        else:
-            converted.append(shared | {"prompt": row["input"], "completion": row["output"]})
-    return converted
-
-
 def prepare(lume: Path, data: Path) -> None:
     """Writes forget, retain, holdout, train (forget and retain) and pretrain rows."""
     folds = {fold: read_fold(lume, fold) for fold in FOLDS}
@@ -77,10 +66,10 @@ def prepare(lume: Path, data: Path) -> None:
     for fold in ("forget_train", "retain_train"):
         chosen = fifth(folds[fold])
         for key, rows in folds[fold].items():
-            split[fold.split("_")[0] if key in chosen else "pretrain"].extend(convert(rows))
+            split[fold.split("_")[0] if key in chosen else "pretrain"].extend(rows)
     for fold in ("forget_validation", "retain_validation"):
         for rows in folds[fold].values():
-            split["holdout"].extend(convert(rows))
+            split["holdout"].extend(rows)
     split["train"] = split["forget"] + split["retain"]
     data.mkdir(parents=True, exist_ok=True)
     for name, rows in split.items():
@@ -90,7 +79,7 @@ def prepare(lume: Path, data: Path) -> None:
 
 def make_models(work: Path, seed: int) -> None:
     """Base (trained on four fifths) and original (then on the last fifth), below `work`/models; kept where they are."""
-    rows = {name: read(work / "data" / f"{name}.jsonl", name).rows for name in ("pretrain", "train")}
+    rows = {name: read(work / "data" / f"{name}.jsonl", name, Lume().make_row).rows for name in ("pretrain", "train")}
     tokenizer = byte_tokenizer((f"{row.prompt} {row.completion}" for row in rows["pretrain"]), VOCABULARY)
     model = llama(tokenizer, width=256, layers=4, heads=8, context=RENDERING.context, seed=seed)
     for name, group, training in (
@@ -127,6 +116,7 @@ def main() -> None:
     make_models(WORK, arguments.seed)
     recipe = RECIPES / "lume_small.yaml"
     shared = ["--base", str(models / "base"), "--forget", str(data / "forget.jsonl"), "--seed", str(arguments.seed)]
+    shared += ["--benchmark", "lume"]
     if not (models / "retrained").exists():
         training = RECIPES / "lume_small_training.yaml"
         more = ["--train", str(data / "train.jsonl"), "--train-config", str(training)]

@@ -21,7 +21,7 @@ class Missing:
     reason: str
 
 
-Outcome = Score | Missing
+Scored = Score | Missing
 Found = Mapping[str, Draws | Missing]
 
 
@@ -49,7 +49,7 @@ class Circumstances:
 
     holdout: bool = True
     ended: bool = False
-    mmlu: Outcome = Missing("not measured: give --mmlu")
+    mmlu: Scored = Missing("not measured: give --mmlu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class Official:
     `notes` say where these scores are not quite the official ones.
     """
 
-    parts: Mapping[str, Outcome]
-    terms: Mapping[str, Outcome]
-    beside: Mapping[str, Outcome]
+    parts: Mapping[str, Scored]
+    terms: Mapping[str, Scored]
+    beside: Mapping[str, Scored]
     notes: tuple[str, ...] = field(default=())
 
     def plain(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Benchmark(Protocol):
         ...
 
 
-def outcome(runs: Sequence[Draws | Missing]) -> Outcome:
+def mean_of_runs(runs: Sequence[Draws | Missing]) -> Scored:
     """The mean over runs that resampled the same rows, or the first reason why one is missing."""
     known = [run for run in runs if isinstance(run, Draws)]
     missing = [run for run in runs if isinstance(run, Missing)]
@@ -102,7 +102,7 @@ def outcome(runs: Sequence[Draws | Missing]) -> Outcome:
     return Draws(value, np.mean([run.resampled for run in known], axis=0), known[0].count).score()
 
 
-def drawn(given: Outcome) -> Draws | Missing:
+def drawn(given: Scored) -> Draws | Missing:
     """A score measured elsewhere as draws: normal, as wide as its interval."""
     if isinstance(given, Missing):
         return given
@@ -112,5 +112,5 @@ def drawn(given: Outcome) -> Draws | Missing:
     return Draws(given.value, given.value + noise, given.count)
 
 
-def _plain(outcome: Outcome) -> dict[str, Any]:
+def _plain(outcome: Scored) -> dict[str, Any]:
     return {"missing": outcome.reason} if isinstance(outcome, Missing) else asdict(outcome)

@@ -11,7 +11,7 @@ from expunge import comparison, dossier, record, registry, trial
 from expunge import config as configs
 from expunge.apply import Outcome
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
-from expunge.benchmark import Outcome as Measured
+from expunge.benchmark import Scored
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
 from expunge.errors import InputError
@@ -58,7 +58,7 @@ class _Models:
     evidence: dict[str, Evidence]
     clock: record.Clock
     config: configs.Inputs
-    mmlu: dict[str, Measured] = field(default_factory=dict)
+    mmlu: dict[str, Scored] = field(default_factory=dict)
     silent: tuple[str, ...] = ("samples",)
 
     def record(self, name: str, problem: Problem, judged: Mapping[str, Split]) -> None:

@@ -20,12 +20,13 @@ through a CSV file, and those that pandas would have read as missing are replace
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from expunge.benchmark import Circumstances, Found, Generating, Missing, Official, Outcome, drawn, outcome
+from expunge.benchmark import Circumstances, Found, Generating, Missing, Official, Scored, drawn, mean_of_runs
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.matching import equal, rouge_recall
@@ -36,8 +37,7 @@ COLUMNS = ("id", "input", "output", "task")
 KNOWN = "id, input, output, task, and optionally split"
 # pandas 2.2.3, `read_csv`, argument `na_values`: "By default the following values are interpreted as NaN".
 READ_AS_MISSING = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
-    + ["NULL", "NaN", "None", "n/a", "nan", "null"]
+    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
 )
 OTHERS = "not the official non-members: judging rows of Task3, which were never trained on, stand in for them"
 WHAT = {"recall": "regurgitation", "exact": "knowledge"}
@@ -67,14 +67,16 @@ class RowScores:
 
     def of(self, column: str, tasks: Sequence[str] = TASKS) -> Floats:
         """The scores "recall" or "exact" of the rows of some tasks that have one."""
-        values: Floats = self.recall if column == "recall" else self.exact
-        kept: Floats = values[np.array([task in tasks for task in self.tasks], dtype=bool) & ~np.isnan(values)]
-        return kept
+        values: Floats = getattr(self, column)
+        inside = np.array([task in tasks for task in self.tasks], dtype=bool)
+        found: Floats = values[inside & ~np.isnan(values)]
+        return found
 
     def losses(self, kind: str, task: str) -> Floats:
         """Losses of the rows of one kind and task."""
         rows = zip(self.kinds, self.tasks, strict=True)
-        return self.loss[np.array([row == (kind, task) for row in rows], dtype=bool)]
+        found: Floats = self.loss[np.array([row == (kind, task) for row in rows], dtype=bool)]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +126,14 @@ def row_scores(evidence: Evidence, circumstances: Circumstances) -> dict[str, Ro
     return {name: _rows(evidence, sets, circumstances.ended) for name, sets in groups.items()}
 
 
-def score(runs: Sequence[Mapping[str, RowScores]], mmlu: Sequence[Outcome]) -> Official:
+def score(runs: Sequence[Mapping[str, RowScores]], mmlu: Sequence[Scored]) -> Official:
     """The official scores of one model, or the means of several runs on the same rows (seeds); one MMLU for each.
 
     The intervals resample rows, not seeds: all runs of a resample have the same rows.
     """
     found = [_scores_of(run, given) for run, given in zip(runs, mmlu, strict=True)]
     parts, terms, beside = (
-        {name: outcome([run[place][name] for run in found]) for name in found[0][place]} for place in range(3)
+        {name: mean_of_runs([run[place][name] for run in found]) for name in found[0][place]} for place in range(3)
     )
     attacked = isinstance(parts["MIA"], Score)
     return Official(parts, terms, beside, (OTHERS,) if attacked else ())
@@ -194,16 +196,17 @@ def _score_row(kind: str, reference: str | None, generation: str | None) -> tupl
     return float("nan"), float(equal(text, reference))
 
 
-def _scores_of(rows: Mapping[str, RowScores], mmlu: Outcome) -> tuple[Found, Found, Found]:
+def _scores_of(rows: Mapping[str, RowScores], mmlu: Scored) -> tuple[Found, Found, Found]:
     """Parts, terms and what is beside."""
-    terms, beside = {}, {}
-    for place, (name, column) in enumerate((name, column) for name in ("forget", "retain") for column in WHAT):
-        for number, task in enumerate(TASKS):
-            found = _mean(rows[name], name, column, (task,), seed=3 * place + number)
-            label = f"{WHAT[column]} ({name}, {task})"
-            forget = name == "forget"
-            terms[f"1 - {label}" if forget else label] = _map(found, lambda mean: 1 - mean) if forget else found
-        beside[f"{WHAT[column]} ({name})"] = _mean(rows[name], name, column, TASKS, seed=20 + place)
+    terms: dict[str, Draws | Missing] = {}
+    for place, (name, task, column) in enumerate(product(("forget", "retain"), TASKS, WHAT)):
+        found = _mean(rows[name], name, column, (task,), place)
+        label = f"{WHAT[column]} ({name}, {task})"
+        terms |= {f"1 - {label}": _map(found, lambda mean: 1 - mean)} if name == "forget" else {label: found}
+    pools = enumerate(product(("forget", "retain"), WHAT), start=len(terms))
+    beside = {
+        f"{WHAT[column]} ({name})": _mean(rows[name], name, column, TASKS, seed) for seed, (name, column) in pools
+    }
     beside |= {name: _area(rows, kinds, tasks) for name, (kinds, tasks) in ATTACKS.items()}
     auc = beside[MEMBERS]
     mia = _map(auc, lambda area: 1 - 2 * np.abs(area - 0.5))
@@ -285,7 +288,7 @@ def _over_forgets(unlearned: Official, retrained: Sequence[Official]) -> str:
     return f"over-forgets: past the retrained model in {', '.join(beyond)}" if beyond else ""
 
 
-def _below(one: Outcome, other: Outcome) -> bool:
+def _below(one: Scored, other: Scored) -> bool:
     """Whether the whole interval of one lies below that of the other."""
     bounds = (getattr(one, "high", None), getattr(other, "low", None))
     return bounds[0] is not None and bounds[1] is not None and bounds[0] < bounds[1]
@@ -297,5 +300,5 @@ def _values(unlearned: Official, original: Official | None, name: str) -> tuple[
     return left, had
 
 
-def _text(outcome: Outcome) -> str:
+def _text(outcome: Scored) -> str:
     return f"{outcome.value:.2f}" if isinstance(outcome, Score) else "unknown"

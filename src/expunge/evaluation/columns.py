@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge import registry
-from expunge.benchmark import Official, Outcome
+from expunge.benchmark import Official, Scored
 from expunge.matching import known_rows, recall_rows
 from expunge.metric import Evidence, Score, SetEvidence
 
@@ -109,7 +109,7 @@ def read_official(official: Official) -> tuple[dict[str, list[str]], dict[str, A
     return {group: list(part) for group, part in groups.items()}, scores
 
 
-def _plain(found: Outcome) -> dict[str, Any]:
+def _plain(found: Scored) -> dict[str, Any]:
     return asdict(found) if isinstance(found, Score) else {"missing": found.reason}
 
 

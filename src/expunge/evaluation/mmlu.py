@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from scipy.stats import norm
 
-from expunge.benchmark import Missing, Outcome
+from expunge.benchmark import Missing, Scored
 from expunge.metric import CONFIDENCE, Score
 from expunge.problem import Problem
 
@@ -19,7 +19,7 @@ EXAMPLES = {"zero-shot": 0, "five-shot": 5}
 QUESTIONS = 14_042
 
 
-def measure(problem: Problem, shots: Shots) -> Outcome:
+def measure(problem: Problem, shots: Shots) -> Scored:
     """The accuracy, or why there is none: nothing that lm-eval raises ends a run."""
     try:
         library = importlib.import_module("lm_eval")
@@ -36,7 +36,7 @@ def measure(problem: Problem, shots: Shots) -> Outcome:
     return _accuracy(answer)
 
 
-def _accuracy(answer: Any) -> Outcome:
+def _accuracy(answer: Any) -> Scored:
     try:
         found = answer["results"]["mmlu"]
         value, error = float(found["acc,none"]), float(found["acc_stderr,none"])

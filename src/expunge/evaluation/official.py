@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge import registry
-from expunge.benchmark import Circumstances, Missing, Outcome
+from expunge.benchmark import Circumstances, Missing, Scored
 from expunge.metric import Evidence
 
 NOT_ASKED = Missing("not measured (--mmlu zero-shot or --mmlu five-shot)")
 
 
 def block(
-    name: str, evidence: Mapping[str, Evidence], holdout: bool, ended: bool, mmlu: Mapping[str, Outcome]
+    name: str, evidence: Mapping[str, Evidence], holdout: bool, ended: bool, mmlu: Mapping[str, Scored]
 ) -> dict[str, Any] | None:
     """Scores of each model of the evidence; None where the benchmark has no official score."""
     benchmark = registry.load("benchmarks", name)()

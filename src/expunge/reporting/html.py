@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from expunge.reporting import plots, provenance, tables
+from expunge.reporting import benchmark, plots, provenance, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED, visible
 
 Record = Mapping[str, Any]
@@ -25,6 +25,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         record=record,
         headline=tables.headline(record),
         comparison=tables.comparison(record),
+        benchmark=benchmark.section(record),
         losses=inline(plots.losses(record)),
         history=inline(plots.history(record)),
         rows=tables.row_table(record, texts),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from expunge.reporting import provenance, tables
+from expunge.reporting import benchmark, provenance, tables
 from expunge.reporting.words import visible
 
 Record = Mapping[str, Any]
@@ -21,6 +21,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
     parts = [
         *_verdict(record, shows_text=texts is not None),
         *_comparison(record),
+        *_benchmark(record),
         *_rows(rows),
         *(_texts(rows) if texts is not None else ()),
         *_record(record),
@@ -90,6 +91,16 @@ def _comparison(record: Record) -> list[str]:
 def _cell(cell: tables.Cell) -> str:
     details = ", ".join(part for part in (cell.interval, cell.count) if part)
     return f"{cell.value} ({details})" if details else cell.value
+
+
+def _benchmark(record: Record) -> list[str]:
+    found = benchmark.section(record)
+    if found is None:
+        return []
+    parts = [f"## {escaped(found.title)}", found.lead, *([_bullets(found.flags)] if found.flags else [])]
+    for scores in found.tables:
+        parts.extend([f"### {scores.title}", table(scores.headers, scores.lines)])
+    return [*parts, _bullets(found.notes)] if found.notes else parts
 
 
 def _rows(rows: tables.RowTable) -> list[str]:
