@@ -8,7 +8,7 @@ import numpy as np
 
 from expunge import config as configs
 from expunge import record
-from expunge.assemble import Assembled, Checked, echoed, token_counts
+from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
 from expunge.config import data_path
 from expunge.evaluation import suite, verdict
 from expunge.evaluation.retrained import comparable
@@ -230,11 +230,20 @@ def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[
         files = load.weight_files(getattr(config, role, None) or "")
         if files:
             found[role] = record.file_hash(files)
+            found |= _base_hash(role, getattr(config, role), trust(config))
     written = load.weight_files(str(output))
     if written:
         found["output"] = record.file_hash(written)
+        found |= _base_hash("output", str(output), load.Trust())  # it names its base in full
     for role in checked.sets:
         path = data_path(config, role)
         assert path is not None
         found[role] = record.keyed_hash([Path(path).read_text(encoding="utf-8-sig")], secret)
     return found
+
+
+def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+    """The hash of the base that an adapter stands on, by `<role>_base`; nothing for whole models."""
+    given = load.adapter_of(path, trusted)
+    files = load.weight_files(given.base) if given else []
+    return {f"{role}_base": record.file_hash(files)} if files else {}
