@@ -197,6 +197,9 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
         )
     if "retrained" not in evidence:
         found.append("No retrained model was given, so nothing here says what leaving the rows out would have given.")
+    saved = details.get("save") or {}
+    if saved.get("form") == "adapter":
+        found.append(saved["note"])
     notes = (details.get("method") or {}).get("notes") or {}
     if notes.get("targets", {}).get("source") == "base":
         found.append("The targets come from the base model, which is less surprised by unseen text than this one.")

@@ -25,8 +25,16 @@ SHAPE = {"vocab_size": 258, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id"
 
 def model_of(family: str) -> Any:
     """A random model of width 32 with 2 layers and 64 positions."""
-    from transformers import GPT2Config, LlamaConfig, Olmo2Config, OPTConfig
-    from transformers import GPT2LMHeadModel, LlamaForCausalLM, Olmo2ForCausalLM, OPTForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Olmo2Config,
+        Olmo2ForCausalLM,
+        OPTConfig,
+        OPTForCausalLM,
+    )
 
     usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}
     torch.manual_seed(7)
@@ -50,15 +58,21 @@ def write_rows(folder: Path) -> dict[str, str]:
     return paths
 
 
-def make(folder: Path, family: str, epochs: int = 0, **settings: Any) -> Path:
+def make(folder: Path, family: str, epochs: int = 0, grown: int = 0, **settings: Any) -> Path:
     """Base and tokenizer in `folder/base`, the adapter in `folder/adapter` (its path is returned).
 
-    With `epochs` the adapter is trained on forget and retain rows; without, its B is random.
+    With `epochs` the adapter is trained on forget and retain rows; without, it is random. `grown` tokens are added by
+    the fine-tune: to the tokenizer beside the adapter, and where it trains them, to the embeddings.
     """
     tokenizer, base = byte_tokenizer([], 258), model_of(family)
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     base.name_or_path = str(folder / "base")
+    if grown:
+        tokenizer.add_tokens([f"<new{n}>" for n in range(grown)])
+        tokenizer.save_pretrained(folder / "adapter")
+        if "modules_to_save" in settings:
+            base.resize_token_embeddings(len(tokenizer))
     usual = {"r": 4, "lora_alpha": 6, "target_modules": TARGETS[family], "task_type": "CAUSAL_LM"}
     usual |= {"lora_dropout": 0.3, "fan_in_fan_out": family == "gpt2"}
     wrapped = get_peft_model(base, LoraConfig(**usual | settings))
@@ -66,7 +80,7 @@ def make(folder: Path, family: str, epochs: int = 0, **settings: Any) -> Path:
         _train(wrapped, tokenizer, epochs)
     else:
         with torch.no_grad():
-            for name, tensor in wrapped.named_parameters():
+            for tensor in wrapped.parameters():
                 if tensor.requires_grad:
                     tensor += 0.1 * torch.randn_like(tensor)
     wrapped.save_pretrained(folder / "adapter")

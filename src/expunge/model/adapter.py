@@ -108,11 +108,10 @@ def _base(file: Path, settings: Mapping[str, Any], given: str | None) -> str:
 def attach(base: Any, adapter: Adapter) -> PeftModel:
     """Base plus adapter, whose own parameters are trainable and float32. Raises `InputError` where they do not fit."""
     tensors = adapter.tensors()
-    _fit_vocabulary(base, tensors)
     try:
+        wrapped = fresh(base, adapter)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of peft: what matters of them is checked below
-            wrapped = get_peft_model(base, adapter.configuration(), adapter_name=NAME)
             result = wrapped.load_adapter(str(adapter.folder), NAME, is_trainable=True, torch_device="cpu")
     except Exception as error:
         raise InputError(f"{adapter.folder}: the adapter does not fit {adapter.base} ({_first_line(error)}).") from None
@@ -128,6 +127,14 @@ def attach(base: Any, adapter: Adapter) -> PeftModel:
             if tensor.requires_grad:
                 tensor.data = tensor.data.float()
     return wrapped.eval()
+
+
+def fresh(base: Any, adapter: Adapter) -> PeftModel:
+    """A new, untrained adapter of the same kind around a base."""
+    _fit_vocabulary(base, adapter.tensors())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peft, about settings that were given
+        return get_peft_model(base, adapter.configuration(), adapter_name=NAME)
 
 
 def _fit_vocabulary(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
