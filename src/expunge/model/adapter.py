@@ -116,7 +116,7 @@ def attach(base: Any, adapter: Adapter) -> PeftModel:
     except Exception as error:
         raise InputError(f"{adapter.folder}: the adapter does not fit {adapter.base} ({_first_line(error)}).") from None
     lacking = [*result.missing_keys, *sorted(get_state(wrapped, adapter).keys() - tensors.keys())]
-    foreign = list(result.unexpected_keys)
+    foreign = [key for key in result.unexpected_keys if "lora_" in key]  # embeddings may be held twice over
     if lacking or foreign:
         what = f"lack {lacking[0]}" if lacking else f"hold {foreign[0]}, which the base has no place for"
         raise InputError(

@@ -5,6 +5,7 @@ A folder may hold a PEFT adapter in place of a whole model: then the model is it
 """
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust
     files cannot be loaded or do not hold every weight.
     """
     transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line per layer and pass
     transformers_logging.disable_progress_bar()
     trust = trust or Trust()
     if adapter := adapter_of(path, trust):
