@@ -102,12 +102,10 @@ class _Work:
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
     key: str = ""
-    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         self.key = self._key()
         add_samples(self.assembled)
-        self.dtype = next(self.assembled.problem.model.parameters()).dtype
         self.assembled.problem = replace(self.assembled.problem, model=None)  # each cell loads its own
 
     def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
@@ -158,7 +156,7 @@ class _Work:
         if self.base is None:
             self.base = trial.base_losses(config, self.assembled)
         original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
-        problem = load_other(self.config, str(self.config.model), self.assembled, self.dtype)
+        problem = load_other(self.config, str(self.config.model), self.assembled, self.assembled.dtype)
         here = replace(self.assembled, problem=replace(problem, seed=seed))
         tokens = self.config.tokens if variant.budgeted else None
         with tempfile.TemporaryDirectory(prefix="expunge-cell-") as folder:

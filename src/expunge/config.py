@@ -21,7 +21,7 @@ from expunge.errors import InputError
 FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
-MODELS = ("model", "base", "retrained", "unlearned")
+MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
 ABOVE_ZERO = (
     "learning_rate",
     "epochs",
@@ -41,7 +41,9 @@ class Inputs:
     """Model, rows and how rows become tokens: what every command that reads rows takes."""
 
     model: Folder = None
-    """Folder or hub name of the causal language model."""
+    """Folder or hub name of the causal language model, or folder of a PEFT adapter (LoRA)."""
+    adapter_base: Folder = None
+    """Base of adapters, in place of the one that their adapter_config.json names."""
     forget: FilePath = None
     """Rows to remove (JSONL, JSON or CSV)."""
     retain: FilePath = None
@@ -87,7 +89,7 @@ class Plan(Inputs):
     """Checks the data and shows what a run would do, without changing anything."""
 
     subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names."""
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +102,8 @@ class Unlearn(Plan):
     """The method's own options."""
     output: Folder = None
     """Folder to write; must not exist."""
-    save: Literal["merged", "adapter"] = "merged"
-    """Whole model, or the adapter alone (only with --subspace lora)."""
+    save: Literal["auto", "merged", "adapter"] = "auto"
+    """Whole model, or the adapter alone (of an adapter, or with --subspace lora); auto: what the input is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
@@ -298,7 +300,7 @@ def resolved(config: Any) -> dict[str, Any]:
     for role in ("forget", "retain", "holdout", "train"):
         if role in plain:
             plain[role] = str(Path(data_path(config, role) or "").absolute())
-    for role in ("model", "base", "retrained", "unlearned", "train_config"):
+    for role in (*MODELS, "train_config"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())
     if "output" in plain:

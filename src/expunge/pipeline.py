@@ -83,8 +83,6 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     """`unlearn` for a configuration."""
     method_kind = registry.load("methods", config.method)
     config = replace(config, options=trial.options_of(method_kind, config.options))
-    if config.save == "adapter" and config.subspace not in ("lora",):
-        raise InputError("--save adapter needs --subspace lora: full weights have no adapter.")
     output = save.check_output(_required(config.output, "output"))
     checked = check(config, method_kind)
     clock = record.Clock()
@@ -163,7 +161,9 @@ def run_plan(config: configs.Plan) -> list[str]:
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rendering.context} tokens"]
     for name, counts in token_counts(checked, rendering, tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
-    lines.append(subspace_plan(shape, config.subspace, Runtime(config.device).device, config.trust_remote_code))
+    given = load.adapter_of(config.model, trust(config))
+    device = Runtime(config.device).device
+    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
     return [*lines, "", *rendered_example(checked.forget[0], rendering, tokenizer, config.show_rows)]
 
 

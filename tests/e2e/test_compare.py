@@ -1,4 +1,4 @@
-"""`expunge compare`: cell by cell, an interruption goes on, a crash is one cell, the budget is kept, no text is kept."""
+"""`expunge compare`: an interrupted one goes on, a crash is one cell, the budget is kept, no text is kept."""
 
 import json
 from collections.abc import Iterator

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from expunge import record
 from expunge.assemble import Checked, assemble, load_other, trust
@@ -23,9 +24,11 @@ from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
 from expunge.errors import InputError
 from expunge.loop import Training, train
+from expunge.model import adapter, load
+from expunge.model.adapter import Adapter
 from expunge.model.load import load_model, weight_files
 from expunge.model.save import atomic_folder, write
-from expunge.model.select import select
+from expunge.model.select import check_subspace, select
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 
@@ -47,10 +50,14 @@ def rendered_without(
 def fine_tune(
     model: Any, tokenizer: Any, rows: Sequence[Row], rendering: Rendering, training: Training, seed: int, title: str
 ) -> tuple[Any, float]:
-    """Plain training of a model on rows; returns the (merged) model and the last epoch's mean loss."""
+    """Plain training of a model on rows; returns the model and the last epoch's mean loss.
+
+    A LoRA of our own is merged; an adapter that the model came with is trained and stays one.
+    """
     runtime = Runtime(str(model.device))
     split = Split("train", tuple(rows), tuple(encode(rows, rendering, tokenizer)))
-    subspace = select(model.float(), training.subspace, runtime.device)
+    model = model if isinstance(model, PeftModel) else model.float()  # an adapter's base may be quantised
+    subspace = select(model, training.subspace, runtime.device)
     problem = Problem(
         subspace.model, tokenizer, runtime, rendering, {}, seed, subspace.adapter, movable=subspace.movable
     )
@@ -83,6 +90,7 @@ def make_twins(
 
     One twin is `output` itself; several, with seeds from `config.seed` on, are its folders seed-N.
     """
+    _check_start(config, training)
     assembled = assemble(config, checked)
     problem = assembled.problem
     rows = rendered_without(checked.sets["train"].rows, checked.forget, problem.rendering, problem.tokenizer)
@@ -121,9 +129,37 @@ def _train_into(folder: Path, config: Retrain, rows: Sequence[Row], problem: Pro
     assert config.base is not None
     torch.manual_seed(config.seed)
     base = load_model(config.base, torch.float32, problem.runtime.device, trust(config))
+    like = _adapter_to_be_like(config, training)
+    if like:
+        base = adapter.fresh(base, like)
     model, _ = fine_tune(base, problem.tokenizer, rows, problem.rendering, training, config.seed, "retraining")
     with atomic_folder(folder) as temporary:
-        write(model, problem.tokenizer, temporary, torch.float32)
+        if like:
+            adapter.write(model, replace(like, base=config.base), temporary, None)
+            problem.tokenizer.save_pretrained(temporary)
+        else:
+            write(model, problem.tokenizer, temporary, torch.float32)
+
+
+def _adapter_to_be_like(config: Retrain, training: Training) -> Adapter | None:
+    """The original's adapter, where the twin is to be an adapter of the same kind."""
+    assert config.model is not None
+    return load.adapter_of(config.model, trust(config)) if training.subspace == "adapter" else None
+
+
+def _check_start(config: Retrain, training: Training) -> None:
+    """Raises `InputError` where the twin cannot be trained from what was given as its base."""
+    assert config.base is not None and config.model is not None
+    if adapter.is_adapter(config.base):
+        raise InputError(
+            f"{config.base}: a twin starts from the model before the fine-tuning, and this is an adapter. Give the "
+            "whole base as --base; subspace: adapter or lora in --train-config makes the twin an adapter or a LoRA."
+        )
+    check_subspace(training.subspace, training.subspace == "adapter" and adapter.is_adapter(config.model))
+    if (scheme := load.quantisation(config.base)) and training.subspace != "adapter":
+        raise InputError(
+            f"{config.base}: its weights are quantised ({scheme}), so they cannot be trained. Give the unquantised one."
+        )
 
 
 def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, training: Training) -> str:
@@ -138,6 +174,8 @@ def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, train
         "seed": config.seed,
         "versions": record.environment()["versions"],
     }
+    if like := _adapter_to_be_like(config, training):
+        identity["adapter"] = dict(like.settings)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -97,10 +97,10 @@ def _benchmark(record: Record) -> list[str]:
     found = benchmark.section(record)
     if found is None:
         return []
-    parts = [f"## {escaped(found.title)}", found.lead, *([_bullets(found.flags)] if found.flags else [])]
+    parts = [f"## {escaped(found.title)}", found.lead, *([bullets(found.flags)] if found.flags else [])]
     for scores in found.tables:
         parts.extend([f"### {scores.title}", table(scores.headers, scores.lines)])
-    return [*parts, _bullets(found.notes)] if found.notes else parts
+    return [*parts, bullets(found.notes)] if found.notes else parts
 
 
 def _rows(rows: tables.RowTable) -> list[str]:
