@@ -5,6 +5,7 @@ never written below the output folder; `numbers` gives what may be.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from expunge.data.batches import passes
 from expunge.data.rows import Row
 from expunge.data.splits import shape
-from expunge.data.tokens import prompt_ids
+from expunge.data.tokens import end_of_answer, prompt_ids
 from expunge.metric import Evidence, SetEvidence
 from expunge.model import generation
 from expunge.model.losses import target_logits, token_nll
@@ -75,24 +76,28 @@ def generate(problem: Problem, rows: Sequence[Row], batch: int = 32) -> tuple[li
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_GENERATED)).round().astype(int)).tolist()
     prompts: dict[int, list[int]] = {}
     room: dict[int, int] = {}
+    ends: dict[int, int | None] = {}
     for index in chosen:
         ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)
         wanted = len(problem.tokenizer(reference, add_special_tokens=False)["input_ids"]) + ROOM
         room[index] = min(wanted, problem.rendering.context // 2)
         prompts[index] = ids[-(problem.rendering.context - room[index]) :]
         references[index] = reference
+        ends[index] = end_of_answer(rows[index], problem.rendering, problem.tokenizer)
     ordered = sorted(chosen, key=lambda index: (room[index], len(prompts[index])))
     with bar("generating", len(ordered)) as report:
         for begin in range(0, len(ordered), batch):
             group = ordered[begin : begin + batch]
-            texts = _greedy(problem, [prompts[index] for index in group], max(room[index] for index in group))
+            most = max(room[index] for index in group)
+            texts = _greedy(problem, [prompts[index] for index in group], [ends[index] for index in group], most)
             for index, text in zip(group, texts, strict=True):
                 generations[index] = text
             report(begin + len(group))
     return references, generations
 
 
-def _greedy(problem: Problem, prompts: Sequence[list[int]], tokens: int) -> list[str]:
+def _greedy(problem: Problem, prompts: Sequence[list[int]], ends: Sequence[int | None], room: int) -> list[str]:
+    """Texts that continue the prompts, each up to EOS or the token that ends its turn."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     attention = torch.zeros_like(ids)
@@ -102,6 +107,9 @@ def _greedy(problem: Problem, prompts: Sequence[list[int]], tokens: int) -> list
     end = problem.tokenizer.eos_token_id
     with problem.runtime.autocast():
         device = problem.runtime.device
-        output = generation.generate(problem.model, ids.to(device), attention.to(device), end, tokens)
-    new = output[:, width:].cpu().tolist()
+        output = generation.generate(problem.model, ids.to(device), attention.to(device), end, room)
+    new = [
+        list(takewhile(lambda token, end=end: token != end, tokens))  # type: ignore[misc]
+        for end, tokens in zip(ends, output[:, width:].cpu().tolist(), strict=True)
+    ]
     return [text.strip() for text in problem.tokenizer.batch_decode(new, skip_special_tokens=True)]
