@@ -213,10 +213,3 @@ def test_chat_template() -> None:
     assert everything == [False] + [True] * 11
     ids, _ = encode_row(DOCUMENT, Rendering(chat_template=True), chat)
     assert chat.convert_ids_to_tokens(ids) == ["<s>", "a", "b", "c"]  # documents are not conversations
-
-
-def test_chat_template_that_rewrites_the_question_is_refused() -> None:
-    chat = byte_tokenizer([], 258)
-    chat.chat_template = "{{ messages | length }}" + TEMPLATE
-    with pytest.raises(InputError, match="chat template"):
-        encode_row(ANSWER, Rendering(chat_template=True), chat)

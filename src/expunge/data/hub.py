@@ -49,8 +49,9 @@ def private_caches() -> Iterator[Path]:
     """An owner-only folder that takes the place of every cache of `datasets` and the hub, removed at the end."""
     import datasets
     from huggingface_hub import constants
+    from huggingface_hub.utils import logging
 
-    with tempfile.TemporaryDirectory(prefix="expunge-") as made:
+    with tempfile.TemporaryDirectory(prefix="expunge-hub-") as made:
         folder = Path(made)
         moved = [
             (constants, "HF_HUB_CACHE", str(folder / "hub")),
@@ -61,6 +62,9 @@ def private_caches() -> Iterator[Path]:
             (datasets.config, "EXTRACTED_DATASETS_PATH", folder / "extracted"),
         ]
         before = [(module, name, getattr(module, name)) for module, name, _ in moved]
+        loudness = logging.get_verbosity(), datasets.logging.get_verbosity()
+        logging.set_verbosity_error()  # each of its retries is a warning; what comes of them is our error
+        datasets.logging.set_verbosity_error()
         try:
             for module, name, value in moved:
                 setattr(module, name, value)
@@ -68,13 +72,14 @@ def private_caches() -> Iterator[Path]:
         finally:
             for module, name, value in before:
                 setattr(module, name, value)
+            logging.set_verbosity(loudness[0])
+            datasets.logging.set_verbosity(loudness[1])
 
 
 def _load(source: str, name: str, config: str | None, split: str | None, folder: Path) -> Any:
     import datasets
 
     datasets.disable_progress_bars()  # a bar per file would be noise
-    datasets.logging.set_verbosity_error()
     try:
         return datasets.load_dataset(name, config, split=split, streaming=True, cache_dir=str(folder))
     except Exception as error:  # no row has been read yet: messages name data sets, configs and splits only

@@ -48,8 +48,9 @@ def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> 
     """Counterfactual rows: the prompt of one forget row with the completion of another row of its kind.
 
     Of a conversation all turns but the last are the prompt, and its partners are conversations too. Documents are cut
-    in half: the opening of one, the rest of another, of which only the rest counts. The other row is a forget row or a donor (a retain row), those most alike in length and digits first, so that a number is
-    replaced by a number. Empty where no row has a partner.
+    in half: the opening of one, the rest of another, of which only the rest counts. The other row is a forget row or a
+    donor (a retain row), those most alike in length and digits first, so that a number is replaced by a number. Empty
+    where no row has a partner.
     """
     owners = sorted(forget, key=lambda row: row.digest("owner"))[:most]
     each = max(1, most // len(owners))
