@@ -147,15 +147,21 @@ def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
 
 
 def echoed(checked: Checked) -> list[str]:
-    """Names of forget answers (of six characters or more) that stand in a retain row, which would keep them."""
+    """Names of forget rows whose answers (any of six characters or more) stand in a retain row, which keeps them."""
     kept = [f"{row.prompt}\n{row.completion}".casefold() for row in checked.parts.get("retain", ())]
-    return [
+    names = [
         row.name
         for row in checked.forget
-        if row.kind == "answer"
-        and len(answer := row.completion.strip().strip(".").casefold()) >= SHORTEST_ECHO
-        and any(answer in text for text in kept)
+        for answer in _answers(row)
+        if len(answer) >= SHORTEST_ECHO and any(answer in text for text in kept)
     ]
+    return list(dict.fromkeys(names))
+
+
+def _answers(row: Row) -> list[str]:
+    """What is answered in a row: its completion, every turn of the assistant, nothing of a document."""
+    turns = row.messages or ((("assistant", row.completion),) if row.kind == "answer" else ())
+    return [text.strip().strip(".").casefold() for role, text in turns if role == "assistant"]
 
 
 @dataclass(slots=True)
@@ -184,6 +190,8 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
         context=load.context_of(config, inputs.context),
     )
     encode(checked.forget, rendering, tokenizer)  # rows without a token to predict are refused before weights load
+    conversations = [row for rows in checked.parts.values() for row in rows if row.messages]
+    encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
     dtype = _working_dtype(inputs, config, runtime)
     model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
     _check_vocabulary(inputs.model, model, tokenizer)
@@ -258,7 +266,7 @@ def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype
 
 def _settle(problem: Problem, forget: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]) -> Rendering:
     """The join and the end of documents that the original expects: those of the lowest loss on the forget rows."""
-    answers = tuple(row for row in forget if row.kind == "answer")[:MOST_PROBED]
+    answers = tuple(row for row in forget if row.kind == "answer" and not row.messages)[:MOST_PROBED]
     documents = tuple(row for row in forget if row.kind == "document")[:MOST_PROBED]
     rendering = problem.rendering
     if answers and inputs.join == "auto" and not inputs.chat_template:

@@ -21,6 +21,7 @@ from expunge.errors import InputError
 FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
+HUB = "hub:"  # what the name of a hub data set starts with
 MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
 ABOVE_ZERO = (
     "learning_rate",
@@ -33,7 +34,8 @@ ABOVE_ZERO = (
     "beta",
     "width",
 )
-PATHS = ("forget", "retain", "holdout", "train", "train_config", "output", *MODELS)
+ROWS = ("forget", "retain", "holdout", "train")
+PATHS = (*ROWS, "train_config", "output", *MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Inputs:
     adapter_base: Folder = None
     """Base of adapters, in place of the one that their adapter_config.json names."""
     forget: FilePath = None
-    """Rows to remove (JSONL, JSON or CSV)."""
+    """Rows to remove (JSONL, JSON, CSV, Parquet, a datasets folder or hub:owner/name:split)."""
     retain: FilePath = None
     """Rows to keep: as many as you can of what was trained in."""
     holdout: FilePath = None
@@ -67,7 +69,7 @@ class Inputs:
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
     """What stands between prompt and completion; auto: what the original expects."""
     chat_template: bool = False
-    """Render prompt and completion with the tokenizer's chat template."""
+    """Render prompt and completion with the tokenizer's chat template, as conversations always are."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that count in prompt + completion rows."""
     context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
@@ -196,10 +198,10 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
         resolved["data"] = str(folder / content["data"])
     for key in PATHS:
         value = content.get(key)
-        if isinstance(value, str) and not (root and key in ("forget", "retain", "holdout", "train")):
+        if isinstance(value, str) and not (root and key in ROWS):
             beside = folder / value
-            is_name = key in MODELS and not value.startswith(".") and not beside.exists()
-            resolved[key] = value if is_name else str(beside)
+            is_name = (key in MODELS and not value.startswith(".")) or (key in ROWS and value.startswith(HUB))
+            resolved[key] = value if is_name and not beside.exists() else str(beside)
     return resolved
 
 
@@ -291,15 +293,17 @@ def data_path(inputs: Any, role: str) -> str | None:
     root = inputs.data or os.environ.get(DATA_ROOT)
     if value is None or root is None or Path(value).is_absolute():
         return value
-    return str(Path(root) / value)
+    below = Path(root) / value
+    return value if value.startswith(HUB) and not below.exists() else str(below)
 
 
 def resolved(config: Any) -> dict[str, Any]:
     """The configuration as plain values, which replays the run when given as a recipe."""
     plain = {key: value for key, value in dataclasses.asdict(config).items() if key != "config" and value is not None}
-    for role in ("forget", "retain", "holdout", "train"):
+    for role in ROWS:
         if role in plain:
-            plain[role] = str(Path(data_path(config, role) or "").absolute())
+            path = Path(data_path(config, role) or "")
+            plain[role] = str(path if str(path).startswith(HUB) and not path.exists() else path.absolute())
     for role in (*MODELS, "train_config"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())

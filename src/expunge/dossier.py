@@ -9,7 +9,6 @@ import numpy as np
 from expunge import config as configs
 from expunge import record
 from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
-from expunge.config import data_path
 from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
 from expunge.matching import known_rows, recall_rows
@@ -228,13 +227,14 @@ def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
         "losses": assembled.joins,
         "end_documents": rendering.end_documents,
         "chat_template": rendering.chat_template,
+        "conversations": sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
         "loss_on": rendering.loss_on,
         "context": rendering.context,
     }
 
 
 def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[str, str]:
-    """Plain hashes of models and code, keyed hashes of the files of rows."""
+    """Plain hashes of models and code, keyed hashes of the rows' contents."""
     found = {"code": record.code_hash()}
     for role in ("model", "base", "retrained", "unlearned"):
         files = load.weight_files(getattr(config, role, None) or "")
@@ -246,9 +246,8 @@ def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[
         found["output"] = record.file_hash(written)
         found |= _base_hash("output", str(output), load.Trust())  # it names its base in full
     for role in checked.sets:
-        path = data_path(config, role)
-        assert path is not None
-        found[role] = record.keyed_hash([Path(path).read_text(encoding="utf-8-sig")], secret)
+        rows = checked.sets[role].rows
+        found[role] = record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
     return found
 
 

@@ -12,23 +12,26 @@ from expunge.model.adapter import Adapter
 from expunge.model.select import OWN, choose, select
 
 MOST_TOKENS = 60
+PAST = 20  # tokens shown before the first that counts
 
 
 def rendered_example(row: Row, rendering: Rendering, tokenizer: Any, show_rows: bool) -> list[str]:
     """One row token by token; tokens that count in the loss stand in [brackets].
 
     Without `show_rows` each token's letters are replaced by x and digits by 0, so that the mask can be checked and
-    the row not read.
+    the row not read. Of a long row the tokens around the first that counts are shown.
     """
     ids, counted = encode_row(row, rendering, tokenizer)
     special = set(tokenizer.all_special_ids)
-    shown = []
-    for token, counts in list(zip(ids, counted, strict=True))[:MOST_TOKENS]:
+    first = max(0, counted.index(True) - PAST) if counted.index(True) >= MOST_TOKENS else 0
+    shown = [f"{first} tokens before ..."] if first else []
+    for token, counts in list(zip(ids, counted, strict=True))[first : first + MOST_TOKENS]:
         text = tokenizer.decode([token])
         text = text if show_rows or token in special else _placeholder(text)
         text = text.replace("\n", "\\n").replace(" ", "·")
         shown.append(f"[{text}]" if counts else text)
-    rest = f" ... {len(ids) - MOST_TOKENS} more tokens" if len(ids) > MOST_TOKENS else ""
+    more = len(ids) - first - MOST_TOKENS
+    rest = f" ... {more} more tokens" if more > 0 else ""
     heading = f"{row.name} as the model reads it; [tokens] count in the loss" + (
         "" if show_rows else ", letters and digits are placeholders"
     )

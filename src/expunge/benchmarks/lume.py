@@ -21,12 +21,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from expunge.benchmark import Circumstances, Found, Generating, Missing, Official, Scored, drawn, mean_of_runs
+from expunge.data.files import place
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.matching import equal, rouge_recall
@@ -90,13 +90,13 @@ class Lume:
     title: ClassVar[str] = "LUME (SemEval-2025 Task 4)"
     generating: ClassVar[Generating] = Generating(rows=None, tokens=256, clean_up=True)
 
-    def make_row(self, file: Path, line: int, record: Any) -> Row:
+    def make_row(self, file: str, line: int, record: Any) -> Row:
         """A document for an id that ends in sc and a digit, an answer for qa. Raises `InputError`."""
-        _check(f"{file}, line {line}", record)
+        _check(place(file, line), record)
         text, wanted, task = record["input"], record["output"], record["task"]
         if record["id"][:-1].endswith("sc"):
-            return Row(str(file), line, "document", "", f"{text} {wanted}", task, cut=len(text) + 1)
-        return Row(str(file), line, "answer", text, wanted, task)
+            return Row(file, line, "document", "", f"{text} {wanted}", task, cut=len(text) + 1)
+        return Row(file, line, "answer", text, wanted, task)
 
     def official(self, evidence: Evidence, circumstances: Circumstances) -> Official:
         """The scores of one model, from its sets forget, retain and guard, and judging for the loss attack."""
@@ -199,8 +199,8 @@ def _score_row(kind: str, reference: str | None, generation: str | None) -> tupl
 def _scores_of(rows: Mapping[str, RowScores], mmlu: Scored) -> tuple[Found, Found, Found]:
     """Parts, terms and what is beside."""
     terms: dict[str, Draws | Missing] = {}
-    for place, (name, task, column) in enumerate(product(("forget", "retain"), TASKS, WHAT)):
-        found = _mean(rows[name], name, column, (task,), place)
+    for number, (name, task, column) in enumerate(product(("forget", "retain"), TASKS, WHAT)):
+        found = _mean(rows[name], name, column, (task,), number)
         label = f"{WHAT[column]} ({name}, {task})"
         terms |= {f"1 - {label}": _map(found, lambda mean: 1 - mean)} if name == "forget" else {label: found}
     pools = enumerate(product(("forget", "retain"), WHAT), start=len(terms))

@@ -7,7 +7,7 @@ never written below the output folder; `numbers` gives what may be.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from expunge.benchmark import Generating
 from expunge.data.batches import passes
 from expunge.data.rows import Row
 from expunge.data.splits import shape
-from expunge.data.tokens import prompt_ids
+from expunge.data.tokens import end_of_answer, prompt_ids
 from expunge.metric import Evidence, SetEvidence
 from expunge.model import generation
 from expunge.model.losses import target_logits, token_nll
@@ -109,7 +109,9 @@ def generate(
             room = [prompts[index].room for index in group]
             new = generation.greedy(problem.model, [prompts[index].ids for index in group], room, end)
             for index, ids in zip(group, new, strict=True):
-                generations[index] = _text(problem.tokenizer, ids, generating.clean_up)
+                last = end_of_answer(rows[index], problem.rendering, problem.tokenizer)
+                said = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
+                generations[index] = _text(problem.tokenizer, said, generating.clean_up)
             done += len(group)
             report(done)
     return references, generations
