@@ -89,7 +89,7 @@ def test_rows_by_name(shared: Path, monkeypatch: pytest.MonkeyPatch, source: str
     assert found[0].name == f"{Path(source).name}:1" and found[4].place == f"{source}, row 5"
     assert (loading.asked["name"], loading.asked["config"], loading.asked["split"]) == asked
     assert set(loading.asked) == {"name", "config", "split", "streaming", "cache_dir"}  # no code is ever allowed to run
-    assert (huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE) == before
+    assert before == (huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
 
 
 def _failing() -> Iterator[dict[str, str]]:

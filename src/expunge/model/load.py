@@ -115,7 +115,8 @@ def load_config(path: str, trust: Trust | None = None) -> Any:
 def weight_files(path: str) -> list[Path]:
     """The files of a local model folder that make up its identity; empty for hub names."""
     folder = Path(path)
-    return sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")) if folder.is_dir() else []
+    kinds = ("*.safetensors", "*.json", "*.jinja")  # the last: the chat template
+    return [file for kind in kinds for file in sorted(folder.glob(kind))]
 
 
 def _check_config(folder: Path, trust: Trust) -> None:
