@@ -1,4 +1,4 @@
-"""Conversations: which tokens count, by hand, under ChatML- and Llama-3-like templates, and awkward ones."""
+"""Conversations: which tokens count, by hand, under ChatML-like, Llama-3-like and awkward templates."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +39,8 @@ QWEN = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # nothing but letters: no added token ends a turn
-LETTERS = "{{ bos_token }}{% for m in messages %}{{ '\n\n' ~ ('Q' if m.role == 'user' else 'A') }}: {{ m.content }}{% endfor %}"
+LETTERS = "{{ bos_token }}{% for m in messages %}"
+LETTERS += "{{ '\n\n' ~ ('Q' if m.role == 'user' else 'A') }}: {{ m.content }}{% endfor %}"
 
 Masking = Callable[[Row, Rendering, Any], tuple[list[int], list[bool]]]
 

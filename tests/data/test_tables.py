@@ -171,7 +171,7 @@ def test_missing_data_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [as_parquet, as_folder])
 def test_broken_files_give_one_clear_error(tmp_path: Path, write: Writing) -> None:
-    """Cut off anywhere, or with bytes flipped: rows or an `InputError`, never another error."""
+    """Cut off anywhere, or with bytes flipped: rows or an `InputError`, nothing else and no crash."""
     source = write(tmp_path, RECORDS["conversations"])
     file = Path(source) if Path(source).is_file() else next(Path(source).glob("*.arrow"))
     raw = file.read_bytes()

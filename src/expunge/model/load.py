@@ -155,8 +155,8 @@ def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:
 def weight_files(path: str) -> list[Path]:
     """The files of a local folder that make up a model's (or an adapter's own) identity; empty for hub names."""
     folder = Path(path)
-    found = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.json"))]
-    return found + sorted(folder.glob(adapters.PICKLED)) if folder.is_dir() else []
+    kinds = ("*.safetensors", "*.json", "*.jinja", adapters.PICKLED)  # *.jinja: the chat template
+    return [file for kind in kinds for file in sorted(folder.glob(kind))]
 
 
 def quantisation(path: str) -> str | None:
