@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm
 
 from expunge.data.rows import MakeRow
-from expunge.metric import CONFIDENCE, RESAMPLES, Draws, Evidence, Score
+from expunge.metric import CONFIDENCE, RESAMPLES, Draws, Evidence, Floats, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,10 @@ class Benchmark(Protocol):
 
     def official(self, evidence: Evidence, circumstances: Circumstances) -> Official | None:
         """The official scores of one model; None where the benchmark has none."""
+        ...
+
+    def behind(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Floats]:
+        """Values of the rows behind those official scores that are means over rows, by the score's name."""
         ...
 
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:

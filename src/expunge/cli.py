@@ -21,6 +21,7 @@ COMMANDS: dict[str, type[Any]] = {
     "unlearn": configs.Unlearn,
     "retrain": configs.Retrain,
     "evaluate": configs.Evaluate,
+    "compare": configs.Compare,
     "report": configs.Report,
     "demo": configs.Demo,
     "list": configs.List,
@@ -59,7 +60,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise InputError(f"there is no command {command!r}{registry.suggestion(command, list(COMMANDS))}")
-    return RUNNERS[command](_parse(command, rest))
+    config = _parse(command, rest)
+    configs.check_numbers(config)
+    return RUNNERS[command](config)
 
 
 def _usage() -> str:
@@ -157,7 +160,13 @@ def _unlearn(config: Any) -> int:
 def _retrain(config: Any) -> int:
     from expunge import pipeline
 
-    return 0 if pipeline.run_retrain(config, _say).comparable else NOT_PASSED
+    return 0 if all(twin.comparable for twin in pipeline.run_retrain(config, _say)) else NOT_PASSED
+
+
+def _compare(config: Any) -> int:
+    from expunge import pipeline
+
+    return FAILED if pipeline.run_compare(config, _say).failed else 0
 
 
 def _evaluate(config: Any) -> int:
@@ -192,6 +201,7 @@ RUNNERS: dict[str, Callable[[Any], int]] = {
     "unlearn": _unlearn,
     "retrain": _retrain,
     "evaluate": _evaluate,
+    "compare": _compare,
     "report": _report,
     "demo": _demo,
     "list": _list,

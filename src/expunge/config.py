@@ -5,6 +5,7 @@ Imports nothing heavy, so that `--help` answers at once.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,18 @@ from expunge.errors import InputError
 FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
-MODELS = ("model", "base", "retrained", "unlearned")
+MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
+ABOVE_ZERO = (
+    "learning_rate",
+    "epochs",
+    "steps",
+    "tokens",
+    "forget_rows",
+    "batch_rows",
+    "replay_tokens",
+    "beta",
+    "width",
+)
 PATHS = ("forget", "retain", "holdout", "train", "train_config", "output", *MODELS)
 
 
@@ -29,7 +41,9 @@ class Inputs:
     """Model, rows and how rows become tokens: what every command that reads rows takes."""
 
     model: Folder = None
-    """Folder or hub name of the causal language model."""
+    """Folder or hub name of the causal language model, or folder of a PEFT adapter (LoRA)."""
+    adapter_base: Folder = None
+    """Base of adapters, in place of the one that their adapter_config.json names."""
     forget: FilePath = None
     """Rows to remove (JSONL, JSON or CSV)."""
     retain: FilePath = None
@@ -75,7 +89,7 @@ class Plan(Inputs):
     """Checks the data and shows what a run would do, without changing anything."""
 
     subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names."""
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +102,30 @@ class Unlearn(Plan):
     """The method's own options."""
     output: Folder = None
     """Folder to write; must not exist."""
-    save: Literal["merged", "adapter"] = "merged"
-    """Whole model, or the adapter alone (only with --subspace lora)."""
+    save: Literal["auto", "merged", "adapter"] = "auto"
+    """Whole model, or the adapter alone (of an adapter, or with --subspace lora); auto: what the input is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
     """Go on although the audit finds that the rows are not in the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Plan):
+    """Runs methods with several seeds on one problem and compares them with one another and with retrained models."""
+
+    methods: tuple[str, ...] = ()
+    """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each method."""
+    variants: Annotated[Any, tyro.conf.Suppress] = None
+    """Names with a method's options (in the recipe): {name: {method: npo, beta: 0.05, own_steps: true}}."""
+    tokens: int | None = None
+    """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
+    output: Folder = None
+    """Folder to write tables, plot and page to; must not exist."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the weights that are judged; auto: that of the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +134,8 @@ class Retrain(Inputs):
 
     train_config: FilePath = None
     """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
+    seeds: int = 1
+    """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
     output: Folder = None
     """Folder to write; must not exist."""
 
@@ -192,7 +226,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    values = {key: _number(value, fields[key].type) if key in fields else value for key, value in values.items()}
+    values = {key: _meant(value, fields[key].type) if key in fields else value for key, value in values.items()}
     for key, value in values.items():
         if key not in fields:
             raise InputError(f"{source}: unknown key {key!r}{registry.suggestion(str(key), list(fields))}")
@@ -200,11 +234,13 @@ def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     return kind(**values)
 
 
-def _number(value: Any, declared: Any) -> Any:
-    """`1e-5`, which YAML 1.1 takes for text, as the number it means."""
+def _meant(value: Any, declared: Any) -> Any:
+    """`1e-5`, which YAML 1.1 takes for text, as the number it means, and a list as a tuple."""
     if float in (declared, *get_args(declared)) and isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
+    if get_origin(declared) is tuple and isinstance(value, list):
+        return tuple(value)
     return value
 
 
@@ -218,12 +254,35 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
         return
     if declared is Any:
         return
+    if get_origin(declared) is tuple:
+        if not isinstance(value, tuple):
+            raise InputError(f"{source}: {key} must be a list, found {type(value).__name__}.")
+        for one in value:
+            _check_type(key, one, allowed[0], source)
+        return
     types = [one for one in (allowed or (declared,)) if isinstance(one, type)]
     whole_for_float = float in types and isinstance(value, int)
     is_bool = isinstance(value, bool)
     if (is_bool and bool not in types) or not (isinstance(value, tuple(types)) or whole_for_float):
         names = " or ".join("nothing" if one is type(None) else one.__name__ for one in types)
         raise InputError(f"{source}: {key} must be {names}, found {type(value).__name__}.")
+    _check_number(key, value, source)
+
+
+def _check_number(key: str, value: Any, source: str) -> None:
+    above = key in ABOVE_ZERO
+    if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 if above else value >= 0)):
+        raise InputError(f"{source}: {key} must be a number {'above 0' if above else '0 or more'}, found {value}.")
+
+
+def check_numbers(config: Any) -> None:
+    """The numbers of a configuration and of its method's options. Raises `InputError`, naming the flag."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value)
+        for one in value if isinstance(value, tuple) else (value,):
+            _check_number(field.name, one, "given")
 
 
 def data_path(inputs: Any, role: str) -> str | None:
@@ -241,7 +300,7 @@ def resolved(config: Any) -> dict[str, Any]:
     for role in ("forget", "retain", "holdout", "train"):
         if role in plain:
             plain[role] = str(Path(data_path(config, role) or "").absolute())
-    for role in ("model", "base", "retrained", "unlearned", "train_config"):
+    for role in (*MODELS, "train_config"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())
     if "output" in plain:

@@ -8,7 +8,7 @@ import numpy as np
 
 from expunge import config as configs
 from expunge import record
-from expunge.assemble import Assembled, Checked, echoed, token_counts
+from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
 from expunge.config import data_path
 from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
@@ -204,6 +204,9 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
         )
     if "retrained" not in evidence:
         found.append("No retrained model was given, so nothing here says what leaving the rows out would have given.")
+    saved = details.get("save") or {}
+    if saved.get("form") == "adapter":
+        found.append(saved["note"])
     notes = (details.get("method") or {}).get("notes") or {}
     if notes.get("targets", {}).get("source") == "base":
         found.append("The targets come from the base model, which is less surprised by unseen text than this one.")
@@ -237,11 +240,20 @@ def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[
         files = load.weight_files(getattr(config, role, None) or "")
         if files:
             found[role] = record.file_hash(files)
+            found |= _base_hash(role, getattr(config, role), trust(config))
     written = load.weight_files(str(output))
     if written:
         found["output"] = record.file_hash(written)
+        found |= _base_hash("output", str(output), load.Trust())  # it names its base in full
     for role in checked.sets:
         path = data_path(config, role)
         assert path is not None
         found[role] = record.keyed_hash([Path(path).read_text(encoding="utf-8-sig")], secret)
     return found
+
+
+def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+    """The hash of the base that an adapter stands on, by `<role>_base`; nothing for whole models."""
+    given = load.adapter_of(path, trusted)
+    files = load.weight_files(given.base) if given else []
+    return {f"{role}_base": record.file_hash(files)} if files else {}

@@ -3,11 +3,13 @@
 from typing import Any
 
 import torch
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode_row
-from expunge.model.select import choose, select
+from expunge.model.adapter import Adapter
+from expunge.model.select import OWN, choose, select
 
 MOST_TOKENS = 60
 
@@ -33,12 +35,16 @@ def rendered_example(row: Row, rendering: Rendering, tokenizer: Any, show_rows: 
     return [heading, "  " + " ".join(shown) + rest]
 
 
-def subspace_plan(config: Any, asked: str, device: torch.device, trust_remote_code: bool) -> str:
-    """Which subspace a run would take, from the configuration alone: no weights are made."""
+def subspace_plan(
+    config: Any, asked: str, device: torch.device, trust_remote_code: bool, given: Adapter | None = None
+) -> str:
+    """Which subspace a run would take, from the configurations of model and adapter alone: no weights are made."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        if given:
+            model = get_peft_model(model, given.configuration())
         count = sum(parameter.numel() for parameter in model.parameters())
-        name, reason = choose(asked, count, device)
+        name, reason = ("adapter", OWN) if given else choose(asked, count, device)
         moving = sum(tensor.numel() for tensor in select(model, name, device).movable.values())
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
 

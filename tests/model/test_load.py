@@ -55,7 +55,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (without("*.safetensors"), "no weights"),
     "pickle": (pickled, "--allow-pickle"),
     "no tokenizer": (without("token*"), "tokenizer"),
-    "adapter": (adapter, "PEFT adapter"),
+    "adapter": (adapter, "a None adapter has no LoRA matrices"),
 }
 
 

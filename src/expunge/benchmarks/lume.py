@@ -102,6 +102,16 @@ class Lume:
         """The scores of one model, from its sets forget, retain and guard, and judging for the loss attack."""
         return score([row_scores(evidence, circumstances)], [circumstances.mmlu])
 
+    def behind(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Floats]:
+        """Of the twelve terms, and of the means over all three tasks."""
+        rows, found = row_scores(evidence, circumstances), {}
+        for name, column in ((name, column) for name in ("forget", "retain") for column in WHAT):
+            found[f"{WHAT[column]} ({name})"] = rows[name].of(column)
+            for task in TASKS:
+                values, label = rows[name].of(column, (task,)), f"{WHAT[column]} ({name}, {task})"
+                found |= {f"1 - {label}": 1 - values} if name == "forget" else {label: values}
+        return found
+
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
         """A zero, collapse, nothing done, over-forgetting."""
         found = [_zero(unlearned), _collapsed(unlearned, original), _nothing_done(unlearned, original)]

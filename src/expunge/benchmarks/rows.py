@@ -1,12 +1,12 @@
 """The user's own rows: read in the known forms, generated from a little beyond the reference, no official score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from expunge.benchmark import Circumstances, Generating, Official
 from expunge.data.rows import MakeRow
-from expunge.metric import Evidence
+from expunge.metric import Evidence, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,9 @@ class Rows:
 
     def official(self, evidence: Evidence, circumstances: Circumstances) -> Official | None:
         return None
+
+    def behind(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Floats]:
+        return {}
 
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
         return []

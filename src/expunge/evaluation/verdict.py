@@ -67,6 +67,10 @@ class Verdict:
     def passes(self) -> bool:
         return self.forget == "forgotten" and self.rest == "kept"
 
+    @property
+    def reasons(self) -> list[str]:
+        return [*self.forget_reasons, *self.rest_reasons]
+
     def counts(self) -> dict[str, int]:
         """Rows per verdict."""
         found: dict[str, int] = {}

@@ -26,7 +26,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         *(_texts(rows) if texts is not None else ()),
         *_record(record),
         "## What this evidence does not show",
-        _bullets(record["limits"] or ["The record names no limits. That is an omission, not a finding."]),
+        bullets(record["limits"] or ["The record names no limits. That is an omission, not a finding."]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -52,7 +52,8 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(escaped(cell) or "&nbsp;" for cell in cells) + " |"
 
 
-def _bullets(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> str:
+    """Escapes every line."""
     return "\n".join(f"- {paragraph(line)}" for line in lines)
 
 
@@ -61,7 +62,7 @@ def _verdict(record: Record, shows_text: bool) -> list[str]:
     parts = [f"# {escaped(headline.sentence)}", f"**{headline.passes.symbol} {escaped(headline.passes.word)}**"]
     for panel in headline.panels:
         parts.append(f"## {panel.title}: {panel.badge.symbol} {escaped(panel.badge.word)}")
-        parts.extend([_bullets(panel.reasons)] if panel.reasons else [])
+        parts.extend([bullets(panel.reasons)] if panel.reasons else [])
     if headline.counts:
         parts.append(table(("Verdict on single rows", "Rows"), ((c.badge.word, str(c.rows)) for c in headline.counts)))
     parts.append(paragraph(headline.compared_with))
@@ -96,10 +97,10 @@ def _benchmark(record: Record) -> list[str]:
     found = benchmark.section(record)
     if found is None:
         return []
-    parts = [f"## {escaped(found.title)}", found.lead, *([_bullets(found.flags)] if found.flags else [])]
+    parts = [f"## {escaped(found.title)}", found.lead, *([bullets(found.flags)] if found.flags else [])]
     for scores in found.tables:
         parts.extend([f"### {scores.title}", table(scores.headers, scores.lines)])
-    return [*parts, _bullets(found.notes)] if found.notes else parts
+    return [*parts, bullets(found.notes)] if found.notes else parts
 
 
 def _rows(rows: tables.RowTable) -> list[str]:
