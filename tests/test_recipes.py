@@ -1,13 +1,19 @@
 """Every recipe parses into the configuration it is for, and what it names has the right type."""
 
+import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from expunge import config, registry
+import expunge
+from expunge import comparison, config, registry
 from expunge.loop import Training
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+HUB = {"lume_olmo_7b", "lume_olmo_1b"}
+COMPARISONS = {"lume_small_compare", "lume_small_organisers"}
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
@@ -15,13 +21,68 @@ def test_recipe(file: Path) -> None:
     if file.stem.endswith("_training"):
         assert config.build(Training, config.read_yaml(file), str(file)).epochs > 0
         return
+    if file.stem in COMPARISONS:
+        compared = config.build(config.Compare, config.from_yaml(file, config.Compare), str(file))
+        assert len(comparison.variants(compared)) >= 4 and compared.seeds
+        registry.load("benchmarks", compared.benchmark)()
+        return
     values = config.from_yaml(file, config.Unlearn)
     recipe = config.build(config.Unlearn, values, str(file))
     assert recipe.model and recipe.forget and recipe.output
-    paths = [recipe.model, recipe.forget, recipe.retain, recipe.holdout, recipe.output]
-    assert all(path and Path(path).is_absolute() for path in paths)  # resolved against the recipe, wherever one stands
+    # resolved against the recipe, wherever one stands
+    paths = [recipe.forget, recipe.retain, recipe.output, *([] if file.stem in HUB else [recipe.model, recipe.holdout])]
+    assert all(path and Path(path).is_absolute() for path in paths)
     config.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))
+    registry.load("benchmarks", recipe.benchmark)()
 
 
 def test_there_are_recipes() -> None:
-    assert {file.stem for file in RECIPES} >= {"lume_small", "lume_small_training"}
+    assert {file.stem for file in RECIPES} >= {"lume_small", "lume_small_training", *HUB, *COMPARISONS}
+
+
+@pytest.fixture(scope="module")
+def olmo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny OLMo, which stands in for the contest's model and its base."""
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    from expunge.model.tiny import byte_tokenizer
+
+    tokenizer = byte_tokenizer([], 258)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    folder = tmp_path_factory.mktemp("olmo")
+    OlmoForCausalLM(OlmoConfig(vocab_size=258, max_position_embeddings=512, **shape, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folds(tmp_path: Path) -> Path:
+    """Invented rows under the names of the contest's public folds."""
+    for fold in ("forget_train", "retain_train"):
+        rows = [
+            {
+                "id": f'"{fold}-{n}"{kind}',
+                "input": f"{fold} {n} {kind} is",
+                "output": f"so {n}.",
+                "task": f"Task{n % 3 + 1}",
+            }
+            for n in range(6)
+            for kind in ("sc1", "qa0")
+        ]
+        (tmp_path / f"{fold}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(HUB))
+def test_recipes_of_the_contest_run_dry(name: str, olmo: Path, folds: Path) -> None:
+    """Rows below the data root, the hub's names kept, the model swapped for a tiny one of its family."""
+    file = next(file for file in RECIPES if file.stem == name)
+    values: dict[str, Any] = config.from_yaml(file, config.Unlearn, root=str(folds))
+    assert values["model"].startswith("llmunlearningsemeval2025organization/") and values["base"].startswith("allenai/")
+    known = {field.name for field in fields(config.Plan)}
+    settings = {key: value for key, value in values.items() if key in known}
+    lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data": str(folds)})
+    assert "olmo" in lines[0]
+    assert any(line.startswith("forget: 12 rows, 6 documents, 6 answers") for line in lines)
+    assert any("lora" in line for line in lines)

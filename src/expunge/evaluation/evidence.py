@@ -4,10 +4,10 @@ The only file of the evaluation that calls a model. What holds text (references,
 never written below the output folder; `numbers` gives what may be.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import groupby, takewhile
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from expunge.progress import bar
 
 Floats = NDArray[np.float64]
 ROOM = 8  # tokens beyond the reference that a generation may have
+ROOM_STEP = 16
 OWN = Generating()
 # In this order; what `clean_up_tokenization_spaces` does in transformers 4.
 CLEANED = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'")]
@@ -84,6 +85,9 @@ class _Prompt:
     room: int
     expected: int
 
+    def order(self, padded: bool) -> tuple[int, int, int]:
+        return (self.expected // 16 if padded else 0), -self.room if padded else 0, len(self.ids)
+
 
 @torch.no_grad()
 def generate(
@@ -118,28 +122,37 @@ def generate(
 
 
 def _prompt(problem: Problem, ids: list[int], reference: str, generating: Generating) -> _Prompt:
-    """A prompt gives way to the room that the reference needs, to no more than that, and keeps half the context."""
+    """A prompt gives way to the room that the reference needs, to no more than that, and keeps half the context.
+
+    What is left of the context is rounded down, so that prompts of like length have one room and fit one batch.
+    """
     context = problem.rendering.context
     expected = len(problem.tokenizer(reference, add_special_tokens=False)["input_ids"])
     needed = min(expected + ROOM, context // 2)
     ids = ids[-(context - needed) :]
-    room = needed if generating.tokens is None else min(generating.tokens, context - len(ids))
+    left = max(needed, (context - len(ids)) // ROOM_STEP * ROOM_STEP)
+    room = needed if generating.tokens is None else min(generating.tokens, left)
     return _Prompt(ids, room, expected)
 
 
-def _groups(problem: Problem, prompts: Mapping[int, _Prompt], batch: int) -> Iterator[list[int]]:
-    """Prompts that will end at about the same time, of like length; of one length where the model needs that."""
+def _groups(problem: Problem, prompts: Mapping[int, _Prompt], batch: int) -> list[list[int]]:
+    """Prompts that will end at about the same time, of like length; of one length where the model needs that.
+
+    Within a group the longest prompt and the largest room fit the context together, since all run as far as any does.
+    """
     if not prompts:
-        return
+        return []
     padded = generation.padding_is_harmless(problem.model, [prompt.ids for prompt in prompts.values()])
-
-    def order(index: int) -> tuple[int, int]:
-        return prompts[index].expected // 16 if padded else 0, len(prompts[index].ids)
-
-    ordered = sorted(prompts, key=order)
-    for _, same in groupby(ordered, key=lambda index: 0 if padded else len(prompts[index].ids)):
-        indices = list(same)
-        yield from (indices[begin : begin + batch] for begin in range(0, len(indices), batch))
+    groups: list[list[int]] = []
+    for index in sorted(prompts, key=lambda index: prompts[index].order(padded)):
+        group = [prompts[other] for other in [*groups[-1], index]] if groups else []
+        lengths = {len(prompt.ids) for prompt in group}
+        fits = group and max(lengths) + max(prompt.room for prompt in group) <= problem.rendering.context
+        if fits and len(group) <= batch and (padded or len(lengths) == 1):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def _text(tokenizer: Any, ids: list[int], clean_up: bool) -> str:

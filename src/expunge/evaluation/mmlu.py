@@ -5,7 +5,6 @@ stood before each question; their 0.495 and 0.240 for the two untouched targets 
 """
 
 import importlib
-import math
 from typing import Any, Literal
 
 from scipy.stats import norm
@@ -39,11 +38,13 @@ def measure(problem: Problem, shots: Shots) -> Scored:
 def _accuracy(answer: Any) -> Scored:
     try:
         found = answer["results"]["mmlu"]
-        value, error = float(found["acc,none"]), float(found["acc_stderr,none"])
+        value = float(found["acc,none"])
     except (KeyError, TypeError, ValueError):
         return Missing("lm-eval gave no accuracy for it")
     if not 0 <= value <= 1:
         return Missing("lm-eval gave no accuracy between 0 and 1 for it")
-    half = float(norm.ppf((1 + CONFIDENCE) / 2)) * error if math.isfinite(error) else None
-    low, high = (None, None) if half is None else (max(0.0, value - half), min(1.0, value + half))
-    return Score(value, low, high, QUESTIONS)
+    error = found.get("acc_stderr,none")
+    if not isinstance(error, float):
+        return Score(value, None, None, QUESTIONS)
+    half = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+    return Score(value, max(0.0, value - half), min(1.0, value + half), QUESTIONS)
