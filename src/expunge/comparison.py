@@ -8,6 +8,7 @@ crashes is a cell with an error; it is not kept, and the next run tries it again
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -125,8 +126,9 @@ class _Work:
             return _empty(label, seed) | {"error": f"{type(error).__name__}: {line}"}
         made = _empty(label, seed) | made | {"peak_memory_bytes": peak.bytes}
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        record.write_json(file.with_suffix(".part"), made)
-        file.with_suffix(".part").rename(file)
+        part = file.with_suffix(f".{os.getpid()}")  # two comparisons may make the same cell
+        record.write_json(part, made)
+        part.rename(file)
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def _cell_key(self, label: str, seed: int | None, variant: Variant | None) -> str:
