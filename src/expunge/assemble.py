@@ -68,7 +68,9 @@ def check(inputs: Inputs, method: Any = None) -> Checked:
         if path := getattr(inputs, role):
             for one in load.twins(path) if role == "retrained" else [path]:
                 load.check(one, role, trust(inputs))
-    _check_kinds(inputs)
+    assert inputs.model is not None
+    given = load.adapter_of(inputs.model, trust(inputs))
+    _check_kinds(inputs, load.quantisation(given.base if given else inputs.model))
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
@@ -83,12 +85,12 @@ def check(inputs: Inputs, method: Any = None) -> Checked:
     return Checked(sets, parts, comparison)
 
 
-def _check_kinds(inputs: Inputs) -> None:
-    """Raises `InputError` where what is to move or to be saved does not fit what the model is: adapter or whole."""
+def _check_kinds(inputs: Inputs, scheme: str | None) -> None:
+    """Raises `InputError` where what is to move or to be saved does not fit what the model is: adapter or whole, and
+    how its weights (an adapter's base's) are quantised."""
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
     asked, saved = getattr(inputs, "subspace", None), getattr(inputs, "save", None)
-    scheme = load.quantisation(given.base if given else inputs.model)
     if asked:
         check_subspace(asked, given is not None)
     if asked and scheme and not given:
@@ -183,6 +185,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     if inputs.chat_template and not tokenizer.chat_template:
         raise InputError(f"{inputs.model}: its tokenizer has no chat template. Drop --chat-template.")
     config = load.load_config(inputs.model, trust(inputs))
+    _check_kinds(inputs, quantised.scheme(config))  # of hub names this was not known before
     rendering = Rendering(
         join="space" if inputs.join == "auto" else inputs.join,
         chat_template=inputs.chat_template,

@@ -19,14 +19,16 @@ from expunge.deliver import GIVEN_ADAPTER, OWN_ADAPTER
 from expunge.errors import InputError
 from expunge.methods.loss_matching import LossMatching
 from expunge.problem import Problem
+from expunge.reporting import html
 
 QUICK = {"replay_texts": 16, "replay_tokens": 12, "steps": 12, "learning_rate": 3e-3, "forget_rows": 6}
 IDS = torch.tensor([[0, 40, 41, 42, 43, 1]])
 
 
 @pytest.fixture(autouse=True)
-def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sampling the original's own text is not what is tested here, and takes most of the time."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots and samples of the original's own text are not what is tested here, and take most of the time."""
+    monkeypatch.setattr(html, "render", lambda *_: "")
     monkeypatch.setattr(pipeline, "SAMPLES", 4)
     monkeypatch.setattr(pipeline, "SAMPLE_TOKENS", 8)
 

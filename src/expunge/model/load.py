@@ -114,6 +114,8 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust
         )
     except Exception as error:
         raise InputError(f"{path}: the model cannot be loaded ({_first_line(error)}).") from None
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers would load its base and say nothing
+        raise InputError(f"{path}: this is an adapter. Download it to a folder, and give that.")
     if info["missing_keys"]:
         raise InputError(f"{path}: the weights lack {sorted(info['missing_keys'])[0]}; the files are not whole.")
     model = model.eval() if scheme else model.to(device).eval()
@@ -143,7 +145,8 @@ def load_config(path: str, trust: Trust | None = None) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
     except Exception as error:
-        raise InputError(f"{path}: its configuration cannot be loaded ({_first_line(error)}).") from None
+        hint = " If it is an adapter, download it to a folder first." if _is_hub_name(path) else ""
+        raise InputError(f"{path}: its configuration cannot be loaded ({_first_line(error)}).{hint}") from None
 
 
 def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:
