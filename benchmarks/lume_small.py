@@ -1,6 +1,7 @@
 """Makes the data and the models of `recipes/lume_small.yaml` from the public LUME folds.
 
     python benchmarks/lume_small.py --lume FOLDER [--seed 0]      (or: make lume LUME=FOLDER)
+    python benchmarks/lume_small.py --lume FOLDER --compare       (or: make lume-compare LUME=FOLDER)
 
 A fifth of the documents of each train fold (by hash, stratified by task) is what the original model memorises, after
 it has been trained on the other four fifths, from which alone the tokenizer is made. The validation folds are the
@@ -106,25 +107,40 @@ def run(*arguments: str) -> None:
         raise SystemExit(code)
 
 
+def compare(work: Path) -> None:
+    """Both comparisons, and a refusal where the original had not memorised its rows. Finished cells are kept."""
+    for name in ("compare", "organisers"):
+        output = work / name
+        run("compare", "--config", str(RECIPES / f"lume_small_{name}.yaml"), "--output", str(output))
+        cells = json.loads((output / "comparison.json").read_text(encoding="utf-8"))["cells"]
+        scores = next(cell["scores"] for cell in cells if cell["model"] == "original")
+        for key, least in (("knowledge (forget)", 1.0), ("regurgitation (forget)", 0.95)):
+            if scores[key]["value"] < least:
+                raise SystemExit(f"the original has {key} {scores[key]['value']:.3f} of {least}: it is not memorised")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lume", type=Path, required=True, help="folder of the four public LUME folds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", action="store_true", help="methods x seeds in place of one unlearning")
     arguments = parser.parse_args()
     data, models = WORK / "data", WORK / "models"
     prepare(arguments.lume, data)
     make_models(WORK, arguments.seed)
-    recipe = RECIPES / "lume_small.yaml"
-    shared = ["--base", str(models / "base"), "--forget", str(data / "forget.jsonl"), "--seed", str(arguments.seed)]
-    shared += ["--benchmark", "lume"]
+    seed = ["--seed", str(arguments.seed)]
     if not (models / "retrained").exists():
-        training = RECIPES / "lume_small_training.yaml"
-        more = ["--train", str(data / "train.jsonl"), "--train-config", str(training)]
-        run("retrain", "--model", str(models / "original"), *shared, *more, "--output", str(models / "retrained"))
+        rows = ["--forget", str(data / "forget.jsonl"), "--train", str(data / "train.jsonl"), "--benchmark", "lume"]
+        start = ["--model", str(models / "original"), "--base", str(models / "base")]
+        how = ["--train-config", str(RECIPES / "lume_small_training.yaml"), "--seeds", "3", *seed]
+        run("retrain", *start, *rows, *how, "--output", str(models / "retrained"))
+    if arguments.compare:
+        compare(WORK)
+        return
     unlearned = WORK / "unlearned"
     if unlearned.exists():
         raise SystemExit(f"{unlearned} exists already; remove it to run again")
-    run("unlearn", "--config", str(recipe), "--seed", str(arguments.seed))
+    run("unlearn", "--config", str(RECIPES / "lume_small.yaml"), *seed)
 
 
 if __name__ == "__main__":
