@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from e2e import adapters
-from expunge import cli, pipeline, record
+from expunge import cli, record, trial
 from expunge.deliver import GIVEN_ADAPTER, OWN_ADAPTER
 from expunge.errors import InputError
 from expunge.methods.loss_matching import LossMatching
@@ -29,8 +29,8 @@ IDS = torch.tensor([[0, 40, 41, 42, 43, 1]])
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots and samples of the original's own text are not what is tested here, and take most of the time."""
     monkeypatch.setattr(html, "render", lambda *_: "")
-    monkeypatch.setattr(pipeline, "SAMPLES", 4)
-    monkeypatch.setattr(pipeline, "SAMPLE_TOKENS", 8)
+    monkeypatch.setattr(trial, "SAMPLES", 4)
+    monkeypatch.setattr(trial, "SAMPLE_TOKENS", 8)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -95,8 +95,8 @@ def test_adapter_in_adapter_out(family: str, tmp_path: Path, monkeypatch: pytest
         held.append(problem)
         return original_deliver(config, problem, *others)
 
-    original_deliver = pipeline.deliver
-    monkeypatch.setattr(pipeline, "deliver", deliver)
+    original_deliver = trial.deliver
+    monkeypatch.setattr(trial, "deliver", deliver)
     run = unlearn(adapter, tmp_path)
     assert (hashes(base), hashes(adapter)) == before
     check_same_kind(adapter, run.output)
@@ -222,16 +222,16 @@ def test_the_reference_is_base_plus_adapter(tmp_path: Path, monkeypatch: pytest.
     """What the method takes for the original is the adapter's model as served, never the bare base."""
     adapter, base = adapters.make(tmp_path, "llama", epochs=40), tmp_path / "base"
     seen: dict[str, dict[str, Any]] = {}
-    apply = pipeline.apply
+    apply = trial.apply
 
-    def look(method: Any, problem: Problem, log: Any) -> Any:
+    def look(method: Any, problem: Problem, log: Any, tokens: Any) -> Any:
         seen["right"] = reference_of(problem)
         seen["adapter off"] = reference_of(replace(problem, adapter=True))
         seen["wanted"] = reference_of(replace(problem, model=served(base, adapter)))
         seen["base"] = reference_of(replace(problem, model=plain(base)))
-        return apply(method, problem, log)
+        return apply(method, problem, log, tokens)
 
-    monkeypatch.setattr(pipeline, "apply", look)
+    monkeypatch.setattr(trial, "apply", look)
     unlearn(adapter, tmp_path)
     for part in ("kept", "targets", "replay"):
         check_reference(seen["right"], seen["wanted"], part)
@@ -296,7 +296,7 @@ def test_twins_of_an_adapter(subspace: str, tmp_path: Path) -> None:
     given = {"model": str(adapter), "forget": rows["forget"], "train": str(train), "join": "space"}
     given |= {"base": str(tmp_path / "base"), "train_config": str(tmp_path / "training.yaml")}
     before = hashes(tmp_path / "base")
-    twin = expunge.retrain(**given, output=str(tmp_path / "twin"))
+    (twin,) = expunge.retrain(**given, output=str(tmp_path / "twin"))
     assert twin.loss == pytest.approx(twin.original_loss, rel=0.5)
     assert hashes(tmp_path / "base") == before
     if subspace == "adapter":
