@@ -181,8 +181,8 @@ class List:
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
     """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
 
-    Relative paths in a recipe resolve against the recipe (see `recipes.find` for a shipped one), unless a data root is given (by `root`, the recipe itself or
-    the environment), which then holds the files of rows.
+    Relative paths in a recipe resolve against the recipe (see `recipes.find` for a shipped one), unless a data root is
+    given (by `root`, the recipe itself or the environment), which then holds the files of rows.
     """
     content = read_yaml(path)
     known = [field.name for field in dataclasses.fields(kind)]

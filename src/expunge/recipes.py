@@ -35,7 +35,7 @@ def find(given: str | Path) -> Recipe:
     working folder, as they do for somebody at the top of a checkout: the environment is no place for models.
     """
     file, text = Path(given), str(given)
-    if file.exists() or len(file.parts) != 1 or text.endswith(SUFFIXES):
+    if file.exists() or os.sep in text or text.endswith(SUFFIXES):
         return Recipe(file, file.absolute().parent)
     shipped = _shipped()
     if text not in shipped:
