@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from expunge import config as configs
-from expunge import registry
+from expunge import recipes, registry
 from expunge.errors import ExpungeError, InputError
 
 COMMANDS: dict[str, type[Any]] = {
@@ -189,10 +189,17 @@ def _demo(config: Any) -> int:
 
 
 def _list(config: Any) -> int:
+    known = (*registry.CATALOGUES, recipes.CATALOGUE)
     if not config.catalogue:
-        raise InputError(f"which catalogue? Known: {', '.join(registry.CATALOGUES)}.")
-    for name in registry.names(config.catalogue):
-        _say(f"{name:<22}{registry.summary(config.catalogue, name)}")
+        raise InputError(f"which catalogue? Known: {', '.join(known)}.")
+    if config.catalogue not in known:
+        raise InputError(f"there is no catalogue {config.catalogue!r}{registry.suggestion(config.catalogue, known)}")
+    if config.catalogue == recipes.CATALOGUE:
+        found = recipes.summaries()
+    else:
+        found = {name: registry.summary(config.catalogue, name) for name in registry.names(config.catalogue)}
+    for name, line in found.items():
+        _say(f"{name:<22}{line}")
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tyro
 import yaml
 
-from expunge import registry
+from expunge import recipes, registry
 from expunge.errors import InputError
 
 FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
@@ -65,7 +65,7 @@ class Inputs:
     mmlu: Literal["no", "zero-shot", "five-shot"] = "no"
     """Measure MMLU for the benchmark's final score (pip install "expunge[mmlu]"; slow without a GPU)."""
     config: FilePath = None
-    """A YAML recipe; flags go over it."""
+    """A YAML recipe, or the name of a shipped one (expunge list recipes); flags go over it."""
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
     """What stands between prompt and completion; auto: what the original expects."""
     chat_template: bool = False
@@ -174,41 +174,42 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Lists the entries of a catalogue."""
+    """Lists the entries of a catalogue, or the shipped recipes."""
 
     catalogue: str = ""
-    """methods, metrics or benchmarks."""
+    """methods, metrics, benchmarks or recipes."""
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
     """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
 
-    Relative paths in a recipe resolve against the recipe, unless a data root is given (by `root`, the recipe itself or
-    the environment), which then holds the files of rows.
+    Relative paths in a recipe resolve against the recipe (see `recipes.find` for a shipped one), unless a data root is
+    given (by `root`, the recipe itself or the environment), which then holds the files of rows.
     """
     content = read_yaml(path)
     known = [field.name for field in dataclasses.fields(kind)]
     for key in content:
         if key not in known:
             raise InputError(f"{path}: unknown key {str(key)!r}{registry.suggestion(str(key), known)}")
-    folder = Path(path).absolute().parent
+    recipe = recipes.find(path)
     root = root or content.get("data") or os.environ.get(DATA_ROOT)
     resolved = dict(content)
     if isinstance(content.get("data"), str):
-        resolved["data"] = str(folder / content["data"])
+        resolved["data"] = str(recipe.beside(content["data"]))
     for key in PATHS:
         value = content.get(key)
         if isinstance(value, str) and not (root and key in ROWS):
-            beside = folder / value
+            beside = recipe.beside(value)
             is_name = (key in MODELS and not value.startswith(".")) or (key in ROWS and value.startswith(HUB))
             resolved[key] = value if is_name and not beside.exists() else str(beside)
     return resolved
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping. Raises `InputError`."""
+    """A YAML mapping, from a file or a shipped recipe's name. Raises `InputError`."""
+    file = recipes.find(path).file
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
