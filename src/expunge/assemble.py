@@ -56,8 +56,10 @@ def benchmark_of(inputs: Inputs) -> Benchmark:
     return benchmark
 
 
-def check(inputs: Inputs, method: Any = None) -> Checked:
+def check(inputs: Inputs, method: Any = None, weights: bool = True) -> Checked:
     """Reads and checks all files of rows and model folders, and what the method (its class) needs of them.
+
+    A plan can do without the models' `weights`.
 
     Raises `InputError`.
     """
@@ -67,7 +69,7 @@ def check(inputs: Inputs, method: Any = None) -> Checked:
     for role in ("model", "base", "retrained"):
         if path := getattr(inputs, role):
             for one in load.twins(path) if role == "retrained" else [path]:
-                load.check(one, role, trust(inputs))
+                load.check(one, role, trust(inputs), weights)
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
     _check_kinds(inputs, load.quantisation(given.base if given else inputs.model))

@@ -80,48 +80,59 @@ def _parse(command: str, rest: list[str]) -> Any:
     recipe = _flag(rest, "config")
     has_recipe = "config" in {field.name for field in dataclasses.fields(kind)}
     values = configs.from_yaml(recipe, kind, _flag(rest, "data")) if recipe and has_recipe else {}
-    if command == "unlearn":
-        return _parse_unlearn(rest, values)
+    if command in ("plan", "unlearn"):
+        return _parse_with_options(command, kind, rest, values)
     default = configs.build(kind, values, str(recipe)) if values else None
     return _tyro(kind, rest, command, default)
 
 
-def _parse_unlearn(rest: list[str], values: dict[str, Any]) -> Any:
-    """Unlearn takes the named method's options as `--options.NAME`."""
+def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: dict[str, Any]) -> Any:
+    """Unlearn and plan take the named method's options as `--options.NAME`."""
     named = _flag(rest, "method") or values.get("method")
     options = values.pop("options", None)
-    default = configs.build(configs.Unlearn, values, str(_flag(rest, "config")))
-    asks_help = {"-h", "--help"} & set(rest)
-    if asks_help and not named:
-        print(f"methods: {', '.join(registry.names('methods'))}; with --method NAME --help, its options follow\n")
-        return _tyro(_without_options(), rest, "unlearn", None)
-    method = registry.load("methods", str(named or default.method))
+    default = configs.build(kind, values, str(_flag(rest, "config")))
     if options is not None and not isinstance(options, dict):
         raise InputError("options: expected keys and values in the recipe.")
+    asks_help = {"-h", "--help"} & set(rest)
+    if (named or default.method) == "all":
+        bare = _without_options(kind)
+        plain = _tyro(bare, rest, command, _with_options(bare, default, None))
+        return _plain(kind, plain) if options is None else dataclasses.replace(_plain(kind, plain), options=options)
+    if asks_help and not named:
+        print(f"methods: {', '.join(registry.names('methods'))}; with --method NAME --help, its options follow\n")
+        return _tyro(_without_options(kind), rest, command, None)
+    method = registry.load("methods", str(named or default.method))
     chosen = configs.build(method, options or {}, "options")
-    kind = dataclasses.make_dataclass(
-        "Unlearn",
+    taking = dataclasses.make_dataclass(
+        kind.__name__,
         [("options", method, dataclasses.field(default_factory=method))],
-        bases=(configs.Unlearn,),
+        bases=(kind,),
         frozen=True,
         kw_only=True,
     )
-    kind.__doc__ = configs.Unlearn.__doc__
+    taking.__doc__ = kind.__doc__
+    return _plain(kind, _tyro(taking, rest, command, _with_options(taking, default, chosen)))
+
+
+def _with_options(kind: type[Any], default: Any, options: Any) -> Any:
     plain = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
-    parsed = _tyro(kind, rest, "unlearn", kind(**plain | {"options": chosen}))
-    return configs.Unlearn(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)})
+    return kind(**plain | {"options": options})
 
 
-def _without_options() -> type[Any]:
-    kind = dataclasses.make_dataclass(
-        "Unlearn",
+def _plain(kind: type[Any], parsed: Any) -> Any:
+    return kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})
+
+
+def _without_options(kind: type[Any]) -> type[Any]:
+    bare = dataclasses.make_dataclass(
+        kind.__name__,
         [("options", Annotated[Any, tyro.conf.Suppress], dataclasses.field(default=None))],
-        bases=(configs.Unlearn,),
+        bases=(kind,),
         frozen=True,
         kw_only=True,
     )
-    kind.__doc__ = configs.Unlearn.__doc__
-    return kind
+    bare.__doc__ = kind.__doc__
+    return bare
 
 
 def _tyro(kind: type[Any], rest: list[str], command: str, default: Any) -> Any:

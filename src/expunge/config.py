@@ -87,17 +87,11 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Inputs):
-    """Checks the data and shows what a run would do, without changing anything."""
+class Unlearn(Inputs):
+    """Removes the forget rows from the model and reports how far that worked."""
 
     subspace: str = "auto"
     """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unlearn(Plan):
-    """Removes the forget rows from the model and reports how far that worked."""
-
     method: str = "loss_matching"
     """Entry of the methods catalogue (expunge list methods)."""
     options: Any = None
@@ -113,9 +107,11 @@ class Unlearn(Plan):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Plan):
+class Compare(Inputs):
     """Runs methods with several seeds on one problem and compares them with one another and with retrained models."""
 
+    subspace: str = "auto"
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
     methods: tuple[str, ...] = ()
     """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -128,6 +124,18 @@ class Compare(Plan):
     """Folder to write tables, plot and page to; must not exist."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the weights that are judged; auto: that of the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Unlearn):
+    """Checks the data and shows what a run would do and cost; takes the flags of unlearn."""
+
+    method: str = "all"
+    """Entry of the methods catalogue to plan for, or all."""
+    train_config: FilePath = None
+    """How retraining would train (YAML, as for retrain); without it, the defaults."""
+    memory: float = 24.0
+    """GiB of memory that a run should fit into."""
 
 
 @dataclass(frozen=True, kw_only=True)

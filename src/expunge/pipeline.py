@@ -21,6 +21,11 @@ from expunge.loop import Training
 from expunge.metric import Evidence
 from expunge.model import load, save
 from expunge.model.select import Subspace
+from expunge.planning.estimate import Estimate
+from expunge.planning.table import lines as planned_lines
+from expunge.planning.whole import estimate_costs
+from expunge.planning.workload import Rows as PlannedRows
+from expunge.planning.workload import windows_of
 from expunge.preview import rendered_example, subspace_plan
 from expunge.problem import Problem, Split
 from expunge.reporting import comparison as comparison_pages
@@ -147,24 +152,36 @@ def plan(**settings: Any) -> list[str]:
 
 def run_plan(config: configs.Plan) -> list[str]:
     """`plan` for a configuration. Loads the tokenizer and the configuration of the model, no weights."""
-    checked = check(config)
+    rows, shape = _planned(config)
+    lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
+    for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
+        lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
+    given = load.adapter_of(str(config.model), trust(config))
+    device = Runtime(config.device).device
+    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
+    example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
+    return [*lines, "", *planned_lines(estimate_costs(config, shape, rows)), "", *example]
+
+
+def estimate(config: configs.Plan) -> Estimate:
+    """The figures of a plan: FLOPs, memory and time, for programs. Raises `InputError`."""
+    rows, shape = _planned(config)
+    return estimate_costs(config, shape, rows)
+
+
+def _planned(config: configs.Plan) -> tuple[PlannedRows, Any]:
+    """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
+    checked = check(config, weights=False)
     assert config.model is not None
     tokenizer = load.load_tokenizer(config.model, trust(config))
     shape = load.load_config(config.model, trust(config))
-    join = "space" if config.join == "auto" else config.join
     rendering = Rendering(
-        join=join,
+        join="space" if config.join == "auto" else config.join,
         chat_template=config.chat_template,
         loss_on=config.loss_on,
         context=load.context_of(shape, config.context),
     )
-    lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rendering.context} tokens"]
-    for name, counts in token_counts(checked, rendering, tokenizer).items():
-        lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
-    given = load.adapter_of(config.model, trust(config))
-    device = Runtime(config.device).device
-    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
-    return [*lines, "", *rendered_example(checked.forget[0], rendering, tokenizer, config.show_rows)]
+    return windows_of(checked, rendering, tokenizer, trial.SAMPLES, trial.SAMPLE_TOKENS), shape
 
 
 def retrain(say: Say = lambda line: None, **settings: Any) -> list[Twin]:

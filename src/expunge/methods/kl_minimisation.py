@@ -25,6 +25,7 @@ class KlMinimisation:
     """Options of kl_minimisation."""
 
     needs_retain: ClassVar[bool] = True
+    keeps: ClassVar[tuple[str, ...]] = ("retain",)
 
     learning_rate: float = 1e-5
     """Peak learning rate of AdamW (the organisers' value)."""

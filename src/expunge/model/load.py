@@ -36,11 +36,12 @@ class Trust:
     adapter_base: str | None = None
 
 
-def check(path: str, role: str, trust: Trust | None = None) -> None:
+def check(path: str, role: str, trust: Trust | None = None, weights: bool = True) -> None:
     """Raises `InputError` for a folder that is no causal language model or lacks a tokenizer or safetensors.
 
     Of an adapter, the adapter and its base are looked at; a tokenizer beside either will do. Names that are not
     folders are taken for hub names and left to `load_model`.
+    Without `weights`, they may lack.
     """
     if _is_hub_name(path):
         return
@@ -51,7 +52,7 @@ def check(path: str, role: str, trust: Trust | None = None) -> None:
         _check_base(adapter, trust)
         return
     _check_config(folder, trust or Trust())
-    if not list(folder.glob("*.safetensors")):
+    if weights and not list(folder.glob("*.safetensors")):
         pickled = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         if not pickled:
             raise InputError(f"{path}: the folder holds no weights (*.safetensors).")

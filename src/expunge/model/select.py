@@ -37,11 +37,14 @@ class Subspace:
     adapter: bool
 
 
-def choose(asked: str, parameters: int, device: torch.device) -> tuple[str, str]:
-    """Resolves `auto`: full weights where eight float32 copies of them fit in 70 % of the free memory, else LoRA."""
+def choose(asked: str, parameters: int, device: torch.device, free: int | None = None) -> tuple[str, str]:
+    """Resolves `auto`: full weights where eight float32 copies of them fit in 70 % of the free memory, else LoRA.
+
+    `free` bytes stand for the device's own where they are given.
+    """
     if asked != "auto":
         return asked, "asked for"
-    need, free = parameters * 4 * FULL_COPIES, free_memory(device)
+    need, free = parameters * 4 * FULL_COPIES, free_memory(device) if free is None else free
     figures = f"{need / 2**30:.1f} of {free / 2**30:.1f} GiB"
     if need <= MEMORY_SHARE * free:
         return "full", f"full weights and their optimiser fit in memory ({figures})"

@@ -1,0 +1,141 @@
+"""How fast this machine is at the planned work: a small piece of the model is timed on the spot.
+
+The piece is the model's own configuration with as many layers as stay small and a capped vocabulary (a model that is
+small anyway is timed whole), or, where one layer is already large, a Llama layer of width 768, at which matrix
+products are as fast as they get. It is timed at the planned batch shape, cut where that would take long. Rates are
+FLOP/s as the counter counts, so what does not count (norms, softmax, Python) slows the rate down as it does the run.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from expunge.distributed import Runtime
+from expunge.loop import BETAS
+from expunge.model import generation
+from expunge.model.select import select
+from expunge.planning.trace import counter, with_layers
+
+LARGEST = 12_000_000  # parameters of the timed piece
+VOCABULARY = 4096
+MOST_FLOPS = 8e9  # of one timed pass
+NEW = 8
+REPEATS = 2
+clock = time.perf_counter  # a benchmark on a busy machine may put the processor's own time here
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """FLOP/s of training passes, of measuring passes and of generation; seconds of AdamW for each moved parameter."""
+
+    training: float
+    measuring: float
+    generating: float
+    updating: float
+
+
+def calibrate(shape: Any, subspace: str, windows: int, tokens: int, runtime: Runtime, trust_remote_code: bool) -> Rates:
+    """Times the piece for about a second."""
+    piece = _piece(shape, trust_remote_code)
+    with torch.random.fork_rng(devices=[]):
+        model = _filled(piece, runtime.device, trust_remote_code)
+        chosen = select(model, subspace if subspace in ("full", "lora") else "full", runtime.device)
+    moved = list(chosen.movable.values())
+    tokens = min(tokens, 512)
+    ids = torch.zeros(_batch(chosen.model, windows, tokens), tokens, dtype=torch.long, device=runtime.device)
+    optimiser = torch.optim.AdamW(moved, lr=0.0, betas=BETAS)
+
+    def train() -> None:
+        with runtime.autocast():
+            loss = _loss(chosen.model, ids)
+        runtime.backward(loss)
+
+    @torch.no_grad()
+    def measure() -> None:
+        with runtime.autocast():
+            _loss(chosen.model, ids)
+
+    def update() -> None:
+        runtime.clip(moved, 1.0)
+        optimiser.step()
+
+    def generate() -> None:
+        with runtime.autocast():
+            generation.generate(chosen.model, ids[:32, :16], torch.ones_like(ids[:32, :16]), None, NEW)
+
+    training, measuring = (_rate(work, runtime.device) for work in (train, measure))
+    updating = _seconds(update, runtime.device) / sum(tensor.numel() for tensor in moved)
+    return Rates(training, measuring, _rate(generate, runtime.device), updating)
+
+
+def _piece(shape: Any, trust_remote_code: bool) -> Any:
+    piece = with_layers(shape, shape.num_hidden_layers)
+    piece.vocab_size = min(piece.vocab_size, VOCABULARY)
+    piece.pad_token_id = piece.bos_token_id = piece.eos_token_id = None
+    layers = piece.num_hidden_layers
+    one, two = (_count(piece, layers, trust_remote_code) for layers in (1, 2))
+    if one > LARGEST:
+        return LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=768,
+            intermediate_size=2048,
+            num_hidden_layers=1,
+            num_attention_heads=6,
+            tie_word_embeddings=True,
+        )
+    return with_layers(piece, min(layers, 1 + (LARGEST - one) // max(1, two - one)))
+
+
+def _count(shape: Any, layers: int, trust_remote_code: bool) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(with_layers(shape, layers), trust_remote_code=trust_remote_code)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _filled(shape: Any, device: torch.device, trust_remote_code: bool) -> Any:
+    """The model with weights that take no time to draw; their values do not matter to its speed."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape, trust_remote_code=trust_remote_code)
+    model = model.float().to_empty(device=device).eval()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.fill_(0.01 if tensor.is_floating_point() else 0)
+    return model
+
+
+def _batch(model: Any, windows: int, tokens: int) -> int:
+    """As many of the planned windows as one timed pass may have."""
+    matrices = sum(parameter.numel() for parameter in model.parameters())
+    return max(1, min(windows, int(MOST_FLOPS / (6 * matrices * tokens))))
+
+
+def _loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+
+
+def _rate(work: Callable[[], None], device: torch.device) -> float:
+    with counter() as count:  # also warms up
+        work()
+    return float(count.get_total_flops()) / _seconds(work, device)
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    """The quickest of a few runs: what else the machine does comes and goes."""
+    taken = []
+    for _ in range(REPEATS):
+        _wait(device)
+        begin = clock()
+        work()
+        _wait(device)
+        taken.append(clock() - begin)
+    return min(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

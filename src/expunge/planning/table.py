@@ -1,0 +1,76 @@
+"""A plan's figures in lines of text."""
+
+from collections.abc import Sequence
+
+from expunge.config import Unlearn
+from expunge.planning.estimate import Cost, Estimate, Fit
+
+DEFAULT = Unlearn().method
+ABOUT_AS_LITTLE = 1.5  # times a method's time at which retraining, which is exact, is recommended
+HEADINGS = ("method", "subspace", "steps", "FLOPs of steps", "of measuring", "peak memory", "while", "time")
+UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0))
+
+
+def lines(estimate: Estimate) -> list[str]:
+    """Table, recommendation (beside the default method, or the one that was named) and what fits."""
+    costs = [*estimate.methods, *([estimate.retraining] if estimate.retraining else [])]
+    found = _table([HEADINGS, *map(_cells, costs)])
+    found += [f"{name}: needs {what}" for name, what in estimate.missing.items()]
+    found.append(
+        "at most, for one full attempt: runs that arrive early stop early, and attempts that fail can double the "
+        "steps; files are not timed; measuring includes generating"
+    )
+    if estimate.interpreter:
+        found.append(f"peak memory is that of models and passes; Python takes {gib(estimate.interpreter)} beside")
+    compared = next((cost for cost in estimate.methods if cost.name == DEFAULT), None)
+    compared = compared or next(iter(estimate.methods), None)
+    if compared:
+        found.append(recommendation(compared, estimate.retraining))
+    return found + [fits(name, tried) for name, tried in estimate.room.items()]
+
+
+def recommendation(unlearning: Cost, retraining: Cost | None) -> str:
+    """Retrain where that takes at most 1.5 times the method's time, since retraining is exact."""
+    if retraining is None:
+        return "retraining: with --base and --train the plan says what it would cost"
+    factor = retraining.seconds / unlearning.seconds
+    if factor <= ABOUT_AS_LITTLE:
+        return (
+            f"recommended: retrain (expunge retrain). It takes {factor:.2g} times as long as {unlearning.name} at its "
+            "most, and is exact"
+        )
+    return f"recommended: unlearn. Retraining takes {factor:.2g} times as long as {unlearning.name} at its most"
+
+
+def fits(name: str, tried: Sequence[Fit]) -> str:
+    """Whether a run fits into a memory, and with which flags."""
+    answers = [
+        f"{'yes' if one.fits else 'no'} {f'with {one.flags}' if one.flags else f'as asked, with {one.subspace}'} "
+        f"({gib(one.peak)} while {one.when})"
+        for one in tried
+    ]
+    return f"fits in {name}: {'; '.join(answers)}"
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, to two figures."""
+    value = size / 2**30
+    return f"{value:.0f} GiB" if value >= 10 else f"{value:.1f} GiB" if value >= 1 else f"{value:.2f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that they fill, to two figures."""
+    for unit, size in UNITS:
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _cells(cost: Cost) -> tuple[str, ...]:
+    figures = (f"{cost.steps}", f"{cost.step_flops:.1e}", f"{cost.other_flops:.1e}")
+    return (cost.name, cost.subspace, *figures, gib(cost.memory.peak), cost.memory.when, duration(cost.seconds))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,66 @@
+"""The whole estimate of a plan: every method that was asked for, retraining, and what fits into how much memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from expunge import registry
+from expunge.config import Plan, Unlearn, build, read_yaml
+from expunge.distributed import Runtime
+from expunge.errors import InputError
+from expunge.evaluation.retrained import rendered_without
+from expunge.loop import Training
+from expunge.planning.estimate import Estimate, Estimator
+from expunge.planning.workload import Rows
+
+DEFAULT = Unlearn().method
+
+
+def estimate_costs(config: Plan, shape: Any, rows: Rows) -> Estimate:
+    """Costs from the model's configuration and the user's rows. Raises `InputError` for wrong options."""
+    asked = registry.names("methods") if config.method == "all" else (config.method,)
+    methods = {name: _method(config, name) for name in asked}
+    training = Training()
+    if config.train_config:
+        training = build(Training, read_yaml(config.train_config), config.train_config)
+    estimator = Estimator(config, shape, rows, Runtime(config.device), getattr(shape, "dtype", None) or torch.float32)
+    missing = {name: needs for name, method in methods.items() if (needs := _missing(config, rows, method))}
+    possible = {name: method for name, method in methods.items() if name not in missing}
+    costs = tuple(estimator.unlearning(name, method) for name, method in possible.items())
+    retraining = None
+    if "train" in rows.checked.sets:
+        given = rows.checked.sets["train"].rows
+        kept = rendered_without(given, rows.checked.forget, rows.rendering, rows.tokenizer)
+        retraining = estimator.retraining(kept, training)
+        missing |= {} if config.base else {"retraining": "--base"}
+    room = {}
+    if possible:
+        first = possible.get(DEFAULT) or next(iter(possible.values()))
+        sizes = {f"{config.memory:g} GB": int(config.memory * 2**30), "this machine's free memory": estimator.free}
+        room = {name: estimator.room(first, size) for name, size in sizes.items()}
+    return Estimate(costs, missing, retraining, room, estimator.interpreter)
+
+
+def _method(config: Plan, name: str) -> Any:
+    """A method with its default options, or with the recipe's where they are for it."""
+    kind = registry.load("methods", name)
+    theirs = name == (DEFAULT if config.method == "all" else config.method)
+    options = config.options if theirs and config.options is not None else {}
+    if isinstance(options, kind):
+        return options
+    if not isinstance(options, Mapping):
+        raise InputError(f"options: expected the options of {kind.__name__}, found {type(options).__name__}.")
+    return build(kind, options, "options")
+
+
+def _missing(config: Plan, rows: Rows, method: Any) -> str:
+    if getattr(method, "needs_retain", False) and "retain" not in rows.splits:
+        return "--retain"
+    if (
+        getattr(method, "needs_targets", False)
+        and not config.base
+        and not {"unseen", "counterfactual"} & {*rows.splits}
+    ):
+        return "--holdout or --base"
+    return ""

@@ -1,0 +1,209 @@
+"""What a run does, counted before it: batches of its steps, passes that measure, texts that are generated.
+
+Rows are the user's, cut into windows as a run cuts them, and steps draw them as a run does. What only the model can
+say is taken at its most: all steps of one attempt, and generations as long as they may get. Left out: a second and
+third attempt, which can at most double the steps, and samples that are drawn again because they repeat.
+
+A shape is (B windows, T tokens, N targets).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from expunge.apply import CHECKS, MOST_WATCHED, PROBE_STEPS
+from expunge.assemble import MOST_PROBED, Checked, benchmark_of
+from expunge.benchmark import Generating
+from expunge.data.batches import Stream, by_length
+from expunge.data.rows import Row
+from expunge.data.tokens import JOINS, Rendering, Window, encode, prompt_ids
+from expunge.distributed import Runtime
+from expunge.evaluation.evidence import ROOM
+from expunge.loop import Training
+from expunge.method import LossPhase, State
+from expunge.problem import Problem, Split
+
+MOST_DRAWN = 24  # steps that are drawn to find the mean step
+REPLAY_BATCH = 128
+JUDGED_BATCH = 32
+SEEN = ("forget", "retain", "guard", "unseen", "counterfactual")
+HELD = ("unseen", "replay")  # splits for which a method keeps the original's distributions, unless it says `keeps`
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Generation of one batch: B prompts of T tokens and at most `new` tokens after each."""
+
+    windows: int
+    prompt: int
+    new: int
+
+
+@dataclass(slots=True)
+class Workload:
+    """The work of one run.
+
+    `drawn`: the batches of `sampled` steps, which stand for all `steps`; `checked`: passes with the subspace in
+    place; `measured`: passes of the plain model (original, unlearned, retrained, base); `kept`: targets for which the
+    original's distribution is kept; `snapshots`: copies of the moved parameters at the worst time.
+    """
+
+    steps: int
+    sampled: int
+    drawn: list[Shape]
+    checked: list[Shape] = field(default_factory=list)
+    measured: list[Shape] = field(default_factory=list)
+    generated: list[Texts] = field(default_factory=list)
+    kept: int = 0
+    snapshots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The user's rows as windows, by part, how they were rendered, and the samples that the rest is judged by."""
+
+    checked: Checked
+    splits: Mapping[str, Split]
+    samples: Split
+    rendering: Rendering
+    tokenizer: Any
+
+    @property
+    def judged(self) -> list[Split]:
+        """The splits that every model is judged on."""
+        return [split for name, split in self.splits.items() if name not in ("unseen", "counterfactual")]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest window."""
+        return max(len(window.ids) for split in (*self.splits.values(), self.samples) for window in split.windows)
+
+    def cut(self, context: int) -> "Rows":
+        """The same rows in shorter windows."""
+        rendering = replace(self.rendering, context=context)
+        return windows_of(self.checked, rendering, self.tokenizer, len(self.samples.windows), self.longest)
+
+
+def windows_of(checked: Checked, rendering: Rendering, tokenizer: Any, samples: int, sample_tokens: int) -> Rows:
+    """All parts as splits, and the judging samples, `samples` texts of `sample_tokens` tokens."""
+    splits = {
+        name: Split(name, rows, tuple(encode(rows, rendering, tokenizer))) for name, rows in checked.parts.items()
+    }
+    made = _made("samples", samples, min(sample_tokens, rendering.context))
+    return Rows(checked, splits, made, rendering, tokenizer)
+
+
+def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime) -> Workload:
+    """The work of `unlearn` with a method (an instance of the catalogue's dataclass)."""
+    seen = {name: rows.splits[name] for name in SEEN if name in rows.splits}
+    problem = Problem(None, rows.tokenizer, runtime, rows.rendering, seen, config.seed)
+    phase: LossPhase = method.phase(problem, State())
+    texts, tokens = getattr(method, "replay_texts", 0), getattr(method, "replay_tokens", 0)
+    pool = seen | ({"replay": _made("replay", texts, min(tokens, rows.rendering.context))} if texts else {})
+    drawn = {name: pool[name] for name in phase.draws if name in pool}
+    probing = PROBE_STEPS if phase.aims and phase.learning_rate is None else 0
+    sampled = min(MOST_DRAWN, phase.steps)
+    work = Workload(phase.steps + probing, sampled, draws(drawn, phase.draws, config.seed, sampled))
+    keeps = getattr(method, "keeps", HELD)
+    work.kept = sum(window.targets for name in keeps if name in drawn for window in drawn[name].windows)
+    work.snapshots = 1 if not phase.aims else 3 if probing else 2
+    _add_init(work, drawn, seen, texts, tokens)
+    _add_checks(work, phase, seen)
+    _add_judging(work, config, rows)
+    return work
+
+
+def retraining(rows: Sequence[Row], training: Training, rendering: Rendering, tokenizer: Any, seed: int) -> Workload:
+    """The work of `retrain` on the rows that are left."""
+    windows = tuple(encode(rows, rendering, tokenizer))
+    steps = training.epochs * max(1, -(-len(windows) // training.batch_rows))
+    sampled = min(MOST_DRAWN, steps)
+    split = Split("train", tuple(rows), windows)
+    work = Workload(steps, sampled, draws({"train": split}, {"train": training.batch_rows}, seed, sampled))
+    work.measured += 2 * measuring(windows)
+    return work
+
+
+def draws(pool: Mapping[str, Split], counts: Mapping[str, int], seed: int, steps: int) -> list[Shape]:
+    """Shapes of all batches of the first steps, drawn as the loop draws them."""
+    streams = {
+        name: Stream(name, pool[name].windows, seed + place) for place, name in enumerate(counts) if name in pool
+    }
+    return [
+        (*batch.ids.shape, int(batch.counted.sum()))  # type: ignore[misc]
+        for _ in range(steps)
+        for name, stream in streams.items()
+        for batch in stream.draw(counts[name])
+    ]
+
+
+def measuring(windows: Sequence[Window], most: int = JUDGED_BATCH) -> list[Shape]:
+    """Shapes of one pass over all windows."""
+    groups = by_length(windows, range(len(windows)), most)
+    return [(len(g), len(windows[g[0]].ids), sum(windows[index].targets for index in g)) for g in groups]
+
+
+def _made(name: str, texts: int, tokens: int) -> Split:
+    """Texts that the model will sample, as long as they may get: how long they will be cannot be known."""
+    window = Window(0, (0,) * tokens, (False,) + (True,) * (tokens - 1))
+    return Split(name, (), tuple(replace(window, row=place) for place in range(texts)))
+
+
+def _add_init(work: Workload, drawn: Mapping[str, Split], seen: Mapping[str, Split], texts: int, tokens: int) -> None:
+    """A method looks at each split that it draws once; where its rows have targets, also at what these come from."""
+    sources = [seen[name] for name in ("unseen", "counterfactual") if name in seen][:1]
+    for split in [*drawn.values(), *sources]:
+        work.measured += measuring(split.windows)
+    work.generated += [Texts(REPLAY_BATCH, 1, max(1, tokens - 1))] * math.ceil(texts / REPLAY_BATCH)
+
+
+def _add_checks(work: Workload, phase: LossPhase, seen: Mapping[str, Split]) -> None:
+    every = max(4, phase.steps // CHECKS) if phase.aims else max(1, phase.steps // 20)
+    watched = [seen[name].windows[: MOST_WATCHED[name]] for name in MOST_WATCHED if name in seen]
+    once = [shape for windows in watched for shape in measuring(windows)]
+    work.checked += once * (2 + phase.steps // every)
+
+
+def _add_judging(work: Workload, config: Any, rows: Rows) -> None:
+    models = 2 + bool(config.retrained)
+    for split in rows.judged:
+        work.measured += models * measuring(split.windows)
+        work.generated += models * _answers(split.rows, rows, benchmark_of(config).generating)
+    work.measured += models * measuring(rows.samples.windows)
+    work.generated.append(Texts(REPLAY_BATCH, 1, len(rows.samples.windows[0].ids) - 1))
+    forget = rows.splits["forget"]
+    settling = 1 if config.chat_template or config.join != "auto" else len(JOINS)
+    probed = [window for window in forget.windows if window.row < MOST_PROBED]
+    work.measured += settling * measuring(probed)
+    work.measured += (2 + bool(config.base)) * measuring(forget.windows)  # written and read back, and the base
+
+
+def _answers(chosen_from: Sequence[Row], rows: Rows, how: Generating) -> list[Texts]:
+    """Batches of greedy generation, as `evaluation.evidence` makes them."""
+    if not chosen_from:
+        return []
+    most = len(chosen_from) if how.rows is None else min(how.rows, len(chosen_from))
+    apart = max(1.0, len(chosen_from) / most)
+    chosen = [chosen_from[int(place * apart)] for place in range(most)]
+    sizes = sorted(_size(row, rows, how) for row in chosen)
+    groups = [sizes[begin : begin + JUDGED_BATCH] for begin in range(0, len(sizes), JUDGED_BATCH)]
+    return [Texts(len(group), max(prompt for _, prompt in group), group[-1][0]) for group in groups]
+
+
+def _size(row: Row, rows: Rows, how: Generating) -> tuple[int, int]:
+    """Most new tokens, and tokens of the prompt."""
+    context = rows.rendering.context
+    ids, reference = prompt_ids(row, rows.rendering, rows.tokenizer)
+    needed = min(len(rows.tokenizer(reference, add_special_tokens=False)["input_ids"]) + ROOM, context // 2)
+    prompt = min(len(ids), context - needed)
+    return needed if how.tokens is None else min(how.tokens, context - prompt), prompt
+
+
+def largest(shapes: Iterable[Shape]) -> Shape:
+    """The shape that bounds all: most windows times tokens, and most targets."""
+    found = list(shapes)
+    windows, tokens, _ = max(found, key=lambda shape: (shape[0] * shape[1], shape[2]))
+    return windows, tokens, min(max(shape[2] for shape in found), windows * (tokens - 1))
