@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"expunge: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("expunge: interrupted; nothing was written.", file=sys.stderr)
+        compares = arguments[:1] == ["compare"]
+        what = "finished cells are kept, and the same command goes on" if compares else "nothing was written"
+        print(f"expunge: interrupted; {what}.", file=sys.stderr)
         return FAILED
     except SystemExit as stop:
         return int(stop.code or 0)

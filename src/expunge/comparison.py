@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from expunge.problem import Problem
 from expunge.trial import add_samples
 
 Say = Callable[[str], None]
+FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
+RESERVED = ("original", "retrained")
 MADE_BY = (
     "apply.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py matching.py"
     " benchmark.py evaluation reference model data optim metrics benchmarks"
@@ -54,7 +57,9 @@ def variants(config: configs.Compare) -> list[Variant]:
     if not isinstance(given, Mapping) or not all(isinstance(one, Mapping | None) for one in given.values()):
         raise InputError("variants: expected names with options, such as `npo_low_beta: {method: npo, beta: 0.05}`.")
     found = []
-    for label in config.methods or tuple(given) or registry.names("methods"):
+    for label in dict.fromkeys(config.methods or tuple(given) or registry.names("methods")):
+        if label in RESERVED:
+            raise InputError(f"variants: {label!r} is the name of a line of its own. Choose another name.")
         settings = dict(given.get(label) or {})
         kind = registry.load("methods", str(settings.pop("method", label)))
         own_steps = settings.pop("own_steps", False)
@@ -68,6 +73,8 @@ def variants(config: configs.Compare) -> list[Variant]:
 def compare(config: configs.Compare, say: Say) -> dict[str, Any]:
     """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written."""
     chosen = variants(config)
+    if not config.seeds:
+        raise InputError("--seeds: give at least one.")
     twins = load.twins(config.retrained) if config.retrained else []
     for kind in {variant.method for variant in chosen}:
         checked = check(config, registry.load("methods", kind))
@@ -75,7 +82,7 @@ def compare(config: configs.Compare, say: Say) -> dict[str, Any]:
     work = _Work(config, checked, assembled, twins, say)
     cells = [work.cell("original", None, None)]
     cells += [work.cell("retrained", place, None) for place in range(len(twins))]
-    cells += [work.cell(variant.label, seed, variant) for seed in config.seeds for variant in chosen]
+    cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
     environment, runtime = record.environment(), assembled.problem.runtime
     return {
         "schema": record.SCHEMA,
@@ -120,10 +127,9 @@ class _Work:
         try:
             with Peak(self.assembled.problem.runtime.device) as peak:
                 made = self._judged(label, seed) if variant is None else self._unlearned(variant, int(seed or 0))
-        except (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError) as error:
-            line = (str(error).strip().splitlines() or [""])[0][:200]
-            self.say(f"{name}: failed ({type(error).__name__}: {line})")
-            return _empty(label, seed) | {"error": f"{type(error).__name__}: {line}"}
+        except Exception as error:  # a cell that crashes, for whatever reason, is a cell with an error
+            self.say(f"{name}: failed ({_in_a_line(error)})")
+            return _empty(label, seed) | {"error": _in_a_line(error)}
         made = _empty(label, seed) | made | {"peak_memory_bytes": peak.bytes}
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = file.with_suffix(f".{os.getpid()}")  # two comparisons may make the same cell
@@ -158,8 +164,7 @@ class _Work:
         if self.base is None:
             self.base = trial.base_losses(config, self.assembled)
         original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
-        problem = load_other(self.config, str(self.config.model), self.assembled, self.assembled.dtype)
-        here = replace(self.assembled, problem=replace(problem, seed=seed))
+        here = replace(self.assembled, problem=replace(self._original(), seed=seed))
         tokens = self.config.tokens if variant.budgeted else None
         with tempfile.TemporaryDirectory(prefix="expunge-cell-") as folder:
             log: list[Any] = []
@@ -187,9 +192,12 @@ class _Work:
     def _reference(self, label: str) -> Evidence:
         """Evidence of the original or of the first twin, recorded once."""
         if label not in self.known:
-            path = str(self.config.model) if label == "original" else self.twins[0]
-            self.known[label] = self._record(self._other(path))
+            other = self._original() if label == "original" else self._other(self.twins[0])
+            self.known[label] = self._record(other)
         return self.known[label]
+
+    def _original(self) -> Problem:
+        return load_other(self.config, str(self.config.model), self.assembled, self.assembled.dtype)
 
     def _other(self, path: str) -> Problem:
         return load_other(self.config, path, self.assembled, torch.float32)
@@ -250,6 +258,14 @@ def _shared(config: configs.Compare) -> dict[str, Any]:
     """What a cell's configuration takes over: all fields that `compare` and `unlearn` have in common."""
     names = {one.name for one in fields(configs.Unlearn)} - {"seed", "output", "config", "retrained"}
     return {one.name: getattr(config, one.name) for one in fields(config) if one.name in names}
+
+
+def _in_a_line(error: Exception) -> str:
+    """What went wrong. Messages of unforeseen errors may hold text of rows, so only their place is named."""
+    if isinstance(error, FORESEEN):
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(place.filename).name}, line {place.lineno}"
 
 
 def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: str) -> str:

@@ -112,6 +112,8 @@ def test_wrong_input_before_anything_is_loaded(world: Path, tmp_path: Path, caps
         ("variants: {mine: {method: nop}}", "did you mean 'npo'"),
         ("variants: {npo: {beta: -1}}", "above 0"),
         ("variants: [npo]", "expected names with options"),
+        ("variants: {original: {method: npo}}", "a line of its own"),
+        ("seeds: []", "at least one"),
         ("methods: [nothing]", "there is no method"),
         ("seeds: [one]", "must be int"),
         ("tokens: 0", "above 0"),
