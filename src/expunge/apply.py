@@ -25,6 +25,7 @@ from expunge.reference.cache import row_losses
 
 MOST_WATCHED = {"forget": 128, "retain": 48, "guard": 48}
 CHECKS = 30  # times an attempt at which the rows are measured
+LOOKS = 10  # the same for a method that has no targets, where nothing is steered by them
 PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
 PROBE_GROWTH = 2.0
@@ -141,7 +142,7 @@ class _Run:
         """All steps at the given rate, for methods that have no end of their own."""
         assert self.phase.learning_rate is not None
         rate = linear(self.phase.learning_rate, self.phase.steps, self.phase.steps // 20)
-        every = max(1, self.phase.steps // 20)
+        every = max(1, self.phase.steps // LOOKS)
 
         def after(step: int, losses: Mapping[str, float]) -> bool:
             if step % every == 0:

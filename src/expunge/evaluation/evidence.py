@@ -91,11 +91,11 @@ class _Prompt:
 
 @torch.no_grad()
 def generate(
-    problem: Problem, rows: Sequence[Row], generating: Generating = OWN, batch: int = 32
+    problem: Problem, rows: Sequence[Row], generating: Generating = OWN, batch: int | None = None
 ) -> tuple[list[str | None], list[str | None]]:
     """References and greedy continuations, None for rows that were not chosen.
 
-    Does not depend on `batch` in float32, nor on the checkpoint's own generation settings. Special tokens are dropped;
+    Does not depend on `batch` (none: by the model's size) in float32, nor on the checkpoint's own generation settings. Special tokens are dropped;
     spaces at the ends are kept.
     """
     references: list[str | None] = [None] * len(rows)
@@ -107,6 +107,7 @@ def generate(
         ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)
         prompts[index], references[index] = _prompt(problem, ids, reference, generating), reference
     end = problem.tokenizer.eos_token_id
+    batch = batch or generation.batch_size(sum(tensor.numel() for tensor in problem.model.parameters()))
     done = 0
     with bar("generating", len(chosen)) as report, problem.runtime.autocast():
         for group in _groups(problem, prompts, batch):

@@ -87,7 +87,7 @@ class Estimator:
 
     def unlearning(self, name: str, method: Any) -> Cost:
         """The cost of one method, an instance of its dataclass."""
-        work = workload.unlearning(method, self.config, self.rows, self.runtime)
+        work = workload.unlearning(method, self.config, self.rows, self.runtime, self.builder.plain().total)
         subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
         used = memory.unlearning(self.builder, work, self.setting, self.runtime.device, self.free)
         return self._cost(name, subspace, work, used)
@@ -103,7 +103,7 @@ class Estimator:
         """Whether a run fits into `size` free bytes as it is asked for, and else with which flags."""
         tried: list[Fit] = []
         for flags, setting, rows in self._variants(size):
-            work = workload.unlearning(method, self.config, rows, self.runtime)
+            work = workload.unlearning(method, self.config, rows, self.runtime, self.builder.plain().total)
             used = memory.unlearning(self.builder, work, setting, self.runtime.device, size)
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
             peak = used.peak + self.interpreter

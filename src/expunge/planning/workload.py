@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from expunge.apply import CHECKS, MOST_WATCHED, PROBE_STEPS
+from expunge.apply import CHECKS, LOOKS, MOST_WATCHED, PROBE_STEPS
 from expunge.assemble import MOST_PROBED, Checked, benchmark_of
 from expunge.benchmark import Generating
 from expunge.data.batches import Stream, by_length
@@ -22,6 +22,7 @@ from expunge.distributed import Runtime
 from expunge.evaluation.evidence import ROOM
 from expunge.loop import Training
 from expunge.method import LossPhase, State
+from expunge.model import generation
 from expunge.problem import Problem, Split
 
 MOST_DRAWN = 24  # steps that are drawn to find the mean step
@@ -96,8 +97,8 @@ def windows_of(checked: Checked, rendering: Rendering, tokenizer: Any, samples: 
     return Rows(checked, splits, made, rendering, tokenizer)
 
 
-def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime) -> Workload:
-    """The work of `unlearn` with a method (an instance of the catalogue's dataclass)."""
+def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime, parameters: int) -> Workload:
+    """The work of `unlearn` on a model of so many parameters with a method (an instance of its dataclass)."""
     seen = {name: rows.splits[name] for name in SEEN if name in rows.splits}
     problem = Problem(None, rows.tokenizer, runtime, rows.rendering, seen, config.seed)
     phase: LossPhase = method.phase(problem, State())
@@ -112,7 +113,7 @@ def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime) -> Worklo
     work.snapshots = 1 if not phase.aims else 3 if probing else 2
     _add_init(work, drawn, seen, texts, tokens)
     _add_checks(work, phase, seen)
-    _add_judging(work, config, rows)
+    _add_judging(work, config, rows, generation.batch_size(parameters))
     return work
 
 
@@ -161,17 +162,17 @@ def _add_init(work: Workload, drawn: Mapping[str, Split], seen: Mapping[str, Spl
 
 
 def _add_checks(work: Workload, phase: LossPhase, seen: Mapping[str, Split]) -> None:
-    every = max(4, phase.steps // CHECKS) if phase.aims else max(1, phase.steps // 20)
+    every = max(4, phase.steps // CHECKS) if phase.aims else max(1, phase.steps // LOOKS)
     watched = [seen[name].windows[: MOST_WATCHED[name]] for name in MOST_WATCHED if name in seen]
     once = [shape for windows in watched for shape in measuring(windows)]
     work.checked += once * (2 + phase.steps // every)
 
 
-def _add_judging(work: Workload, config: Any, rows: Rows) -> None:
+def _add_judging(work: Workload, config: Any, rows: Rows, batch: int) -> None:
     models = 2 + bool(config.retrained)
     for split in rows.judged:
         work.measured += models * measuring(split.windows)
-        work.generated += models * _answers(split.rows, rows, benchmark_of(config).generating)
+        work.generated += models * _answers(split.rows, rows, benchmark_of(config).generating, batch)
     work.measured += models * measuring(rows.samples.windows)
     work.generated.append(Texts(REPLAY_BATCH, 1, len(rows.samples.windows[0].ids) - 1))
     forget = rows.splits["forget"]
@@ -181,7 +182,7 @@ def _add_judging(work: Workload, config: Any, rows: Rows) -> None:
     work.measured += (2 + bool(config.base)) * measuring(forget.windows)  # written and read back, and the base
 
 
-def _answers(chosen_from: Sequence[Row], rows: Rows, how: Generating) -> list[Texts]:
+def _answers(chosen_from: Sequence[Row], rows: Rows, how: Generating, batch: int) -> list[Texts]:
     """Batches of greedy generation, as `evaluation.evidence` makes them."""
     if not chosen_from:
         return []
@@ -189,7 +190,7 @@ def _answers(chosen_from: Sequence[Row], rows: Rows, how: Generating) -> list[Te
     apart = max(1.0, len(chosen_from) / most)
     chosen = [chosen_from[int(place * apart)] for place in range(most)]
     sizes = sorted(_size(row, rows, how) for row in chosen)
-    groups = [sizes[begin : begin + JUDGED_BATCH] for begin in range(0, len(sizes), JUDGED_BATCH)]
+    groups = [sizes[begin : begin + batch] for begin in range(0, len(sizes), batch)]
     return [Texts(len(group), max(prompt for _, prompt in group), group[-1][0]) for group in groups]
 
 
