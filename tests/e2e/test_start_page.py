@@ -61,7 +61,7 @@ def test_every_block_is_run_or_its_reason_is_given() -> None:
     found = blocks(PAGE.read_text(encoding="utf-8"))
     assert {block.language for block in found} == {"sh", "python", "console"}
     assert {block.text.splitlines()[0] for block in found if block.language == "console"} == set(NOT_RUN)
-    run = " ".join(block.text for block in found if block.language == "sh")
+    run = "".join(block.text for block in found if block.language == "sh")
     assert set(re.findall(r"^expunge (\w+)", run, re.M)) == COMMANDS
 
 
