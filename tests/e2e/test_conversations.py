@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow
 import pytest
-import torch
 from pyarrow import parquet
 
 from expunge import assemble as assembling
@@ -72,12 +71,8 @@ def test_generated_answers_end_with_their_turn(folder: Path, monkeypatch: pytest
     """A model that answers, ends its turn and goes on: EOS is not what ends a turn here, so generation runs on."""
     assembled = assemble(Inputs(model=str(folder / "model"), forget=str(folder / "forget.parquet")))
     tokenizer, rows = assembled.problem.tokenizer, assembled.problem.splits["forget"].rows
-    said = tokenizer(f"17 codes{ending}\n<|im_start|>user\nmore?", add_special_tokens=False, return_tensors="pt")
-
-    def generate(model: Any, ids: torch.Tensor, *others: Any) -> torch.Tensor:
-        return torch.cat([ids, said["input_ids"].expand(len(ids), -1)], dim=1)
-
-    monkeypatch.setattr(evidence.generation, "generate", generate)
+    said = tokenizer(f"17 codes{ending}\n<|im_start|>user\nmore?", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(evidence.generation, "greedy", lambda model, prompts, *others: [said] * len(prompts))
     _, generations = evidence.generate(assembled.problem, rows)
     # the test tokenizer's EOS is no end of a turn: what follows it is the model's to be judged by
     assert set(generations) == ({"17 codes"} if ending == "<|im_end|>" else {"17 codes\nuser\nmore?"})

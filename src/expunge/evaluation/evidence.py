@@ -95,9 +95,8 @@ def generate(
 ) -> tuple[list[str | None], list[str | None]]:
     """References and greedy continuations, None for rows that were not chosen.
 
-    Does not depend on `batch` (none: by the size of the model) in float32, nor on the settings of the checkpoint. Special
-    tokens are dropped;
-    spaces at the ends are kept.
+    Depends neither on `batch` (none: by the model's size) in float32, nor on the checkpoint's own generation settings.
+    Special tokens are dropped; spaces at the ends are kept.
     """
     references: list[str | None] = [None] * len(rows)
     generations: list[str | None] = [None] * len(rows)
