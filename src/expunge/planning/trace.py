@@ -48,9 +48,10 @@ class Curve:
 
         A token at place p attends to p + 1 others; only a prompt's last token goes through the output head.
         """
-        attended = new * prompt + new * (new + 1) / 2
+        single = new - 1  # the last token is made and not read
+        attended = single * prompt + single * (single + 1) / 2
         reading = self.of(windows, prompt) - windows * head * (prompt - 1)
-        return reading + windows * (self.linear * (new - 1) + self.square * attended)
+        return reading + windows * (self.linear * single + self.square * attended)
 
 
 @dataclass(frozen=True, slots=True)

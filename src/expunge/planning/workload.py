@@ -108,10 +108,8 @@ def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime, parameter
     probing = PROBE_STEPS if phase.aims and phase.learning_rate is None else 0
     sampled = min(MOST_DRAWN, phase.steps)
     work = Workload(phase.steps + probing, sampled, draws(drawn, phase.draws, config.seed, sampled))
-    keeps = getattr(method, "keeps", HELD)
-    work.kept = sum(window.targets for name in keeps if name in drawn for window in drawn[name].windows)
     work.snapshots = 1 if not phase.aims else 3 if probing else 2
-    _add_init(work, drawn, seen, texts, tokens)
+    _add_init(work, method, drawn, seen)
     _add_checks(work, phase, seen)
     _add_judging(work, config, rows, generation.batch_size(parameters))
     return work
@@ -153,19 +151,27 @@ def _made(name: str, texts: int, tokens: int) -> Split:
     return Split(name, (), tuple(replace(window, row=place) for place in range(texts)))
 
 
-def _add_init(work: Workload, drawn: Mapping[str, Split], seen: Mapping[str, Split], texts: int, tokens: int) -> None:
-    """A method looks at each split that it draws once; where its rows have targets, also at what these come from."""
-    sources = [seen[name] for name in ("unseen", "counterfactual") if name in seen][:1]
-    for split in [*drawn.values(), *sources]:
+def _add_init(work: Workload, method: Any, drawn: Mapping[str, Split], seen: Mapping[str, Split]) -> None:
+    """Targets cost a look at the forget rows and at what the targets come from, distributions one at their rows."""
+    held = [drawn[name] for name in getattr(method, "keeps", HELD) if name in drawn]
+    work.kept = sum(window.targets for split in held for window in split.windows)
+    if getattr(method, "needs_targets", False):
+        held += [seen["forget"], *[seen[name] for name in ("unseen", "counterfactual") if name in seen][:1]]
+    for split in held:
         work.measured += measuring(split.windows)
-    work.generated += [Texts(REPLAY_BATCH, 1, max(1, tokens - 1))] * math.ceil(texts / REPLAY_BATCH)
+    if "replay" in drawn:
+        windows = drawn["replay"].windows
+        longest = Texts(REPLAY_BATCH, 1, max(1, len(windows[0].ids) - 1))
+        work.generated += [longest] * math.ceil(len(windows) / REPLAY_BATCH)
 
 
 def _add_checks(work: Workload, phase: LossPhase, seen: Mapping[str, Split]) -> None:
-    every = max(4, phase.steps // CHECKS) if phase.aims else max(1, phase.steps // LOOKS)
+    """The watched rows are measured before the first step and at each check; a course ends with a check."""
+    checks = 1 + math.ceil(phase.steps / max(4, phase.steps // CHECKS))
+    if not phase.aims:
+        checks = 1 + phase.steps // max(1, phase.steps // LOOKS)
     watched = [seen[name].windows[: MOST_WATCHED[name]] for name in MOST_WATCHED if name in seen]
-    once = [shape for windows in watched for shape in measuring(windows)]
-    work.checked += once * (2 + phase.steps // every)
+    work.checked += checks * [shape for windows in watched for shape in measuring(windows)]
 
 
 def _add_judging(work: Workload, config: Any, rows: Rows, batch: int) -> None:

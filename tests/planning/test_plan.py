@@ -1,0 +1,159 @@
+"""`expunge plan` on models of which there is only a configuration, and what it says in words."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import OlmoConfig
+
+import expunge
+from expunge import cli, config
+from expunge.errors import InputError
+from expunge.planning import table
+from expunge.planning.estimate import Cost, Estimate, Fit
+from expunge.planning.memory import Memory
+
+SEVEN = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008}
+ONE = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16, "intermediate_size": 8192}
+GIB = 2**30
+PROGRAM = """
+import json, sys, time, expunge.pipeline
+from dataclasses import asdict
+from pathlib import Path
+from expunge import config
+begin = time.process_time()
+estimate = expunge.pipeline.estimate(config.build(config.Plan, json.loads(sys.argv[1]), "plan"))
+seconds = time.process_time() - begin
+status = Path("/proc/self/status").read_text()
+peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
+costs = [{"name": c.name, "subspace": c.subspace, "steps": c.steps, "step_flops": c.step_flops, "seconds": c.seconds,
+          "peak": c.memory.peak} for c in (*estimate.methods, estimate.retraining)]
+room = {name: [asdict(one) for one in tried] for name, tried in estimate.room.items()}
+print(json.dumps({"seconds": seconds, "peak": peak, "costs": costs, "room": room}))
+"""
+
+
+@pytest.fixture(scope="module")
+def olmo(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """Folders with OLMo's configurations and a tokenizer, no weights, and files of invented rows."""
+    folder = tmp_path_factory.mktemp("olmo")
+    for name, sizes in {"seven": SEVEN, "one": ONE}.items():
+        tied = name == "one"
+        shape = OlmoConfig(**sizes, vocab_size=50304, max_position_embeddings=2048, tie_word_embeddings=tied)
+        shape.dtype = "bfloat16"
+        shape.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    rows = {
+        name: [{"prompt": f"Who is {name} {line:02d}?", "completion": "a fox " * 9} for line in range(count)]
+        for name, count in {"forget": 12, "retain": 20, "holdout": 16}.items()
+    }
+    for name, content in (rows | {"train": rows["forget"] + rows["retain"]}).items():
+        text = "".join(json.dumps(row) + "\n" for row in content)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def given(olmo: Path, model: str, **flags: Any) -> dict[str, Any]:
+    files = {role: str(olmo / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
+    return {"model": str(olmo / model), "base": str(olmo / model), **files, "device": "cpu"} | flags
+
+
+def estimated(olmo: Path, model: str, **flags: Any) -> dict[str, Any]:
+    """The figures of a plan in a process of its own, whose time and peak memory are looked at too."""
+    command = [sys.executable, "-c", PROGRAM, json.dumps(given(olmo, model, **flags))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def parameters(sizes: dict[str, int], tied: bool) -> int:
+    width, layers, inner = sizes["hidden_size"], sizes["num_hidden_layers"], sizes["intermediate_size"]
+    return layers * (4 * width**2 + 3 * width * inner) + (1 if tied else 2) * 50304 * width
+
+
+def near(planned: float, by_hand: float) -> bool:
+    return abs(planned / by_hand - 1) <= 0.25
+
+
+def test_seven_billion_parameters_by_hand(olmo: Path) -> None:
+    found = estimated(olmo, "seven", subspace="full", method="gradient_ascent", options={"forget_rows": 4})
+    assert found["seconds"] < 20 and found["peak"] < GIB
+    cost, retraining = found["costs"]
+    # A row: begin token, 14 characters, a space, 54 characters, EOS = 71 tokens; 10 epochs over 12 rows; 6 P T.
+    count, tokens = parameters(SEVEN, tied=False), 71 * 12 * 10
+    assert cost["steps"] == 30
+    assert near(cost["step_flops"], 6 * count * tokens)
+    assert not near(cost["step_flops"], 4 * count * tokens)
+    assert not near(cost["step_flops"], 6 * count * tokens / 10)
+    assert near(retraining["step_flops"], 6 * count * 71 * 20 * 3)
+    # Weights, gradients, two moments and a snapshot in float32, and little beside them.
+    assert near(cost["peak"], 5 * 4 * count)
+    tried = found["room"]["24 GB"]
+    assert tried[0]["flags"] == "" and tried[0]["subspace"] == "full" and not any(one["fits"] for one in tried)
+    assert all(one["peak"] > 4 * count for one in tried)  # what is saved is merged in float32
+
+
+def test_one_billion_parameters_fit_with_lora(olmo: Path) -> None:
+    found = estimated(olmo, "one", subspace="full", method="loss_matching", options={"replay_texts": 0})
+    assert found["seconds"] < 20 and found["peak"] < GIB
+    tried = found["room"]["24 GB"]
+    count = parameters(ONE, tied=True)
+    assert [(one["flags"], one["fits"]) for one in tried] == [("", False), ("--subspace lora", True)]
+    assert tried[0]["peak"] > 7 * 4 * count > 24 * GIB  # the probe's attempts keep three snapshots
+    assert 4 * count < tried[1]["peak"] < 24 * GIB
+
+
+def test_weights_are_not_needed_to_plan_but_to_run(olmo: Path, tmp_path: Path) -> None:
+    lines = expunge.plan(**given(olmo, "one", method="gradient_ascent"))
+    shown = "\n".join(lines)
+    assert "gradient_ascent" in shown and "fits in 24 GB:" in shown and "recommended:" in shown
+    with pytest.raises(InputError, match="holds no weights"):
+        expunge.unlearn(**given(olmo, "one"), output=str(tmp_path / "out"))
+
+
+def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method: loss_matching\noptions: {steps: 7}\noutput: out\nsave: merged\n", encoding="utf-8")
+    parsed = cli._parse("plan", ["--config", str(recipe), "--memory", "80"])
+    assert type(parsed) is config.Plan
+    assert (parsed.method, parsed.options.steps, parsed.memory) == ("loss_matching", 7, 80.0)
+    every = cli._parse("plan", ["--config", str(recipe), "--method", "all"])
+    assert (every.method, every.options) == ("all", {"steps": 7})
+    assert cli._parse("plan", []).method == "all"
+    assert cli._parse("plan", ["--method", "loss_matching", "--options.steps", "9"]).options.steps == 9
+    with pytest.raises(InputError, match="did you mean 'loss_matching'"):
+        cli._parse("plan", ["--method", "loss_machting"])
+
+
+def cost(name: str, seconds: float) -> Cost:
+    return Cost(name, "full", 20, 3e12, 1e12, Memory({"measuring": 5, "unlearning": 3 * GIB}), seconds)
+
+
+def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
+    method = cost("loss_matching", 100.0)
+    assert table.recommendation(method, cost("retraining", 149.0)).startswith("recommended: retrain")
+    assert table.recommendation(method, cost("retraining", 160.0)).startswith("recommended: unlearn")
+    assert "--base and --train" in table.recommendation(method, None)
+
+
+def test_lines() -> None:
+    fits = (Fit("", "full", 40 * GIB, "unlearning", False), Fit("--subspace lora", "lora", 9 * GIB, "saving", True))
+    estimate = Estimate((cost("a", 30.0), cost("loss_matching", 7200.0)), {"b": "--retain"}, None, {"24 GB": fits}, GIB)
+    shown = table.lines(estimate)
+    assert shown[0].split() == "method subspace steps FLOPs of steps of measuring peak memory while time".split()
+    assert shown[1].split() == "a full 20 3.0e+12 1.0e+12 3.0 GiB unlearning 30 s".split()
+    assert shown[2].endswith("2.0 h")
+    assert "b: needs --retain" in shown
+    expected = "no as asked, with full (40 GiB while unlearning); yes with --subspace lora (9.0 GiB while saving)"
+    assert shown[-1] == f"fits in 24 GB: {expected}"
+    retrained = table.lines(replace(estimate, retraining=cost("retraining", 6000.0)))
+    assert any(line.startswith("recommended: retrain") for line in retrained)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(12.4, "12 s"), (100, "1.7 min"), (5400, "1.5 h"), (3e6, "35 d")])
+def test_durations(seconds: float, shown: str) -> None:
+    assert table.duration(seconds) == shown
