@@ -3,10 +3,11 @@
 `generate` fills what a call leaves open from the checkpoint's own generation settings (repetition penalties, forced
 tokens, a chat model's temperature), so those are put aside while it runs and are back afterwards.
 
-`greedy` gives each prompt what it gives alone, whatever the batch. Beside others, a prompt's logits differ by rounding:
+`greedy` gives each prompt the same tokens whatever the batch. Beside others, a prompt's logits differ by rounding:
 other matrix kernels, padding on the left. That changes a token only where the two likeliest lie as near as rounding
-reaches, so the distance of the two is watched at every step, and a prompt for which it was too small is run again
-alone. By induction over the steps the others have the tokens that they would have alone.
+reaches, so the distance of the two is watched at every step. Where it was too small, the step is decided by a forward
+pass over the prompt and its tokens so far, alone; a prompt for which that gives another token goes on alone from there.
+By induction over the steps no token depends on the batch, also for a batch of one, whose near ties are decided alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-NEAR = 3e-5  # of the largest logit; twice the rounding of a float32 batch, which was seen to reach 5e-6, lies below
+NEAR = 1e-4  # of the largest logit; rounding in float32 batches was seen to reach 5e-6 of it
 SMALL = 100_000_000  # parameters
 PADDING_HARM = 0.05  # of the largest logit, in lower precision: above its rounding, below what unmasked padding does
 
@@ -56,18 +57,44 @@ def generate(
 
 
 def greedy(model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None) -> list[list[int]]:
-    """New ids of each prompt, at most `tokens[i]` and without `end`, as the prompt gives them alone in float32.
+    """New ids of each prompt, at most `tokens[i]` and without `end`; in float32 they do not depend on the batch.
 
-    In lower precision rounding is too coarse to run every doubtful prompt again, and batches may differ.
+    In lower precision rounding is too coarse to look at every near tie again, and batches may differ.
     """
-    if len(prompts) == 1:
-        return _batch(model, prompts, tokens, end, _Margins())
     margins = _Margins()
     found = _batch(model, prompts, tokens, end, margins)
-    if _full_precision(model):
-        for place in margins.doubtful([len(new) + 1 for new in found]):
-            found[place] = greedy(model, [prompts[place]], [tokens[place]], end)[0]
-    return found
+    if not _full_precision(model):
+        return found
+    near = margins.near()
+    return [
+        _settled(model, prompt, most, end, new, near[place])
+        for place, (prompt, most, new) in enumerate(zip(prompts, tokens, found, strict=True))
+    ]
+
+
+def _settled(
+    model: Any, prompt: list[int], most: int, end: int | None, new: list[int], near: Sequence[int]
+) -> list[int]:
+    """The new ids of a prompt with the steps at near ties decided by the prompt alone."""
+    for step in near:
+        if step > len(new) or step == most:
+            break  # steps that other prompts of the batch went on for
+        wanted = _next(model, prompt + new[:step])
+        if wanted == (new[step] if step < len(new) else end):
+            continue
+        begun = new[:step] if wanted == end else [*new[:step], wanted]
+        if wanted == end or len(begun) == most:
+            return begun
+        return begun + greedy(model, [prompt + begun], [most - len(begun)], end)[0]
+    return new
+
+
+@torch.no_grad()
+def _next(model: Any, ids: list[int]) -> int:
+    """The likeliest next id."""
+    given = torch.tensor([ids], device=model.device)
+    logits = model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False).logits
+    return int(logits[0, -1].float().argmax())
 
 
 def padding_is_harmless(model: Any, prompts: Sequence[list[int]]) -> bool:
@@ -101,10 +128,10 @@ class _Margins(LogitsProcessor):  # type: ignore[misc]
         self._near.append(best[:, 0] - best[:, -1] <= NEAR * scores.abs().amax(dim=1))
         return scores
 
-    def doubtful(self, steps: Sequence[int]) -> list[int]:
-        """Places of the prompts that met a near tie within their own steps."""
+    def near(self) -> list[list[int]]:
+        """Steps at near ties, by prompt."""
         near = torch.stack(self._near, dim=1).cpu()
-        return [place for place, count in enumerate(steps) if bool(near[place, :count].any())]
+        return [row.nonzero().flatten().tolist() for row in near]
 
 
 def _batch(
