@@ -1,11 +1,12 @@
 """Makes the data and the models of `recipes/lume_small.yaml` from the public LUME folds.
 
     python benchmarks/lume_small.py --lume FOLDER [--seed 0]      (or: make lume LUME=FOLDER)
+    python benchmarks/lume_small.py --lume FOLDER --compare       (or: make lume-compare LUME=FOLDER)
 
 A fifth of the documents of each train fold (by hash, stratified by task) is what the original model memorises, after
 it has been trained on the other four fifths, from which alone the tokenizer is made. The validation folds are the
-holdout; nothing trains on them. Documents (`input`, a space, `output`) become `text` rows; questions become `prompt`
-and `completion`. Rows and models are written below build/lume_small, which is not under version control.
+holdout; nothing trains on them. Rows keep LUME's own columns and are read as benchmark `lume` reads them. Rows and
+models are written below build/lume_small, which is not under version control.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from expunge.benchmarks.lume import Lume
 from expunge.config import read_yaml
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering
@@ -58,18 +60,6 @@ def fifth(documents: dict[str, list[dict[str, str]]]) -> set[str]:
     return chosen
 
 
-def convert(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """LUME rows as `text` and `prompt` + `completion` rows."""
-    converted = []
-    for row in rows:
-        shared = {"id": row["id"], "task": row["task"]}
-        if re.search(r"sc\d$", row["id"]):
-            converted.append(shared | {"text": f"{row['input']} {row['output']}"})
-        else:
-            converted.append(shared | {"prompt": row["input"], "completion": row["output"]})
-    return converted
-
-
 def prepare(lume: Path, data: Path) -> None:
     """Writes forget, retain, holdout, train (forget and retain) and pretrain rows."""
     folds = {fold: read_fold(lume, fold) for fold in FOLDS}
@@ -77,10 +67,10 @@ def prepare(lume: Path, data: Path) -> None:
     for fold in ("forget_train", "retain_train"):
         chosen = fifth(folds[fold])
         for key, rows in folds[fold].items():
-            split[fold.split("_")[0] if key in chosen else "pretrain"].extend(convert(rows))
+            split[fold.split("_")[0] if key in chosen else "pretrain"].extend(rows)
     for fold in ("forget_validation", "retain_validation"):
         for rows in folds[fold].values():
-            split["holdout"].extend(convert(rows))
+            split["holdout"].extend(rows)
     split["train"] = split["forget"] + split["retain"]
     data.mkdir(parents=True, exist_ok=True)
     for name, rows in split.items():
@@ -90,7 +80,7 @@ def prepare(lume: Path, data: Path) -> None:
 
 def make_models(work: Path, seed: int) -> None:
     """Base (trained on four fifths) and original (then on the last fifth), below `work`/models; kept where they are."""
-    rows = {name: read(work / "data" / f"{name}.jsonl", name).rows for name in ("pretrain", "train")}
+    rows = {name: read(work / "data" / f"{name}.jsonl", name, Lume().make_row).rows for name in ("pretrain", "train")}
     tokenizer = byte_tokenizer((f"{row.prompt} {row.completion}" for row in rows["pretrain"]), VOCABULARY)
     model = llama(tokenizer, width=256, layers=4, heads=8, context=RENDERING.context, seed=seed)
     for name, group, training in (
@@ -117,24 +107,40 @@ def run(*arguments: str) -> None:
         raise SystemExit(code)
 
 
+def compare(work: Path) -> None:
+    """Both comparisons, and a refusal where the original had not memorised its rows. Finished cells are kept."""
+    for name in ("compare", "organisers"):
+        output = work / name
+        run("compare", "--config", str(RECIPES / f"lume_small_{name}.yaml"), "--output", str(output))
+        cells = json.loads((output / "comparison.json").read_text(encoding="utf-8"))["cells"]
+        scores = next(cell["scores"] for cell in cells if cell["model"] == "original")
+        for key, least in (("knowledge (forget)", 1.0), ("regurgitation (forget)", 0.95)):
+            if scores[key]["value"] < least:
+                raise SystemExit(f"the original has {key} {scores[key]['value']:.3f} of {least}: it is not memorised")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lume", type=Path, required=True, help="folder of the four public LUME folds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", action="store_true", help="methods x seeds in place of one unlearning")
     arguments = parser.parse_args()
     data, models = WORK / "data", WORK / "models"
     prepare(arguments.lume, data)
     make_models(WORK, arguments.seed)
-    recipe = RECIPES / "lume_small.yaml"
-    shared = ["--base", str(models / "base"), "--forget", str(data / "forget.jsonl"), "--seed", str(arguments.seed)]
+    seed = ["--seed", str(arguments.seed)]
     if not (models / "retrained").exists():
-        training = RECIPES / "lume_small_training.yaml"
-        more = ["--train", str(data / "train.jsonl"), "--train-config", str(training)]
-        run("retrain", "--model", str(models / "original"), *shared, *more, "--output", str(models / "retrained"))
+        rows = ["--forget", str(data / "forget.jsonl"), "--train", str(data / "train.jsonl"), "--benchmark", "lume"]
+        start = ["--model", str(models / "original"), "--base", str(models / "base")]
+        how = ["--train-config", str(RECIPES / "lume_small_training.yaml"), "--seeds", "3", *seed]
+        run("retrain", *start, *rows, *how, "--output", str(models / "retrained"))
+    if arguments.compare:
+        compare(WORK)
+        return
     unlearned = WORK / "unlearned"
     if unlearned.exists():
         raise SystemExit(f"{unlearned} exists already; remove it to run again")
-    run("unlearn", "--config", str(recipe), "--seed", str(arguments.seed))
+    run("unlearn", "--config", str(RECIPES / "lume_small.yaml"), *seed)
 
 
 if __name__ == "__main__":

@@ -191,3 +191,18 @@ def test_configurations_are_frozen_and_keyword_only() -> None:
         Unlearn().seed = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         Unlearn("model")  # type: ignore[misc]
+
+
+def test_hub_names_lie_in_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "hub:owner/rows:train"
+    for text in (f"forget: '{name}'\n", f"forget: '{name}'\ndata: sets\n"):
+        found = load(recipe(tmp_path / "recipes", text))
+        assert data_path(found, "forget") == name and config.resolved(found)["forget"] == name
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    assert data_path(Inputs(forget=name), "forget") == name
+    (tmp_path / "hub:owner").mkdir()
+    (tmp_path / name).write_text("")  # a path that lies there wins
+    assert data_path(Inputs(forget=name), "forget") == str(tmp_path / name)
+    monkeypatch.delenv(DATA_ROOT)
+    monkeypatch.chdir(tmp_path)
+    assert config.resolved(Inputs(forget=name))["forget"] == str(tmp_path / name)

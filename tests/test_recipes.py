@@ -1,27 +1,128 @@
-"""Every recipe parses into the configuration it is for, and what it names has the right type."""
+"""Every recipe parses into the configuration it is for; shipped ones are found by name, from wherever a run starts."""
 
+import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from expunge import config, registry
+import expunge
+from expunge import comparison, config, recipes, registry
+from expunge.errors import InputError
 from expunge.loop import Training
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+HUB = {"lume_olmo_7b", "lume_olmo_1b"}
+COMPARISONS = {"lume_small_compare", "lume_small_organisers"}
+OF_COMPARE = {"seeds", "methods", "variants"}
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_recipe(file: Path) -> None:
+    content = config.read_yaml(file)
     if file.stem.endswith("_training"):
-        assert config.build(Training, config.read_yaml(file), str(file)).epochs > 0
+        assert config.build(Training, content, str(file)).epochs > 0
         return
-    values = config.from_yaml(file, config.Unlearn)
-    recipe = config.build(config.Unlearn, values, str(file))
-    assert recipe.model and recipe.forget and recipe.output
-    paths = [recipe.model, recipe.forget, recipe.retain, recipe.holdout, recipe.output]
-    assert all(path and Path(path).is_absolute() for path in paths)  # resolved against the recipe, wherever one stands
-    config.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))
+    kind = config.Compare if OF_COMPARE & set(content) else config.Unlearn
+    recipe = config.build(kind, config.from_yaml(file, kind), str(file))
+    config.check_numbers(recipe)
+    assert recipe.model and recipe.forget and recipe.retain
+    local = [value for key in config.PATHS if key in content and (value := getattr(recipe, key)) != content[key]]
+    assert len(local) >= 2
+    assert all(Path(path).is_absolute() for path in local)  # resolved against the recipe, wherever one stands
+    if kind is config.Compare:
+        assert comparison.variants(recipe)
+    else:
+        assert recipe.output
+        config.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))
+    registry.load("benchmarks", recipe.benchmark)()
 
 
 def test_there_are_recipes() -> None:
-    assert {file.stem for file in RECIPES} >= {"lume_small", "lume_small_training"}
+    assert {file.stem for file in RECIPES} >= {"lume_small", "lume_small_training", *HUB, *COMPARISONS}
+
+
+def test_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the working folder: its `recipes` need not be there, and nothing is to be written beside the package."""
+    monkeypatch.chdir(tmp_path)
+    values = config.from_yaml("lume_small", config.Unlearn)
+    assert values["output"] == str(tmp_path / "build" / "lume_small" / "unlearned")
+    assert values["model"] == str(tmp_path / "build" / "lume_small" / "models" / "original")
+    assert config.read_yaml("lume_small_training")["epochs"] == 30
+
+
+def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lume_small").write_text("seed: 7\noutput: out\n")
+    assert config.from_yaml("lume_small", config.Unlearn) == {"seed": 7, "output": str(tmp_path / "out")}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("lume_smal", "did you mean 'lume_small'"),
+        ("lume_small.yaml", "cannot be read"),  # with an ending it is a file
+        ("./lume_small", "cannot be read"),
+        ("folder/lume_small", "cannot be read"),
+    ],
+)
+def test_unknown_names(given: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=wanted):
+        config.read_yaml(given)
+
+
+def test_summaries_are_one_sentence_each() -> None:
+    found = recipes.summaries()
+    assert set(found) == {file.stem for file in RECIPES}
+    assert found["lume_olmo_1b"] == "The 1B target of SemEval-2025 Task 4 (LUME)."
+    assert all(line.endswith(".") and "\n" not in line for line in found.values())
+
+
+@pytest.fixture(scope="module")
+def olmo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny OLMo, which stands in for the contest's model and its base."""
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    from expunge.model.tiny import byte_tokenizer
+
+    tokenizer = byte_tokenizer([], 258)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    folder = tmp_path_factory.mktemp("olmo")
+    OlmoForCausalLM(OlmoConfig(vocab_size=258, max_position_embeddings=512, **shape, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folds(tmp_path: Path) -> Path:
+    """Invented rows under the names of the contest's public folds."""
+    for fold in ("forget_train", "retain_train"):
+        rows = [
+            {
+                "id": f'"{fold}-{n}"{kind}',
+                "input": f"{fold} {n} {kind} is",
+                "output": f"so {n}.",
+                "task": f"Task{n % 3 + 1}",
+            }
+            for n in range(6)
+            for kind in ("sc1", "qa0")
+        ]
+        (tmp_path / f"{fold}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(HUB))
+def test_recipes_of_the_contest_run_dry(name: str, olmo: Path, folds: Path) -> None:
+    """Rows below the data root, the hub's names kept, the model swapped for a tiny one of its family."""
+    file = next(file for file in RECIPES if file.stem == name)
+    values: dict[str, Any] = config.from_yaml(file, config.Unlearn, root=str(folds))
+    assert values["model"].startswith("llmunlearningsemeval2025organization/") and values["base"].startswith("allenai/")
+    known = {field.name for field in fields(config.Plan)}
+    settings = {key: value for key, value in values.items() if key in known}
+    lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data": str(folds)})
+    assert "olmo" in lines[0]
+    assert any(line.startswith("forget: 12 rows, 6 documents, 6 answers") for line in lines)
+    assert any("lora" in line for line in lines)

@@ -25,21 +25,26 @@ from expunge.reference.cache import row_losses
 
 MOST_WATCHED = {"forget": 128, "retain": 48, "guard": 48}
 CHECKS = 30  # times an attempt at which the rows are measured
+LOOKS = 10  # the same for a method that has no targets, where nothing is steered by them
 PROBE_STEPS = 18
 PROBE_FIRST_RATE = 1e-6
 PROBE_GROWTH = 2.0
 CAUTION = 0.33  # share of the probe's path that the first half of the steps are to go: large steps wander
+MOST_NOISE = (
+    1.5  # factor for requests that take many draws: a step sees few of the rows; the course raises what is too low
+)
 ATTEMPTS = 3
 Log = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a method's run went, for the record."""
+    """How a method's run went, for the record. `tokens` went through the model in optimiser steps, padding excluded."""
 
     stopped: str = ""
     learning_rate: float = 0.0
     steps: int = 0
+    tokens: int = 0
     probe: dict[str, Any] | None = None
     attempts: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -78,22 +83,35 @@ class Watch:
         return row_losses(self.problem, self.problem.model, self.splits[name]).numpy()
 
 
-def apply(method: Method, problem: Problem, log: Log) -> Outcome:
+def apply(method: Method, problem: Problem, log: Log, tokens: int | None = None) -> Outcome:
     """Unlearns: the problem's model ends unlearned, in evaluation mode.
 
-    A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so.
+    A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so. `tokens`
+    is a budget in place of the method's own number of steps, for fair comparisons: the probe's steps are part of it,
+    and there is one attempt.
     """
     state = method.init(problem)
     phase = method.phase(problem, state)
+    if tokens is not None:
+        phase = replace(phase, steps=max(1, round(tokens / tokens_per_step(problem, state, phase))))
     watch = Watch(problem, state)
     targets = None if state.targets is None else state.targets.tolist()
     outcome = Outcome(notes=state.notes, targets=targets)
-    run = _Run(method, problem, state, phase, watch, log, outcome)
+    run = _Run(method, problem, state, phase, watch, log, outcome, budgeted=tokens is not None)
     if phase.aims:
         run.with_targets()
     else:
         run.plainly()
     return outcome
+
+
+def tokens_per_step(problem: Problem, state: State, phase: LossPhase) -> float:
+    """Tokens that one step's draws hold on average, padding excluded."""
+    pool: dict[str, Split] = {**problem.splits, **state.splits}
+    drawn = [
+        (min(count, len(pool[name].windows)), pool[name].windows) for name, count in phase.draws.items() if name in pool
+    ]
+    return sum(count * float(np.mean([len(window.ids) for window in windows])) for count, windows in drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +134,7 @@ class _Run:
     watch: Watch
     log: Log
     outcome: Outcome
+    budgeted: bool = False
     good: dict[str, torch.Tensor] = field(default_factory=dict)
     broken: str = ""
 
@@ -123,7 +142,7 @@ class _Run:
         """All steps at the given rate, for methods that have no end of their own."""
         assert self.phase.learning_rate is not None
         rate = linear(self.phase.learning_rate, self.phase.steps, self.phase.steps // 20)
-        every = max(1, self.phase.steps // 20)
+        every = max(1, self.phase.steps // LOOKS)
 
         def after(step: int, losses: Mapping[str, float]) -> bool:
             if step % every == 0:
@@ -149,7 +168,7 @@ class _Run:
             if best is None or score < best.score:
                 best = _Best(score, reason, rate, steps, self.problem.snapshot())
             used = sum(attempt["steps"] for attempt in self.outcome.attempts)
-            done = check.arrived() and not check.hurts() and not self.broken
+            done = (check.arrived() and not check.hurts() and not self.broken) or self.budgeted
             if done or self.phase.learning_rate or used >= self.phase.steps or len(self.outcome.attempts) == ATTEMPTS:
                 break
             rate *= 0.5 if check.hurts() or self.broken else 2.0
@@ -213,8 +232,10 @@ class _Run:
         except NumericalError:
             trace.append({"rate": rate_at(len(path)), "path": sum(path), "way": float("nan")})
         self.problem.restore(start)
+        if self.budgeted:
+            self.phase = replace(self.phase, steps=max(1, self.phase.steps - len(path)))
         draws = len(self.problem.splits["forget"].windows) / self.phase.draws["forget"]
-        rate = CAUTION * sum(path) * math.sqrt(max(1.0, draws)) / (self.phase.steps / 2)
+        rate = CAUTION * sum(path) * min(MOST_NOISE, math.sqrt(max(1.0, draws))) / (self.phase.steps / 2)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 
@@ -227,7 +248,9 @@ class _Run:
         }
 
         def draw(step: int) -> list[Batch]:
-            return [batch for name, stream in streams.items() for batch in stream.draw(self.phase.draws[name])]
+            batches = [batch for name, stream in streams.items() for batch in stream.draw(self.phase.draws[name])]
+            self.outcome.tokens += sum(int(batch.attention.sum()) for batch in batches)
+            return batches
 
         self.problem.model.eval()  # no dropout: targets and the original's distributions were measured without it
         with bar(title, steps) as report:

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from expunge import registry
+from expunge.benchmark import Benchmark
 from expunge.config import Inputs, data_path
 from expunge.data.rows import Row, RowSet, check_disjoint, read, without
 from expunge.data.splits import halve, recombine, set_guard_apart
 from expunge.data.tokens import JOINS, Rendering, Window, encode
 from expunge.distributed import Runtime
 from expunge.errors import InputError
-from expunge.model import load
-from expunge.model.select import free_memory
+from expunge.model import load, quantised
+from expunge.model.select import check_subspace, free_memory
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 
@@ -43,11 +45,21 @@ class Checked:
 
 def trust(inputs: Inputs) -> load.Trust:
     """What the user allowed by flag."""
-    return load.Trust(pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code)
+    return load.Trust(
+        pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code, adapter_base=inputs.adapter_base
+    )
 
 
-def check(inputs: Inputs, needs_targets: bool = False, weights: bool = True) -> Checked:
-    """Reads and checks all files of rows and model folders (whose `weights` a plan can do without).
+def benchmark_of(inputs: Inputs) -> Benchmark:
+    """The benchmark that says how rows are read, generated from and scored. Raises `InputError`."""
+    benchmark: Benchmark = registry.load("benchmarks", inputs.benchmark)()
+    return benchmark
+
+
+def check(inputs: Inputs, method: Any = None, weights: bool = True) -> Checked:
+    """Reads and checks all files of rows and model folders, and what the method (its class) needs of them.
+
+    A plan can do without the models' `weights`.
 
     Raises `InputError`.
     """
@@ -56,11 +68,17 @@ def check(inputs: Inputs, needs_targets: bool = False, weights: bool = True) -> 
             raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
     for role in ("model", "base", "retrained"):
         if path := getattr(inputs, role):
-            load.check(path, role, trust(inputs), weights)
+            for one in load.twins(path) if role == "retrained" else [path]:
+                load.check(one, role, trust(inputs), weights)
+    assert inputs.model is not None
+    given = load.adapter_of(inputs.model, trust(inputs))
+    _check_kinds(inputs, load.quantisation(given.base if given else inputs.model))
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
-    if needs_targets and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
+    if getattr(method, "needs_retain", False) and "retain" not in parts:
+        raise InputError(f"{inputs.forget}: this method needs rows to keep. Give --retain, or use another --method.")
+    if getattr(method, "needs_targets", False) and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
         raise InputError(
             f"{sets['forget'].rows[0].file}: {len(sets['forget'])} row(s) and nothing that the model never saw, so "
             "there is no target to lead them to. Give --holdout (rows of the same kind) or --base (the model before "
@@ -69,12 +87,35 @@ def check(inputs: Inputs, needs_targets: bool = False, weights: bool = True) -> 
     return Checked(sets, parts, comparison)
 
 
+def _check_kinds(inputs: Inputs, scheme: str | None) -> None:
+    """Raises `InputError` where what is to move or to be saved does not fit what the model is: adapter or whole, and
+    how its weights (an adapter's base's) are quantised."""
+    assert inputs.model is not None
+    given = load.adapter_of(inputs.model, trust(inputs))
+    asked, saved = getattr(inputs, "subspace", None), getattr(inputs, "save", None)
+    if asked:
+        check_subspace(asked, given is not None)
+    if asked and scheme and not given:
+        raise InputError(
+            f"{inputs.model}: its weights are quantised ({scheme}), so they cannot move. Give the unquantised model, "
+            "or an adapter over this one."
+        )
+    if saved == "adapter" and not given and asked != "lora":
+        raise InputError("--save adapter needs --subspace lora: full weights have no adapter.")
+    if saved == "merged" and given and scheme:
+        raise InputError(
+            f"--save merged: the base {given.base} is quantised ({scheme}), and merging would round what the adapter "
+            "holds. Leave --save out, or name the unquantised base with --adapter-base."
+        )
+
+
 def read_sets(inputs: Inputs) -> dict[str, RowSet]:
     """Reads and cross-checks forget, retain, holdout and train rows, those that were given."""
     sets: dict[str, RowSet] = {}
+    make_row = benchmark_of(inputs).make_row
     for role in ("forget", "retain", "holdout", "train"):
         if path := data_path(inputs, role):
-            sets[role] = read(path, role)
+            sets[role] = read(path, role, make_row)
     for role in ("retain", "holdout"):
         if role in sets and "forget" in sets:
             check_disjoint(sets["forget"], sets[role], role)
@@ -110,24 +151,32 @@ def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
 
 
 def echoed(checked: Checked) -> list[str]:
-    """Names of forget answers (of six characters or more) that stand in a retain row, which would keep them."""
+    """Names of forget rows whose answers (any of six characters or more) stand in a retain row, which keeps them."""
     kept = [f"{row.prompt}\n{row.completion}".casefold() for row in checked.parts.get("retain", ())]
-    return [
+    names = [
         row.name
         for row in checked.forget
-        if row.kind == "answer"
-        and len(answer := row.completion.strip().strip(".").casefold()) >= SHORTEST_ECHO
-        and any(answer in text for text in kept)
+        for answer in _answers(row)
+        if len(answer) >= SHORTEST_ECHO and any(answer in text for text in kept)
     ]
+    return list(dict.fromkeys(names))
+
+
+def _answers(row: Row) -> list[str]:
+    """What is answered in a row: its completion, every turn of the assistant, nothing of a document."""
+    turns = row.messages or ((("assistant", row.completion),) if row.kind == "answer" else ())
+    return [text.strip().strip(".").casefold() for role, text in turns if role == "assistant"]
 
 
 @dataclass(slots=True)
 class Assembled:
-    """A problem with its model loaded, the splits that only the evaluation sees, and how the rows are rendered."""
+    """A problem with its model loaded, the splits that only the evaluation sees, how the rows are rendered, and the
+    dtype that the model was loaded in."""
 
     problem: Problem
     judged: dict[str, Split]
     joins: dict[str, float]
+    dtype: torch.dtype = torch.float32
 
 
 def assemble(inputs: Inputs, checked: Checked) -> Assembled:
@@ -138,6 +187,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     if inputs.chat_template and not tokenizer.chat_template:
         raise InputError(f"{inputs.model}: its tokenizer has no chat template. Drop --chat-template.")
     config = load.load_config(inputs.model, trust(inputs))
+    _check_kinds(inputs, quantised.scheme(config))  # of hub names this was not known before
     rendering = Rendering(
         join="space" if inputs.join == "auto" else inputs.join,
         chat_template=inputs.chat_template,
@@ -145,7 +195,11 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
         context=load.context_of(config, inputs.context),
     )
     encode(checked.forget, rendering, tokenizer)  # rows without a token to predict are refused before weights load
-    model = load.load_model(inputs.model, _working_dtype(inputs, config, runtime), runtime.device, trust(inputs))
+    conversations = [row for rows in checked.parts.values() for row in rows if row.messages]
+    encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
+    dtype = _working_dtype(inputs, config, runtime)
+    model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
+    _check_vocabulary(inputs.model, model, tokenizer)
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed)
     joins: dict[str, float] = {}
     rendering = _settle(problem, checked.forget, inputs, joins)
@@ -153,7 +207,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     seen = ("forget", "retain", "guard", "unseen", "counterfactual")
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
     judged = {name: split for name, split in splits.items() if name not in ("unseen", "counterfactual")}
-    return Assembled(problem, judged, joins)
+    return Assembled(problem, judged, joins, dtype)
 
 
 def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dtype) -> Problem:
@@ -163,6 +217,14 @@ def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dty
     if model.config.vocab_size < len(problem.tokenizer):
         raise InputError(f"{path}: its vocabulary is smaller than the tokenizer of {inputs.model}; another family?")
     return replace(problem, model=model, adapter=False, movable={})
+
+
+def _check_vocabulary(path: str, model: Any, tokenizer: Any) -> None:
+    if model.config.vocab_size < len(tokenizer):
+        raise InputError(
+            f"{path}: its tokenizer has {len(tokenizer)} tokens and its embeddings {model.config.vocab_size} rows. "
+            "Give the tokenizer it was trained with; an adapter whose fine-tune added tokens must hold the embeddings."
+        )
 
 
 def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
@@ -195,18 +257,21 @@ def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: An
 
 def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype:
     """Float32 where it takes at most half of the free memory or full weights are to move, else the stored dtype."""
-    if getattr(inputs, "subspace", "auto") not in ("auto", "lora"):
+    assert inputs.model is not None
+    given = load.adapter_of(inputs.model, trust(inputs))
+    if given and given.trains_whole_modules and not quantised.scheme(config):
+        return torch.float32  # whole modules move in float32, and pass it on to the layers around them
+    if getattr(inputs, "subspace", "auto") not in ("auto", "lora", "adapter"):
         return torch.float32
     need = 4 * count_parameters(config, inputs.trust_remote_code)
     if need <= 0.5 * free_memory(runtime.device):
         return torch.float32
-    assert inputs.model is not None
     return load.stored_dtype(inputs.model, trust(inputs))
 
 
 def _settle(problem: Problem, forget: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]) -> Rendering:
     """The join and the end of documents that the original expects: those of the lowest loss on the forget rows."""
-    answers = tuple(row for row in forget if row.kind == "answer")[:MOST_PROBED]
+    answers = tuple(row for row in forget if row.kind == "answer" and not row.messages)[:MOST_PROBED]
     documents = tuple(row for row in forget if row.kind == "document")[:MOST_PROBED]
     rendering = problem.rendering
     if answers and inputs.join == "auto" and not inputs.chat_template:

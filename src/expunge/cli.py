@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from expunge import config as configs
-from expunge import registry
+from expunge import recipes, registry
 from expunge.errors import ExpungeError, InputError
 
 COMMANDS: dict[str, type[Any]] = {
@@ -21,6 +21,7 @@ COMMANDS: dict[str, type[Any]] = {
     "unlearn": configs.Unlearn,
     "retrain": configs.Retrain,
     "evaluate": configs.Evaluate,
+    "compare": configs.Compare,
     "report": configs.Report,
     "demo": configs.Demo,
     "list": configs.List,
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"expunge: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("expunge: interrupted; nothing was written.", file=sys.stderr)
+        compares = arguments[:1] == ["compare"]
+        what = "finished cells are kept, and the same command goes on" if compares else "nothing was written"
+        print(f"expunge: interrupted; {what}.", file=sys.stderr)
         return FAILED
     except SystemExit as stop:
         return int(stop.code or 0)
@@ -59,7 +62,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise InputError(f"there is no command {command!r}{registry.suggestion(command, list(COMMANDS))}")
-    return RUNNERS[command](_parse(command, rest))
+    config = _parse(command, rest)
+    configs.check_numbers(config)
+    return RUNNERS[command](config)
 
 
 def _usage() -> str:
@@ -168,7 +173,13 @@ def _unlearn(config: Any) -> int:
 def _retrain(config: Any) -> int:
     from expunge import pipeline
 
-    return 0 if pipeline.run_retrain(config, _say).comparable else NOT_PASSED
+    return 0 if all(twin.comparable for twin in pipeline.run_retrain(config, _say)) else NOT_PASSED
+
+
+def _compare(config: Any) -> int:
+    from expunge import pipeline
+
+    return FAILED if pipeline.run_compare(config, _say).failed else 0
 
 
 def _evaluate(config: Any) -> int:
@@ -191,10 +202,17 @@ def _demo(config: Any) -> int:
 
 
 def _list(config: Any) -> int:
+    known = (*registry.CATALOGUES, recipes.CATALOGUE)
     if not config.catalogue:
-        raise InputError(f"which catalogue? Known: {', '.join(registry.CATALOGUES)}.")
-    for name in registry.names(config.catalogue):
-        _say(f"{name:<22}{registry.summary(config.catalogue, name)}")
+        raise InputError(f"which catalogue? Known: {', '.join(known)}.")
+    if config.catalogue not in known:
+        raise InputError(f"there is no catalogue {config.catalogue!r}{registry.suggestion(config.catalogue, known)}")
+    if config.catalogue == recipes.CATALOGUE:
+        found = recipes.summaries()
+    else:
+        found = {name: registry.summary(config.catalogue, name) for name in registry.names(config.catalogue)}
+    for name, line in found.items():
+        _say(f"{name:<22}{line}")
     return 0
 
 
@@ -203,6 +221,7 @@ RUNNERS: dict[str, Callable[[Any], int]] = {
     "unlearn": _unlearn,
     "retrain": _retrain,
     "evaluate": _evaluate,
+    "compare": _compare,
     "report": _report,
     "demo": _demo,
     "list": _list,

@@ -5,6 +5,7 @@ Imports nothing heavy, so that `--help` answers at once.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +15,27 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tyro
 import yaml
 
-from expunge import registry
+from expunge import recipes, registry
 from expunge.errors import InputError
 
 FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
-MODELS = ("model", "base", "retrained", "unlearned")
-PATHS = ("forget", "retain", "holdout", "train", "train_config", "output", *MODELS)
+HUB = "hub:"  # what the name of a hub data set starts with
+MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
+ABOVE_ZERO = (
+    "learning_rate",
+    "epochs",
+    "steps",
+    "tokens",
+    "forget_rows",
+    "batch_rows",
+    "replay_tokens",
+    "beta",
+    "width",
+)
+ROWS = ("forget", "retain", "holdout", "train")
+PATHS = (*ROWS, "train_config", "output", *MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +43,11 @@ class Inputs:
     """Model, rows and how rows become tokens: what every command that reads rows takes."""
 
     model: Folder = None
-    """Folder or hub name of the causal language model."""
+    """Folder or hub name of the causal language model, or folder of a PEFT adapter (LoRA)."""
+    adapter_base: Folder = None
+    """Base of adapters, in place of the one that their adapter_config.json names."""
     forget: FilePath = None
-    """Rows to remove (JSONL, JSON or CSV)."""
+    """Rows to remove (JSONL, JSON, CSV, Parquet, a datasets folder or hub:owner/name:split)."""
     retain: FilePath = None
     """Rows to keep: as many as you can of what was trained in."""
     holdout: FilePath = None
@@ -44,12 +60,16 @@ class Inputs:
     """A model trained without the forget rows, to compare with."""
     data: Folder = None
     """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
+    benchmark: str = "rows"
+    """Entry of the benchmarks catalogue: how rows are read and scored."""
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no"
+    """Measure MMLU for the benchmark's final score (pip install "expunge[mmlu]"; slow without a GPU)."""
     config: FilePath = None
-    """A YAML recipe; flags go over it."""
+    """A YAML recipe, or the name of a shipped one (expunge list recipes); flags go over it."""
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
     """What stands between prompt and completion; auto: what the original expects."""
     chat_template: bool = False
-    """Render prompt and completion with the tokenizer's chat template."""
+    """Render prompt and completion with the tokenizer's chat template, as conversations always are."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that count in prompt + completion rows."""
     context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
@@ -71,19 +91,39 @@ class Unlearn(Inputs):
     """Removes the forget rows from the model and reports how far that worked."""
 
     subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names."""
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
     method: str = "loss_matching"
     """Entry of the methods catalogue (expunge list methods)."""
     options: Any = None
     """The method's own options."""
     output: Folder = None
     """Folder to write; must not exist."""
-    save: Literal["merged", "adapter"] = "merged"
-    """Whole model, or the adapter alone (only with --subspace lora)."""
+    save: Literal["auto", "merged", "adapter"] = "auto"
+    """Whole model, or the adapter alone (of an adapter, or with --subspace lora); auto: what the input is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
     """Go on although the audit finds that the rows are not in the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Inputs):
+    """Runs methods with several seeds on one problem and compares them with one another and with retrained models."""
+
+    subspace: str = "auto"
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
+    methods: tuple[str, ...] = ()
+    """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each method."""
+    variants: Annotated[Any, tyro.conf.Suppress] = None
+    """Names with a method's options (in the recipe): {name: {method: npo, beta: 0.05, own_steps: true}}."""
+    tokens: int | None = None
+    """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
+    output: Folder = None
+    """Folder to write tables, plot and page to; must not exist."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the weights that are judged; auto: that of the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +144,8 @@ class Retrain(Inputs):
 
     train_config: FilePath = None
     """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
+    seeds: int = 1
+    """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
     output: Folder = None
     """Folder to write; must not exist."""
 
@@ -140,41 +182,42 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Lists the entries of a catalogue."""
+    """Lists the entries of a catalogue, or the shipped recipes."""
 
     catalogue: str = ""
-    """methods or metrics."""
+    """methods, metrics, benchmarks or recipes."""
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
     """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
 
-    Relative paths in a recipe resolve against the recipe, unless a data root is given (by `root`, the recipe itself or
-    the environment), which then holds the files of rows.
+    Relative paths in a recipe resolve against the recipe (see `recipes.find` for a shipped one), unless a data root is
+    given (by `root`, the recipe itself or the environment), which then holds the files of rows.
     """
     content = read_yaml(path)
     known = [field.name for field in dataclasses.fields(kind)]
     for key in content:
         if key not in known:
             raise InputError(f"{path}: unknown key {str(key)!r}{registry.suggestion(str(key), known)}")
-    folder = Path(path).absolute().parent
+    recipe = recipes.find(path)
     root = root or content.get("data") or os.environ.get(DATA_ROOT)
     resolved = dict(content)
     if isinstance(content.get("data"), str):
-        resolved["data"] = str(folder / content["data"])
+        resolved["data"] = str(recipe.beside(content["data"]))
     for key in PATHS:
         value = content.get(key)
-        if isinstance(value, str) and not (root and key in ("forget", "retain", "holdout", "train")):
-            beside = folder / value
-            is_name = key in MODELS and not value.startswith(".") and not beside.exists()
-            resolved[key] = value if is_name else str(beside)
+        if isinstance(value, str) and not (root and key in ROWS):
+            beside = recipe.beside(value)
+            is_name = (key in MODELS and not value.startswith(".")) or (key in ROWS and value.startswith(HUB))
+            resolved[key] = value if is_name and not beside.exists() else str(beside)
     return resolved
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping. Raises `InputError`."""
+    """A YAML mapping, from a file or a shipped recipe's name. Raises `InputError`."""
+    file = recipes.find(path).file
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -194,7 +237,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    values = {key: _number(value, fields[key].type) if key in fields else value for key, value in values.items()}
+    values = {key: _meant(value, fields[key].type) if key in fields else value for key, value in values.items()}
     for key, value in values.items():
         if key not in fields:
             raise InputError(f"{source}: unknown key {key!r}{registry.suggestion(str(key), list(fields))}")
@@ -202,11 +245,13 @@ def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     return kind(**values)
 
 
-def _number(value: Any, declared: Any) -> Any:
-    """`1e-5`, which YAML 1.1 takes for text, as the number it means."""
+def _meant(value: Any, declared: Any) -> Any:
+    """`1e-5`, which YAML 1.1 takes for text, as the number it means, and a list as a tuple."""
     if float in (declared, *get_args(declared)) and isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
+    if get_origin(declared) is tuple and isinstance(value, list):
+        return tuple(value)
     return value
 
 
@@ -220,12 +265,35 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
         return
     if declared is Any:
         return
+    if get_origin(declared) is tuple:
+        if not isinstance(value, tuple):
+            raise InputError(f"{source}: {key} must be a list, found {type(value).__name__}.")
+        for one in value:
+            _check_type(key, one, allowed[0], source)
+        return
     types = [one for one in (allowed or (declared,)) if isinstance(one, type)]
     whole_for_float = float in types and isinstance(value, int)
     is_bool = isinstance(value, bool)
     if (is_bool and bool not in types) or not (isinstance(value, tuple(types)) or whole_for_float):
         names = " or ".join("nothing" if one is type(None) else one.__name__ for one in types)
         raise InputError(f"{source}: {key} must be {names}, found {type(value).__name__}.")
+    _check_number(key, value, source)
+
+
+def _check_number(key: str, value: Any, source: str) -> None:
+    above = key in ABOVE_ZERO
+    if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 if above else value >= 0)):
+        raise InputError(f"{source}: {key} must be a number {'above 0' if above else '0 or more'}, found {value}.")
+
+
+def check_numbers(config: Any) -> None:
+    """The numbers of a configuration and of its method's options. Raises `InputError`, naming the flag."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value)
+        for one in value if isinstance(value, tuple) else (value,):
+            _check_number(field.name, one, "given")
 
 
 def data_path(inputs: Any, role: str) -> str | None:
@@ -234,16 +302,18 @@ def data_path(inputs: Any, role: str) -> str | None:
     root = inputs.data or os.environ.get(DATA_ROOT)
     if value is None or root is None or Path(value).is_absolute():
         return value
-    return str(Path(root) / value)
+    below = Path(root) / value
+    return value if value.startswith(HUB) and not below.exists() else str(below)
 
 
 def resolved(config: Any) -> dict[str, Any]:
     """The configuration as plain values, which replays the run when given as a recipe."""
     plain = {key: value for key, value in dataclasses.asdict(config).items() if key != "config" and value is not None}
-    for role in ("forget", "retain", "holdout", "train"):
+    for role in ROWS:
         if role in plain:
-            plain[role] = str(Path(data_path(config, role) or "").absolute())
-    for role in ("model", "base", "retrained", "unlearned", "train_config"):
+            path = Path(data_path(config, role) or "")
+            plain[role] = str(path if str(path).startswith(HUB) and not path.exists() else path.absolute())
+    for role in (*MODELS, "train_config"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())
     if "output" in plain:

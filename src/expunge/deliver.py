@@ -1,4 +1,4 @@
-"""Delivers the unlearned model: merged and cast, written, read back, and checked for what rounding did."""
+"""Delivers the unlearned model: written (merged and cast, or as an adapter), read back, and checked for rounding."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from expunge import config as configs
 from expunge.assemble import Assembled, load_other, trust
-from expunge.model import load, save
+from expunge.model import adapter, load, save
 from expunge.problem import Problem
 from expunge.reference.cache import row_losses
 
 ROUNDING = 0.02
+OWN_ADAPTER = "The base and this adapter together still contain the rows: who has both has the original back."
+GIVEN_ADAPTER = (
+    "The rows were learned by the adapter that was given, and this is that adapter, changed. Its base is untouched: as "
+    "far as the adapter holds the rows, nothing of them is in the base. The adapter that was given still has them."
+)
 Say = Callable[[str], None]
 
 
@@ -30,36 +36,56 @@ def deliver(config: configs.Unlearn, problem: Problem, folder: Path, assembled: 
     saved = _save(config, problem, folder, say)
     written = _reload(config, folder, saved, assembled)
     saved["rounding"] = _moved(problem, written, assembled)
-    if saved["form"] == "merged" and saved["dtype"] != "float32" and saved["rounding"] > ROUNDING:
-        saved["note"] = f"{saved['dtype']} moved the forget rows' loss by {saved['rounding']:.1%}; float32 is shipped."
-        say(f"rounding: {saved['note']}")
-        saved["dtype"] = "float32"
-        save.write(problem.model, problem.tokenizer, folder, torch.float32)
+    if saved["dtype"] != "float32" and saved["rounding"] > ROUNDING:
+        note = f"{saved['dtype']} moved the forget rows' loss by {saved['rounding']:.1%}; float32 is shipped."
+        say(f"rounding: {note}")
+        saved["dtype"], saved["note"] = "float32", f"{note} {saved['note']}".strip()
+        _write(config, problem, folder, saved, torch.float32)
         written = _reload(config, folder, saved, assembled)
     return Delivered(written, saved)
 
 
 def _save(config: configs.Unlearn, problem: Problem, folder: Path, say: Say) -> dict[str, Any]:
-    if config.save == "adapter":
-        save.write_adapter(problem.model, problem.tokenizer, folder)
-        note = "The base and this adapter together still contain the rows: who has both has the original back."
-        say(f"warning: {note}")
-        return {"form": "adapter", "dtype": "float32", "note": note}
     assert config.model is not None
-    wanted = load.stored_dtype(config.model, trust(config)) if config.dtype == "auto" else load.DTYPES[config.dtype]
-    problem.model, problem.adapter = save.merge(problem.model, problem.adapter), False
-    save.write(problem.model, problem.tokenizer, folder, wanted)
-    return {"form": "merged", "dtype": str(wanted).removeprefix("torch."), "note": ""}
+    given = load.adapter_of(config.model, trust(config))
+    asked = None if config.dtype == "auto" else load.DTYPES[config.dtype]
+    form = ("adapter" if given else "merged") if config.save == "auto" else config.save
+    saved: dict[str, Any] = {"form": form, "dtype": "float32", "note": ""}
+    if form == "adapter" and not given:
+        save.write_adapter(problem.model, problem.tokenizer, folder)
+        say(f"warning: {OWN_ADAPTER}")
+        return saved | {"note": OWN_ADAPTER, "base": adapter.in_full(config.model)}
+    if form == "adapter" and given:
+        saved |= {"note": GIVEN_ADAPTER, "base": adapter.in_full(given.base)}
+        say(f"note: {GIVEN_ADAPTER}")
+    else:
+        problem.model, problem.adapter = save.merge(problem.model, isinstance(problem.model, PeftModel)), False
+        asked = asked or load.stored_dtype(config.model, trust(config))
+    _write(config, problem, folder, saved, asked)
+    return saved
+
+
+def _write(
+    config: configs.Unlearn, problem: Problem, folder: Path, saved: dict[str, Any], dtype: torch.dtype | None
+) -> None:
+    """Writes the merged model, or the adapter that was given, and notes the dtype."""
+    assert config.model is not None
+    given = load.adapter_of(config.model, trust(config))
+    if saved["form"] == "merged":
+        assert dtype is not None
+        save.write(problem.model, problem.tokenizer, folder, dtype)
+        saved["dtype"] = str(dtype).removeprefix("torch.")
+    else:
+        assert given is not None
+        saved["dtype"] = adapter.write(problem.model, given, folder, dtype)
+        problem.tokenizer.save_pretrained(folder)
 
 
 def _reload(config: configs.Unlearn, folder: Path, saved: Mapping[str, Any], assembled: Assembled) -> Problem:
-    if saved["form"] == "adapter":
-        from peft import PeftModel
-
-        assert config.model is not None
-        base = load_other(config, config.model, assembled, torch.float32)
-        return replace(base, model=PeftModel.from_pretrained(base.model, str(folder)).eval())
-    return load_other(config, str(folder), assembled, load.DTYPES[saved["dtype"]])
+    """The written files as they load: an adapter over its base, in the dtype that the original was measured in."""
+    if saved["form"] == "merged":
+        return load_other(config, str(folder), assembled, load.DTYPES[saved["dtype"]])
+    return load_other(replace(config, adapter_base=saved["base"]), str(folder), assembled, assembled.dtype)
 
 
 def _moved(problem: Problem, written: Problem, assembled: Assembled) -> float:

@@ -8,13 +8,11 @@ import numpy as np
 
 from expunge import config as configs
 from expunge import record
-from expunge.assemble import Assembled, Checked, echoed, token_counts
-from expunge.config import data_path
-from expunge.evaluation import suite, verdict
+from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
+from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
+from expunge.matching import known_rows, recall_rows
 from expunge.metric import Evidence
-from expunge.metrics.knowledge import known_rows
-from expunge.metrics.regurgitation import recall_rows
 from expunge.model import load
 from expunge.reporting import card, html, markdown
 
@@ -44,6 +42,13 @@ def build(
         "created": environment["created"],
         "verdict": _verdict(judged, checked),
         "scores": suite.scores(evidence),
+        "benchmark": official.block(
+            config.benchmark,
+            evidence,
+            checked.comparison == "holdout",
+            problem.rendering.end_documents,
+            details.get("mmlu", {}),
+        ),
         "rows": _rows(judged, checked, evidence, details, secret),
         "losses": _losses(evidence),
         "limits": [*record.LIMITS, *_limits(config, checked, details, evidence)],
@@ -89,7 +94,8 @@ def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
     """Row text and what each model generates in its place, by row name: only for --show-rows."""
     found = {}
     for index, row in enumerate(checked.forget):
-        generated = {name: recorded.sets["forget"].generations[index] for name, recorded in evidence.items()}
+        said = {name: recorded.sets["forget"].generations[index] for name, recorded in evidence.items()}
+        generated = {name: None if text is None else text.strip() for name, text in said.items()}
         found[row.name] = {"prompt": row.prompt, "completion": row.completion, "generated": generated}
     return found
 
@@ -197,6 +203,9 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
         )
     if "retrained" not in evidence:
         found.append("No retrained model was given, so nothing here says what leaving the rows out would have given.")
+    saved = details.get("save") or {}
+    if saved.get("form") == "adapter":
+        found.append(saved["note"])
     notes = (details.get("method") or {}).get("notes") or {}
     if notes.get("targets", {}).get("source") == "base":
         found.append("The targets come from the base model, which is less surprised by unseen text than this one.")
@@ -218,23 +227,32 @@ def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
         "losses": assembled.joins,
         "end_documents": rendering.end_documents,
         "chat_template": rendering.chat_template,
+        "conversations": sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
         "loss_on": rendering.loss_on,
         "context": rendering.context,
     }
 
 
 def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[str, str]:
-    """Plain hashes of models and code, keyed hashes of the files of rows."""
+    """Plain hashes of models and code, keyed hashes of the rows' contents."""
     found = {"code": record.code_hash()}
     for role in ("model", "base", "retrained", "unlearned"):
         files = load.weight_files(getattr(config, role, None) or "")
         if files:
             found[role] = record.file_hash(files)
+            found |= _base_hash(role, getattr(config, role), trust(config))
     written = load.weight_files(str(output))
     if written:
         found["output"] = record.file_hash(written)
+        found |= _base_hash("output", str(output), load.Trust())  # it names its base in full
     for role in checked.sets:
-        path = data_path(config, role)
-        assert path is not None
-        found[role] = record.keyed_hash([Path(path).read_text(encoding="utf-8-sig")], secret)
+        rows = checked.sets[role].rows
+        found[role] = record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
     return found
+
+
+def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+    """The hash of the base that an adapter stands on, by `<role>_base`; nothing for whole models."""
+    given = load.adapter_of(path, trusted)
+    files = load.weight_files(given.base) if given else []
+    return {f"{role}_base": record.file_hash(files)} if files else {}

@@ -97,7 +97,7 @@ class Training:
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     subspace: str = "full"
-    """Which parameters move: full, lora, or a pattern."""
+    """Which parameters move: full, lora, a pattern, or adapter (a new one like that of an original that is one)."""
 
 
 def train(problem: Problem, split: Split, training: Training, title: str) -> float:

@@ -1,6 +1,6 @@
 """Contract: what evidence holds, and what a metric is: a pure function of evidence (NumPy in, no torch)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -68,13 +68,51 @@ class Metric(Protocol):
         ...
 
 
-def mean_score(values: Floats) -> Score | None:
-    """Mean with a percentile bootstrap over rows (2,000 resamples, seed 0)."""
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """A value, what it would be on each of 2,000 resamples of the rows, and the number of rows behind it."""
+
+    value: float
+    resampled: Floats
+    count: int
+
+    def score(self) -> Score:
+        """The value with its percentile interval."""
+        low, high = np.quantile(self.resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Score(float(self.value), float(low), float(high), self.count)
+
+
+def mean_draws(values: Floats, seed: int = 0) -> Draws | None:
+    """Mean over rows; None where there are none."""
     if not len(values):
         return None
-    means = bootstrap(len(values)) @ values / len(values)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Score(float(values.mean()), float(low), float(high), len(values))
+    return Draws(float(values.mean()), bootstrap(len(values), seed) @ values / len(values), len(values))
+
+
+def mean_score(values: Floats) -> Score | None:
+    """Mean with a percentile bootstrap over rows (2,000 resamples, seed 0)."""
+    draws = mean_draws(values)
+    return draws.score() if draws else None
+
+
+def area_draws(groups: Sequence[tuple[Floats, Floats]]) -> Draws | None:
+    """Area under the ROC curve of telling members from others by their lower loss; ties count half.
+
+    Pairs (member, other) are formed within a group only; resamples draw both sides anew. None where there is no pair.
+    """
+    won, pairs = np.zeros(RESAMPLES + 1), np.zeros(RESAMPLES + 1)
+    count = 0
+    for place, (members, others) in enumerate(groups):
+        if not len(members) or not len(others):
+            continue
+        difference = others[None, :] - members[:, None]
+        wins = (difference > 0) + 0.5 * (difference == 0)
+        rows = np.vstack([np.ones(len(members)), bootstrap(len(members), seed=2 * place + 1)])
+        columns = np.vstack([np.ones(len(others)), bootstrap(len(others), seed=2 * place + 2)])
+        won += np.einsum("bi,ij,bj->b", rows, wins, columns, optimize=True)
+        pairs += rows.sum(axis=1) * columns.sum(axis=1)
+        count += len(members)
+    return Draws(float(won[0] / pairs[0]), won[1:] / pairs[1:], count) if pairs[0] else None
 
 
 def share_score(hits: NDArray[np.bool_]) -> Score | None:

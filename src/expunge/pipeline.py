@@ -1,6 +1,5 @@
 """The public functions: plan, unlearn, retrain, evaluate, report. The only file that sees every stage."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,20 +7,20 @@ from typing import Any
 
 import torch
 
+from expunge import comparison, dossier, record, registry, trial
 from expunge import config as configs
-from expunge import dossier, record, registry
-from expunge.apply import Outcome, apply
-from expunge.assemble import Assembled, Checked, assemble, check, echoed, load_other, token_counts, trust
+from expunge.apply import Outcome
+from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
+from expunge.benchmark import Scored
 from expunge.data.tokens import Rendering
-from expunge.deliver import deliver
 from expunge.distributed import Runtime
 from expunge.errors import InputError
-from expunge.evaluation import evidence, verdict
-from expunge.evaluation.retrained import Twin, make_twin
+from expunge.evaluation import evidence, mmlu, verdict
+from expunge.evaluation.retrained import Twin, make_twins
 from expunge.loop import Training
 from expunge.metric import Evidence
 from expunge.model import load, save
-from expunge.model.select import Subspace, select
+from expunge.model.select import Subspace
 from expunge.planning.estimate import Estimate
 from expunge.planning.table import lines as planned_lines
 from expunge.planning.whole import estimate_costs
@@ -29,12 +28,8 @@ from expunge.planning.workload import Rows as PlannedRows
 from expunge.planning.workload import windows_of
 from expunge.preview import rendered_example, subspace_plan
 from expunge.problem import Problem, Split
-from expunge.reference.cache import row_losses
-from expunge.reference.replay import sample
+from expunge.reporting import comparison as comparison_pages
 
-SAMPLES = 64
-SAMPLE_TOKENS = 64
-SAMPLE_SEED = 7919  # away from the seeds that replay draws from
 Say = Callable[[str], None]
 
 
@@ -67,11 +62,17 @@ class _Models:
 
     evidence: dict[str, Evidence]
     clock: record.Clock
+    config: configs.Inputs
+    mmlu: dict[str, Scored] = field(default_factory=dict)
     silent: tuple[str, ...] = ("samples",)
 
     def record(self, name: str, problem: Problem, judged: Mapping[str, Split]) -> None:
         with self.clock.stage(f"evaluate {name}"):
-            self.evidence[name] = evidence.record(problem, judged, self.silent)
+            generating = benchmark_of(self.config).generating
+            self.evidence[name] = evidence.record(problem, judged, self.silent, generating)
+        if self.config.mmlu != "no":
+            with self.clock.stage(f"MMLU {name}"):
+                self.mmlu[name] = mmlu.measure(problem, self.config.mmlu)
 
 
 def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
@@ -86,43 +87,32 @@ def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
 def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     """`unlearn` for a configuration."""
     method_kind = registry.load("methods", config.method)
-    config = replace(config, options=_options(method_kind, config.options))
-    if config.save == "adapter" and config.subspace not in ("lora",):
-        raise InputError("--save adapter needs --subspace lora: full weights have no adapter.")
+    config = replace(config, options=trial.options_of(method_kind, config.options))
     output = save.check_output(_required(config.output, "output"))
-    checked = check(config, needs_targets=getattr(method_kind, "needs_targets", False))
+    checked = check(config, method_kind)
     clock = record.Clock()
     with clock.stage("load"):
         assembled = assemble(config, checked)
-        base = _base_losses(config, assembled)
+        base = trial.base_losses(config, assembled)
     _say_inputs(config, checked, assembled, say)
-    models = _Models({}, clock)
+    models = _Models({}, clock, config)
     with clock.stage("samples"):
-        _add_samples(assembled)
+        trial.add_samples(assembled)
     models.record("original", assembled.problem, assembled.judged)
     audit = _audit(models.evidence["original"], config, say)
     if config.retrained:
-        _record_other(config, config.retrained, "retrained", assembled, models)
-    subspace = select(assembled.problem.model, config.subspace, assembled.problem.runtime.device)
-    say(f"subspace: {subspace.name} ({subspace.reason})")
-    problem = replace(
-        assembled.problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base
-    )
-    torch.manual_seed(config.seed)
+        _record_other(config, load.twins(config.retrained)[0], "retrained", assembled, models)
     with save.atomic_folder(output) as folder:
         (folder / "expunge").mkdir()
-        with clock.stage("unlearn"):
-            outcome = _apply(config, problem, folder)
-        say(f"stopped after {outcome.steps} steps: {outcome.stopped}")
-        with clock.stage("save"):
-            delivered = deliver(config, problem, folder, assembled, say)
-        models.record("unlearned", delivered.problem, assembled.judged)
+        with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
+            done = trial.run(config, assembled, base, folder, log, say, clock)
+        models.record("unlearned", done.delivered.problem, assembled.judged)
         details = {
-            "subspace": _subspace(subspace),
-            "method": _method(config, outcome),
-            "save": delivered.saved,
-            "history": outcome.history,
-            "targets": outcome.targets,
+            "subspace": _subspace(done.subspace),
+            "method": _method(config, done.outcome),
+            "save": done.delivered.saved,
+            "history": done.outcome.history,
+            "targets": done.outcome.targets,
             "audit": audit,
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
@@ -140,12 +130,12 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
-    models = _Models({}, record.Clock())
+    models = _Models({}, record.Clock(), config)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
-    _add_samples(assembled)
+    trial.add_samples(assembled)
     models.record("original", assembled.problem, assembled.judged)
-    others = {"unlearned": config.unlearned, "retrained": config.retrained}
+    others = {"unlearned": config.unlearned, "retrained": load.twins(config.retrained)[0] if config.retrained else None}
     for name, path in others.items():
         if path:
             _record_other(config, path, name, assembled, models)
@@ -166,7 +156,9 @@ def run_plan(config: configs.Plan) -> list[str]:
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
-    lines.append(subspace_plan(shape, config.subspace, Runtime(config.device).device, config.trust_remote_code))
+    given = load.adapter_of(str(config.model), trust(config))
+    device = Runtime(config.device).device
+    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
     example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
     return [*lines, "", *planned_lines(estimate_costs(config, shape, rows)), "", *example]
 
@@ -189,22 +181,61 @@ def _planned(config: configs.Plan) -> tuple[PlannedRows, Any]:
         loss_on=config.loss_on,
         context=load.context_of(shape, config.context),
     )
-    return windows_of(checked, rendering, tokenizer, SAMPLES, SAMPLE_TOKENS), shape
+    return windows_of(checked, rendering, tokenizer, trial.SAMPLES, trial.SAMPLE_TOKENS), shape
 
 
-def retrain(say: Say = lambda line: None, **settings: Any) -> Twin:
-    """Trains (or takes from the cache) the retrained twin; keyword arguments are the fields of `config.Retrain`."""
+def retrain(say: Say = lambda line: None, **settings: Any) -> list[Twin]:
+    """Trains (or takes from the cache) the retrained twins; keyword arguments are the fields of `config.Retrain`."""
     return run_retrain(configs.build(configs.Retrain, settings, "retrain"), say)
 
 
-def run_retrain(config: configs.Retrain, say: Say = lambda line: None) -> Twin:
+def run_retrain(config: configs.Retrain, say: Say = lambda line: None) -> list[Twin]:
     """`retrain` for a configuration. Raises `InputError`."""
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
+    if config.seeds < 1:
+        raise InputError(f"--seeds {config.seeds}: expected 1 or more.")
     output = save.check_output(_required(config.output, "output"))
     training = configs.build(Training, configs.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
-    return make_twin(config, checked, training, output, say)
+    return make_twins(config, checked, training, output, say)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A finished comparison: where it lies and what it holds."""
+
+    output: Path
+    content: Mapping[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.output / "comparison.html"
+
+    @property
+    def failed(self) -> int:
+        """Cells that hold an error."""
+        return sum(cell["error"] is not None for cell in self.content["cells"])
+
+
+def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
+    """Compares methods over seeds; keyword arguments are the fields of `config.Compare`. Raises `InputError`.
+
+    The same call again goes on where an interrupted one stopped: finished cells are kept in the cache folder.
+    """
+    return run_compare(configs.build(configs.Compare, settings, "compare"), say)
+
+
+def run_compare(config: configs.Compare, say: Say = lambda line: None) -> Comparison:
+    """`compare` for a configuration."""
+    output = save.check_output(_required(config.output, "output"))
+    content = comparison.compare(config, say)
+    with save.atomic_folder(output) as folder:
+        comparison_pages.write(folder, content)
+    finished = Comparison(output, content)
+    say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
+    return finished
 
 
 def report(record_path: str | Path, output: str | Path) -> Path:
@@ -220,31 +251,6 @@ def _required(value: str | None, name: str) -> str:
     if not value:
         raise InputError(f"--{name} is missing. Give it as a flag or in the recipe.")
     return value
-
-
-def _options(kind: Any, options: Any) -> Any:
-    if isinstance(options, kind):
-        return options
-    if options is None:
-        return kind()
-    if not isinstance(options, Mapping):
-        raise InputError(f"options: expected the options of {kind.__name__}, found {type(options).__name__}.")
-    return configs.build(kind, options, "options")
-
-
-def _base_losses(config: configs.Unlearn, assembled: Assembled) -> Any:
-    if not config.base:
-        return None
-    other = load_other(config, config.base, assembled, torch.float32)
-    forget = assembled.problem.splits["forget"]
-    return row_losses(other, other.model, forget).numpy()
-
-
-def _add_samples(assembled: Assembled) -> None:
-    """Texts of the original's own, other than those a method holds: what the rest of the model is seen by."""
-    found = sample(replace(assembled.problem, seed=assembled.problem.seed + SAMPLE_SEED), SAMPLES, SAMPLE_TOKENS)
-    if len(found.split):
-        assembled.judged["samples"] = replace(found.split, name="samples")
 
 
 def _say_inputs(config: configs.Unlearn, checked: Checked, assembled: Assembled, say: Say) -> None:
@@ -281,16 +287,6 @@ def _record_other(config: Any, path: str, name: str, assembled: Assembled, model
     models.record(name, problem, assembled.judged)
 
 
-def _apply(config: configs.Unlearn, problem: Problem, folder: Path) -> Outcome:
-    with (folder / "expunge" / "log.jsonl").open("w", encoding="utf-8") as file:
-
-        def log(entry: Mapping[str, Any]) -> None:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-
-        return apply(config.options, problem, log)
-
-
 def _subspace(subspace: Subspace) -> dict[str, Any]:
     total = sum(parameter.numel() for parameter in subspace.model.parameters())
     moving = sum(parameter.numel() for parameter in subspace.movable.values())
@@ -304,6 +300,7 @@ def _method(config: configs.Unlearn, outcome: Outcome) -> dict[str, Any]:
         "notes": outcome.notes,
         "learning_rate": outcome.learning_rate,
         "steps": outcome.steps,
+        "tokens": outcome.tokens,
         "stopped": outcome.stopped,
         "attempts": outcome.attempts,
         "probe": outcome.probe,
@@ -321,6 +318,7 @@ def _write(
     details: Mapping[str, Any],
 ) -> Run:
     seconds = models.clock.seconds
+    details = {**details, "mmlu": models.mmlu}
     content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
     texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
     dossier.write(folder, content, models.evidence, texts or None)

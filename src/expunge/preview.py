@@ -3,42 +3,51 @@
 from typing import Any
 
 import torch
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode_row
-from expunge.model.select import choose, select
+from expunge.model.adapter import Adapter
+from expunge.model.select import OWN, choose, select
 
 MOST_TOKENS = 60
+PAST = 20  # tokens shown before the first that counts
 
 
 def rendered_example(row: Row, rendering: Rendering, tokenizer: Any, show_rows: bool) -> list[str]:
     """One row token by token; tokens that count in the loss stand in [brackets].
 
     Without `show_rows` each token's letters are replaced by x and digits by 0, so that the mask can be checked and
-    the row not read.
+    the row not read. Of a long row the tokens around the first that counts are shown.
     """
     ids, counted = encode_row(row, rendering, tokenizer)
     special = set(tokenizer.all_special_ids)
-    shown = []
-    for token, counts in list(zip(ids, counted, strict=True))[:MOST_TOKENS]:
+    first = max(0, counted.index(True) - PAST) if counted.index(True) >= MOST_TOKENS else 0
+    shown = [f"{first} tokens before ..."] if first else []
+    for token, counts in list(zip(ids, counted, strict=True))[first : first + MOST_TOKENS]:
         text = tokenizer.decode([token])
         text = text if show_rows or token in special else _placeholder(text)
         text = text.replace("\n", "\\n").replace(" ", "·")
         shown.append(f"[{text}]" if counts else text)
-    rest = f" ... {len(ids) - MOST_TOKENS} more tokens" if len(ids) > MOST_TOKENS else ""
+    more = len(ids) - first - MOST_TOKENS
+    rest = f" ... {more} more tokens" if more > 0 else ""
     heading = f"{row.name} as the model reads it; [tokens] count in the loss" + (
         "" if show_rows else ", letters and digits are placeholders"
     )
     return [heading, "  " + " ".join(shown) + rest]
 
 
-def subspace_plan(config: Any, asked: str, device: torch.device, trust_remote_code: bool) -> str:
-    """Which subspace a run would take, from the configuration alone: no weights are made."""
+def subspace_plan(
+    config: Any, asked: str, device: torch.device, trust_remote_code: bool, given: Adapter | None = None
+) -> str:
+    """Which subspace a run would take, from the configurations of model and adapter alone: no weights are made."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        if given:
+            model = get_peft_model(model, given.configuration())
         count = sum(parameter.numel() for parameter in model.parameters())
-        name, reason = choose(asked, count, device)
+        name, reason = ("adapter", OWN) if given else choose(asked, count, device)
         moving = sum(tensor.numel() for tensor in select(model, name, device).movable.values())
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
 

@@ -33,7 +33,8 @@ class Problem:
 
     `splits` always has "forget"; "retain" (trained on), "guard" (retain rows that only measure), "unseen" (target
     half of the holdout) or "counterfactual" where there are such rows. `movable` are the parameters that may move;
-    `base` the base model's loss [forget rows], in nats per target, where a base model was given.
+    `adapter` says that our own LoRA is on the model, not one that was given; `base` the base model's loss [forget
+    rows], in nats per target, where a base model was given.
     """
 
     model: Any
@@ -48,9 +49,11 @@ class Problem:
 
     @contextmanager
     def original(self) -> Iterator[Any]:
-        """The original model: the same weights with our adapter off.
+        """The original model: the same weights with our own LoRA off.
 
-        With full weights it is the original only until they move, so whoever needs it asks in a method's `init`.
+        With full weights, and with an adapter that was given as the model (the original is base *plus* that adapter;
+        turning it off would leave the bare base), it is the original only until they move, so whoever needs it asks in
+        a method's `init`.
         """
         if not self.adapter:
             yield self.model

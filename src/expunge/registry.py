@@ -1,8 +1,8 @@
 """Catalogues: one file per entry, and the file name is the registration.
 
-A catalogue is a package of this distribution (`methods`, `metrics`). Listing one reads file names and the first line
-of each docstring without importing anything, so that `--help` and `expunge list` answer at once. The entry of
-`loss_matching.py` is its class `LossMatching`.
+A catalogue is a package of this distribution (`methods`, `metrics`, `benchmarks`). Listing one reads file names and the
+first line of each docstring without importing anything, so that `--help` and `expunge list` answer at once. The entry
+of `loss_matching.py` is its class `LossMatching`.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any
 
 from expunge.errors import InputError
 
-CATALOGUES = ("methods", "metrics")
+CATALOGUES = ("methods", "metrics", "benchmarks")
 
 
 def names(catalogue: str) -> tuple[str, ...]:

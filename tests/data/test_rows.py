@@ -1,11 +1,14 @@
 """Rows: every accepted form, and for each kind of wrong input a message with file and line and without row text."""
 
+import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from expunge.data.rows import Row, RowSet, check_disjoint, count_kinds, read, without
+from expunge.data.rows import Row, RowSet, check_disjoint, read, without
 from expunge.errors import InputError
 
 SECRET = "zq7 secret"
@@ -30,6 +33,12 @@ def check_complaint(message: str, path: Path, line: int | None, words: tuple[str
     assert line is None or f"line {line}:" in message
     assert all(word in message for word in words), message
     assert "zq7" not in message and "secret" not in message
+
+
+def _talk(*turns: str) -> str:
+    """A row of JSONL from turns written as "role text"."""
+    split = [turn.partition(" ") for turn in turns]
+    return json.dumps({"messages": [{"role": role, "content": text} for role, _, text in split]})
 
 
 WRONG = {
@@ -66,6 +75,17 @@ WRONG = {
     "empty array": ("r.json", "[]", None, ("no rows",)),
     "empty csv": ("r.csv", "", None, ("no rows",)),
     "header only": ("r.csv", "text\n", None, ("no rows",)),
+    "no list": ("r.jsonl", '{"messages": "zq7 secret"}', 1, ("'messages'", "list of turns", "str")),
+    "no turns": ("r.jsonl", '{"messages": []}', 1, ("end with a turn of the assistant",)),
+    "user last": ("r.jsonl", _talk("user zq7", "assistant zq7", "user zq7"), 1, ("end with a turn of the assistant",)),
+    "no user": ("r.jsonl", _talk("assistant zq7"), 1, ("no turn of the user", "text row")),
+    "late system": ("r.jsonl", _talk("user zq7", "system zq7", "assistant zq7"), 1, ("system turn must be the first",)),
+    "tool": ("r.jsonl", _talk("user zq7", "tool zq7", "assistant zq7"), 1, ("turn 2", "tool turns are not supported")),
+    "role": ("r.jsonl", _talk("user zq7", "zq7 zq7", "assistant zq7"), 1, ("turn 2", "unknown role")),
+    "empty turn": ("r.jsonl", _talk("user zq7", "assistant"), 1, ("turn 2", "empty")),
+    "other keys": ("r.jsonl", '{"messages": [{"from": "zq7", "value": "b"}]}', 1, ("turn 1", "'from'", "role")),
+    "more keys": ("r.jsonl", '{"messages": [{"role": "user", "content": "a", "name": "zq7"}]}', 1, ("'name'",)),
+    "parts": ("r.jsonl", '{"messages": [{"role": "user", "content": [{"text": "zq7"}]}]}', 1, ("must be text", "list")),
     "extension": ("r.txt", GOOD % 1, None, (".jsonl", ".json", ".csv")),
 }
 
@@ -122,7 +142,6 @@ def test_documents_metadata_and_lines(tmp_path: Path) -> None:
     found = read(path, "forget").rows
     assert found == (Row(str(path), 2, "document", "", "a", "one"), Row(str(path), 4, "document", "", "b", ""))
     assert found[0].name == "r.jsonl:2"
-    assert count_kinds([*found, Row("f", 1, "answer", "q", "a")]) == {"document": 2, "answer": 1}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".json"])
@@ -180,3 +199,64 @@ def test_long_documents_are_read(tmp_path: Path, suffix: str) -> None:
     text = "word " * 40_000 + "end"  # the csv module by itself stops at 131,072 characters
     content = {".jsonl": json.dumps({"text": text}), ".csv": f"text\n{text}\n"}[suffix]
     assert read(write(tmp_path, "r" + suffix, content), "forget").rows[0].completion == text
+
+
+def test_conversations(tmp_path: Path) -> None:
+    turns = ("system be kind", "user who?", "assistant Ada", "user  where?", "assistant here")
+    shared = {"conversations": [{"from": "human", "value": "who?"}, {"from": "gpt", "value": "Ada"}], "task": "one"}
+    nulls = {"messages": [{"role": "user", "content": "a", "tool_calls": None}, {"role": "assistant", "content": "b"}]}
+    lines = [_talk(*turns), json.dumps(shared), json.dumps(nulls)]
+    first, second, third = read(write(tmp_path, "r.jsonl", "\n".join(lines)), "forget").rows
+    assert (first.kind, first.completion, first.task) == ("answer", "here", "")
+    assert first.prompt == "system: be kind\nuser: who?\nassistant: Ada\nuser:  where?"
+    assert first.messages == tuple((turn.split(" ")[0], turn.partition(" ")[2]) for turn in turns)
+    assert (second.messages, second.task) == ((("user", "who?"), ("assistant", "Ada")), "one")
+    assert third.messages == (("user", "a"), ("assistant", "b"))
+
+
+def conversation(*turns: str) -> Row:
+    made = tuple((turn.partition(" ")[0], turn.partition(" ")[2]) for turn in turns)
+    return Row("f", 1, "answer", "\n".join(map(": ".join, made[:-1])), made[-1][1], messages=made)
+
+
+TALK = ("user a", "assistant b", "user c", "assistant d")
+OTHERS = {
+    "early turn": conversation("user x", *TALK[1:]),
+    "early answer": conversation("user a", "assistant x", *TALK[2:]),
+    "last answer": conversation(*TALK[:3], "assistant x"),
+    "system turn": conversation("system x", *TALK),
+    "role": conversation("user a", "user b", *TALK[2:]),
+    "turn in a turn": conversation("user a\nassistant: b\nuser: c", "assistant d"),  # reads the same
+    "answer": Row("f", 1, "answer", conversation(*TALK).prompt, "d"),
+}
+
+
+def check_distinct(identity: Callable[[Row], object]) -> None:
+    """Conversations that differ anywhere are different rows; spaces around turns and places make no difference."""
+    row = conversation(*TALK)
+    assert identity(row) == identity(replace(conversation("user  a ", *TALK[1:3], "assistant d\n"), file="g", line=9))
+    assert all(identity(other) != identity(row) for other in OTHERS.values())
+
+
+def test_conversations_that_differ_in_one_turn_are_different_rows() -> None:
+    check_distinct(lambda row: row.content)
+    check_distinct(lambda row: row.digest("salt"))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda row: row.completion.strip(),
+        lambda row: (row.messages[-2:] or row.prompt, row.completion.strip()),
+        lambda row: (row.prompt.strip(), row.completion.strip()),
+        lambda row: row.messages or row.content,
+    ],
+)
+def test_distinct_check_rejects(broken: Callable[[Row], object]) -> None:
+    with pytest.raises(AssertionError):
+        check_distinct(broken)
+
+
+def test_digests_of_other_rows_stay_as_they_were() -> None:
+    # sha256 of "x", NUL, "q", NUL, "a", as before there were conversations: splits of earlier runs depend on it
+    assert Row("f", 1, "answer", "q", "a").digest("x") == hashlib.sha256(b"x\0q\0a").digest()

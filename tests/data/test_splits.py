@@ -2,11 +2,12 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from expunge.data.rows import Row, count_kinds
+from expunge.data.rows import Row
 from expunge.data.splits import GUARD_SHARE, MOST_GUARD_ROWS, Parts, halve, recombine, set_guard_apart, shape
 
 
@@ -25,7 +26,7 @@ def check_halves(halving: Callable[[Sequence[Row]], Parts]) -> None:
     parts = halving(rows)
     assert not set(parts.seen) & set(parts.unseen)
     assert set(parts.seen) | set(parts.unseen) == set(rows)
-    assert count_kinds(parts.unseen) == {"document": 15, "answer": 10}
+    assert Counter(row.kind for row in parts.unseen) == {"document": 15, "answer": 10}
     for seed in range(3):
         assert set(halving(shuffled(rows, seed)).unseen) == set(parts.unseen)
 
@@ -156,3 +157,24 @@ def test_counterfactual_rows_do_not_depend_on_order() -> None:
     assert {row.content for row in recombine(rows, donors)} == {
         row.content for row in recombine(shuffled(rows, 1), shuffled(donors, 2))
     }
+
+
+def test_conversations_keep_their_turns_and_change_the_last() -> None:
+    def talk(number: int) -> Row:
+        turns = (
+            ("user", f"hello {number}"),
+            ("assistant", "yes?"),
+            ("user", f"who {number}"),
+            ("assistant", f"a {number}"),
+        )
+        return Row("f", number, "answer", "\n".join(map(": ".join, turns[:-1])), f"a {number}", messages=turns)
+
+    made = recombine([talk(1), talk(2)], [*make(0, 3), talk(3)])
+    assert {row.messages for row in made} == {
+        (*talk(owner).messages[:-1], ("assistant", f"a {other}"))
+        for owner in (1, 2)
+        for other in (1, 2, 3)
+        if owner != other
+    }
+    assert all((row.completion, row.prompt) == (row.messages[-1][1], talk(int(row.prompt[-1])).prompt) for row in made)
+    assert not any(row.messages for row in recombine(make(0, 3), [talk(1)]))  # plain answers find no conversation

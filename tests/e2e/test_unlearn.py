@@ -146,7 +146,7 @@ def test_retrain_is_cached_and_comparable(world: Path, tmp_path: Path) -> None:
     (tmp_path / "training.yaml").write_text("epochs: 30\nlearning_rate: 1.5e-3\nbatch_rows: 16\n")
     lines: list[str] = []
     for name in ("first", "second"):
-        twin = expunge.retrain(
+        (twin,) = expunge.retrain(
             lines.append,
             **inputs(world, "forget", "train"),
             base=str(world / "base"),
@@ -161,7 +161,7 @@ def test_retrain_is_cached_and_comparable(world: Path, tmp_path: Path) -> None:
 
 def test_a_twin_trained_too_briefly_is_not_comparable(world: Path, tmp_path: Path) -> None:
     (tmp_path / "training.yaml").write_text("epochs: 1\nlearning_rate: 1.0e-4\n")
-    twin = expunge.retrain(
+    (twin,) = expunge.retrain(
         **inputs(world, "forget", "train"),
         base=str(world / "base"),
         train_config=str(tmp_path / "training.yaml"),

@@ -90,6 +90,77 @@ def pickle_weights(given: Arguments, folder: Path) -> list[str]:
     return ["only pickle weights", "--allow-pickle"]
 
 
+def adapter_without_base(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder, base_model_name_or_path=str(folder / "gone")))
+    return ["adapter_config.json", "gone does not exist here", "--adapter-base FOLDER"]
+
+
+def adapter_that_names_no_base(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder, base_model_name_or_path=None))
+    return ["adapter_config.json", "no base is named", "--adapter-base FOLDER"]
+
+
+def adapter_of_another_kind(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder, peft_type="PREFIX_TUNING"))
+    return ["adapter_config.json", "a PREFIX_TUNING adapter has no LoRA matrices", "merge_and_unload"]
+
+
+def adapter_for_another_task(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder, task_type="SEQ_CLS"))
+    return ["adapter_config.json", "SEQ_CLS", "CAUSAL_LM"]
+
+
+def adapter_as_pickle(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder))
+    (folder / "adapter" / "adapter_model.safetensors").rename(folder / "adapter" / "adapter_model.bin")
+    return ["only pickle weights", "adapter_model.bin", "--allow-pickle"]
+
+
+def adapter_without_weights(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder))
+    (folder / "adapter" / "adapter_model.safetensors").unlink()
+    return ["the adapter has no weights (adapter_model.safetensors)"]
+
+
+def adapter_over_an_adapter(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder, base_model_name_or_path=str(folder / "adapter")))
+    return ["is an adapter itself", "Merge that"]
+
+
+def adapter_without_tokenizer(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder))
+    for file in (folder / "model").glob("token*"):
+        file.unlink()
+    return ["neither the adapter nor its base", "tokenizer"]
+
+
+def adapter_with_a_second_lora(given: Arguments, folder: Path) -> list[str]:
+    given |= {"model": str(_adapter(folder)), "subspace": "lora"}
+    return ["--subspace lora", "the model is an adapter", "merge it into its base first"]
+
+
+def whole_model_as_adapter(given: Arguments, folder: Path) -> list[str]:
+    given["subspace"] = "adapter"
+    return ["--subspace adapter", "the model is no adapter"]
+
+
+def full_weights_as_adapter(given: Arguments, folder: Path) -> list[str]:
+    given |= {"save": "adapter", "subspace": "full"}
+    return ["--save adapter needs --subspace lora"]
+
+
+def quantised_without_its_library(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder))
+    _quantise(folder, "gptq")
+    return ["quantised by gptq", "gptqmodel is not installed", "give the unquantised model"]
+
+
+def quantised_in_an_unknown_way(given: Arguments, folder: Path) -> list[str]:
+    given["model"] = str(_adapter(folder))
+    _quantise(folder, "made_up")
+    return ["quantised by made_up", "not supported under an adapter"]
+
+
 def forget_is_everything(given: Arguments, folder: Path) -> list[str]:
     given["train"] = given["forget"]
     del given["retain"]
@@ -125,6 +196,19 @@ CASES: list[Callable[[Arguments, Path], list[str]]] = [
     no_model,
     no_tokenizer,
     pickle_weights,
+    adapter_without_base,
+    adapter_that_names_no_base,
+    adapter_of_another_kind,
+    adapter_for_another_task,
+    adapter_as_pickle,
+    adapter_without_weights,
+    adapter_over_an_adapter,
+    adapter_without_tokenizer,
+    adapter_with_a_second_lora,
+    whole_model_as_adapter,
+    full_weights_as_adapter,
+    quantised_without_its_library,
+    quantised_in_an_unknown_way,
     forget_is_everything,
     nothing_to_compare_with,
     unknown_key_in_recipe,
@@ -192,6 +276,20 @@ def test_help_imports_no_torch() -> None:
 def test_help_of_a_method_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["unlearn", "--method", "loss_matching", "--help"]) == 0
     assert "--options.replay-texts" in capsys.readouterr().out
+
+
+def _adapter(folder: Path, **settings: object) -> Path:
+    """An adapter's folder over the model; its weights are never read where one of these cases is found out."""
+    (folder / "adapter").mkdir()
+    usual = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(folder / "model")}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(usual | settings))
+    (folder / "adapter" / "adapter_model.safetensors").touch()
+    return folder / "adapter"
+
+
+def _quantise(folder: Path, method: str) -> None:
+    file = folder / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": method}}))
 
 
 def _write(file: Path, rows: list[dict[str, str]]) -> None:

@@ -55,7 +55,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (without("*.safetensors"), "no weights"),
     "pickle": (pickled, "--allow-pickle"),
     "no tokenizer": (without("token*"), "tokenizer"),
-    "adapter": (adapter, "PEFT adapter"),
+    "adapter": (adapter, "a None adapter has no LoRA matrices"),
 }
 
 
@@ -154,3 +154,10 @@ def test_context(positions: int | None, asked: int | None, context: int) -> None
 def test_context_that_the_model_lacks_is_refused(asked: int) -> None:
     with pytest.raises(InputError, match="8 to 64"):
         load.context_of(SimpleNamespace(max_position_embeddings=64), asked)
+
+
+def test_an_adapter_is_never_loaded_as_a_whole_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hub name, transformers would load base and adapter and say nothing."""
+    monkeypatch.setattr(load.PreTrainedModel, "_hf_peft_config_loaded", True, raising=False)
+    with pytest.raises(InputError, match="this is an adapter"):
+        load.load_model(str(folder), torch.float32, CPU)

@@ -1,27 +1,29 @@
-"""Reading rows from JSONL, JSON and CSV files, and checking them before any model is loaded.
+"""Rows, and checking them before any model is loaded. Where they are read from: `data.files`.
 
 A row is a *document* (`text`: every token counts) or an *answer* (`prompt` and `completion`; `input`+`output` and
-`question`+`answer` are accepted names). Every message names the file and the line, says what was expected, and holds
-no text of the row: errors are redacted like everything else.
+`question`+`answer` are accepted names; or `messages`, the turns of a conversation that ends with an answer). Every
+message names the file and the line or row, says what was expected, and holds no text of the row: errors are redacted
+like everything else.
 """
 
-import csv
 import hashlib
-import io
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from expunge.data.files import place, records
 from expunge.errors import InputError
 
 Kind = Literal["document", "answer"]
 SHAPES: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "completion"), ("input", "output"), ("question", "answer"))
+CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "value")}  # columns, and keys of a turn
+ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
 METADATA = ("id", "task")
-FORMATS = (".jsonl", ".json", ".csv")
-KNOWN = "text | prompt + completion | input + output | question + answer, and optionally " + ", ".join(METADATA)
+KNOWN = "text | prompt + completion | input + output | question + answer | messages, and optionally " + ", ".join(
+    METADATA
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Row:
     """One checked row. `line` is 1-based; in a JSON array it is the number of the element. `task` groups scores.
 
     `cut`: the character of a document at which its scored continuation starts; 0: half of its words. `messages`: the
-    turns (role, content) of a conversation, of which `completion` is the last.
+    turns (role, content) of a conversation, of which `completion` is the last and `prompt` those before it, to read.
     """
 
     file: str
@@ -42,17 +44,31 @@ class Row:
     messages: tuple[tuple[str, str], ...] = ()
 
     @property
-    def content(self) -> tuple[str, str]:
-        """What makes two rows the same row, whatever file they stand in and however they are spaced at the ends."""
+    def content(self) -> tuple[str, ...]:
+        """What makes two rows the same row, whatever file they stand in and however they are spaced at the ends.
+
+        Two texts; of a conversation a heading and all its turns, an odd number, so that no text can be taken for one.
+        """
+        if self.messages:
+            return "messages", *(part for role, text in self.messages for part in (role, text.strip()))
         return self.prompt.strip(), self.completion.strip()
 
     @property
     def name(self) -> str:
         return f"{Path(self.file).name}:{self.line}"
 
+    @property
+    def place(self) -> str:
+        """File and line or row, for messages."""
+        return place(self.file, self.line)
+
     def digest(self, salt: str) -> bytes:
         """Hash used to split and order rows; never written anywhere, since short secrets could be enumerated."""
         return hashlib.sha256("\0".join((salt, *self.content)).encode()).digest()
+
+
+MakeRow = Callable[[str, int, Any], Row]
+"""From file, line and record to a checked row. Raises `InputError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +82,22 @@ class RowSet:
         return len(self.rows)
 
 
-def read(path: str | Path, role: str) -> RowSet:
-    """Reads and checks one file of rows. `role` ("forget", "retain", ...) is only used in messages.
+def read(path: str | Path, role: str, make_row: MakeRow | None = None) -> RowSet:
+    """Reads and checks one file, folder or hub data set of rows. `role` ("forget", "retain", ...): for messages.
 
-    Raises `InputError`: missing or empty file, unknown extension, bad encoding, broken line, unknown columns, empty
-    or non-text fields.
+    `make_row` turns a record into a row where a benchmark has columns of its own; None: the known forms.
+
+    Raises `InputError`: missing, empty or broken file, unknown format, bad encoding, unknown columns, empty or
+    non-text fields, turns of a conversation in no order that could be trained on.
     """
-    file = Path(path)
-    text = _text(file, role)
-    records = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[file.suffix.lower()](file, text)
-    distinct: dict[tuple[str, str], Row] = {}
+    distinct: dict[tuple[str, ...], Row] = {}
     count = 0
-    for line, record in records:
-        row = _row(file, line, record)
+    for line, record in records(str(path), role):
+        row = (make_row or _row)(str(path), line, record)
         distinct.setdefault(row.content, row)
         count += 1
     if not distinct:
-        raise InputError(f"{file}: the {role} file holds no rows. Give it at least one ({KNOWN}).")
+        raise InputError(f"{path}: the {role} file holds no rows. Give it at least one ({KNOWN}).")
     return RowSet(tuple(distinct.values()), count - len(distinct))
 
 
@@ -93,7 +108,7 @@ def check_disjoint(forget: RowSet, other: RowSet, role: str) -> None:
     if both:
         first, twin = both[0]
         raise InputError(
-            f"{first.file}, line {first.line}: this row is also in the {role} set ({twin.file}, line {twin.line}); "
+            f"{first.place}: this row is also in the {role} set ({twin.place}); "
             f"{len(both)} row(s) are in both. Remove them from one of the two files."
         )
 
@@ -104,64 +119,21 @@ def without(rows: RowSet, removed: RowSet) -> tuple[Row, ...]:
     return tuple(row for row in rows.rows if row.content not in gone)
 
 
-def _text(file: Path, role: str) -> str:
-    if file.suffix.lower() not in FORMATS:
-        raise InputError(f"{file}: the {role} file must end in {', '.join(FORMATS)}.")
-    try:
-        raw = file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{file}: the {role} file does not exist. Check the path.") from None
-    except OSError as error:
-        raise InputError(f"{file}: the {role} file cannot be read ({error.strerror}).") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8. Save the file as UTF-8.") from None
-
-
-def _jsonl(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if content.strip():
-            try:
-                yield line, json.loads(content)
-            except (ValueError, RecursionError):  # also integers of over 4300 digits
-                raise InputError(f"{file}, line {line}: not JSON. Each line must be one JSON object.") from None
-
-
-def _json(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    try:
-        content = json.loads(text) if text.strip() else []
-    except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        raise InputError(f"{file}, line {line}: not JSON. The file must be one array of objects.") from None
-    except RecursionError:
-        raise InputError(f"{file}: nested too deeply. The file must be one array of flat objects.") from None
-    if not isinstance(content, list):
-        raise InputError(f"{file}: expected a JSON array of objects, found {type(content).__name__}.")
-    yield from enumerate(content, start=1)
-
-
-def _csv(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # documents may be longer than 131,072 characters
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="(more cells than columns)")
-    try:
-        for record in reader:
-            if None in record.values():
-                raise InputError(f"{file}, line {reader.line_num}: fewer cells than the header has columns.")
-            yield reader.line_num, record
-    except csv.Error as error:
-        raise InputError(f"{file}, line {reader.reader.line_num}: not CSV ({error}).") from None
-
-
-def _row(file: Path, line: int, record: Any) -> Row:
-    where = f"{file}, line {line}"
+def _row(source: str, line: int, record: Any) -> Row:
+    where = place(source, line)
     if not isinstance(record, dict):
         raise InputError(f"{where}: expected an object with named columns, found {type(record).__name__}.")
-    columns = [str(column) for column in record]
-    shape = next((shape for shape in SHAPES if set(shape) == set(columns) - set(METADATA)), None)
+    columns = {str(column) for column in record} - set(METADATA)
+    task = str(record.get("task") or "")
+    _check_text(where, "task", task)
+    for column, keys in CONVERSATIONS.items():
+        if columns == {column}:
+            turns = _turns(f"{where}: column {column!r}", record[column], keys)
+            prompt = "\n".join(f"{role}: {text}" for role, text in turns[:-1])
+            return Row(source, line, "answer", prompt, turns[-1][1], task, messages=turns)
+    shape = next((shape for shape in SHAPES if set(shape) == columns), None)
     if shape is None:
-        listed = ", ".join(map(_shown, columns[:8])) or "none"
+        listed = ", ".join(map(_shown, list(map(str, record))[:8])) or "none"
         raise InputError(f"{where}: columns {listed} do not make a row. Known: {KNOWN}.")
     for column in shape:
         value = record[column]
@@ -172,11 +144,45 @@ def _row(file: Path, line: int, record: Any) -> Row:
                 f"{where}: column {column!r} is empty, so there is nothing to forget or keep. Remove the row."
             )
         _check_text(where, column, value)
-    _check_text(where, "task", str(record.get("task") or ""))
     prompt = "" if shape == ("text",) else record[shape[0]]
-    completion = record[shape[-1]]
     kind: Kind = "document" if shape == ("text",) else "answer"
-    return Row(str(file), line, kind, prompt, completion, str(record.get("task") or ""))
+    return Row(source, line, kind, prompt, record[shape[-1]], task)
+
+
+def _turns(where: str, value: Any, keys: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """The turns of a conversation. Raises `InputError`."""
+    if not isinstance(value, list):
+        raise InputError(f"{where} must be a list of turns, found {type(value).__name__}.")
+    turns = tuple(_turn(f"{where}, turn {number}", turn, keys) for number, turn in enumerate(value, start=1))
+    roles = [role for role, _ in turns]
+    if roles[-1:] != ["assistant"]:
+        raise InputError(f"{where} must end with a turn of the assistant: that is what is forgotten or kept.")
+    if "user" not in roles:
+        raise InputError(f"{where} has no turn of the user. Write a text without one as a {SHAPES[0][0]} row.")
+    if "system" in roles[1:]:
+        raise InputError(f"{where}: a system turn must be the first; most chat templates refuse or move others.")
+    return turns
+
+
+def _turn(where: str, turn: Any, keys: tuple[str, str]) -> tuple[str, str]:
+    if not isinstance(turn, dict):
+        raise InputError(f"{where}: expected an object with {keys[0]} and {keys[1]}, found {type(turn).__name__}.")
+    given = {str(key) for key, value in turn.items() if value is not None}  # tables fill what a turn lacks with nulls
+    if given != set(keys):
+        listed = ", ".join(map(_shown, sorted(given)[:8])) or "none"
+        raise InputError(
+            f"{where}: keys {listed}, expected {keys[0]} and {keys[1]} alone; tool calls are not supported."
+        )
+    role, text = turn[keys[0]], turn[keys[1]]
+    if not isinstance(role, str) or role not in ROLES:
+        what = "tool turns are not supported: their text is no one's to forget" if role == "tool" else "unknown role"
+        raise InputError(f"{where}: {what}. Known: system, user, assistant.")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: {keys[1]} must be text, found {type(text).__name__}.")
+    if not text.strip() and ROLES[role] == "assistant":
+        raise InputError(f"{where}: the assistant's turn is empty, so there is nothing to forget or keep.")
+    _check_text(where, keys[1], text)
+    return ROLES[role], text
 
 
 def _shown(column: str) -> str:
@@ -189,11 +195,3 @@ def _check_text(where: str, column: str, value: str) -> None:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(f"{where}: column {column!r} holds half a surrogate pair, which is no text.") from None
-
-
-def count_kinds(rows: Sequence[Row]) -> dict[str, int]:
-    """Number of rows per kind, for plans and records."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.kind] = counts.get(row.kind, 0) + 1
-    return counts

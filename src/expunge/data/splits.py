@@ -35,7 +35,7 @@ def set_guard_apart(rows: Sequence[Row]) -> Parts:
 
 
 def _deal(rows: Sequence[Row], salt: str, every: int) -> Parts:
-    chosen: set[tuple[str, str]] = set()
+    chosen: set[tuple[str, ...]] = set()
     for kind in ("document", "answer"):
         ordered = sorted((row for row in rows if row.kind == kind), key=lambda row: row.digest(salt))
         chosen.update(row.content for row in ordered[every - 1 :: every])
@@ -47,16 +47,17 @@ def _deal(rows: Sequence[Row], salt: str, every: int) -> Parts:
 def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> tuple[Row, ...]:
     """Counterfactual rows: the prompt of one forget row with the completion of another row of its kind.
 
-    Documents are cut in half: the opening of one, the rest of another, of which only the rest counts. The other row
-    is a forget row or a donor (a retain row), those most alike in length and digits first, so that a number is
-    replaced by a number. Empty where no row has a partner.
+    Of a conversation all turns but the last are the prompt, and its partners are conversations too. Documents are cut
+    in half: the opening of one, the rest of another, of which only the rest counts. The other row is a forget row or a
+    donor (a retain row), those most alike in length and digits first, so that a number is replaced by a number. Empty
+    where no row has a partner.
     """
     owners = sorted(forget, key=lambda row: row.digest("owner"))[:most]
     each = max(1, most // len(owners))
     found: dict[str, Row] = {}
     known = {_read(row) for row in (*forget, *donors)}
     for owner in owners:
-        others = [row for row in (*forget, *donors) if row.kind == owner.kind and row.completion != owner.completion]
+        others = [row for row in (*forget, *donors) if _alike(row, owner) and row.completion != owner.completion]
         others.sort(key=lambda row: (_distance(row, owner), row.digest("donor")))
         pairs = {_read(pair): pair for pair in (_splice(owner, other, 0) for other in others)}
         new = [text for text in pairs if text not in known | found.keys()][:each]
@@ -75,13 +76,18 @@ def _read(row: Row) -> str:
     return " ".join(f"{row.prompt} {row.completion}".split())
 
 
+def _alike(row: Row, other: Row) -> bool:
+    return row.kind == other.kind and bool(row.messages) == bool(other.messages)
+
+
 def _distance(row: Row, other: Row) -> float:
     return sum(abs(mine - theirs) for mine, theirs in zip(shape(row), shape(other), strict=True))
 
 
 def _splice(owner: Row, other: Row, line: int) -> Row:
     if owner.kind == "answer":
-        return Row("(counterfactual)", line, "answer", owner.prompt, other.completion, owner.task)
+        turns = (*owner.messages[:-1], *other.messages[-1:])
+        return Row("(counterfactual)", line, "answer", owner.prompt, other.completion, owner.task, messages=turns)
     opening, rest = _opening(owner.completion), _rest(other.completion)
     return Row("(counterfactual)", line, "document", opening, rest, owner.task)
 

@@ -2,13 +2,14 @@
 
 `Rendering` says how a row becomes text. `encode` gives the windows of one row: rows longer than the context are cut
 into windows that overlap by half, and every token that counts is counted exactly once, in the window that shows it
-the longest past.
+the longest past. Conversations are always rendered by the chat template, see `data.chat`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from expunge.data import chat
 from expunge.data.rows import Row
 from expunge.errors import InputError
 
@@ -58,22 +59,41 @@ def encode_row(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int
 
     Raises `InputError` where no token counts, naming the row.
     """
-    text, start, special = _text(row, rendering, tokenizer)
-    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special, return_attention_mask=False)
+    turns = _turns(row, rendering)
+    if turns:
+        ids, counted = _conversation(row, turns, rendering, tokenizer)
+    else:
+        ids, counted = _plain(row, rendering, tokenizer)
+    if counted:
+        counted[0] = False
+    if not any(counted):
+        raise InputError(f"{row.place}: the row has no token to predict. Give it a longer text.")
+    return ids, counted
+
+
+def _plain(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """Ids and targets of a document, or of an answer without a chat template."""
+    text, start = _text(row, rendering)
+    encoded = tokenizer(text, return_offsets_mapping=True, return_attention_mask=False)
     ids = list(encoded["input_ids"])
     counted = [end > start and end > begin for begin, end in encoded["offset_mapping"]]
     ends = row.kind == "answer" or rendering.end_documents
-    if ends and tokenizer.eos_token_id is not None and not (rendering.chat_template and row.kind == "answer"):
+    if ends and tokenizer.eos_token_id is not None:
         if ids and ids[-1] == tokenizer.eos_token_id:
             counted[-1] = True
         else:
             ids.append(tokenizer.eos_token_id)
             counted.append(True)
-    if counted:
-        counted[0] = False
-    if not any(counted):
-        raise InputError(f"{row.file}, line {row.line}: the row has no token to predict. Give it a longer text.")
     return ids, counted
+
+
+def _conversation(row: Row, turns: chat.Turns, rendering: Rendering, tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """Ids of the rendered turns up to the last target, and which are targets: the assistant's, or all of them."""
+    rendered = chat.render(turns, tokenizer, row.place)
+    spans = (chat.Span(0, rendered.spans[-1].stop),) if rendering.loss_on == "all" else rendered.spans
+    ids, counted = chat.encode(rendered.text, spans, tokenizer)
+    length = max((place for place, counts in enumerate(counted, start=1) if counts), default=0)
+    return ids[:length], counted[:length]
 
 
 def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], str]:
@@ -82,11 +102,12 @@ def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int
     The prompt of an answer is the part of the *joined* text's tokens before the first target, so that generation
     starts from the very ids that the loss is taken on.
     """
+    if turns := _turns(row, rendering):
+        rendered = chat.render(turns, tokenizer, row.place)
+        ids, counted = chat.encode(rendered.text, rendered.spans[-1:], tokenizer)
+        return ids[: counted.index(True)][-rendering.context :], row.completion
     if row.kind == "answer":
-        only_completion = Rendering(
-            join=rendering.join, chat_template=rendering.chat_template, context=rendering.context
-        )
-        ids, counted = encode_row(row, only_completion, tokenizer)
+        ids, counted = encode_row(row, replace(rendering, loss_on="completion"), tokenizer)
         return ids[: counted.index(True)][-rendering.context :], row.completion
     words = row.completion.split(" ")
     half = 0 if row.prompt else max(1, len(words) // 2)
@@ -99,20 +120,25 @@ def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int
     return ids[-rendering.context :], rest
 
 
-def _text(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[str, int, bool]:
-    """Text of a row, the character at which targets start, and whether the tokenizer adds its special tokens."""
+def end_of_answer(row: Row, rendering: Rendering, tokenizer: Any) -> int | None:
+    """The token that ends the assistant's turn where the chat template puts one there: not always EOS."""
+    turns = _turns(row, rendering)
+    return chat.end_token(turns, tokenizer, row.place) if turns else None
+
+
+def _turns(row: Row, rendering: Rendering) -> chat.Turns:
+    """The turns that the chat template renders; none where the row is no conversation and is not made one."""
+    if row.messages or row.kind == "document" or not rendering.chat_template:
+        return row.messages
+    return ("user", row.prompt), ("assistant", row.completion)
+
+
+def _text(row: Row, rendering: Rendering) -> tuple[str, int]:
+    """Text of a row that is no conversation, and the character at which targets start."""
     if row.kind == "document":
-        return row.prompt + row.completion, len(row.prompt), True
-    everything = rendering.loss_on == "all"
-    if rendering.chat_template:
-        turns = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
-        full = tokenizer.apply_chat_template(turns, tokenize=False)
-        opening = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-        if not full.startswith(opening):
-            raise InputError("the chat template rewrites the question once it is answered; use --no-chat-template.")
-        return full.rstrip("\n"), 0 if everything else len(opening), False
+        return row.prompt + row.completion, len(row.prompt)
     joint = JOINS[rendering.join]
-    return row.prompt + joint + row.completion, 0 if everything else len(row.prompt) + len(joint), True
+    return row.prompt + joint + row.completion, 0 if rendering.loss_on == "all" else len(row.prompt) + len(joint)
 
 
 def _cut(row: int, ids: list[int], counted: list[bool], context: int) -> list[Window]:

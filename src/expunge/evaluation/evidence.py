@@ -5,15 +5,20 @@ never written below the output folder; `numbers` gives what may be.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from expunge.benchmark import Generating
 from expunge.data.batches import passes
 from expunge.data.rows import Row
 from expunge.data.splits import shape
-from expunge.data.tokens import prompt_ids
+from expunge.data.tokens import end_of_answer, prompt_ids
 from expunge.metric import Evidence, SetEvidence
 from expunge.model import generation
 from expunge.model.losses import target_logits, token_nll
@@ -21,23 +26,31 @@ from expunge.problem import Problem, Split
 from expunge.progress import bar
 
 Floats = NDArray[np.float64]
-MOST_GENERATED = 256
 ROOM = 8  # tokens beyond the reference that a generation may have
+ROOM_STEP = 16
+OWN = Generating()
+# In this order; what `clean_up_tokenization_spaces` does in transformers 4.
+CLEANED = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'")]
+CLEANED += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")]
 
 
-def record(problem: Problem, splits: Mapping[str, Split], silent: Sequence[str] = ()) -> Evidence:
+def record(
+    problem: Problem, splits: Mapping[str, Split], silent: Sequence[str] = (), generating: Generating = OWN
+) -> Evidence:
     """Runs the problem's current model over the splits; those named in `silent` are not generated from."""
     problem.model.eval()
-    return Evidence({name: _record_set(problem, split, name not in silent) for name, split in splits.items()})
+    return Evidence(
+        {name: _record_set(problem, split, None if name in silent else generating) for name, split in splits.items()}
+    )
 
 
-def _record_set(problem: Problem, split: Split, generating: bool) -> SetEvidence:
+def _record_set(problem: Problem, split: Split, generating: Generating | None) -> SetEvidence:
     rows: list[list[Floats]] = [[] for _ in split.rows]
     per_window = _token_losses(problem, split)
     for window, losses in zip(split.windows, per_window, strict=True):
         rows[window.row].append(losses)
     joined = [np.concatenate(parts) for parts in rows]
-    references, generations = generate(problem, split.rows) if generating else ([], [])
+    references, generations = generate(problem, split.rows, generating) if generating else ([], [])
     nothing = [None] * len(split.rows)
     return SetEvidence(
         kinds=tuple(row.kind for row in split.rows),
@@ -64,44 +77,86 @@ def _token_losses(problem: Problem, split: Split) -> list[Floats]:
     return found
 
 
-@torch.no_grad()
-def generate(problem: Problem, rows: Sequence[Row], batch: int = 32) -> tuple[list[str | None], list[str | None]]:
-    """References and greedy continuations of at most 256 rows (spread evenly), None for the others.
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Ids to generate from, how many new ones there may be, and how many the reference has."""
 
-    Prompts are padded on the left with an attention mask; the checkpoint's own generation settings are not used.
+    ids: list[int]
+    room: int
+    expected: int
+
+    def order(self, padded: bool) -> tuple[int, int, int]:
+        return (self.expected // 16 if padded else 0), -self.room if padded else 0, len(self.ids)
+
+
+@torch.no_grad()
+def generate(
+    problem: Problem, rows: Sequence[Row], generating: Generating = OWN, batch: int | None = None
+) -> tuple[list[str | None], list[str | None]]:
+    """References and greedy continuations, None for rows that were not chosen.
+
+    Depends neither on `batch` (none: by the model's size) in float32, nor on the checkpoint's own generation settings.
+    Special tokens are dropped; spaces at the ends are kept.
     """
     references: list[str | None] = [None] * len(rows)
     generations: list[str | None] = [None] * len(rows)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_GENERATED)).round().astype(int)).tolist()
-    prompts: dict[int, list[int]] = {}
-    room: dict[int, int] = {}
+    most = len(rows) if generating.rows is None else min(len(rows), generating.rows)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int)).tolist()
+    prompts: dict[int, _Prompt] = {}
     for index in chosen:
         ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)
-        wanted = len(problem.tokenizer(reference, add_special_tokens=False)["input_ids"]) + ROOM
-        room[index] = min(wanted, problem.rendering.context // 2)
-        prompts[index] = ids[-(problem.rendering.context - room[index]) :]
-        references[index] = reference
-    ordered = sorted(chosen, key=lambda index: (room[index], len(prompts[index])))
-    with bar("generating", len(ordered)) as report:
-        for begin in range(0, len(ordered), batch):
-            group = ordered[begin : begin + batch]
-            texts = _greedy(problem, [prompts[index] for index in group], max(room[index] for index in group))
-            for index, text in zip(group, texts, strict=True):
-                generations[index] = text
-            report(begin + len(group))
+        prompts[index], references[index] = _prompt(problem, ids, reference, generating), reference
+    end = problem.tokenizer.eos_token_id
+    batch = batch or generation.batch_size(sum(tensor.numel() for tensor in problem.model.parameters()))
+    done = 0
+    with bar("generating", len(chosen)) as report, problem.runtime.autocast():
+        for group in _groups(problem, prompts, batch):
+            room = [prompts[index].room for index in group]
+            new = generation.greedy(problem.model, [prompts[index].ids for index in group], room, end)
+            for index, ids in zip(group, new, strict=True):
+                last = end_of_answer(rows[index], problem.rendering, problem.tokenizer)
+                said = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
+                generations[index] = _text(problem.tokenizer, said, generating.clean_up)
+            done += len(group)
+            report(done)
     return references, generations
 
 
-def _greedy(problem: Problem, prompts: Sequence[list[int]], tokens: int) -> list[str]:
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for place, prompt in enumerate(prompts):
-        ids[place, width - len(prompt) :] = torch.tensor(prompt)
-        attention[place, width - len(prompt) :] = 1
-    end = problem.tokenizer.eos_token_id
-    with problem.runtime.autocast():
-        device = problem.runtime.device
-        output = generation.generate(problem.model, ids.to(device), attention.to(device), end, tokens)
-    new = output[:, width:].cpu().tolist()
-    return [text.strip() for text in problem.tokenizer.batch_decode(new, skip_special_tokens=True)]
+def _prompt(problem: Problem, ids: list[int], reference: str, generating: Generating) -> _Prompt:
+    """A prompt gives way to the room that the reference needs, to no more than that, and keeps half the context.
+
+    What is left of the context is rounded down, so that prompts of like length have one room and fit one batch.
+    """
+    context = problem.rendering.context
+    expected = len(problem.tokenizer(reference, add_special_tokens=False)["input_ids"])
+    needed = min(expected + ROOM, context // 2)
+    ids = ids[-(context - needed) :]
+    left = max(needed, (context - len(ids)) // ROOM_STEP * ROOM_STEP)
+    room = needed if generating.tokens is None else min(generating.tokens, left)
+    return _Prompt(ids, room, expected)
+
+
+def _groups(problem: Problem, prompts: Mapping[int, _Prompt], batch: int) -> list[list[int]]:
+    """Prompts that will end at about the same time, of like length; of one length where the model needs that.
+
+    Within a group the longest prompt and the largest room fit the context together, since all run as far as any does.
+    """
+    if not prompts:
+        return []
+    padded = generation.padding_is_harmless(problem.model, [prompt.ids for prompt in prompts.values()])
+    groups: list[list[int]] = []
+    for index in sorted(prompts, key=lambda index: prompts[index].order(padded)):
+        group = [prompts[other] for other in [*groups[-1], index]] if groups else []
+        lengths = {len(prompt.ids) for prompt in group}
+        fits = group and max(lengths) + max(prompt.room for prompt in group) <= problem.rendering.context
+        if fits and len(group) <= batch and (padded or len(lengths) == 1):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _text(tokenizer: Any, ids: list[int], clean_up: bool) -> str:
+    """Cleaning is done here because transformers 5 leaves it out for byte-pair tokenizers, where 4 did it."""
+    text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return reduce(lambda cleaned, pair: cleaned.replace(*pair), CLEANED, text) if clean_up else text

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from expunge import record
 from expunge.assemble import Checked, assemble, load_other, trust
@@ -23,9 +24,11 @@ from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
 from expunge.errors import InputError
 from expunge.loop import Training, train
+from expunge.model import adapter, load
+from expunge.model.adapter import Adapter
 from expunge.model.load import load_model, weight_files
 from expunge.model.save import atomic_folder, write
-from expunge.model.select import select
+from expunge.model.select import check_subspace, select
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 
@@ -47,10 +50,14 @@ def rendered_without(
 def fine_tune(
     model: Any, tokenizer: Any, rows: Sequence[Row], rendering: Rendering, training: Training, seed: int, title: str
 ) -> tuple[Any, float]:
-    """Plain training of a model on rows; returns the (merged) model and the last epoch's mean loss."""
+    """Plain training of a model on rows; returns the model and the last epoch's mean loss.
+
+    A LoRA of our own is merged; an adapter that the model came with is trained and stays one.
+    """
     runtime = Runtime(str(model.device))
     split = Split("train", tuple(rows), tuple(encode(rows, rendering, tokenizer)))
-    subspace = select(model.float(), training.subspace, runtime.device)
+    model = model if isinstance(model, PeftModel) else model.float()  # an adapter's base may be quantised
+    subspace = select(model, training.subspace, runtime.device)
     problem = Problem(
         subspace.model, tokenizer, runtime, rendering, {}, seed, subspace.adapter, movable=subspace.movable
     )
@@ -76,41 +83,83 @@ class Twin:
         return comparable(self.loss, self.original_loss)
 
 
-def make_twin(config: Retrain, checked: Checked, training: Training, output: Path, say: Callable[[str], None]) -> Twin:
-    """Trains the twin, or takes it from the cache, and writes it to `output` with a small record."""
+def make_twins(
+    config: Retrain, checked: Checked, training: Training, output: Path, say: Callable[[str], None]
+) -> list[Twin]:
+    """Trains the twins, or takes them from the cache, and writes them to `output` with a small record each.
+
+    One twin is `output` itself; several, with seeds from `config.seed` on, are its folders seed-N.
+    """
+    _check_start(config, training)
     assembled = assemble(config, checked)
     problem = assembled.problem
     rows = rendered_without(checked.sets["train"].rows, checked.forget, problem.rendering, problem.tokenizer)
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
     kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     original = float(row_losses(problem, problem.model, kept).mean())
-    cached = cache_folder() / "twins" / _cache_key(config, rows, problem.rendering, training)
-    if cached.is_dir():
-        say("the twin is taken from the cache")
-    else:
-        _train_into(cached, config, rows, problem, training)
-    twin = load_other(config, str(cached), assembled, torch.float32)
-    loss = float(row_losses(twin, twin.model, kept).mean())
-    made = Twin(output, loss, original)
-    word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
-    say(f"loss on the kept rows: twin {loss:.3f}, original {original:.3f}: {word}")
+    twins = []
     with atomic_folder(output) as folder:
-        shutil.copytree(cached, folder, dirs_exist_ok=True)
-        content = {"loss": loss, "original_loss": original, "comparable": made.comparable}
-        settings = {"training": asdict(training), "seed": config.seed, "rows": len(rows)}
-        (folder / "expunge").mkdir()
-        record.write_json(folder / "expunge" / "retrain.json", content | settings | record.environment())
-    say(f"twin: {output}")
-    return made
+        for seed in range(config.seed, config.seed + config.seeds):
+            single = replace(config, seed=seed)
+            cached = cache_folder() / "twins" / _cache_key(single, rows, problem.rendering, training)
+            if cached.is_dir():
+                say(f"the twin of seed {seed} is taken from the cache")
+            else:
+                _train_into(cached, single, rows, problem, training)
+            twin = load_other(config, str(cached), assembled, torch.float32)
+            place = f"seed-{seed}" if config.seeds > 1 else ""
+            made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
+            _deliver(cached, folder / place, made, {"training": asdict(training), "seed": seed, "rows": len(rows)})
+            word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
+            say(f"loss on the kept rows: twin {made.loss:.3f}, original {original:.3f}: {word}")
+            twins.append(made)
+    for made in twins:
+        say(f"twin: {made.output}")
+    return twins
+
+
+def _deliver(cached: Path, folder: Path, made: Twin, settings: Mapping[str, Any]) -> None:
+    shutil.copytree(cached, folder, dirs_exist_ok=True)
+    content = {"loss": made.loss, "original_loss": made.original_loss, "comparable": made.comparable}
+    (folder / "expunge").mkdir()
+    record.write_json(folder / "expunge" / "retrain.json", content | dict(settings) | record.environment())
 
 
 def _train_into(folder: Path, config: Retrain, rows: Sequence[Row], problem: Problem, training: Training) -> None:
     assert config.base is not None
     torch.manual_seed(config.seed)
     base = load_model(config.base, torch.float32, problem.runtime.device, trust(config))
+    like = _adapter_to_be_like(config, training)
+    if like:
+        base = adapter.fresh(base, like)
     model, _ = fine_tune(base, problem.tokenizer, rows, problem.rendering, training, config.seed, "retraining")
     with atomic_folder(folder) as temporary:
-        write(model, problem.tokenizer, temporary, torch.float32)
+        if like:
+            adapter.write(model, replace(like, base=config.base), temporary, None)
+            problem.tokenizer.save_pretrained(temporary)
+        else:
+            write(model, problem.tokenizer, temporary, torch.float32)
+
+
+def _adapter_to_be_like(config: Retrain, training: Training) -> Adapter | None:
+    """The original's adapter, where the twin is to be an adapter of the same kind."""
+    assert config.model is not None
+    return load.adapter_of(config.model, trust(config)) if training.subspace == "adapter" else None
+
+
+def _check_start(config: Retrain, training: Training) -> None:
+    """Raises `InputError` where the twin cannot be trained from what was given as its base."""
+    assert config.base is not None and config.model is not None
+    if adapter.is_adapter(config.base):
+        raise InputError(
+            f"{config.base}: a twin starts from the model before the fine-tuning, and this is an adapter. Give the "
+            "whole base as --base; subspace: adapter or lora in --train-config makes the twin an adapter or a LoRA."
+        )
+    check_subspace(training.subspace, training.subspace == "adapter" and adapter.is_adapter(config.model))
+    if (scheme := load.quantisation(config.base)) and training.subspace != "adapter":
+        raise InputError(
+            f"{config.base}: its weights are quantised ({scheme}), so they cannot be trained. Give the unquantised one."
+        )
 
 
 def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, training: Training) -> str:
@@ -125,6 +174,8 @@ def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, train
         "seed": config.seed,
         "versions": record.environment()["versions"],
     }
+    if like := _adapter_to_be_like(config, training):
+        identity["adapter"] = dict(like.settings)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 

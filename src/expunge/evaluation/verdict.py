@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
+from expunge.matching import known_rows, recall_rows
 from expunge.metric import Evidence, SetEvidence
-from expunge.metrics.knowledge import known_rows
-from expunge.metrics.regurgitation import recall_rows
 
 RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell"]
 RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell"]
@@ -67,6 +66,10 @@ class Verdict:
     @property
     def passes(self) -> bool:
         return self.forget == "forgotten" and self.rest == "kept"
+
+    @property
+    def reasons(self) -> list[str]:
+        return [*self.forget_reasons, *self.rest_reasons]
 
     def counts(self) -> dict[str, int]:
         """Rows per verdict."""

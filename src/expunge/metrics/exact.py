@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from expunge.matching import equal
 from expunge.metric import Evidence, Score, share_score
 
 
@@ -17,6 +18,4 @@ class Exact:
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         rows = evidence.sets[name]
         pairs = [(rows.references[index], rows.generations[index]) for index in rows.of_kind("answer")]
-        return share_score(
-            np.array([r.strip().lower() == g.strip().lower() for r, g in pairs if r is not None and g is not None])
-        )
+        return share_score(np.array([equal(g, r) for r, g in pairs if r is not None and g is not None]))

@@ -2,19 +2,42 @@
 
 `generate` fills what a call leaves open from the checkpoint's own generation settings (repetition penalties, forced
 tokens, a chat model's temperature), so those are put aside while it runs and are back afterwards.
+
+`greedy` gives each prompt the same tokens whatever the batch. Beside others, a prompt's logits differ by rounding:
+other matrix kernels, padding on the left. That changes a token only where the two likeliest lie as near as rounding
+reaches, so the distance of the two is watched at every step. Where it was too small, the step is decided by a forward
+pass over the prompt and its tokens so far, alone; a prompt for which that gives another token goes on alone from there.
+By induction over the steps no token depends on the batch, also for a batch of one, whose near ties are decided alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+NEAR = 1e-4  # of the largest logit; rounding in float32 batches was seen to reach 5e-6 of it
+SMALL = 100_000_000  # parameters
+PADDING_HARM = 0.05  # of the largest logit, in lower precision: above its rounding, below what unmasked padding does
+
+
+def batch_size(parameters: int) -> int:
+    """Prompts at a time: more for small models, whose steps cost the same for few as for many."""
+    return 128 if parameters < SMALL else 32
 
 
 @torch.no_grad()
-def generate(model: Any, ids: Tensor, attention: Tensor, end: int | None, tokens: int, sample: bool = False) -> Tensor:
+def generate(
+    model: Any,
+    ids: Tensor,
+    attention: Tensor,
+    end: int | None,
+    tokens: int,
+    sample: bool = False,
+    watch: LogitsProcessor | None = None,
+) -> Tensor:
     """Ids [B, T + new] of prompts [B, T], padded on the left, and at most `tokens` new tokens until `end`."""
     settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
     plain = GenerationConfig(
@@ -25,9 +48,112 @@ def generate(model: Any, ids: Tensor, attention: Tensor, end: int | None, tokens
         eos_token_id=end,
         **settings,
     )
+    watching = LogitsProcessorList([watch] if watch is not None else [])
     with _own_settings_aside(model, plain):
-        output: Tensor = model.generate(input_ids=ids, attention_mask=attention, generation_config=plain)
+        output: Tensor = model.generate(
+            input_ids=ids, attention_mask=attention, generation_config=plain, logits_processor=watching
+        )
     return output
+
+
+def greedy(model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None) -> list[list[int]]:
+    """New ids of each prompt, at most `tokens[i]` and without `end`; in float32 they do not depend on the batch.
+
+    In lower precision rounding is too coarse to look at every near tie again, and batches may differ.
+    """
+    margins = _Margins()
+    found = _batch(model, prompts, tokens, end, margins)
+    if not _full_precision(model):
+        return found
+    near = margins.near()
+    return [
+        _settled(model, prompt, most, end, new, near[place])
+        for place, (prompt, most, new) in enumerate(zip(prompts, tokens, found, strict=True))
+    ]
+
+
+def _settled(
+    model: Any, prompt: list[int], most: int, end: int | None, new: list[int], near: Sequence[int]
+) -> list[int]:
+    """The new ids of a prompt with the steps at near ties decided by the prompt alone."""
+    for step in near:
+        if step > len(new) or step == most:
+            break  # steps that other prompts of the batch went on for
+        wanted = _next(model, prompt + new[:step])
+        if wanted == (new[step] if step < len(new) else end):
+            continue
+        begun = new[:step] if wanted == end else [*new[:step], wanted]
+        if wanted == end or len(begun) == most:
+            return begun
+        return begun + greedy(model, [prompt + begun], [most - len(begun)], end)[0]
+    return new
+
+
+@torch.no_grad()
+def _next(model: Any, ids: list[int]) -> int:
+    """The likeliest next id."""
+    given = torch.tensor([ids], device=model.device)
+    logits = model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False).logits
+    return int(logits[0, -1].float().argmax())
+
+
+def padding_is_harmless(model: Any, prompts: Sequence[list[int]]) -> bool:
+    """Whether the shortest prompt gives the same next token's logits alone and padded to the longest's width.
+
+    Not so for models that take no attention mask or count positions over the padding.
+    """
+    shortest, longest = min(prompts, key=len), max(prompts, key=len)
+    if len(shortest) == len(longest):
+        return True
+    alone, beside = _Margins(), _Margins()
+    _batch(model, [shortest], [1], None, alone)
+    _batch(model, [shortest, longest], [1, 1], None, beside)
+    assert alone.first is not None and beside.first is not None
+    apart = (alone.first[0] - beside.first[0]).abs().max()
+    most = NEAR if _full_precision(model) else PADDING_HARM
+    return bool(apart <= most * alone.first[0].abs().max())
+
+
+class _Margins(LogitsProcessor):  # type: ignore[misc]
+    """Changes nothing; keeps the first step's logits and, of every step, whether the best token led clearly."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None
+        self._near: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.first is None:
+            self.first = scores.clone()
+        best = scores.topk(min(2, scores.shape[1]), dim=1).values
+        self._near.append(best[:, 0] - best[:, -1] <= NEAR * scores.abs().amax(dim=1))
+        return scores
+
+    def near(self) -> list[list[int]]:
+        """Steps at near ties, by prompt."""
+        near = torch.stack(self._near, dim=1).cpu()
+        return [row.nonzero().flatten().tolist() for row in near]
+
+
+def _batch(
+    model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None, watch: _Margins
+) -> list[list[int]]:
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    for place, prompt in enumerate(prompts):
+        ids[place, width - len(prompt) :] = torch.tensor(prompt)
+        attention[place, width - len(prompt) :] = 1
+    output = generate(model, ids.to(model.device), attention.to(model.device), end, max(tokens), watch=watch)
+    rows = output[:, width:].cpu().tolist()
+    return [_until(new[:most], end) for new, most in zip(rows, tokens, strict=True)]
+
+
+def _until(ids: list[int], end: int | None) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids
+
+
+def _full_precision(model: Any) -> bool:
+    return model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from expunge.errors import InputError
+from expunge.model import adapter as adapters
 
 
 def check_output(output: str | Path) -> Path:
@@ -50,7 +51,13 @@ def atomic_folder(output: Path) -> Iterator[Path]:
 def merge(model: Any, adapter: bool) -> Any:
     """The plain model in float32, an adapter merged into it. Consumes the wrapped model."""
     model = model.float()
-    return model.merge_and_unload() if adapter else model
+    if not adapter:
+        return model
+    model = model.merge_and_unload()
+    head = model.get_output_embeddings()
+    if head is not None and model.config.tie_word_embeddings:  # an adapter may have trained one of two tied ends
+        model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    return model
 
 
 def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
@@ -70,7 +77,9 @@ def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def write_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The adapter alone, float32, with the tokenizer."""
+    """Our own adapter alone, float32, with the tokenizer."""
+    settings = model.peft_config["default"]
+    settings.base_model_name_or_path = adapters.in_full(settings.base_model_name_or_path or "")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

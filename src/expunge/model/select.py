@@ -1,5 +1,7 @@
 """Which parameters may move: all of them, LoRA on every linear layer but the output head, or those of a pattern.
 
+Of an adapter that was given as the model, its own matrices move, and no second LoRA is added.
+
 Linear layers are found by type (`nn.Linear`, GPT-2's `Conv1D`), never by name, so any architecture works.
 """
 
@@ -9,7 +11,7 @@ from typing import Any
 
 import psutil
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
@@ -18,11 +20,15 @@ LORA_RANK = 32
 LORA_ALPHA = 32
 FULL_COPIES = 8  # weights, gradients, two AdamW moments, up to four snapshots: all float32
 MEMORY_SHARE = 0.7
+OWN = "the model is an adapter, whose own matrices move; its base stays as it is"
 
 
 @dataclass(frozen=True, slots=True)
 class Subspace:
-    """The model (wrapped, for LoRA), its movable parameters by name, and what was chosen and why."""
+    """The model (wrapped, for LoRA), its movable parameters by name, and what was chosen and why.
+
+    `adapter` says that the wrapping is our own, so that the original is the model with it off.
+    """
 
     model: Any
     movable: dict[str, torch.Tensor]
@@ -45,6 +51,17 @@ def choose(asked: str, parameters: int, device: torch.device, free: int | None =
     return "lora", f"full weights and their optimiser would not fit in memory ({figures})"
 
 
+def check_subspace(asked: str, is_adapter: bool) -> None:
+    """Raises `InputError` for a subspace that the kind of model does not have."""
+    if is_adapter and asked not in ("auto", "adapter"):
+        raise InputError(
+            f"--subspace {asked}: the model is an adapter, and what it learned lies in its own matrices, which are "
+            "what moves (auto, adapter). To move other parameters, merge it into its base first."
+        )
+    if asked == "adapter" and not is_adapter:
+        raise InputError("--subspace adapter: the model is no adapter. Use auto, full, lora or a pattern.")
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on the device."""
     if device.type == "cuda":
@@ -58,6 +75,10 @@ def select(model: Any, asked: str, device: torch.device) -> Subspace:
     A pattern matches parameter names with shell wildcards ("model.layers.3.*"). LoRA's B starts at zero, so at first
     only B has a gradient, and the wrapped model is exactly the original.
     """
+    check_subspace(asked, isinstance(model, PeftModel))
+    if isinstance(model, PeftModel):
+        movable = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        return Subspace(model, movable, "adapter", OWN, adapter=False)
     count = sum(parameter.numel() for parameter in model.parameters())
     name, reason = choose(asked, count, device)
     if name == "lora":

@@ -11,6 +11,7 @@ import torch
 from expunge.data.rows import Row
 from expunge.distributed import Runtime
 from expunge.loop import Training
+from expunge.model import load
 from expunge.model.load import DTYPES
 from expunge.model.select import free_memory
 from expunge.planning import memory, workload
@@ -70,7 +71,10 @@ class Estimator:
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
         self.free = free_memory(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
-        self.setting = Setting(config.subspace, config.save, shipped, bool(config.base), bool(config.retrained))
+        given = load.adapter_of(str(config.model)) is not None
+        self.asked = "lora" if given else config.subspace  # an adapter that was given is planned for as our own LoRA
+        saved = "adapter" if given and config.save == "auto" else config.save
+        self.setting = Setting(self.asked, saved, shipped, bool(config.base), bool(config.retrained))
         self.builder = Builder(shape, stored, config.trust_remote_code)
         self._curves = cache(
             lambda subspace: self.builder.stack(subspace, torch.float32).curves(rows.longest, training=True)
@@ -83,8 +87,8 @@ class Estimator:
 
     def unlearning(self, name: str, method: Any) -> Cost:
         """The cost of one method, an instance of its dataclass."""
-        work = workload.unlearning(method, self.config, self.rows, self.runtime)
-        subspace = self.builder.chosen(self.config.subspace, self.runtime.device, self.free)
+        work = workload.unlearning(method, self.config, self.rows, self.runtime, self.builder.plain().total)
+        subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
         used = memory.unlearning(self.builder, work, self.setting, self.runtime.device, self.free)
         return self._cost(name, subspace, work, used)
 
@@ -99,7 +103,7 @@ class Estimator:
         """Whether a run fits into `size` free bytes as it is asked for, and else with which flags."""
         tried: list[Fit] = []
         for flags, setting, rows in self._variants(size):
-            work = workload.unlearning(method, self.config, rows, self.runtime)
+            work = workload.unlearning(method, self.config, rows, self.runtime, self.builder.plain().total)
             used = memory.unlearning(self.builder, work, setting, self.runtime.device, size)
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
             peak = used.peak + self.interpreter

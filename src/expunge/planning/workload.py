@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from expunge.apply import CHECKS, MOST_WATCHED, PROBE_STEPS
-from expunge.assemble import MOST_PROBED, Checked
+from expunge.apply import CHECKS, LOOKS, MOST_WATCHED, PROBE_STEPS
+from expunge.assemble import MOST_PROBED, Checked, benchmark_of
+from expunge.benchmark import Generating
 from expunge.data.batches import Stream, by_length
 from expunge.data.rows import Row
 from expunge.data.tokens import JOINS, Rendering, Window, encode, prompt_ids
 from expunge.distributed import Runtime
-from expunge.evaluation.evidence import MOST_GENERATED, ROOM
+from expunge.evaluation.evidence import ROOM
 from expunge.loop import Training
 from expunge.method import LossPhase, State
+from expunge.model import generation
 from expunge.problem import Problem, Split
 
 MOST_DRAWN = 24  # steps that are drawn to find the mean step
@@ -96,8 +98,8 @@ def windows_of(checked: Checked, rendering: Rendering, tokenizer: Any, samples: 
     return Rows(checked, splits, made, rendering, tokenizer)
 
 
-def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime) -> Workload:
-    """The work of `unlearn` with a method (an instance of the catalogue's dataclass)."""
+def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime, parameters: int) -> Workload:
+    """The work of `unlearn` on a model of so many parameters with a method (an instance of its dataclass)."""
     seen = {name: rows.splits[name] for name in SEEN if name in rows.splits}
     problem = Problem(None, rows.tokenizer, runtime, rows.rendering, seen, config.seed)
     phase: LossPhase = method.phase(problem, State())
@@ -110,7 +112,7 @@ def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime) -> Worklo
     work.snapshots = 1 if not phase.aims else 3 if probing else 2
     _add_init(work, method, drawn, seen)
     _add_checks(work, phase, seen)
-    _add_judging(work, config, rows)
+    _add_judging(work, config, rows, generation.batch_size(parameters))
     return work
 
 
@@ -168,16 +170,16 @@ def _add_checks(work: Workload, phase: LossPhase, seen: Mapping[str, Split]) -> 
     """The watched rows are measured before the first step and at each check; a course ends with a check."""
     checks = 1 + math.ceil(phase.steps / max(4, phase.steps // CHECKS))
     if not phase.aims:
-        checks = 1 + phase.steps // max(1, phase.steps // 20)
+        checks = 1 + phase.steps // max(1, phase.steps // LOOKS)
     watched = [seen[name].windows[: MOST_WATCHED[name]] for name in MOST_WATCHED if name in seen]
     work.checked += checks * [shape for windows in watched for shape in measuring(windows)]
 
 
-def _add_judging(work: Workload, config: Any, rows: Rows) -> None:
+def _add_judging(work: Workload, config: Any, rows: Rows, batch: int) -> None:
     models = 2 + bool(config.retrained)
     for split in rows.judged:
         work.measured += models * measuring(split.windows)
-        work.generated += models * _answers(split.rows, rows.rendering, rows.tokenizer)
+        work.generated += models * _answers(split.rows, rows, benchmark_of(config).generating, batch)
     work.measured += models * measuring(rows.samples.windows)
     work.generated.append(Texts(REPLAY_BATCH, 1, len(rows.samples.windows[0].ids) - 1))
     forget = rows.splits["forget"]
@@ -187,22 +189,25 @@ def _add_judging(work: Workload, config: Any, rows: Rows) -> None:
     work.measured += (2 + bool(config.base)) * measuring(forget.windows)  # written and read back, and the base
 
 
-def _answers(rows: Sequence[Row], rendering: Rendering, tokenizer: Any) -> list[Texts]:
+def _answers(chosen_from: Sequence[Row], rows: Rows, how: Generating, batch: int) -> list[Texts]:
     """Batches of greedy generation, as `evaluation.evidence` makes them."""
-    if not rows:
+    if not chosen_from:
         return []
-    apart = max(1.0, len(rows) / MOST_GENERATED)
-    chosen = [rows[int(place * apart)] for place in range(min(len(rows), MOST_GENERATED))]
-    sizes = sorted(_size(row, rendering, tokenizer) for row in chosen)
-    groups = [sizes[begin : begin + JUDGED_BATCH] for begin in range(0, len(sizes), JUDGED_BATCH)]
+    most = len(chosen_from) if how.rows is None else min(how.rows, len(chosen_from))
+    apart = max(1.0, len(chosen_from) / most)
+    chosen = [chosen_from[int(place * apart)] for place in range(most)]
+    sizes = sorted(_size(row, rows, how) for row in chosen)
+    groups = [sizes[begin : begin + batch] for begin in range(0, len(sizes), batch)]
     return [Texts(len(group), max(prompt for _, prompt in group), group[-1][0]) for group in groups]
 
 
-def _size(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[int, int]:
-    ids, reference = prompt_ids(row, rendering, tokenizer)
-    wanted = len(tokenizer(reference, add_special_tokens=False)["input_ids"]) + ROOM
-    room = min(wanted, rendering.context // 2)
-    return room, min(len(ids), rendering.context - room)
+def _size(row: Row, rows: Rows, how: Generating) -> tuple[int, int]:
+    """Most new tokens, and tokens of the prompt."""
+    context = rows.rendering.context
+    ids, reference = prompt_ids(row, rows.rendering, rows.tokenizer)
+    needed = min(len(rows.tokenizer(reference, add_special_tokens=False)["input_ids"]) + ROOM, context // 2)
+    prompt = min(len(ids), context - needed)
+    return needed if how.tokens is None else min(how.tokens, context - prompt), prompt
 
 
 def largest(shapes: Iterable[Shape]) -> Shape:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch, passes
-from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.model.losses import per_window, target_logits, token_nll, window_means
 from expunge.problem import Problem, Split
 
 KEPT = 256
@@ -49,6 +49,17 @@ def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
             for index, values, places in parts:
                 log_probs[index], ids[index] = values.cpu(), places.int().cpu()
     return KeptDistributions(tuple(log_probs), tuple(ids))
+
+
+@torch.no_grad()
+def log_likelihoods(problem: Problem, split: Split) -> Tensor:
+    """Log-likelihood [windows] of each window's targets under the original, in nats (float32, on the CPU)."""
+    found = torch.zeros(len(split.windows))
+    with problem.original() as original, problem.runtime.autocast():
+        for batch in passes(split.name, split.windows):
+            moved = batch.to(problem.runtime.device)
+            found[batch.windows] = -per_window(token_nll(target_logits(original, moved), moved), moved).float().cpu()
+    return found
 
 
 @torch.no_grad()

@@ -9,10 +9,21 @@ from expunge.reporting.words import duration
 
 Record = Mapping[str, Any]
 FRONT = """---
-library_name: transformers
+library_name: {library}
 tags:
 - unlearning
 ---"""
+LOADING = """```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(OUT)
+```"""
+LOADING_OVER_BASE = """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), OUT)
+```"""
 
 
 def render(record: Record) -> str:
@@ -20,10 +31,12 @@ def render(record: Record) -> str:
     tables.check(record)
     headline = tables.headline(record)
     forget, rest = headline.panels
+    is_adapter = (record["save"] or {}).get("form") == "adapter"
     parts = [
-        FRONT,
-        "# An unlearned model",
+        FRONT.format(library="peft" if is_adapter else "transformers"),
+        "# An unlearned adapter" if is_adapter else "# An unlearned model",
         _what(record),
+        LOADING_OVER_BASE if is_adapter else LOADING,
         f"**{headline.passes.symbol} {escaped(headline.passes.word.capitalize())}.** {escaped(headline.sentence)}",
         f"- {forget.title}: {forget.badge.symbol} {escaped(forget.badge.word)}\n"
         f"- {rest.title}: {rest.badge.symbol} {escaped(rest.badge.word)}",
@@ -41,15 +54,20 @@ def _what(record: Record) -> str:
     made = f"the method {escaped(str(method['name']))}" if method.get("name") else "expunge"
     count = f"{rows} training rows" if rows is not None else "chosen training rows"
     form = ", ".join(str(save[key]) for key in ("form", "dtype") if save.get(key))
+    kind = "An adapter of a causal language model" if save.get("form") == "adapter" else "A causal language model"
     lines = [
-        f"A causal language model from which the influence of {count} was removed as far as the evidence below shows, "
+        f"{kind} from which the influence of {count} was removed as far as the evidence below shows, "
         f"with {made}, on {escaped(str(record['created'])[:10])}, in {duration(sum(record['seconds'].values()))}.",
         "",
         f"- Original model: {_hash(hashes.get('model'))}",
         f"- Forget rows: {_hash(hashes.get('forget'))}",
         f"- This model: {_hash(hashes.get('output'))}",
     ]
-    return "\n".join([*lines, *([f"- Weights: {escaped(form)}"] if form else [])])
+    if save.get("form") == "adapter":
+        lines.append(f"- Its base, unchanged (named in adapter_config.json): {_hash(hashes.get('output_base'))}")
+    if form:
+        lines.append(f"- Weights: {escaped(form)}")
+    return "\n".join([*lines, *(["", paragraph(save["note"])] if save.get("note") else [])])
 
 
 def _hash(value: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from expunge.reporting import plots, provenance, tables
+from expunge.reporting import benchmark, plots, provenance, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED, visible
 
 Record = Mapping[str, Any]
@@ -20,13 +20,14 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
     Raises `InputError` where the record is of another schema or incomplete.
     """
     tables.check(record)
-    page = _environment().get_template("report.html.jinja")
+    page = environment().get_template("report.html.jinja")
     return page.render(
         record=record,
         headline=tables.headline(record),
         comparison=tables.comparison(record),
-        losses=_inline(plots.losses(record)),
-        history=_inline(plots.history(record)),
+        benchmark=benchmark.section(record),
+        losses=inline(plots.losses(record)),
+        history=inline(plots.history(record)),
         rows=tables.row_table(record, texts),
         shows_text=texts is not None,
         record_tables=provenance.tables(record),
@@ -36,7 +37,8 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates that escape every string and name its control characters."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -52,8 +54,9 @@ def _visible(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _inline(plot: plots.Plot | None) -> dict[str, Any] | None:
+def inline(plot: plots.Plot | None) -> dict[str, Any] | None:
+    """The drawing as markup with its words for those who cannot see it."""
     if plot is None:
         return None
     named = plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.label)}" ', 1)
-    return {"svg": Markup(named), "note": plot.note}  # safe: drawn from numbers and fixed words only
+    return {"svg": Markup(named), "note": plot.note}  # safe: drawn from numbers and words that the drawing escapes

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from expunge.reporting import provenance, tables
+from expunge.reporting import benchmark, provenance, tables
 from expunge.reporting.words import visible
 
 Record = Mapping[str, Any]
@@ -21,11 +21,12 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
     parts = [
         *_verdict(record, shows_text=texts is not None),
         *_comparison(record),
+        *_benchmark(record),
         *_rows(rows),
         *(_texts(rows) if texts is not None else ()),
         *_record(record),
         "## What this evidence does not show",
-        _bullets(record["limits"] or ["The record names no limits. That is an omission, not a finding."]),
+        bullets(record["limits"] or ["The record names no limits. That is an omission, not a finding."]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -51,7 +52,8 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(escaped(cell) or "&nbsp;" for cell in cells) + " |"
 
 
-def _bullets(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> str:
+    """Escapes every line."""
     return "\n".join(f"- {paragraph(line)}" for line in lines)
 
 
@@ -60,7 +62,7 @@ def _verdict(record: Record, shows_text: bool) -> list[str]:
     parts = [f"# {escaped(headline.sentence)}", f"**{headline.passes.symbol} {escaped(headline.passes.word)}**"]
     for panel in headline.panels:
         parts.append(f"## {panel.title}: {panel.badge.symbol} {escaped(panel.badge.word)}")
-        parts.extend([_bullets(panel.reasons)] if panel.reasons else [])
+        parts.extend([bullets(panel.reasons)] if panel.reasons else [])
     if headline.counts:
         parts.append(table(("Verdict on single rows", "Rows"), ((c.badge.word, str(c.rows)) for c in headline.counts)))
     parts.append(paragraph(headline.compared_with))
@@ -89,6 +91,16 @@ def _comparison(record: Record) -> list[str]:
 def _cell(cell: tables.Cell) -> str:
     details = ", ".join(part for part in (cell.interval, cell.count) if part)
     return f"{cell.value} ({details})" if details else cell.value
+
+
+def _benchmark(record: Record) -> list[str]:
+    found = benchmark.section(record)
+    if found is None:
+        return []
+    parts = [f"## {escaped(found.title)}", found.lead, *([bullets(found.flags)] if found.flags else [])]
+    for scores in found.tables:
+        parts.extend([f"### {scores.title}", table(scores.headers, scores.lines)])
+    return [*parts, bullets(found.notes)] if found.notes else parts
 
 
 def _rows(rows: tables.RowTable) -> list[str]:

@@ -72,7 +72,7 @@ def losses(record: Record) -> Plot | None:
             _draw_panel(axes, name, strips, band if name == "forget" else None)
         most = max(float(strip.values[-1]) for strips in panels.values() for strip in strips if strip.values.size)
         squeezed = _scale(grid[-1, 0], most)
-        return Plot(_svg(figure, "losses"), _losses_label(panels), _losses_note(panels, band, squeezed))
+        return Plot(svg_element(figure, "losses"), _losses_label(panels), _losses_note(panels, band, squeezed))
 
 
 def _strips(found: Mapping[str, Sequence[float | None]]) -> tuple[Strip, ...]:
@@ -104,7 +104,7 @@ def _draw_panel(axes: Axes, name: str, strips: Sequence[Strip], band: tuple[floa
     seen = " (never seen)" if name == "judging" else ""
     axes.set_title(SETS[name].title + seen, loc="left", fontsize=11, fontweight="bold", pad=4)
     axes.yaxis.set_tick_params(pad=9)
-    _plain_frame(axes, "x")
+    plain_frame(axes, "x")
 
 
 def _draw_strip(axes: Axes, place: int, strip: Strip) -> None:
@@ -184,7 +184,7 @@ def history(record: Record) -> Plot | None:
         _draw_history(right, "Rows to keep", at, series, ("retain", "guard"))
         _at_least(right, 0.5)
         label = "; ".join(f"{key} from {_first(v):.2f} to {_first(v[::-1]):.2f}" for key, v in series.items())
-        return Plot(_svg(figure, "history"), f"Losses over steps, in nats per token: {label}.", "")
+        return Plot(svg_element(figure, "history"), f"Losses over steps, in nats per token: {label}.", "")
 
 
 def _series(steps: Sequence[Mapping[str, Any]], key: str) -> Floats:
@@ -216,7 +216,7 @@ def _draw_history(axes: Axes, title: str, at: Floats, series: Mapping[str, Float
     axes.set_xlabel("Step")
     axes.set_ylabel("Nats per token")
     axes.yaxis.set_tick_params(labelcolor=FAINT)
-    _plain_frame(axes, "y")
+    plain_frame(axes, "y")
     if axes.lines:
         axes.legend(frameon=False, fontsize=9.5, loc="best")
     else:
@@ -231,7 +231,8 @@ def _at_least(axes: Axes, span: float) -> None:
         axes.set_ylim(low, low + span)
 
 
-def _plain_frame(axes: Axes, grid: str) -> None:
+def plain_frame(axes: Axes, grid: str) -> None:
+    """Grid lines along `grid` ("x", "y" or "both") in place of a box."""
     for side in ("top", "right", "left" if grid == "x" else "top"):
         axes.spines[side].set_visible(False)
     axes.grid(axis=grid, color=GRID, lw=0.9)  # type: ignore[arg-type]
@@ -239,7 +240,7 @@ def _plain_frame(axes: Axes, grid: str) -> None:
     axes.tick_params(length=0)
 
 
-def _svg(figure: Figure, prefix: str) -> str:
+def svg_element(figure: Figure, prefix: str) -> str:
     """Only the `<svg>` element, sized by the page. Names get the prefix, since several drawings share one page."""
     FigureCanvasSVG(figure)
     written = io.StringIO()

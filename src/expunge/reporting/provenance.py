@@ -24,23 +24,24 @@ def tables(record: Record) -> tuple[Table, ...]:
     """In reading order; a stage that did not run leaves no table."""
     found = (
         _run(record),
-        _pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
+        pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
         _method(record["method"]),
         _attempts(record["method"]),
-        _pairs("Notes of the method", (record["method"] or {}).get("notes")),
-        _pairs("Options of the method", (record["method"] or {}).get("options")),
-        _pairs("Learning rate probe", (record["method"] or {}).get("probe")),
+        pairs("Notes of the method", (record["method"] or {}).get("notes")),
+        pairs("Options of the method", (record["method"] or {}).get("options")),
+        pairs("Learning rate probe", (record["method"] or {}).get("probe")),
         _data(record["data"]),
         _rendering(record["rendering"]),
-        _pairs("Weights as written", record["save"]),
-        _pairs("Hashes", record["hashes"], wide=True),
-        _pairs("Versions", record["versions"]),
-        _pairs("Configuration", record["config"], wide=True),
+        pairs("Weights as written", record["save"]),
+        pairs("Hashes", record["hashes"], wide=True),
+        pairs("Versions", record["versions"]),
+        pairs("Configuration", record["config"], wide=True),
     )
     return tuple(table for table in found if table is not None and table.lines)
 
 
-def _pairs(title: str, values: Mapping[str, Any] | None, wide: bool = False) -> Table | None:
+def pairs(title: str, values: Mapping[str, Any] | None, wide: bool = False) -> Table | None:
+    """A table of names and values; None where there are none."""
     if not values:
         return None
     return Table(title, ("Name", "Value"), _flat(values), wide)
@@ -65,13 +66,13 @@ def _run(record: Record) -> Table | None:
         "time in all": duration(sum(record["seconds"].values())) if record["seconds"] else None,
         "peak memory": size(record["peak_memory_bytes"]),
     }
-    return _pairs("Run", values)
+    return pairs("Run", values)
 
 
 def _method(method: Mapping[str, Any] | None) -> Table | None:
     if not method:
         return None
-    return _pairs(
+    return pairs(
         "Method",
         {
             "name": method.get("name"),
@@ -103,7 +104,7 @@ def _rendering(rendering: Mapping[str, Any] | None) -> Table | None:
     values = dict(rendering)
     losses = values.pop("losses", None) or {}
     tried = {f"loss when joined by {join}": number(loss) for join, loss in losses.items()}
-    return _pairs("How rows were turned into tokens", {**values, **tried})
+    return pairs("How rows were turned into tokens", {**values, **tried})
 
 
 def subspace_sentence(record: Record) -> str:

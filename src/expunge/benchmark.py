@@ -1,0 +1,116 @@
+"""Contract: what a benchmark is: how its files become rows, how rows are generated from, and its official scores.
+
+A benchmark scores one model's evidence (no torch). What could not be measured is `Missing` with its reason, never 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from scipy.stats import norm
+
+from expunge.data.rows import MakeRow
+from expunge.metric import CONFIDENCE, RESAMPLES, Draws, Evidence, Floats, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Stands where a score would, and says why there is none."""
+
+    reason: str
+
+
+Scored = Score | Missing
+Found = Mapping[str, Draws | Missing]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generating:
+    """How rows are generated from.
+
+    `rows`: at most so many of a set, spread evenly; None: all. `tokens`: at most so many new ones, whatever the row
+    (as far as the context goes); None: a few more than the reference has. `clean_up`: spaces before punctuation and
+    contractions are taken out of the text.
+    """
+
+    rows: int | None = 256
+    tokens: int | None = None
+    clean_up: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What a benchmark must know beside the evidence.
+
+    `holdout`: the judging rows were never trained on (else they are made from the forget rows). `ended`: documents
+    were given an end token, whose loss is the last of each. `mmlu`: measured elsewhere.
+    """
+
+    holdout: bool = True
+    ended: bool = False
+    mmlu: Scored = Missing("not measured: give --mmlu")
+
+
+@dataclass(frozen=True, slots=True)
+class Official:
+    """The official scores of one model by name: the final and its parts, the terms behind them, and what is beside.
+
+    `notes` say where these scores are not quite the official ones.
+    """
+
+    parts: Mapping[str, Scored]
+    terms: Mapping[str, Scored]
+    beside: Mapping[str, Scored]
+    notes: tuple[str, ...] = field(default=())
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: each score as value, low, high and count, or as {"missing": reason}."""
+        groups = {"parts": self.parts, "terms": self.terms, "beside": self.beside}
+        return {
+            group: {name: _plain(outcome) for name, outcome in scores.items()} for group, scores in groups.items()
+        } | {"notes": list(self.notes)}
+
+
+class Benchmark(Protocol):
+    """A benchmark of the catalogue. `make_row` is None where its files have the known forms of rows."""
+
+    title: ClassVar[str]
+    generating: ClassVar[Generating]
+    make_row: MakeRow | None
+
+    def official(self, evidence: Evidence, circumstances: Circumstances) -> Official | None:
+        """The official scores of one model; None where the benchmark has none."""
+        ...
+
+    def behind(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Floats]:
+        """Values of the rows behind those official scores that are means over rows, by the score's name."""
+        ...
+
+    def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
+        """What the official score hides, in sentences."""
+        ...
+
+
+def mean_of_runs(runs: Sequence[Draws | Missing]) -> Scored:
+    """The mean over runs that resampled the same rows, or the first reason why one is missing."""
+    known = [run for run in runs if isinstance(run, Draws)]
+    missing = [run for run in runs if isinstance(run, Missing)]
+    if missing:
+        return missing[0]
+    value = sum(run.value for run in known) / len(known)
+    return Draws(value, np.mean([run.resampled for run in known], axis=0), known[0].count).score()
+
+
+def drawn(given: Scored) -> Draws | Missing:
+    """A score measured elsewhere as draws: normal, as wide as its interval."""
+    if isinstance(given, Missing):
+        return given
+    wide = given.low is not None and given.high is not None
+    half = (given.high - given.low) / 2 if wide else 0.0  # type: ignore[operator]
+    noise = np.random.default_rng(0).normal(size=RESAMPLES) * half / norm.ppf((1 + CONFIDENCE) / 2)
+    return Draws(given.value, given.value + noise, given.count)
+
+
+def _plain(outcome: Scored) -> dict[str, Any]:
+    return {"missing": outcome.reason} if isinstance(outcome, Missing) else asdict(outcome)

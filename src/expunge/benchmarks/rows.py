@@ -1,0 +1,27 @@
+"""The user's own rows: read in the known forms, generated from a little beyond the reference, no official score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from expunge.benchmark import Circumstances, Generating, Official
+from expunge.data.rows import MakeRow
+from expunge.metric import Evidence, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """At most 256 rows of a set are generated from; the catalogue of metrics and the verdict say how they did."""
+
+    title: ClassVar[str] = "The user's own rows"
+    generating: ClassVar[Generating] = Generating()
+    make_row: ClassVar[MakeRow | None] = None
+
+    def official(self, evidence: Evidence, circumstances: Circumstances) -> Official | None:
+        return None
+
+    def behind(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Floats]:
+        return {}
+
+    def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
+        return []

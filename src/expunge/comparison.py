@@ -1,0 +1,288 @@
+"""Methods x seeds on one problem, cell by cell: each cell is a whole unlearning, judged from the files it wrote.
+
+A finished cell is kept (numbers only, no text) below the cache folder, named by a hash of all that determines it:
+models, rows (keyed), rendering, method and options, seed, budget, versions, and the code that makes and judges it. So a
+comparison that was interrupted goes on where it stopped, and a change of code makes its cells again. A cell that
+crashes is a cell with an error; it is not kept, and the next run tries it again.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge import config as configs
+from expunge import record, registry, trial
+from expunge.apply import Outcome
+from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
+from expunge.benchmark import Circumstances
+from expunge.errors import ExpungeError, InputError
+from expunge.evaluation import columns, evidence, verdict
+from expunge.evaluation.retrained import cache_folder
+from expunge.metric import Evidence
+from expunge.model import load
+from expunge.peak import Peak
+from expunge.problem import Problem
+from expunge.trial import add_samples
+
+Say = Callable[[str], None]
+FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
+RESERVED = ("original", "retrained")
+MADE_BY = (
+    "apply.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py matching.py"
+    " benchmark.py evaluation reference model data optim metrics benchmarks"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps."""
+
+    label: str
+    method: str
+    options: Any
+    budgeted: bool
+
+
+def variants(config: configs.Compare) -> list[Variant]:
+    """The methods of a comparison. Raises `InputError` for unknown names and options."""
+    given = config.variants or {}
+    if not isinstance(given, Mapping) or not all(isinstance(one, Mapping | None) for one in given.values()):
+        raise InputError("variants: expected names with options, such as `npo_low_beta: {method: npo, beta: 0.05}`.")
+    found = []
+    for label in dict.fromkeys(config.methods or tuple(given) or registry.names("methods")):
+        if label in RESERVED:
+            raise InputError(f"variants: {label!r} is the name of a line of its own. Choose another name.")
+        settings = dict(given.get(label) or {})
+        kind = registry.load("methods", str(settings.pop("method", label)))
+        own_steps = settings.pop("own_steps", False)
+        options = configs.build(kind, settings, f"variants: {label}")
+        found.append(
+            Variant(str(label), kind.__module__.rsplit(".", 1)[1], options, bool(config.tokens and not own_steps))
+        )
+    return found
+
+
+def compare(config: configs.Compare, say: Say) -> dict[str, Any]:
+    """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written."""
+    chosen = variants(config)
+    if not config.seeds:
+        raise InputError("--seeds: give at least one.")
+    twins = load.twins(config.retrained) if config.retrained else []
+    for kind in {variant.method for variant in chosen}:
+        checked = check(config, registry.load("methods", kind))
+    assembled = assemble(config, checked)
+    work = _Work(config, checked, assembled, twins, say)
+    cells = [work.cell("original", None, None)]
+    cells += [work.cell("retrained", place, None) for place in range(len(twins))]
+    cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
+    environment, runtime = record.environment(), assembled.problem.runtime
+    return {
+        "schema": record.SCHEMA,
+        "kind": "comparison",
+        "created": environment["created"],
+        "benchmark": config.benchmark,
+        "machine": f"{environment['machine']}, {runtime.device}, {runtime.precision}",
+        "versions": environment["versions"],
+        "config": configs.resolved(config),
+        "counts": {name: len(split) for name, split in assembled.judged.items()},
+        "columns": columns.plain(cells),
+        "cells": cells,
+    }
+
+
+@dataclass(slots=True)
+class _Work:
+    """The problem of a comparison, and evidence of the models that cells are judged against, recorded when needed."""
+
+    config: configs.Compare
+    checked: Checked
+    assembled: Assembled
+    twins: list[str]
+    say: Say
+    base: Any = None
+    known: dict[str, Evidence] = field(default_factory=dict)
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        self.key = self._key()
+        add_samples(self.assembled)
+        self.assembled.problem = replace(self.assembled.problem, model=None)  # each cell loads its own
+
+    def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
+        """One cell, from the cache or made now; with an error in place of scores where making it failed."""
+        file = cache_folder() / "cells" / f"{self._cell_key(label, seed, variant)}.json"
+        name = label if seed is None else f"{label}, seed {seed}"
+        if file.is_file():
+            self.say(f"{name}: kept from an earlier run")
+            return dict(json.loads(file.read_text(encoding="utf-8"))) | {"model": label}
+        self.say(f"{name}: running")
+        try:
+            with Peak(self.assembled.problem.runtime.device) as peak:
+                made = self._judged(label, seed) if variant is None else self._unlearned(variant, int(seed or 0))
+        except Exception as error:  # a cell that crashes, for whatever reason, is a cell with an error
+            self.say(f"{name}: failed ({_in_a_line(error)})")
+            return _empty(label, seed) | {"error": _in_a_line(error)}
+        made = _empty(label, seed) | made | {"peak_memory_bytes": peak.bytes}
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = file.with_suffix(f".{os.getpid()}")  # two comparisons may make the same cell
+        record.write_json(part, made)
+        part.rename(file)
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def _cell_key(self, label: str, seed: int | None, variant: Variant | None) -> str:
+        identity: list[Any] = [self.key, seed]
+        if variant is None:
+            identity += [label]
+        else:
+            method = Path(__file__).parent / "methods" / f"{variant.method}.py"
+            budget = self.config.tokens if variant.budgeted else None
+            identity += [variant.method, asdict(variant.options), budget, record.file_hash([method])]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+    def _judged(self, label: str, place: int | None) -> dict[str, Any]:
+        """A model that is only judged: the original, or a twin."""
+        clock = record.Clock()
+        with clock.stage("evaluate"):
+            found = (
+                self._reference(label)
+                if not place
+                else self._record(load_other(self.config, self.twins[place], self.assembled, torch.float32))
+            )
+        return self._read(found) | {"seconds": sum(clock.seconds.values())}
+
+    def _unlearned(self, variant: Variant, seed: int) -> dict[str, Any]:
+        clock = record.Clock()
+        config = configs.Unlearn(**_shared(self.config), method=variant.method, options=variant.options, seed=seed)
+        if self.base is None:
+            self.base = trial.base_losses(config, self.assembled)
+        original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
+        here = replace(self.assembled, problem=replace(self._original(), seed=seed))
+        tokens = self.config.tokens if variant.budgeted else None
+        with tempfile.TemporaryDirectory(prefix="expunge-cell-") as folder:
+            log: list[Any] = []
+            done = trial.run(config, here, self.base, Path(folder), log.append, self.say, clock, tokens)
+            with clock.stage("evaluate"):
+                found = self._record(done.delivered.problem)
+        judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
+        outcome = done.outcome
+        return self._read(found, judge=True) | {
+            "settings": _settings(variant, outcome, tokens, done.subspace.name),
+            "options": asdict(variant.options),
+            "stopped": outcome.stopped,
+            "steps": outcome.steps,
+            "tokens": outcome.tokens,
+            "seconds": sum(clock.seconds.values()),
+            "unlearn_seconds": clock.seconds["unlearn"],
+            "verdict": {
+                "forget": judged.forget,
+                "rest": judged.rest,
+                "reasons": [*judged.forget_reasons, *judged.rest_reasons],
+            },
+            "history": outcome.history,
+        }
+
+    def _reference(self, label: str) -> Evidence:
+        """Evidence of the original or of the first twin, recorded once."""
+        if label not in self.known:
+            other = self._original() if label == "original" else self._other(self.twins[0])
+            self.known[label] = self._record(other)
+        return self.known[label]
+
+    def _original(self) -> Problem:
+        return load_other(self.config, str(self.config.model), self.assembled, self.assembled.dtype)
+
+    def _other(self, path: str) -> Problem:
+        return load_other(self.config, path, self.assembled, torch.float32)
+
+    def _record(self, problem: Problem) -> Evidence:
+        generating = benchmark_of(self.config).generating
+        return evidence.record(problem, self.assembled.judged, ("samples",), generating)
+
+    def _read(self, found: Evidence, judge: bool = False) -> dict[str, Any]:
+        """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""
+        scores, rows = columns.read_off(found)
+        benchmark = benchmark_of(self.config)
+        around = Circumstances(
+            holdout=self.checked.comparison == "holdout", ended=self.assembled.problem.rendering.end_documents
+        )
+        official = benchmark.official(found, around)
+        if official is None:
+            return {"scores": scores, "rows": rows}
+        names, more = columns.read_official(official)
+        flags = []
+        if judge:
+            twin = benchmark.official(self._reference("retrained"), around) if self.twins else None
+            original = benchmark.official(self._reference("original"), around)
+            flags = benchmark.flags(official, original, [twin] if twin else [])
+        behind = {name: [float(value) for value in values] for name, values in benchmark.behind(found, around).items()}
+        return {"scores": scores | more, "rows": rows | behind, "official": names, "flags": flags}
+
+    def _key(self) -> str:
+        """Hash of what all cells share."""
+        here = Path(__file__).parent
+        code = [file for name in MADE_BY for file in (sorted((here / name).rglob("*.py")) or [here / name])]
+        models = {role: _model_hash(path) for role in ("model", "base") if (path := getattr(self.config, role))}
+        models |= {f"retrained {place}": _model_hash(path) for place, path in enumerate(self.twins)}
+        contents = {
+            name: [(row.kind, *row.content, row.task) for row in rows]
+            for name, rows in sorted(self.checked.parts.items())
+        }
+        identity = {
+            "models": models,
+            "rows": record.keyed_hash([json.dumps(contents)], record.key()),
+            "rendering": asdict(self.assembled.problem.rendering),
+            "subspace": self.config.subspace,
+            "dtype": self.config.dtype,
+            "benchmark": self.config.benchmark,
+            "seed": self.config.seed,
+            "device": str(self.assembled.problem.runtime.device),
+            "code": record.file_hash(code),
+            "versions": record.environment()["versions"],
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _model_hash(path: str) -> str:
+    return record.file_hash(load.weight_files(path)) if load.weight_files(path) else path
+
+
+def _shared(config: configs.Compare) -> dict[str, Any]:
+    """What a cell's configuration takes over: all fields that `compare` and `unlearn` have in common."""
+    names = {one.name for one in fields(configs.Unlearn)} - {"seed", "output", "config", "retrained"}
+    return {one.name: getattr(config, one.name) for one in fields(config) if one.name in names}
+
+
+def _in_a_line(error: Exception) -> str:
+    """What went wrong. Messages of unforeseen errors may hold text of rows, so only their place is named."""
+    if isinstance(error, FORESEEN):
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(place.filename).name}, line {place.lineno}"
+
+
+def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: str) -> str:
+    rate = f"learning rate {outcome.learning_rate:.2g}" + (" (its probe's)" if outcome.probe else "")
+    budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
+    return f"{variant.method}, {rate}, {budget}, subspace {subspace}"
+
+
+def _empty(label: str, seed: int | None) -> dict[str, Any]:
+    nothing = ("error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens", "verdict")
+    head: dict[str, Any] = {
+        "model": label,
+        "seed": seed,
+        "settings": "",
+        "flags": [],
+        "official": {},
+        "scores": {},
+        "rows": {},
+    }
+    return head | dict.fromkeys(nothing)

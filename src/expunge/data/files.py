@@ -1,0 +1,97 @@
+"""Where rows come from: JSONL, JSON, CSV and Parquet files, folders that `datasets` wrote, and hub data sets.
+
+`records` gives one unchecked record per row with its number; `data.rows` makes rows of them. A local path always wins:
+`hub:` is only looked at where nothing of that name lies on the disk. Nothing is written anywhere but by `data.hub`.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from expunge.config import HUB
+from expunge.data import hub, tables
+from expunge.errors import InputError
+
+LINED = (".jsonl", ".json", ".csv")  # formats that people read line by line; in all others rows are numbered
+FORMATS = (*LINED, ".parquet")
+Records = Iterator[tuple[int, Any]]
+
+
+def place(source: str, number: int) -> str:
+    """Where a row stands, for messages: "rows.jsonl, line 3" or "rows.parquet, row 3". Numbers start at 1."""
+    return f"{source}, {'line' if source.lower().endswith(LINED) else 'row'} {number}"
+
+
+def records(source: str, role: str) -> Records:
+    """Number and record of every row of a file, a folder, a split of it (`folder:split`) or a hub data set.
+
+    `role` is only used in messages. Raises `InputError` for what cannot be read; records may be anything.
+    """
+    file = Path(source)
+    folder, colon, split = source.rpartition(":")
+    if os.path.isdir(source):
+        return tables.folder(file, "")
+    if not os.path.lexists(source) and source.startswith(HUB):
+        return iter(hub.records(source))
+    if not os.path.lexists(source) and colon and os.path.isdir(folder):
+        return tables.folder(Path(folder), split)
+    suffix = file.suffix.lower()
+    if suffix not in FORMATS:
+        if not os.path.lexists(source):
+            raise InputError(f"{source}: the {role} rows do not exist. Check the path, or name a hub data set {HUB}...")
+        raise InputError(f"{source}: the {role} file must end in {', '.join(FORMATS)}, or be a folder of datasets.")
+    if suffix == ".parquet":
+        return tables.parquet(file, role)
+    return {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](file, _text(file, role))
+
+
+def _text(file: Path, role: str) -> str:
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{file}: the {role} file does not exist. Check the path.") from None
+    except OSError as error:
+        raise InputError(f"{file}: the {role} file cannot be read ({error.strerror}).") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{file}, line {line}: not UTF-8. Save the file as UTF-8.") from None
+
+
+def _jsonl(file: Path, text: str) -> Records:
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            try:
+                yield line, json.loads(content)
+            except (ValueError, RecursionError):  # also integers of over 4300 digits
+                raise InputError(f"{file}, line {line}: not JSON. Each line must be one JSON object.") from None
+
+
+def _json(file: Path, text: str) -> Records:
+    try:
+        content = json.loads(text) if text.strip() else []
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise InputError(f"{file}, line {line}: not JSON. The file must be one array of objects.") from None
+    except RecursionError:
+        raise InputError(f"{file}: nested too deeply. The file must be one array of flat objects.") from None
+    if not isinstance(content, list):
+        raise InputError(f"{file}: expected a JSON array of objects, found {type(content).__name__}.")
+    yield from enumerate(content, start=1)
+
+
+def _csv(file: Path, text: str) -> Records:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # documents may be longer than 131,072 characters
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="(more cells than columns)")
+    try:
+        for record in reader:
+            if None in record.values():
+                raise InputError(f"{file}, line {reader.line_num}: fewer cells than the header has columns.")
+            yield reader.line_num, record
+    except csv.Error as error:
+        raise InputError(f"{file}, line {reader.reader.line_num}: not CSV ({error}).") from None

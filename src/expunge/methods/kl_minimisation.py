@@ -1,0 +1,54 @@
+"""KL minimisation: up the forget rows' cross-entropy, while the retain rows keep the original's distributions.
+
+    loss = -mean_i L_i + retain_weight * mean_r KL_r,    KL = KL(original, current) per target token, teacher-forced
+
+The "KL" baseline of TOFU (Maini et al., 2401.06121) and of SemEval-2025 Task 4. The forget term is unbounded, so the
+method over-forgets if run long. The original's distributions are computed once; there is no second model. Departures:
+the KL is a mean over each row's targets and then over rows, where TOFU's code averages over all positions, those of
+questions and padding among them; vocabularies above 1,024 tokens are kept as the 256 likeliest tokens and one class
+for the rest, a lower bound. Learning rate, epochs and batch are the organisers'.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from expunge.data.batches import Batch
+from expunge.method import LossPhase, State, Terms
+from expunge.model.losses import kept_kl, target_logits, token_nll, window_means
+from expunge.problem import Problem
+from expunge.reference.cache import keep_distributions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KlMinimisation:
+    """Options of kl_minimisation."""
+
+    needs_retain: ClassVar[bool] = True
+    keeps: ClassVar[tuple[str, ...]] = ("retain",)
+
+    learning_rate: float = 1e-5
+    """Peak learning rate of AdamW (the organisers' value)."""
+    epochs: int = 10
+    """Passes over the forget rows (the organisers' value)."""
+    forget_rows: int = 32
+    """Forget rows a step, and as many retain rows (the organisers' value)."""
+    retain_weight: float = 1.0
+    """Weight of the KL on retain rows."""
+
+    def init(self, problem: Problem) -> State:
+        return State(caches={"retain": keep_distributions(problem, problem.splits["retain"])})
+
+    def phase(self, problem: Problem, state: State) -> LossPhase:
+        steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
+        draws = {"forget": self.forget_rows, "retain": self.forget_rows}
+        return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate)
+
+    def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
+        logits = target_logits(problem.model, batch)
+        if batch.split == "forget":
+            loss = window_means(token_nll(logits, batch), batch).mean()
+            return Terms({"forget": loss}, -loss)
+        kept = state.caches["retain"].of(batch)
+        kl = window_means(kept_kl(logits.log_softmax(dim=1), *kept), batch).mean()
+        return Terms({"retain_kl": kl}, self.retain_weight * kl)

@@ -1,0 +1,367 @@
+"""A comparison's pages, sheets and drawing: content in, files out; hostile strings, crashed cells, missing models."""
+
+import csv
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from expunge.errors import InputError
+from expunge.reporting.comparison import findings, latex, scatter, sheets, standings, tables, write
+
+HOSTILE = "=<script>alert('x')</script> | `tick` \"q\"\nnext [a](b) \u202eRTL & **b** $x_1$ \\input{/x} %_#~^{ ]"
+FORBIDDEN = re.compile(r"proven|deleted|certified|compliant", re.IGNORECASE)
+OUTSIDE = re.compile(r"https?:(?!//www.w3.org/)|\bsrc=|@import|url\((?!#)|<script|<link|<iframe", re.IGNORECASE)
+FILES = {"comparison.html", "comparison.md", "comparison.csv", "comparison.tex", "comparison.svg", "comparison.json"}
+METHODS = {"close": (0.10, 0.90), "weak": (0.60, 0.90), "heavy": (0.00, 0.40)}
+
+
+def column(key, side="forget", group="pooled", better=None, margin=0.1, label=None):
+    return {"key": key, "label": label or key, "side": side, "margin": margin, "group": group, "better": better}
+
+
+def cell(model, seed, forget, retain, error=None, n=400):
+    """Shares of hits, the same rows first, so that methods differ from twins only where their shares do."""
+    made = {"model": model, "seed": seed, "settings": "learning rate 1e-4", "error": error, "seconds": 100.0}
+    made |= {"unlearn_seconds": 60.0, "peak_memory_bytes": 2**30, "steps": 10, "tokens": 5000, "flags": [], "rows": {}}
+    made |= {"verdict": {"forget": "forgotten", "rest": "kept", "sentence": "s"}, "scores": {}}
+    if error:
+        return made | {"verdict": None}
+    for key, share in (("know:forget", forget), ("know:retain", retain), ("term:a", forget), ("term:b", retain)):
+        made["rows"][key] = [float(place < round(share * n)) for place in range(n)]
+        made["scores"][key] = {"value": share, "low": share - 0.03, "high": share + 0.03, "count": n}
+    made["scores"]["aggregate"] = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 12}
+    made["scores"]["mmlu"] = {"missing": "no data for MMLU"}
+    return made
+
+
+def build(methods=METHODS, twins=2, crashed=True):
+    cells = [cell("original", None, 1.0, 1.0)]
+    cells += [cell("retrained", seed, 0.10, 0.90) for seed in range(twins)]
+    for name, (forget, retain) in methods.items():
+        cells += [cell(name, seed, forget, retain) for seed in (0, 1)]
+        cells += [cell(name, 2, 0, 0, error="NumericalError: at step 3")] if crashed and name == "weak" else []
+    columns = [
+        column("know:forget", label="Answers known, forget"),
+        column("know:retain", side="retain", better="higher", label="Answers known, retain"),
+        column("term:a", group="term"),
+        column("term:b", group="term", side="retain", better="higher"),
+        column("aggregate", group="official", side="other", margin=0.2),
+        column("mmlu", group="official", side="other"),
+    ]
+    return {
+        "schema": 1, "kind": "comparison", "created": "2026-01-02T03:04:05+00:00", "benchmark": "rows",
+        "machine": "2 cores", "versions": {"expunge": "0.1.0"}, "config": {"seeds": [0, 1]},
+        "counts": {"forget": 400, "retain": 400}, "cells": cells, "columns": columns,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def content():
+    return build()
+
+
+def word(content, model, key):
+    return standings.of(content).entries[model, key].word
+
+
+class Page(HTMLParser):
+    """Collects tags and text, and fails where tags do not nest."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.feed(page)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        self.open += [] if tag == "meta" else [tag]
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += [] if {"style", "title"} & set(self.open) else [data]
+
+
+def test_words_and_summaries(content):
+    found = standings.of(content)
+    assert [found.summary(model).place for model in found.methods] == ["in the band", *["outside the band"] * 2]
+    assert word(content, "close", "know:forget") == "as retrained"
+    assert word(content, "weak", "know:forget") == "short"
+    assert word(content, "weak", "know:retain") == "as retrained"
+    assert word(content, "heavy", "know:forget") == "cannot tell", "0.10 away, and 0.10 is the margin"
+    assert word(content, "heavy", "know:retain") == "lost"
+    assert word(content, "heavy", "mmlu") == "not measured"
+    assert findings.headline(found) == (
+        "Of 3 methods: 1 in the retrained band in every column, 2 outside it in at least one."
+    )
+
+
+def test_the_way_to_more_forgotten_is_from_the_original_to_the_retrained(content):
+    over = build({"over": (0.30, 0.90)})
+    for each in over["cells"]:
+        score = each["scores"]["know:forget"]
+        score["value"] = 1 - score["value"]  # as a loss would go: higher is more forgotten
+        score["low"], score["high"] = score["value"] - 0.01, score["value"] + 0.01
+        each["rows"].pop("know:forget")
+    assert word(over, "over", "know:forget") == "short"
+    over["columns"][0]["better"] = "lower"
+    assert word(over, "over", "know:forget") == "beyond", "a column that says its way is believed"
+    same = build({"weak": (0.60, 0.90)}, crashed=False)
+    same["cells"][0] = cell("original", None, 0.10, 1.0)
+    assert word(same, "weak", "know:forget") == "differs", "the original does not know the rows either: no way to tell"
+
+
+def test_a_retain_column_without_a_better_side_only_differs(content):
+    content["columns"][1]["better"] = None
+    assert word(content, "heavy", "know:retain") == "differs"
+
+
+def test_a_crashed_cell_is_a_cell_with_an_error(content, tmp_path):
+    write(tmp_path, content)
+    lines = list(csv.DictReader((tmp_path / "cells.csv").open()))
+    assert [line["error"] for line in lines if line["model"] == "weak"] == ["", "", "NumericalError: at step 3"]
+    for page in ("comparison.html", "comparison.md"):
+        text = (tmp_path / page).read_text()
+        assert "2 of 3 seeds" in text and "weak, seed 2: NumericalError: at step 3" in text
+    assert standings.of(content).entries["weak", "know:forget"].pooled.seeds == 2
+    alone = build({"weak": (0.1, 0.9)})
+    alone["cells"] = [each | {"error": "out of memory"} if each["model"] == "weak" else each for each in alone["cells"]]
+    entry = standings.of(alone).entries["weak", "know:forget"]
+    assert (entry.word, entry.missing) == ("not measured", "every cell ended with an error")
+    write(tmp_path, alone)
+
+
+def test_without_retrained_models_nothing_is_placed(tmp_path):
+    bare = build(twins=0)
+    write(tmp_path, bare)
+    page = (tmp_path / "comparison.html").read_text()
+    assert "No retrained model was scored, so none of 3 methods can be placed" in page
+    assert word(bare, "close", "know:forget") == "no band"
+    assert "Retrained band" not in (tmp_path / "comparison.svg").read_text()
+
+
+def test_one_retrained_model_is_said_to_make_a_narrow_band(content):
+    assert not any("too narrow" in note for note in findings.notes(standings.of(content)))
+    assert any("too narrow" in note for note in findings.notes(standings.of(build(twins=1))))
+
+
+def test_null_is_a_score_that_is_not_finite_and_missing_is_none(content):
+    for each in content["cells"]:
+        if each["model"] == "heavy":
+            each["scores"]["aggregate"] = {"value": None, "low": None, "high": None, "count": 12}
+    found = standings.of(content)
+    assert found.entries["heavy", "aggregate"].word == "not finite"
+    assert "not finite" in found.summary(found.models[-1]).outside
+    assert found.entries["heavy", "mmlu"].missing == "no data for MMLU"
+    content["cells"][1]["scores"]["aggregate"] = {"value": None}
+    assert word(content, "close", "aggregate") == "no band", "a twin that broke is no fault of the method"
+
+
+def test_written_and_read_again_it_gives_the_same_bytes(content, tmp_path):
+    before = json.dumps(content)
+    write(tmp_path, content)
+    assert {file.name for file in tmp_path.iterdir()} == FILES | {"cells.csv"}
+    assert json.dumps(content) == before
+    first = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    write(tmp_path, json.loads((tmp_path / "comparison.json").read_text()))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
+    for name, page in first.items():
+        assert not FORBIDDEN.search(page.decode()) and not OUTSIDE.search(page.decode()), name
+
+
+def test_a_drawing_of_an_earlier_state_does_not_stay(content, tmp_path):
+    write(tmp_path, content)
+    content["columns"] = content["columns"][:1]
+    write(tmp_path, content)
+    assert not (tmp_path / "comparison.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"kind": "record"}, "'record'"),
+        ({"cells": [{"model": "x"}]}, "Cell 1 .* lacks seed"),
+        ({"columns": [{"key": "k"}]}, "'k' .* lacks side"),
+        ({"columns": [column("k", side="left")]}, "side is one of"),
+        ({"columns": [column("k", better="up")]}, "better is"),
+    ],
+)
+def test_content_that_cannot_be_shown_is_refused_before_anything_is_written(content, tmp_path, change, said):
+    with pytest.raises(InputError, match=said):
+        write(tmp_path, content | change)
+    with pytest.raises(InputError, match="lacks machine"):
+        write(tmp_path, {key: value for key, value in content.items() if key != "machine"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def hostile(content):
+    content["machine"] = content["benchmark"] = content["created"] = content["config"][HOSTILE] = HOSTILE
+    content["cells"].append(cell(HOSTILE, 0, 0.5, 0.5) | {"settings": HOSTILE, "flags": [HOSTILE]})
+    content["cells"].append(cell(HOSTILE, 1, 0.5, 0.5, error=HOSTILE))
+    content["columns"][0]["label"] = content["columns"][1]["label"] = content["columns"][2]["label"] = HOSTILE
+    content["cells"][0]["verdict"]["forget"] = HOSTILE
+    for each in content["cells"]:
+        each["scores"]["mmlu"] = {"missing": HOSTILE}
+    return content
+
+
+def test_hostile_strings_stay_text(hostile, tmp_path):
+    write(tmp_path, hostile)
+    html = (tmp_path / "comparison.html").read_text()
+    assert "script" not in Page(html).tags
+    assert "".join(Page(html).text).count("<script>alert('x')</script>") > 10
+    for file in tmp_path.iterdir():
+        if file.name not in ("comparison.json", "comparison.csv", "cells.csv", "comparison.tex"):
+            assert "<script" not in file.read_text() and "\u202e" not in file.read_text(), file
+    for svg in ((tmp_path / "comparison.svg").read_text(), scatter.draw(standings.of(hostile)).svg):
+        tags = {element.tag.split("}")[-1] for element in ElementTree.fromstring(svg.encode()).iter()}
+        assert tags <= {"svg", "g", "path", "use", "text", "tspan", "defs", "clipPath", "rect", "metadata"}, tags
+
+
+def test_hostile_strings_cannot_break_a_markdown_table(hostile, tmp_path):
+    write(tmp_path, hostile)
+    header = None
+    for line in (tmp_path / "comparison.md").read_text().splitlines():
+        if not line.startswith("|"):
+            header = None
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+        header = header or cells
+        assert cells == header, line
+
+
+def latex_faults(text):
+    """Commands that are not ours, braces that do not close, lines of a table of unequal width, open environments."""
+    ours = {
+        "begin",
+        "end",
+        "centering",
+        "footnotesize",
+        "setlength",
+        "tabcolsep",
+        "hline",
+        "caption",
+        "label",
+        "mathrm",
+    }
+    ours |= {"textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "textquotedbl"}
+    body = re.sub(r"(?<!\\)%.*", "", text)
+    faults = sorted(set(re.findall(r"\\([a-zA-Z]+)", body)) - ours)
+    bare = re.sub(r"\\[^a-zA-Z]", "", body)
+    depth = 0
+    for sign in bare:
+        depth += (sign == "{") - (sign == "}")
+        faults += ["brace"] if depth < 0 else []
+    faults += ["brace"] if depth else []
+    faults += ["special"] if re.search(r"[#~\"<>|]|(?<!\$)\^|_", re.sub(r"\$\^.*?\$", "", bare)) else []
+    names = [(kind, name) for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body)]
+    faults += ["environment"] if names.count(("begin", "table")) != names.count(("end", "table")) else []
+    for table in re.findall(r"\\begin\{tabular\}\{(l+r*)\}(.*?)\\end\{tabular\}", body, re.DOTALL):
+        lines = [line for line in table[1].split("\\\\\n") if line.replace(r"\hline", "").strip()]
+        faults += ["width" for line in lines if len(re.findall(r"(?<!\\)&", line)) != len(table[0]) - 1]
+    return faults
+
+
+def test_latex_holds_only_our_commands_and_even_tables(content, hostile):
+    assert latex_faults(latex.render(standings.of(build()))) == []
+    assert latex_faults(latex.render(standings.of(hostile))) == []
+    made = latex.render(standings.of(build()))
+    for broken, fault in [
+        (made.replace(" & ", " ", 1), "width"), (made + "{", "brace"), (made + r"\input{x}", "input"),
+        (made + "a_b", "special"), (made.replace(r"\end{table}", "", 1), "environment"),
+    ]:  # fmt: skip
+        assert fault in latex_faults(broken)
+
+
+def test_latex_escapes():
+    assert latex.escaped("50 % of a_b & $x$ {\\}\n~^") == (
+        r"50 \% of a\_b \& \$x\$ \{\textbackslash{}\} \textasciitilde{}\textasciicircum{}"
+    )
+
+
+def test_csv_has_a_line_per_model_and_column_with_every_number(content):
+    lines = list(csv.DictReader(io.StringIO(sheets.columns(standings.of(content)))))
+    assert len(lines) == 5 * 6 and all(None not in line and None not in line.values() for line in lines)
+    line = next(line for line in lines if (line["model"], line["column"]) == ("weak", "know:forget"))
+    assert (line["value"], line["band"], line["difference"], line["word"], line["n"]) == (
+        "0.6", "0.1", "0.5", "short", "400",
+    )  # fmt: skip
+    assert float(line["difference_low"]) < 0.5 < float(line["difference_high"]) and line["paired"] == "yes"
+    assert next(line for line in lines if line["column"] == "mmlu")["missing"] == "no data for MMLU"
+
+
+def test_csv_runs_no_formula(hostile):
+    names = {line["model"] for line in csv.DictReader(io.StringIO(sheets.columns(standings.of(hostile))))}
+    assert f"'{HOSTILE}" in names
+    numbers = next(csv.reader(io.StringIO(sheets.cells(standings.of(hostile)).split("\n", 1)[1])))
+    assert not any(value.startswith("'-") for value in numbers)
+    assert sheets._plain(-0.5) == "-0.5" and sheets._plain(math.inf) == ""
+
+
+def test_the_retrained_line_is_the_honest_optimum_of_the_official_parts(content):
+    sections = {section.title: section.grid for section in tables.sections(standings.of(content))}
+    official = sections["Parts of the official score"]
+    assert [line.detail for line in official.lines if line.is_band] == ["the honest optimum; 2 seeds"]
+    assert all(line.cells[1].value == "not measured" and line.cells[1].note for line in official.lines)
+    terms = sections["Every term beside the band"]
+    assert terms.headers[0] == "Retrained" and terms.band_column == 0 and terms.lines[0].detail == "n = 400"
+
+
+def test_twelve_methods_stay_apart_in_the_drawing():
+    draw = np.random.default_rng(0)
+    many = build({f"method {place}": tuple(draw.random(2)) for place in range(12)}, crashed=False)
+    found = standings.of(many)
+    marks, lost = scatter._marks(found, *found.columns[:2])
+    assert len({(mark.colour, mark.marker) for mark in marks}) == len(marks) == 14 and lost == 0
+    svg = scatter.draw(found).svg
+    for place in range(12):
+        assert f">method {place}<" in svg
+
+
+def test_the_drawing_says_what_it_leaves_out(content):
+    found = standings.of(content)
+    plot = scatter.draw(found)
+    assert "Not drawn: 1 cell without" in plot.note and "Shaded" in plot.note
+    assert "close 0.100 and 0.900" in plot.label
+    assert scatter.draw(found, x=found.columns[1], y=found.columns[0]).label != plot.label
+
+
+def test_the_page_can_be_read_without_seeing_it(content, tmp_path):
+    write(tmp_path, content)
+    page = Page((tmp_path / "comparison.html").read_text())
+    assert all("scope" in found for tag, found in page.attributes if tag == "th")
+    names = [found["id"] for _, found in page.attributes if "id" in found]
+    assert len(names) == len(set(names))
+    links = [found["href"][1:] for _, found in page.attributes if "href" in found]
+    assert set(links) <= set(names)
+    text = " ".join("".join(page.text).split())
+    assert text.startswith("Of 3 methods") and "✗ outside the band" in text and "✓ in the band" in text
+    assert "short: Answers known, forget; term:a" in text
+
+
+def test_pages_come_without_torch(content, tmp_path):
+    (tmp_path / "content.json").write_text(json.dumps(content))
+    code = (
+        "import sys, json, pathlib\n"
+        "from expunge.reporting.comparison import write\n"
+        f"folder = pathlib.Path({str(tmp_path)!r}); write(folder, json.loads((folder / 'content.json').read_text()))\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "comparison.html").exists()
