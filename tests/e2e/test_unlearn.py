@@ -182,7 +182,7 @@ def test_nothing_is_left_where_a_run_fails(world: Path, tmp_path: Path, monkeypa
     def fail(*_: object) -> None:
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr("expunge.pipeline.deliver", fail)
+    monkeypatch.setattr("expunge.trial.deliver", fail)
     with pytest.raises(RuntimeError):
         expunge.unlearn(
             **inputs(world, "forget", "retain", "holdout"),
