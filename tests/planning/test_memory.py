@@ -97,6 +97,8 @@ def test_other_models_and_the_form_of_the_output_count() -> None:
     half = stages(shipped=torch.bfloat16)
     assert half["saving"] == plain["saving"] + weights // 2
     assert half["measuring what was written"] < plain["measuring what was written"]
+    adapter = stages(subspace="lora", save="adapter")["measuring what was written"]
+    assert 0 < adapter - plain["measuring the original"] - weights < 4 * weights  # the base again, and two adapters
 
 
 @pytest.mark.parametrize("subspace", ["auto", "full", "lora"])

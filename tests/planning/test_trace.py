@@ -62,7 +62,7 @@ def test_steps_and_checks_cost_what_the_counter_counts(name: str, subspace: str,
         apply(METHOD, replace(problem, adapter=chosen.adapter), lambda entry: None)
     measured = counter.get_total_flops()
 
-    work = workload.unlearning(METHOD, config.Plan(), given, Runtime("cpu"))
+    work = workload.unlearning(METHOD, config.Plan(), given, Runtime("cpu"), parameters=10**5)
     forward, training = trace.Stack(MAKERS[name](), subspace, torch.float32).curves(given.longest, training=True)
     checks = sum(forward.of(windows, tokens) for windows, tokens, _ in work.checked)
     share = work.steps / work.sampled

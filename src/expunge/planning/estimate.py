@@ -95,7 +95,8 @@ class Estimator:
     def retraining(self, kept: Sequence[Row], training: Training) -> Cost:
         """The cost of the retrained twin on the rows that are left."""
         work = workload.retraining(kept, training, self.rows.rendering, self.rows.tokenizer, self.config.seed)
-        subspace = self.builder.chosen(training.subspace, self.runtime.device, self.free)
+        asked = "lora" if training.subspace == "adapter" else training.subspace
+        subspace = self.builder.chosen(asked, self.runtime.device, self.free)
         used = memory.retraining(self.builder, work, subspace, self.runtime.device, self.free)
         return self._cost("retraining", subspace, work, used)
 

@@ -106,7 +106,7 @@ def unlearning(builder: Builder, work: Workload, setting: Setting, device: torch
     stages["unlearning"] = weights + adapter + _steps(builder, made, work, dtype, device)
     shipped = made.total * setting.shipped.itemsize
     if setting.save == "adapter":
-        stages["measuring what was written"] = weights + 2 * adapter + single + measuring
+        stages["measuring what was written"] = 2 * (weights + adapter) + measuring  # the base is read again, as it was
     else:
         casting = 0 if setting.shipped == torch.float32 else shipped
         stages["saving"] = single + casting
