@@ -12,9 +12,10 @@ from expunge.data.batches import Batch
 
 
 def target_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """Float32 logits [N, V] that predict the batch's targets, in row-major order of `batch.counted`."""
+    """Logits [N, V], in float32 or wider, that predict the batch's targets, in row-major order of `batch.counted`."""
     logits: Tensor = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False).logits
-    return logits[:, :-1][batch.counted[:, 1:]].float()
+    counted = logits[:, :-1][batch.counted[:, 1:]]
+    return counted.to(torch.promote_types(counted.dtype, torch.float32))
 
 
 def target_ids(batch: Batch) -> Tensor:

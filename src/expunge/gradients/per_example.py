@@ -1,0 +1,236 @@
+"""Sums over examples: gradients, their squares, norms, and the gradients themselves for few parameters.
+
+An example is a row; its loss is the *sum* over its targets. Sums are kept with counters (examples, tokens), so that
+whoever uses them says what they are divided by, once. See `gradients.cotangents` for the label sources.
+
+Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge.data.batches import Batch, collate
+from expunge.gradients.capture import Capture, capturing
+from expunge.gradients.cotangents import (
+    Labels,
+    exact_cotangent,
+    keyed_noise,
+    label_cotangent,
+    mixed,
+    noise_cotangent,
+    sampled_labels,
+)
+from expunge.model.losses import target_ids, target_logits
+from expunge.problem import Problem, Split
+from expunge.progress import bar
+
+BATCH_WINDOWS = 16
+MOST_PADDING = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which sums a pass keeps. `by_token` keeps in `squares` the sum of squared single-token gradients instead, and
+    `by_batch` the squares of whole batches' sums: named approximations, see `curvatures.diagonal`."""
+
+    total: bool = False
+    squares: bool = False
+    norms: bool = False
+    stacked: bool = False
+    by_token: bool = False
+    by_batch: bool = False
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a pass over a split found; by parameter name, in the wider of float32 and the parameter's dtype.
+
+    `total` and `squares` [*shape]; `norms` [E] squared l2 norms over all parameters; `stacked` [vectors, *shape], one
+    vector per example and pass. `examples` and `tokens` (targets) count the split once, `passes` how often it was seen.
+    """
+
+    total: dict[str, Tensor] = field(default_factory=dict)
+    squares: dict[str, Tensor] = field(default_factory=dict)
+    norms: Tensor = field(default_factory=lambda: torch.zeros(0))
+    stacked: dict[str, Tensor] = field(default_factory=dict)
+    examples: int = 0
+    tokens: int = 0
+    passes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A batch of whole rows, or some windows of one long row (`unfinished`: more follow).
+
+    `places` [E]: the rows' places in the split; `local` [B]: to which of them each window belongs.
+    """
+
+    batch: Batch
+    places: tuple[int, ...]
+    local: Tensor
+    unfinished: bool = False
+
+
+def row_pieces(split: Split, most: int = BATCH_WINDOWS) -> Iterator[Piece]:
+    """Every row once, rows of like length together, at most `most` windows in a batch."""
+    windows: dict[int, list[int]] = {}
+    for index, window in enumerate(split.windows):
+        windows.setdefault(window.row, []).append(index)
+    lengths = {row: max(len(split.windows[index].ids) for index in own) for row, own in windows.items()}
+    group: list[int] = []
+    for row in sorted(windows, key=lambda row: (-lengths[row], row)):
+        if len(windows[row]) > most:
+            yield from _long_row(split, row, windows[row], most)
+            continue
+        full = sum(len(windows[other]) for other in group) + len(windows[row]) > most
+        if group and (full or lengths[row] < (1 - MOST_PADDING) * lengths[group[0]] - 4):
+            yield _piece(split, group, windows)
+            group = []
+        group.append(row)
+    if group:
+        yield _piece(split, group, windows)
+
+
+def _piece(split: Split, rows: Sequence[int], windows: dict[int, list[int]]) -> Piece:
+    chosen = [index for row in rows for index in windows[row]]
+    local = torch.tensor([place for place, row in enumerate(rows) for _ in windows[row]])
+    return Piece(collate(split.name, split.windows, chosen), tuple(rows), local)
+
+
+def _long_row(split: Split, row: int, own: list[int], most: int) -> Iterator[Piece]:
+    for start in range(0, len(own), most):
+        part = own[start : start + most]
+        last = start + most >= len(own)
+        batch = collate(split.name, split.windows, part)
+        yield Piece(batch, (row,), torch.zeros(len(part), dtype=torch.long), not last)
+
+
+def measure(
+    problem: Problem,
+    split: Split,
+    wanted: Wanted,
+    labels: Labels,
+    *,
+    passes: int = 1,
+    seed: int | None = None,
+    windows: int = BATCH_WINDOWS,
+    title: str = "",
+) -> Sums:
+    """Passes over a split at the current weights, dropout off; the model's gradients are left as they were.
+
+    `passes` repeats random label sources with fresh draws. Raises `InputError` for a layer without per-example
+    gradients, and for `exact` labels where the vocabulary makes them absurd.
+    """
+    if wanted.by_batch and wanted.stacked:
+        raise ValueError("squares of batches have no single examples to stack")
+    gathered = _Gathered(Sums(), wanted)
+    seed = problem.seed if seed is None else seed
+    pieces = list(row_pieces(split, windows))
+    with capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture, bar(
+        title or f"gradients of {split.name} rows", passes * len(pieces)
+    ) as report:
+        for number in range(passes):
+            for place, piece in enumerate(pieces):
+                gathered.open(piece)
+                _walk(problem, capture, piece, labels, mixed(seed, number))
+                gathered.close(piece)
+                report(number * len(pieces) + place + 1)
+    gathered.sums.examples = len(split.rows)
+    gathered.sums.tokens = sum(window.targets for window in split.windows)
+    gathered.sums.passes = passes
+    return gathered.finished()
+
+
+def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed: int) -> None:
+    """One forward pass and its backward pass (for `exact`, one of each for every place and vocabulary entry)."""
+    batch = piece.batch.to(problem.runtime.device)
+    for chosen, entry in _exact_steps(problem, piece) if labels == "exact" else [(None, 0)]:
+        capture.begin(piece.local, batch.ids.shape[1], piece.unfinished)
+        with problem.runtime.autocast():
+            logits = target_logits(problem.model, batch)
+        with torch.no_grad():
+            capture_from = logits.detach()
+            if labels == "exact":
+                cotangent = exact_cotangent(capture_from, chosen, entry)
+            else:
+                cotangent = _cotangent(capture_from, batch, labels, seed)
+        capture.backward(logits, cotangent)
+
+
+def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int) -> Tensor:
+    if labels == "data":
+        return label_cotangent(logits, target_ids(batch))
+    keys = list(zip(batch.windows.tolist(), batch.counted.sum(dim=1).tolist(), strict=True))
+    if labels == "sampled":
+        return label_cotangent(logits, sampled_labels(logits, seed, keys))
+    return noise_cotangent(logits, keyed_noise(seed, keys, logits.shape[1], logits.device).to(logits.dtype))
+
+
+def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Any, int]]:
+    """The k-th target of every row, and each entry of the vocabulary, in turn."""
+    assert not piece.unfinished, "exact labels are for rows that fit one batch"
+    order = piece.local[piece.batch.counted.nonzero()[:, 0]]
+    seen = torch.zeros(len(piece.places), dtype=torch.long)
+    ranks = torch.empty(len(order), dtype=torch.long)
+    for target, row in enumerate(order.tolist()):
+        ranks[target] = seen[row]
+        seen[row] += 1
+    for rank in range(int(seen.max())):
+        for entry in range(problem.model.config.vocab_size):
+            yield (ranks == rank).to(problem.runtime.device), entry
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Adds what the hooks hand over to the sums."""
+
+    sums: Sums
+    wanted: Wanted
+    _places: tuple[int, ...] = ()
+    _batch: dict[str, Tensor] = field(default_factory=dict)
+    _norms: dict[int, Tensor] = field(default_factory=dict)
+    _stacked: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def open(self, piece: Piece) -> None:
+        self._places = piece.places
+
+    def close(self, piece: Piece) -> None:
+        """The end of a batch: the point at which a batch's sum is squared, where that was wanted."""
+        if self.wanted.by_batch and not piece.unfinished:
+            for name, total in self._batch.items():
+                _add(self.sums.squares, name, total.square())
+            self._batch = {}
+
+    def take(self, name: str, gradients: Tensor, rows: slice) -> None:
+        """Gradients [e, *shape] of some rows of the batch (with `by_token`, squares already)."""
+        if self.wanted.by_token:
+            _add(self.sums.squares, name, gradients[0])
+            return
+        if self.wanted.total:
+            _add(self.sums.total, name, gradients.sum(dim=0))
+        if self.wanted.by_batch:
+            _add(self._batch, name, gradients.sum(dim=0))
+        if self.wanted.norms:
+            for place, norm in zip(self._places[rows], gradients.flatten(1).square().sum(dim=1), strict=True):
+                self._norms[place] = self._norms.get(place, torch.zeros_like(norm)) + norm
+        if self.wanted.stacked:
+            self._stacked.setdefault(name, []).append(gradients.clone())
+        if self.wanted.squares and not self.wanted.by_batch:
+            _add(self.sums.squares, name, gradients.square().sum(dim=0))
+
+    def finished(self) -> Sums:
+        if self.wanted.norms:
+            self.sums.norms = torch.stack([self._norms[place] for place in sorted(self._norms)])
+        self.sums.stacked = {name: torch.cat(parts) for name, parts in self._stacked.items()}
+        return self.sums
+
+
+def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value

@@ -1,0 +1,206 @@
+"""Exact per-example gradients against a loop of autograd and against torch.func, in float64; wrong ways are rejected."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.func import functional_call, grad, vmap
+
+from expunge.data.batches import collate
+from expunge.data.tokens import Window
+from expunge.errors import InputError
+from expunge.gradients.per_example import Sums, Wanted, measure
+from expunge.problem import Problem, Split
+from tests.gradients.shapes import FAMILIES, lora_of, model_of, problem_of, row_gradients, same, split_of
+
+ALL = Wanted(total=True, squares=True, norms=True, stacked=True)
+
+
+def in_row_order(sums: Sums, split: Split, windows: int) -> dict[str, torch.Tensor]:
+    """Stacked gradients back in the order of the split's rows."""
+    from expunge.gradients.per_example import row_pieces
+
+    order = [row for piece in row_pieces(split, windows) if not piece.unfinished for row in piece.places]
+    back = torch.argsort(torch.tensor(order))
+    return {name: stacked[back] for name, stacked in sums.stacked.items()}
+
+
+def check_all(problem: Problem, windows: int = 4) -> None:
+    """Totals, squares, norms and single gradients of a mixed split equal the loop's."""
+    split = problem.splits["retain"]
+    expected = row_gradients(problem, split)
+    found = measure(problem, split, ALL, "data", windows=windows)
+    assert same(in_row_order(found, split, windows), expected)
+    assert same(found.total, {name: rows.sum(0) for name, rows in expected.items()})
+    assert same(found.squares, {name: rows.square().sum(0) for name, rows in expected.items()})
+    norms = sum(rows.flatten(1).square().sum(1) for rows in expected.values())
+    assert same({"norms": found.norms}, {"norms": torch.as_tensor(norms)})
+    assert found.examples == len(split.rows) and found.tokens == sum(window.targets for window in split.windows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_full_weights(family: str, tied: bool) -> None:
+    """Padding, rows of several windows (one of more than a batch holds), tied embeddings, grouped heads, norms."""
+    check_all(problem_of(model_of(family, tied=tied)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fresh", [True, False])
+def test_lora(family: str, fresh: bool) -> None:
+    problem = problem_of(lora_of(family, fresh))
+    check_all(problem)
+    squares = measure(problem, problem.splits["retain"], ALL, "data").squares
+    zero = {name for name, square in squares.items() if not square.any()}
+    assert zero == ({name for name in squares if "lora_A" in name} if fresh else set())
+
+
+def test_lora_on_embeddings() -> None:
+    check_all(problem_of(lora_of("llama", target_modules=["embed_tokens", "v_proj"])))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("lora", [True, False])
+def test_gradient_checkpointing(family: str, reentrant: bool, lora: bool) -> None:
+    """A layer is seen twice, its gradient must count once; checkpointing is only on in training mode."""
+    model = lora_of(family) if lora else model_of(family)
+    plain = problem_of(model)
+    expected = row_gradients(plain, plain.splits["retain"])
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.train()
+    found = measure(plain, plain.splits["retain"], ALL, "data", windows=4)
+    assert same(found.squares, {name: rows.square().sum(0) for name, rows in expected.items()})
+
+
+def test_torch_func_agrees() -> None:
+    """vmap over windows of one length, by a way that shares no code with the hooks."""
+    problem = problem_of(model_of("llama"))
+    windows = tuple(Window(row, tuple(torch.randint(0, 13, (6,)).tolist()), (False,) + (True,) * 5) for row in range(5))
+    split = Split("retain", split_of("retain", (1,) * 5).rows, windows)
+    batch = collate("retain", windows, range(5))
+    parameters = {name: tensor.detach() for name, tensor in problem.movable.items()}
+
+    def loss(given: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+        logits = functional_call(problem.model, given, (), {"input_ids": ids[None], "use_cache": False}).logits[0]
+        return torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="sum")
+
+    expected = vmap(grad(loss), in_dims=(None, 0))(parameters, batch.ids)
+    found = measure(problem, split, ALL, "data")
+    assert same(in_row_order(found, split, 16), expected)
+
+
+@pytest.mark.parametrize("windows", [1, 2, 3, 16])
+def test_does_not_depend_on_how_rows_are_batched(windows: int) -> None:
+    problem = problem_of(model_of("gpt2"))
+    split = problem.splits["retain"]
+    for labels in ("data", "sampled", "noise"):
+        whole = measure(problem, split, Wanted(total=True, squares=True), labels, windows=7)  # type: ignore[arg-type]
+        parts = measure(problem, split, Wanted(total=True, squares=True), labels, windows=windows)  # type: ignore[arg-type]
+        assert same(parts.total, whole.total) and same(parts.squares, whole.squares)
+
+
+def test_pieces_of_a_large_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even one batch's gradients fit, they are made a few rows at a time."""
+    monkeypatch.setattr("expunge.gradients.capture.MOST_ELEMENTS", 100)
+    check_all(problem_of(model_of("opt")))
+
+
+def test_leaves_the_model_as_it_was() -> None:
+    problem = problem_of(lora_of("llama"))
+    before = problem.snapshot()
+    problem.movable[next(iter(problem.movable))].grad = torch.ones_like(problem.movable[next(iter(problem.movable))])
+    flags = {name: tensor.requires_grad for name, tensor in problem.model.named_parameters()}
+    measure(problem, problem.splits["retain"], ALL, "noise")
+    assert {name: tensor.requires_grad for name, tensor in problem.model.named_parameters()} == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in problem.movable.items())
+    assert problem.movable[next(iter(problem.movable))].grad is not None
+    assert all(tensor.grad is None for tensor in list(problem.movable.values())[1:])
+    assert not any(module._forward_hooks for module in problem.model.modules())
+
+
+# Broken variants: each is what a peer does, and each must be told from the exact sums.
+
+
+def test_named_approximations_are_not_exact_under_data_labels() -> None:
+    """Token-wise squares and the squared batch sum, which are only unbiased where cotangents have mean zero."""
+    problem = problem_of(model_of("llama"))
+    split = problem.splits["retain"]
+    expected = {name: rows.square().sum(0) for name, rows in row_gradients(problem, split).items()}
+    linear = {name for name in expected if "proj" in name}
+    movable = {name: problem.movable[name] for name in linear}
+    here = replace(problem, movable=movable)
+    by_token = measure(here, split, Wanted(squares=True, by_token=True), "data").squares
+    by_batch = measure(problem, split, Wanted(squares=True, by_batch=True), "data").squares
+    for wrong, names in ((by_token, linear), (by_batch, set(expected))):
+        off = sum(float((wrong[name] - expected[name]).abs().sum()) for name in names)
+        assert off > 0.3 * sum(float(expected[name].sum()) for name in names)
+
+
+def test_token_squares_are_what_their_name_says() -> None:
+    """For rows of one target there is nothing to mix: the shortcut and the exact squares agree for the last layer."""
+    problem = problem_of(model_of("llama", tied=False))
+    here = replace(problem, movable={"lm_head.weight": problem.movable["lm_head.weight"]})
+    windows = tuple(Window(row, (0, row + 2, 5, row), (False, False, False, True)) for row in range(4))
+    split = Split("retain", split_of("retain", (1,) * 4).rows, windows)
+    by_token = measure(here, split, Wanted(squares=True, by_token=True), "data").squares
+    assert same(by_token, measure(here, split, Wanted(squares=True), "data").squares)
+
+
+def test_padding_in_the_mask_would_be_seen() -> None:
+    problem = problem_of(model_of("llama"))
+    split = problem.splits["retain"]
+    expected = {name: rows.square().sum(0) for name, rows in row_gradients(problem, split).items()}
+    longest = max(len(window.ids) for window in split.windows)
+    padded = tuple(
+        Window(window.row, window.ids + (1,) * (longest - len(window.ids)), (False,) + (True,) * (longest - 1))
+        for window in split.windows
+    )
+    wrong = measure(problem, replace(split, windows=padded), Wanted(squares=True), "data").squares
+    assert not same(wrong, expected, 0.1)
+
+
+def test_tied_uses_squared_apart_would_be_seen() -> None:
+    """The sum of the squares of the uses is not the square of their sum."""
+    problem = problem_of(model_of("llama"))
+    split = problem.splits["retain"]
+    name = "model.embed_tokens.weight"
+    exact = measure(problem, split, Wanted(squares=True), "data").squares[name]
+    untied = model_of("llama", tied=False)
+    with torch.no_grad():
+        for key, tensor in untied.named_parameters():
+            tensor.copy_(problem.model.state_dict()[key])
+    apart = measure(problem_of(untied), split, Wanted(squares=True), "data").squares
+    wrong = apart[name] + apart["lm_head.weight"]
+    assert float((wrong - exact).abs().max()) > 0.1 * float(exact.abs().max())
+
+
+def test_windows_squared_apart_would_be_seen() -> None:
+    problem = problem_of(model_of("llama"))
+    split = problem.splits["retain"]
+    exact = measure(problem, split, Wanted(squares=True), "data").squares
+    apart = tuple(replace(window, row=place) for place, window in enumerate(split.windows))
+    rows = split_of("retain", (1,) * len(apart)).rows
+    wrong = measure(problem, Split("retain", rows, apart), Wanted(squares=True), "data").squares
+    assert not same(wrong, exact, 0.1)
+
+
+class _Mixing(torch.nn.Module):
+    """A layer with a parameter that no rule knows: it works on the tokens of all windows at once."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.scale = torch.nn.Parameter(torch.ones(1).double())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) * self.scale
+
+
+def test_a_layer_without_a_rule_is_named() -> None:
+    model = model_of("llama")
+    model.model.layers[0].mlp = _Mixing(model.model.layers[0].mlp)
+    problem = problem_of(model)
+    with pytest.raises(InputError, match=r"layers\.0\.mlp\.scale belongs to _Mixing at model\.layers\.0\.mlp"):
+        measure(problem, problem.splits["retain"], ALL, "data")
