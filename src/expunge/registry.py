@@ -13,7 +13,7 @@ from typing import Any
 
 from expunge.errors import InputError
 
-CATALOGUES = ("methods", "metrics", "benchmarks")
+CATALOGUES = ("methods", "curvatures", "metrics", "benchmarks")
 
 
 def names(catalogue: str) -> tuple[str, ...]:

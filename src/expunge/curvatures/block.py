@@ -1,0 +1,174 @@
+"""Block: per-example gradients' outer products within blocks of coordinates, inverted exactly.
+
+C_b = (1 / tokens) sum_i g_i g_i', with g_i the part of example i's gradient that lies in block b: blocks of `block`
+coordinates in a row of each flattened parameter, as Optimal BERT Surgeon cuts them, or one block of all coordinates.
+Two forms of the same inverse, for G [m, K] the scaled gradients of a block (C_b = G' G):
+
+- `recursion`, WoodFisher (Singh & Alistarh 2020, equation 4; Second-Order Information Matters, section on the inverse):
+  F_0^-1 = I / lambda,  F_i^-1 = F_{i-1}^-1 - (F_{i-1}^-1 g_i)(F_{i-1}^-1 g_i)' / (1 + g_i' F_{i-1}^-1 g_i);
+  with gradients that are not scaled by 1 / sqrt(m), the 1 in the denominator is m.
+- `gram`: (lambda I + G' G)^p v = lambda^p v + G' U diag(((s + lambda)^p - lambda^p) / s) U' G v, from the m x m
+  eigenproblem G G' = U diag(s) U'; any power p, exact for any block. Where a block has fewer coordinates than there are
+  gradients, the K x K eigenproblem is solved instead.
+
+Which matrix it is depends on `labels`: Gauss-Newton in expectation for `noise` and `sampled`, the *empirical* Fisher
+(the papers') for `data`. Rank at most m. Memory: m numbers for every movable parameter, so it is for LoRA or for chosen
+layers.
+
+Shapes: b blocks, m gradients, K coordinates of a block (the last one of a parameter is filled up with zeros).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.curvature import CurvatureState, Vector, summary
+from expunge.errors import InputError
+from expunge.gradients.cotangents import Labels
+from expunge.gradients.per_example import Wanted, measure
+from expunge.model.select import free_memory
+from expunge.problem import Problem, Split
+
+ALL = "all parameters"
+MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Options of the block curvature."""
+
+    labels: Labels = "noise"
+    """Label source: noise, sampled, or data (the papers' empirical Fisher)."""
+    block: int | None = 64
+    """Coordinates of a block; none: one block of all (Optimal BERT Surgeon uses 50; ours is our choice)."""
+    gradients: int = 256
+    """Per-example gradients to use, of rows spread over those given, repeated with fresh noise (our choice)."""
+    form: Literal["gram", "recursion"] = "gram"
+    """How `solve` inverts: both give the same."""
+
+    @property
+    def forecasts(self) -> bool:
+        return self.labels != "data"
+
+    def init(self, problem: Problem, split: Split) -> CurvatureState:
+        parameters = sum(tensor.numel() for tensor in problem.movable.values())
+        need, free = 8 * self.gradients * parameters, free_memory(problem.runtime.device)
+        if need > MEMORY_SHARE * free:
+            raise InputError(
+                f"curvature block: {self.gradients} gradients of {parameters:,} parameters need about "
+                f"{need / 2**30:.1f} GiB of {free / 2**30:.1f}. Give fewer gradients, or a smaller subspace such as lora."
+            )
+        rows = _spread(split, self.gradients)
+        repeats = 1 if self.labels == "data" else max(1, self.gradients // len(rows.rows))
+        sums = measure(problem, rows, Wanted(stacked=True), self.labels, passes=repeats, title="curvature")
+        scale = (sums.tokens * repeats) ** -0.5
+        stacked = {name: scale * gradients.flatten(1) for name, gradients in sums.stacked.items()}
+        mean, median, alive = summary({name: part.square().sum(dim=0) for name, part in stacked.items()})
+        stacked = {name: part for name, part in stacked.items() if name in alive}
+        if self.block is None and stacked:
+            tensors = {ALL: torch.cat([stacked[name] for name in sorted(stacked)], dim=1)[None]}
+        else:
+            tensors = {name: cut(part, self.block or 1) for name, part in stacked.items()}
+        return CurvatureState(tensors, mean, median, alive, sums.examples, sums.tokens, {"gradients": _count(tensors)})
+
+    def matvec(self, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
+        products = {}
+        for key, gradients in state.tensors.items():
+            blocks = self._blocks(state, vector, key)
+            products[key] = torch.einsum("bmk,bm->bk", gradients, torch.einsum("bmk,bk->bm", gradients, blocks))
+        return self._whole(state, vector, products)
+
+    def solve(self, state: CurvatureState, vector: Vector, damping: float) -> dict[str, Tensor]:
+        if self.form == "gram":
+            return self.power(state, vector, -1.0, damping)
+        solved = {}
+        for key, gradients in state.tensors.items():
+            if (key, damping) not in state.factors:
+                state.factors[key, damping] = rank_one_inverse(gradients, damping)
+            inverse = state.factors[key, damping]
+            solved[key] = torch.einsum("bkl,bl->bk", inverse, self._blocks(state, vector, key))
+        return self._whole(state, vector, solved)
+
+    def power(self, state: CurvatureState, vector: Vector, exponent: float, damping: float) -> dict[str, Tensor]:
+        raised = {}
+        for key, gradients in state.tensors.items():
+            if key not in state.factors:
+                state.factors[key] = factor(gradients)
+            raised[key] = apply_power(state.factors[key], gradients, self._blocks(state, vector, key), exponent, damping)
+        return self._whole(state, vector, raised)
+
+    def _blocks(self, state: CurvatureState, vector: Vector, key: str) -> Tensor:
+        """The vector's part [b, K] for one entry of the state."""
+        if key == ALL:
+            return torch.cat([vector[name].flatten() for name in sorted(state.alive)])[None]
+        return cut(vector[key].flatten()[None], state.tensors[key].shape[2])[:, 0]
+
+    def _whole(self, state: CurvatureState, vector: Vector, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Blocks [b, K] back in the shapes of the vector."""
+        if ALL not in blocks:
+            return {
+                name: blocks[name].flatten()[: tensor.numel()].view_as(tensor)
+                for name, tensor in vector.items()
+                if name in blocks
+            }
+        names = sorted(state.alive)
+        parts = blocks[ALL][0].split([vector[name].numel() for name in names])
+        return {name: part.view_as(vector[name]) for name, part in zip(names, parts, strict=True)}
+
+
+def cut(flat: Tensor, size: int) -> Tensor:
+    """[m, P] into blocks [b, m, K] of `size` coordinates, the last filled up with zeros."""
+    padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % size))
+    return padded.unflatten(1, (-1, size)).transpose(0, 1).contiguous()
+
+
+def rank_one_inverse(gradients: Tensor, damping: float) -> Tensor:
+    """(damping I + G' G)^-1 [b, K, K] for G = `gradients` [b, m, K], one gradient at a time (WoodFisher)."""
+    eye = torch.eye(gradients.shape[2], dtype=gradients.dtype, device=gradients.device)
+    inverse = (eye / damping).repeat(len(gradients), 1, 1)
+    for index in range(gradients.shape[1]):
+        gradient = gradients[:, index]
+        turned = torch.einsum("bkl,bl->bk", inverse, gradient)
+        denominator = 1 + (gradient * turned).sum(dim=1)
+        inverse -= turned[:, :, None] * turned[:, None, :] / denominator[:, None, None]
+    return inverse
+
+
+def factor(gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of the smaller of G G' [b, m, m] and G' G [b, K, K], in float64."""
+    wide = gradients.double()
+    small = wide @ wide.transpose(1, 2) if gradients.shape[1] < gradients.shape[2] else wide.transpose(1, 2) @ wide
+    values, vectors = torch.linalg.eigh(small)
+    return values.clamp(min=0).to(gradients.dtype), vectors.to(gradients.dtype)
+
+
+def apply_power(
+    factors: tuple[Tensor, Tensor], gradients: Tensor, vector: Tensor, exponent: float, damping: float
+) -> Tensor:
+    """(damping I + G' G)^exponent v [b, K] for v [b, K], from `factor(gradients)`."""
+    values, vectors = factors
+    if vectors.shape[1] == gradients.shape[2] and gradients.shape[1] >= gradients.shape[2]:
+        along = torch.einsum("bkj,bk->bj", vectors, vector)
+        return torch.einsum("bkj,bj->bk", vectors, (values + damping) ** exponent * along)
+    along = torch.einsum("bmj,bm->bj", vectors, torch.einsum("bmk,bk->bm", gradients, vector))
+    base = damping**exponent
+    ratio = torch.expm1(exponent * torch.log1p(values / damping)) / values.clamp(min=torch.finfo(values.dtype).tiny)
+    ratio = torch.where(values > 0, ratio, torch.full_like(values, exponent / damping))
+    back = torch.einsum("bmk,bm->bk", gradients, torch.einsum("bmj,bj->bm", vectors, ratio * along))
+    return base * (vector + back)
+
+
+def _count(tensors: dict[str, Tensor]) -> int:
+    return next((part.shape[1] for part in tensors.values()), 0)
+
+
+def _spread(split: Split, most: int) -> Split:
+    """At most `most` rows, spread evenly."""
+    if len(split.rows) <= most:
+        return split
+    kept = torch.linspace(0, len(split.rows) - 1, most).round().long().unique().tolist()
+    new = {row: place for place, row in enumerate(kept)}
+    windows = tuple(replace(window, row=new[window.row]) for window in split.windows if window.row in new)
+    return Split(split.name, tuple(split.rows[row] for row in kept), windows)

@@ -1,0 +1,47 @@
+"""Mean gradients of a split by ordinary autograd, for any parameter, and the squared batch means of LIBU's code."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.data.batches import Batch, passes
+from expunge.model.losses import per_window, target_logits, token_nll
+from expunge.problem import Problem, Split
+
+Per = Literal["row", "token"]
+
+
+def mean_gradient(problem: Problem, split: Split, per: Per, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """Gradient of the split's mean loss, in nats per token: the mean over rows of each row's mean, or over tokens.
+
+    `rows`: only these places count (and are counted). Parameters that the loss does not depend on get zeros.
+    """
+    chosen = set(range(len(split.rows)) if rows is None else rows)
+    targets = torch.zeros(len(split.rows))
+    for window in split.windows:
+        targets[window.row] += window.targets
+    counted = torch.tensor([row in chosen for row in range(len(split.rows))])
+    weights = counted / targets / counted.sum() if per == "row" else counted / (targets * counted).sum()
+
+    def loss(batch: Batch) -> Tensor:
+        nll = token_nll(target_logits(problem.model, batch), batch)
+        share = weights[batch.rows.cpu()].to(nll.device, nll.dtype)
+        return (per_window(nll, batch) * share).sum()
+
+    return _gradient(problem, split, loss)
+
+
+def _gradient(problem: Problem, split: Split, loss: Callable[[Batch], Tensor]) -> dict[str, Tensor]:
+    parameters = list(problem.movable.values())
+    total = [torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in parameters]
+    for batch in passes(split.name, split.windows):
+        moved = batch.to(problem.runtime.device)
+        with problem.runtime.autocast():
+            value = loss(moved)
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+        for sum_, gradient in zip(total, found, strict=True):
+            if gradient is not None:
+                sum_ += gradient
+    return dict(zip(problem.movable, total, strict=True))
