@@ -12,6 +12,7 @@ from expunge.data.batches import collate
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
+from expunge.method import LossPhase, flattened
 from expunge.model.select import select
 from expunge.model.tiny import byte_tokenizer, llama
 from expunge.problem import Problem, Split
@@ -75,18 +76,14 @@ def test_loss_does_not_depend_on_how_a_batch_is_split(name: str) -> None:
     problem = problem_of("full")
     method = short(name)
     state = method.init(problem)
-    phase = method.phase(problem, state)
     pool = {**problem.splits, **state.splits}
-    for split in phase.draws:
-        if split not in pool:
-            continue
+    losses = [one for one in flattened(method.phases(problem, state)) if isinstance(one, LossPhase)]
+    for phase, split in [(one, split) for one in losses for split in one.draws if split in pool]:
         windows = pool[split].windows
         count = len(windows)
-        whole = method.loss(problem, state, collate(split, windows, range(count))).total
+        whole = phase.loss(problem, state, collate(split, windows, range(count))).total
         parts = [range(0, 3), range(3, count)]
-        pieces = [
-            method.loss(problem, state, collate(split, windows, part)).total * len(part) / count for part in parts
-        ]
+        pieces = [phase.loss(problem, state, collate(split, windows, part)).total * len(part) / count for part in parts]
         assert torch.allclose(whole, torch.stack(pieces).sum(), atol=1e-5), split
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.loop import AfterStep, Descent, linear, minimise
-from expunge.method import LossPhase, Method, State
+from expunge.method import LossPhase, Method, State, flattened
 from expunge.optim.course import Course
 from expunge.optim.stopping import Check
 from expunge.problem import Problem, Split
@@ -91,13 +91,14 @@ def apply(method: Method, problem: Problem, log: Log, tokens: int | None = None)
     and there is one attempt.
     """
     state = method.init(problem)
-    phase = method.phase(problem, state)
+    (phase,) = flattened(method.phases(problem, state))
+    assert isinstance(phase, LossPhase)
     if tokens is not None:
         phase = replace(phase, steps=max(1, round(tokens / tokens_per_step(problem, state, phase))))
     watch = Watch(problem, state)
     targets = None if state.targets is None else state.targets.tolist()
     outcome = Outcome(notes=state.notes, targets=targets)
-    run = _Run(method, problem, state, phase, watch, log, outcome, budgeted=tokens is not None)
+    run = _Run(problem, state, phase, watch, log, outcome, budgeted=tokens is not None)
     if phase.aims:
         run.with_targets()
     else:
@@ -127,7 +128,6 @@ class _Best:
 
 @dataclass(slots=True)
 class _Run:
-    method: Method
     problem: Problem
     state: State
     phase: LossPhase
@@ -257,7 +257,7 @@ class _Run:
             return minimise(
                 self.problem,
                 draw,
-                lambda batch: self.method.loss(self.problem, self.state, batch),
+                lambda batch: self.phase.loss(self.problem, self.state, batch),
                 Descent(rate=rate, steps=steps),
                 after,
                 report,

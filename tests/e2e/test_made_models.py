@@ -13,12 +13,11 @@ import expunge
 from expunge.apply import apply
 from expunge.assemble import assemble, check
 from expunge.config import Inputs
-from expunge.data.batches import Batch
 from expunge.data.rows import Row, read
 from expunge.demo import RENDERING, SMALL
 from expunge.evaluation.retrained import fine_tune
 from expunge.loop import Training
-from expunge.method import LossPhase, State, Terms
+from expunge.method import Phase, State
 from expunge.methods.loss_matching import LossMatching
 from expunge.model.save import write
 from expunge.model.select import select
@@ -145,11 +144,8 @@ class _TooFar:
         state.targets = state.targets + 5.0
         return state
 
-    def phase(self, problem: Problem, state: State) -> LossPhase:
-        return self.inner.phase(problem, state)
-
-    def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
-        return self.inner.loss(problem, state, batch)
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+        return self.inner.phases(problem, state)
 
 
 MAKERS: dict[str, Callable[[Path, Path], Path]] = {

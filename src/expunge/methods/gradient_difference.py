@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, State, Terms
+from expunge.method import LossPhase, Phase, State, Terms
 from expunge.model.losses import target_logits, token_nll, window_means
 from expunge.problem import Problem
 
@@ -32,10 +32,11 @@ class GradientDifference:
     def init(self, problem: Problem) -> State:
         return State()
 
-    def phase(self, problem: Problem, state: State) -> LossPhase:
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
         draws = {"forget": self.forget_rows, "retain": self.forget_rows}
-        return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate)
+        phase = LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate)
+        return (phase,)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         loss = window_means(token_nll(target_logits(problem.model, batch), batch), batch).mean()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, State, Terms
+from expunge.method import LossPhase, Phase, State, Terms
 from expunge.model.losses import kept_kl, target_logits, token_nll, window_means
 from expunge.problem import Problem
 from expunge.reference.cache import keep_distributions
@@ -39,10 +39,11 @@ class KlMinimisation:
     def init(self, problem: Problem) -> State:
         return State(caches={"retain": keep_distributions(problem, problem.splits["retain"])})
 
-    def phase(self, problem: Problem, state: State) -> LossPhase:
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
         draws = {"forget": self.forget_rows, "retain": self.forget_rows}
-        return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate)
+        phase = LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate)
+        return (phase,)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         logits = target_logits(problem.model, batch)

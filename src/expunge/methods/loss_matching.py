@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, State, Terms
+from expunge.method import LossPhase, Phase, State, Terms
 from expunge.model.losses import huber, kept_kl, target_logits, token_nll, window_means
 from expunge.problem import Problem
 from expunge.reference import objective
@@ -52,13 +52,14 @@ class LossMatching:
     def init(self, problem: Problem) -> State:
         return objective.prepare(problem, self.replay_texts, self.replay_tokens)
 
-    def phase(self, problem: Problem, state: State) -> LossPhase:
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         rows = min(self.forget_rows, len(problem.splits["forget"].windows))
         others = max(rows, FEWEST_OTHERS)
         replay = others if "retain" in problem.splits else 2 * others
         draws = {"forget": rows, "retain": max(2 * rows, others), "unseen": others // 2, "replay": replay}
         steps = self.steps or objective.steps_for(problem, rows)
-        return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True)
+        phase = LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True)
+        return (phase,)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         logits = target_logits(problem.model, batch)

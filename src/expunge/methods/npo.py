@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, State, Terms
+from expunge.method import LossPhase, Phase, State, Terms
 from expunge.model.losses import per_window, target_logits, token_nll, window_means
 from expunge.problem import Problem
 from expunge.reference.cache import log_likelihoods
@@ -40,10 +40,11 @@ class Npo:
     def init(self, problem: Problem) -> State:
         return State(caches={"forget": log_likelihoods(problem, problem.splits["forget"])})
 
-    def phase(self, problem: Problem, state: State) -> LossPhase:
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
         draws = {"forget": self.forget_rows} | ({"retain": self.forget_rows} if self.retain_weight else {})
-        return LossPhase(draws=draws, steps=steps, learning_rate=self.learning_rate)
+        phase = LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate)
+        return (phase,)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         nll = token_nll(target_logits(problem.model, batch), batch)

@@ -21,7 +21,7 @@ from expunge.data.tokens import JOINS, Rendering, Window, encode, prompt_ids
 from expunge.distributed import Runtime
 from expunge.evaluation.evidence import ROOM
 from expunge.loop import Training
-from expunge.method import LossPhase, State
+from expunge.method import LossPhase, State, flattened
 from expunge.model import generation
 from expunge.problem import Problem, Split
 
@@ -102,7 +102,8 @@ def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime, parameter
     """The work of `unlearn` on a model of so many parameters with a method (an instance of its dataclass)."""
     seen = {name: rows.splits[name] for name in SEEN if name in rows.splits}
     problem = Problem(None, rows.tokenizer, runtime, rows.rendering, seen, config.seed)
-    phase: LossPhase = method.phase(problem, State())
+    (phase,) = flattened(method.phases(problem, State()))
+    assert isinstance(phase, LossPhase)
     texts, tokens = getattr(method, "replay_texts", 0), getattr(method, "replay_tokens", 0)
     pool = seen | ({"replay": _made("replay", texts, min(tokens, rows.rendering.context))} if texts else {})
     drawn = {name: pool[name] for name in phase.draws if name in pool}

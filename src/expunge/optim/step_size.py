@@ -1,0 +1,239 @@
+"""How far to go along a proposed direction: a fixed step, a line search, or the largest step within a retain budget.
+
+Arithmetic, no model. A rule calls `measure(step)`, which is supplied from above and says what a step does; it answers
+with `Found` or, where no step will do, with `Refused`. A step of 0 is measured too: it says where the search begins,
+and a caller that knows it already can answer without work. The rules and their numbers are our own choice, except that
+the first guess of the budget is the usual trust region: half of step^2 * bend is the curvature's own forecast.
+
+A measurement with a value that is not finite is never taken.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from scipy.optimize import minimize_scalar
+
+from expunge.errors import InputError
+
+FURTHEST = 30  # doublings or halvings of the guess, at most
+BELOW = 2  # halvings of the guess at which the budget's search begins, so that it comes from below
+TOLERANCE = 0.05  # relative: a step that is a twentieth longer was outside the budget
+FINE = 0.05  # width in log step at which the line search ends
+MOST_FINE = 12  # its measurements, at most
+AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or not finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the weights at a step measure, against the original: KL and rise of the loss on retain rows in nats per
+    token; `distance` of the forget rows from their targets plus that rise, in nats, where the rule needs it."""
+
+    retain_kl: float
+    retain_rise: float
+    distance: float | None = None
+
+    @property
+    def finite(self) -> bool:
+        return all(value is None or math.isfinite(value) for value in (self.retain_kl, self.retain_rise, self.distance))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A step to take, what it measured, and how often was measured to find it."""
+
+    step: float
+    measured: Measured
+    measurements: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Why no step is to be taken, with the figures, and how often was measured."""
+
+    reason: str
+    measurements: int
+
+
+Measure = Callable[[float], Measured]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed:
+    """The step that was given, unless what it measures is not finite."""
+
+    needs_distance: ClassVar[bool] = False
+
+    step: float
+
+    def __post_init__(self) -> None:
+        _check_positive("step", self.step)
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return self.step
+
+    def find(self, measure: Measure, guess: float) -> Found | Refused:
+        tried = _Tried(measure)
+        measured = tried(self.step)
+        if not measured.finite:
+            return tried.refused(f"a step of {self.step:.3g} measures {_figures(measured)}")
+        return tried.found(self.step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineSearch:
+    """The step of the least distance: powers of two from the guess bracket it, Brent's bounded search refines it.
+
+    The best of all measured steps is taken. Only the first valley below the guess, or around it, is looked at.
+    """
+
+    needs_distance: ClassVar[bool] = True
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return otherwise
+
+    def find(self, measure: Measure, guess: float) -> Found | Refused:
+        tried = _Tried(measure)
+        if not _usable(guess):
+            return tried.refused(f"the first guess of a step is {guess:.3g}")
+        none = tried.distance(0.0)
+        if none >= AWFUL:
+            return tried.refused(f"without a step there is no distance to go by: {_figures(tried(0.0))}")
+        place = next(
+            (place for place in range(0, -FURTHEST - 1, -1) if tried.distance(guess * 2.0**place) < none), None
+        )
+        if place is None:
+            least = min(step for step in tried.known if step)
+            return tried.refused(f"no step is better than none ({none:.3g} nats), down to {least:.3g}")
+        place = _downhill(lambda at: tried.distance(guess * 2.0**at), place)
+        middle = math.log(guess) + place * math.log(2)
+        minimize_scalar(
+            lambda log_step: tried.distance(math.exp(log_step)),
+            bounds=(middle - math.log(2), middle + math.log(2)),
+            method="bounded",
+            options={"xatol": FINE, "maxiter": MOST_FINE},
+        )
+        return tried.found(min((step for step in tried.known if step), key=tried.distance))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetainBudget:
+    """The largest step, in the first contiguous region, whose *measured* retain KL or rise of loss is within `budget`.
+
+    `unit`: "kl" or "loss", both in nats per token and against the original. The search comes from below in doublings,
+    and bisects in log step between the last step inside and the first outside; a region outside that is narrower than
+    a doubling may be stepped over. What is returned was measured inside.
+    """
+
+    needs_distance: ClassVar[bool] = False
+
+    budget: float
+    unit: Literal["kl", "loss"] = "kl"
+
+    def __post_init__(self) -> None:
+        _check_positive("budget", self.budget)
+        if self.unit not in ("kl", "loss"):
+            raise InputError(f"unit: {self.unit!r} is neither kl nor loss.")
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        """Where the curvature forecasts that the budget is used up, if it is known."""
+        known = bend is not None and math.isfinite(bend) and bend > 0
+        return math.sqrt(2 * self.budget / bend) if known and bend else otherwise
+
+    def find(self, measure: Measure, guess: float) -> Found | Refused:
+        tried = _Tried(measure)
+        if not _usable(guess):
+            return tried.refused(f"the first guess of a step is {guess:.3g}")
+        if not self._inside(tried(0.0)):
+            return tried.refused(f"the {self._words} is used up before the step: {_figures(tried(0.0))}")
+        inside, outside = self._bracket(tried, guess)
+        if inside is None:
+            assert outside is not None
+            return tried.refused(
+                f"even a step of {outside:.3g} is outside the {self._words}: {_figures(tried(outside))}"
+            )
+        if outside is None:
+            return tried.refused(
+                f"even a step of {inside:.3g} does not reach the {self._words}: {_figures(tried(inside))}; the "
+                "direction does nothing"
+            )
+        while outside / inside > 1 + TOLERANCE:
+            middle = math.sqrt(inside) * math.sqrt(outside)
+            inside, outside = (middle, outside) if self._inside(tried(middle)) else (inside, middle)
+        return tried.found(inside)
+
+    def _bracket(self, tried: "_Tried", guess: float) -> tuple[float | None, float | None]:
+        """The last step inside and the first outside, a factor of two apart; None where there is none."""
+        lowest, step = guess * 2.0**-FURTHEST, guess * 2.0**-BELOW
+        while not self._inside(tried(step)):
+            if step <= lowest:
+                return None, step
+            step /= 2
+        while step < guess * 2.0**FURTHEST:
+            if not self._inside(tried(2 * step)):
+                return step, 2 * step
+            step *= 2
+        return step, None
+
+    def _inside(self, measured: Measured) -> bool:
+        value = measured.retain_kl if self.unit == "kl" else measured.retain_rise
+        return measured.finite and value <= self.budget
+
+    @property
+    def _words(self) -> str:
+        what = "retain KL" if self.unit == "kl" else "rise of the retain loss"
+        return f"budget of {self.budget:.3g} nats per token of {what}"
+
+
+StepRule = Fixed | LineSearch | RetainBudget
+
+
+@dataclass(slots=True)
+class _Tried:
+    """Measures each step once."""
+
+    measure: Measure
+    known: dict[float, Measured] = field(default_factory=dict)
+
+    def __call__(self, step: float) -> Measured:
+        if step not in self.known:
+            self.known[step] = self.measure(step)
+        return self.known[step]
+
+    def distance(self, step: float) -> float:
+        measured = self(step)
+        if measured.distance is None or not measured.finite:
+            return AWFUL
+        return min(measured.distance, AWFUL)
+
+    def found(self, step: float) -> Found:
+        return Found(step=step, measured=self.known[step], measurements=len(self.known))
+
+    def refused(self, reason: str) -> Refused:
+        return Refused(reason=reason, measurements=len(self.known))
+
+
+def _downhill(distance: Callable[[int], float], place: int) -> int:
+    """The place of a local minimum over whole numbers: up as long as it falls, else down; ties end it."""
+    for way in (1, -1):
+        begin = place
+        while abs(place) < FURTHEST and distance(place + way) < distance(place):
+            place += way
+        if place != begin:
+            break
+    return place
+
+
+def _usable(guess: float) -> bool:
+    return math.isfinite(guess) and guess > 0
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name}: expected a number above 0, found {value}.")
+
+
+def _figures(measured: Measured) -> str:
+    shown = f"retain KL {measured.retain_kl:.3g}, rise of the retain loss {measured.retain_rise:.3g}"
+    return shown if measured.distance is None else f"{shown}, distance {measured.distance:.3g}"
