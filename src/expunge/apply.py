@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from expunge.curvature_refresh import CurvatureRefresh, refresh_tokens
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.loop import AfterStep, Descent, linear, minimise
@@ -107,12 +108,13 @@ def apply(method: Method, problem: Problem, log: Log, tokens: int | None = None)
 
 
 def tokens_per_step(problem: Problem, state: State, phase: LossPhase) -> float:
-    """Tokens that one step's draws hold on average, padding excluded."""
+    """Tokens that one step's draws hold on average, padding excluded, and its share of the optimiser's own passes."""
     pool: dict[str, Split] = {**problem.splits, **state.splits}
     drawn = [
         (min(count, len(pool[name].windows)), pool[name].windows) for name, count in phase.draws.items() if name in pool
     ]
-    return sum(count * float(np.mean([len(window.ids) for window in windows])) for count, windows in drawn)
+    tokens = sum(count * float(np.mean([len(window.ids) for window in windows])) for count, windows in drawn)
+    return tokens + refresh_tokens(phase.optimiser, pool, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,15 +255,32 @@ class _Run:
             return batches
 
         self.problem.model.eval()  # no dropout: targets and the original's distributions were measured without it
-        with bar(title, steps) as report:
-            return minimise(
-                self.problem,
-                draw,
-                lambda batch: self.phase.loss(self.problem, self.state, batch),
-                Descent(rate=rate, steps=steps),
-                after,
-                report,
-            )
+        sophia = self._sophia(pool, title)
+        try:
+            with bar(title, steps) as report:
+                return minimise(
+                    self.problem,
+                    draw,
+                    lambda batch: self.phase.loss(self.problem, self.state, batch),
+                    Descent(rate=rate, steps=steps, sophia=sophia),
+                    after,
+                    report,
+                )
+        finally:
+            self.outcome.tokens += sophia.tokens if sophia is not None else 0
+
+    def _sophia(self, pool: Mapping[str, Split], title: str) -> CurvatureRefresh | None:
+        """Sophia where the phase asks for it, with notes on its clipping for the record."""
+        if self.phase.optimiser is None:
+            return None
+        notes, place = self.outcome.notes.setdefault("sophia", []), {"during": title, "phase": self.phase.name}
+        attempt = len(self.outcome.attempts) + 1
+        return CurvatureRefresh(
+            self.problem,
+            self.phase.optimiser,
+            pool,
+            lambda figures: notes.append(place | {"attempt": attempt} | dict(figures)),
+        )
 
     def _record(self, check: Check, **settings: float) -> None:
         figures = {"attempt": len(self.outcome.attempts) + 1} | settings | check.figures()

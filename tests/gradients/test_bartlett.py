@@ -1,6 +1,5 @@
 """Estimates of the Gauss-Newton diagonal against the explicit matrix, in float64, on a model of eight tokens."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +14,7 @@ from expunge.gradients.bartlett import estimate
 from expunge.gradients.cotangents import noise_cotangent
 
 VOCABULARY, WIDTH = 8, 3
-DRAWS = 1500
-Sampler = Callable[..., tuple[Tensor, Tensor]]
+DRAWS = 600
 
 
 class Toy(nn.Module):
@@ -100,14 +98,21 @@ def test_the_mean_is_the_gauss_newton_diagonal(estimator: str) -> None:
 )
 def test_broken_cotangents_are_far_off(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bartlett, "noise_cotangent", broken)
-    assert float(deviations(problem(), "noise", draws=800).abs().max()) > 12
+    assert float(deviations(problem(), "noise", draws=500).abs().max()) > 9
 
 
 def test_labels_of_the_data_are_far_off() -> None:
     made = problem()
-    found = estimate(made, BATCHES, torch.Generator(), "squared").diagonal
-    spread = torch.cat([part.flatten() for part in found]) / oracle(made)
-    assert float(spread.max()) > 2 and float(spread.median()) != pytest.approx(1, rel=0.2)
+    generator, expected = torch.Generator().manual_seed(1), oracle(made)
+
+    def error(estimator: Any, draws: int) -> float:
+        """Sum of absolute errors of the mean over draws, relative to the sum of the diagonal."""
+        found = [estimate(made, BATCHES, generator, estimator).diagonal for _ in range(draws)]
+        mean = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in found]).mean(dim=0)
+        return float((mean - expected).abs().sum() / expected.sum())
+
+    assert error("noise", 200) < 0.2  # a draw's relative error is about 1.4: 0.1 for 200
+    assert error("squared", 1) == error("squared", 2) > 0.8  # no draws, so nothing averages out
 
 
 def test_labels_of_the_data_give_targets_times_the_squared_mean_gradient() -> None:

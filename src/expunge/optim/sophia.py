@@ -69,6 +69,8 @@ class SophiaSettings:
     """Curvature estimate (see `gradients.bartlett`). The paper has bartlett; noise has less variance."""
     curvature_on: Literal["retain", "batch"] = "retain"
     """Rows that the curvature is taken on. The paper has the batch; ours are the rows whose loss should not move."""
+    clip: float = 1.0
+    """Norm that the gradient of a step is clipped to; inf: none. From the paper, as in our loop for AdamW."""
     variant: Literal["sophia", "soul", "libu"] = "sophia"
     """The paper's rule, or that of released code."""
     chance: float = 0.06
@@ -86,6 +88,7 @@ class SophiaSettings:
             "betas": all(0 <= beta < 1 for beta in self.betas),
             "eps": self.eps > 0,
             "weight_decay": self.weight_decay >= 0,
+            "clip": self.clip > 0,
             "chance": 0 < self.chance <= 1,
         }
         for name, holds in expected.items():
@@ -105,12 +108,13 @@ _RANGES = {
     "betas": "Give two numbers from 0 to below 1.",
     "eps": "Give a positive number.",
     "weight_decay": "Give 0 or a positive number.",
+    "clip": "Give a positive norm, or inf.",
     "chance": "Give a probability above 0.",
 }
 
 SOUL = SophiaSettings(variant="soul", gamma=0.04, betas=(0.9, 0.95), eps=1e-15, weight_decay=0.1)
 """SOUL as released, with the settings of its TOFU runs."""
-LIBU = SophiaSettings(variant="libu", gamma=1.2, betas=(0.9, 0.999), eps=1e-8)
+LIBU = SophiaSettings(variant="libu", gamma=1.2, betas=(0.9, 0.999), eps=1e-8, clip=float("inf"))
 """LIBU as released, with the settings of its third set-up (learning rate 2e-5)."""
 
 
