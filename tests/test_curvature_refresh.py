@@ -202,7 +202,9 @@ def test_the_gradient_is_clipped_to_the_settings_norm(monkeypatch: pytest.Monkey
     for settings in (SETTINGS, replace(SETTINGS, clip=0.25), LIBU):
         problem = made()
         clip = problem.runtime.clip
-        monkeypatch.setattr(problem.runtime, "clip", lambda parameters, norm: norms.append(norm) or clip(parameters, norm))
+        monkeypatch.setattr(
+            problem.runtime, "clip", lambda parameters, norm: norms.append(norm) or clip(parameters, norm)
+        )
         apply(Descending(settings, epochs=1), problem, lambda entry: None)
     assert norms == [1.0] * 3 + [0.25] * 3 + [np.inf] * 3
 

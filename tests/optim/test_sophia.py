@@ -227,7 +227,14 @@ def test_a_restored_optimiser_goes_on_as_the_first(settings: SophiaSettings) -> 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"gamma": 0.0}, {"unclipped": 0.7}, {"refresh_every": 0}, {"betas": (0.9, 1.0)}, {"eps": 0.0}, {"variant": "soul"}],
+    [
+        {"gamma": 0.0},
+        {"unclipped": 0.7},
+        {"refresh_every": 0},
+        {"betas": (0.9, 1.0)},
+        {"eps": 0.0},
+        {"variant": "soul"},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="Sophia: .*Give"):

@@ -10,21 +10,21 @@ A coordinate is *clipped* where |m| >= max(gamma h, eps): it moves by a full lea
 with sign momentum. Where h is 0 it is. The paper (section 3.1) asks for a gamma that leaves 10 to 50 % unclipped.
 
 Departures:
-- h is the moving average divided by 1 - b2^n after n estimates. The paper starts from 0, so that its h grows hundredfold
-  over the first hundreds of refreshes, with the unclipped share along with it; our phases have some tens of refreshes,
-  and gamma, set at the first, must keep its meaning. The first estimate is thus taken whole, the first ten or so
-  count alike.
+- h is the moving average divided by 1 - b2^n after n estimates. The paper starts from 0, so that its h grows a
+  hundredfold over the first hundreds of refreshes, and the unclipped share with it; our phases have some tens of
+  refreshes, and gamma, set at the first, must keep its meaning. So the first estimate is taken whole, and the next
+  ones count about as much as it.
 - gamma None: set by the step after the first refresh to the quantile of |m| / h over coordinates with momentum
   (m != 0) that leaves the share `unclipped` below. After one step m is (1 - b1) g of one draw; it is set again at
-  the second refresh, when m is a mean over draws, and later only where the share measured midway left `unclipped_range`.
+  the second refresh, when m is a mean over draws, and later where the share measured midway left `unclipped_range`.
 
 Variants, as released rather than as described, for comparisons:
 - `soul` (Jia et al. 2404.18239, OPTML-Group/SOUL, src/optim/sophia.py): every step m is updated *twice* with the same
   gradient, h <- b2 h + (1 - b2) g∘g with the *training* gradient, and c(m / (rho * 5120 * h + 1e-15)): the batch
   constant stays at its default whatever the batch is. No estimates, no refresh. `SOUL` has its settings; gamma is rho.
 - `libu` (2506.04044, the authors' code of 2025-01-15): h <- b2 h + (1 - b2) g∘g for each tensor with probability
-  `chance` in a step, both averages divided by 1 - b^t at step t, and c(m' / max(gamma h', eps)). `LIBU` has the settings
-  of the paper's third set-up.
+  `chance` in a step, both averages divided by 1 - b^t at step t, and c(m' / max(gamma h', eps)). `LIBU` has the
+  settings of the paper's third set-up.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +64,7 @@ class SophiaSettings:
     eps: float = 1e-12
     """Smallest denominator. From the paper."""
     weight_decay: float = 0.0
-    """Decoupled, as AdamW's. Our choice: the paper's 0.2 is for pretraining, and unlearning should not shrink weights."""
+    """Decoupled, as AdamW's. Our choice: the paper's 0.2 is for pretraining, unlearning should not shrink."""
     estimator: Literal["noise", "bartlett", "squared"] = "noise"
     """Curvature estimate (see `gradients.bartlett`). The paper has bartlett; noise has less variance."""
     curvature_on: Literal["retain", "batch"] = "retain"
