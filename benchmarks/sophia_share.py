@@ -126,7 +126,9 @@ def measure(bench: Bench, name: str, rate: float, steps: int) -> Measured:
     pool, settings = {**problem.splits, **bench.state.splits}, RUNS[name]
     sophia = None
     if settings is not None:
-        sophia = CurvatureRefresh(problem, settings, pool, lambda figures: found.checks.append(dict(figures)))
+        sophia = CurvatureRefresh(
+            problem, settings, pool, problem.seed, lambda figures: found.checks.append(dict(figures))
+        )
     streams = {
         split: Stream(split, pool[split].windows, problem.seed + place)
         for place, split in enumerate(bench.phase.draws)

@@ -197,16 +197,21 @@ def test_adamw_without_settings_is_bit_identical_to_adamw_by_hand() -> None:
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_the_gradient_is_clipped_to_the_settings_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    norms = []
-    for settings in (SETTINGS, replace(SETTINGS, clip=0.25), LIBU):
-        problem = made()
-        clip = problem.runtime.clip
-        monkeypatch.setattr(
-            problem.runtime, "clip", lambda parameters, norm: norms.append(norm) or clip(parameters, norm)
-        )
-        apply(Descending(settings, epochs=1), problem, lambda entry: None)
-    assert norms == [1.0] * 3 + [0.25] * 3 + [np.inf] * 3
+@pytest.mark.parametrize(("settings", "norm"), [(SETTINGS, 1.0), (replace(SETTINGS, clip=0.25), 0.25), (LIBU, np.inf)])
+def test_the_gradient_is_clipped_to_the_settings_norm(
+    settings: SophiaSettings, norm: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    problem = made()
+    clip = problem.runtime.clip
+
+    def spy(parameters: Any, most: float) -> Any:
+        norms.append(most)
+        return clip(parameters, most)
+
+    monkeypatch.setattr(problem.runtime, "clip", spy)
+    apply(Descending(settings, epochs=1), problem, lambda entry: None)
+    assert norms == [norm] * 3
 
 
 def test_a_loss_that_is_not_finite_leaves_the_notes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,30 +1,30 @@
-"""Applies a method to a problem: probe for the learning rate, attempts, checks, guard and stop.
+"""Applies a method to a problem, phase by phase: probe for the learning rate, attempts, checks, guard and stop.
 
-A method whose forget rows have targets follows a course (`optim.course`) whose first learning rate comes from a probe;
-other methods take all their steps at the rate they were given.
+A loss phase whose forget rows have targets follows a course (`optim.course`) whose first learning rate comes from a
+probe; other loss phases take all their steps at the rate they were given. Proposals are taken in `propose`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from expunge.curvature_refresh import CurvatureRefresh, refresh_tokens
+from expunge.curvature_refresh import begin, refresh_tokens
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.loop import AfterStep, Descent, linear, minimise
-from expunge.method import LossPhase, Method, State, flattened
+from expunge.method import LossPhase, Method, ProposalPhase, Repeat, State, flattened
 from expunge.optim.course import Course
 from expunge.optim.stopping import Check
-from expunge.problem import Problem, Split
+from expunge.problem import Problem, Split, divided
 from expunge.progress import bar
-from expunge.reference.cache import row_losses
+from expunge.propose import Proposals, expected_tokens
+from expunge.watch import Log, Outcome, Watch
 
-MOST_WATCHED = {"forget": 128, "retain": 48, "guard": 48}
 CHECKS = 30  # times an attempt at which the rows are measured
 LOOKS = 10  # the same for a method that has no targets, where nothing is steered by them
 PROBE_STEPS = 18
@@ -35,76 +35,86 @@ MOST_NOISE = (
     1.5  # factor for requests that take many draws: a step sees few of the rows; the course raises what is too low
 )
 ATTEMPTS = 3
-Log = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a method's run went, for the record. `tokens` went through the model in optimiser steps, padding excluded."""
-
-    stopped: str = ""
-    learning_rate: float = 0.0
-    steps: int = 0
-    tokens: int = 0
-    probe: dict[str, Any] | None = None
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-    targets: list[float] | None = None
-
-
-class Watch:
-    """Measures the current model on forget, retain and guard rows (a spread of each), against the original."""
-
-    def __init__(self, problem: Problem, state: State) -> None:
-        self.problem = problem
-        self.splits = {
-            name: _spread(problem.splits[name], most) for name, most in MOST_WATCHED.items() if name in problem.splits
-        }
-        self.start = {name: self._losses(name) for name in self.splits}
-        kept = _places(len(problem.splits["forget"].rows), MOST_WATCHED["forget"])
-        self.targets = None if state.targets is None else state.targets.cpu().double().numpy()[kept]
-
-    def check(self, step: int) -> Check:
-        """Losses now; one forward pass over the watched rows."""
-        now = {name: self._losses(name) for name in self.splits}
-        means = {name: float(values.mean()) for name, values in now.items()}
-        return Check(
-            step=step,
-            forget=now["forget"],
-            start=self.start["forget"],
-            targets=self.targets,
-            retain=means.get("retain"),
-            retain_start=float(self.start["retain"].mean()) if "retain" in self.start else None,
-            guard=means.get("guard"),
-            guard_start=float(self.start["guard"].mean()) if "guard" in self.start else None,
-        )
-
-    def _losses(self, name: str) -> NDArray[np.float64]:
-        return row_losses(self.problem, self.problem.model, self.splits[name]).numpy()
+APART = 1000  # between the seeds of one loss phase and the next, so that they do not draw the same rows
 
 
 def apply(method: Method, problem: Problem, log: Log, tokens: int | None = None) -> Outcome:
     """Unlearns: the problem's model ends unlearned, in evaluation mode.
 
-    A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so. `tokens`
-    is a budget in place of the method's own number of steps, for fair comparisons: the probe's steps are part of it,
-    and there is one attempt.
+    A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so. A proposal
+    that is refused ends the `Repeat` around it, and the next phase begins. `tokens` is a budget in place of the
+    method's own number of steps, for fair comparisons: proposals and the probe's steps are part of it, and there is
+    one attempt.
     """
+    problem = divided(problem, getattr(method, "retain_parts", {}))
     state = method.init(problem)
-    (phase,) = flattened(method.phases(problem, state))
-    assert isinstance(phase, LossPhase)
-    if tokens is not None:
-        phase = replace(phase, steps=max(1, round(tokens / tokens_per_step(problem, state, phase))))
+    outcome = Outcome(notes=state.notes, targets=None if state.targets is None else state.targets.tolist())
+    queue = [
+        _Due(phase, place if isinstance(given, Repeat) else None)
+        for place, given in enumerate(method.phases(problem, state))
+        for phase in flattened((given,))
+    ]
     watch = Watch(problem, state)
-    targets = None if state.targets is None else state.targets.tolist()
-    outcome = Outcome(notes=state.notes, targets=targets)
-    run = _Run(problem, state, phase, watch, log, outcome, budgeted=tokens is not None)
-    if phase.aims:
-        run.with_targets()
-    else:
-        run.plainly()
+    proposing = any(isinstance(due.phase, ProposalPhase) for due in queue)
+    proposals = Proposals(problem, state, outcome, log) if proposing else None
+    ends: list[tuple[str, str]] = []
+    descents = 0
+    while queue:
+        phase, cycle = queue[0].phase, queue[0].cycle
+        if isinstance(phase, ProposalPhase):
+            assert proposals is not None
+            refused = _proposed(proposals, phase, watch)
+            ends.append((phase.name, f"refused: {refused}" if refused else "the step was taken"))
+            queue = [due for due in queue[1:] if not refused or cycle is None or due.cycle != cycle]
+            continue
+        if tokens is not None:
+            rest = [due.phase for due in queue]
+            phase = replace(phase, steps=steps_within(problem, state, rest, tokens - outcome.tokens))
+        run = _Run(problem, state, phase, watch, log, outcome, tokens is not None, number=descents)
+        ends.append((phase.name, run.whole()))
+        queue, descents = queue[1:], descents + 1
+    outcome.stopped = _in_words(ends)
     return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A phase that is still to come, and the place of the outermost `Repeat` that it belongs to."""
+
+    phase: LossPhase | ProposalPhase
+    cycle: int | None
+
+
+def _proposed(proposals: Proposals, phase: ProposalPhase, watch: Watch) -> str:
+    """Takes one proposal and checks what it did; returns why it was refused, or nothing."""
+    if refused := proposals.take(phase)["refused"]:
+        return str(refused)
+    figures = {"phase": phase.name} | watch.check(proposals.outcome.steps).figures()
+    proposals.outcome.history.append(figures)
+    proposals.log(figures)
+    return ""
+
+
+def steps_within(problem: Problem, state: State, rest: Sequence[LossPhase | ProposalPhase], tokens: int) -> int:
+    """Steps of the first of the phases to come, a loss phase, where all of them are to take so many tokens.
+
+    Proposals take what they need; the loss phases share what is left in proportion to their own steps.
+    """
+    spent = sum(expected_tokens(problem, state, phase) for phase in rest if isinstance(phase, ProposalPhase))
+    losses = [phase for phase in rest if isinstance(phase, LossPhase)]
+    costs = [phase.steps * tokens_per_step(problem, state, phase) for phase in losses]
+    share = max(0.0, tokens - spent) * (costs[0] / sum(costs))
+    return max(1, round(share / tokens_per_step(problem, state, losses[0])))
+
+
+def _in_words(ends: Sequence[tuple[str, str]]) -> str:
+    """Why each phase ended; a single one needs no name."""
+    if len(ends) == 1:
+        return ends[0][1]
+    counts = Counter(ends)
+    return "; ".join(
+        f"{name}: {end}" + (f" ({count} times)" if count > 1 else "") for (name, end), count in counts.items()
+    )
 
 
 def tokens_per_step(problem: Problem, state: State, phase: LossPhase) -> float:
@@ -137,10 +147,21 @@ class _Run:
     log: Log
     outcome: Outcome
     budgeted: bool = False
+    number: int = 0
+    before: int = field(init=False)
+    seen: int = 0
+    attempts: list[dict[str, Any]] = field(default_factory=list)
     good: dict[str, torch.Tensor] = field(default_factory=dict)
     broken: str = ""
 
-    def plainly(self) -> None:
+    def __post_init__(self) -> None:
+        self.before = self.outcome.steps
+
+    def whole(self) -> str:
+        """Runs it all; returns why it ended."""
+        return self.with_targets() if self.phase.aims else self.plainly()
+
+    def plainly(self) -> str:
         """All steps at the given rate, for methods that have no end of their own."""
         assert self.phase.learning_rate is not None
         rate = linear(self.phase.learning_rate, self.phase.steps, self.phase.steps // 20)
@@ -152,9 +173,9 @@ class _Run:
             return False
 
         steps = self._guarded(rate, self.phase.steps, after)
-        self._conclude(self.broken or "all steps were taken", self.phase.learning_rate, steps)
+        return self._conclude(self.broken or "all steps were taken", self.phase.learning_rate, steps)
 
-    def with_targets(self) -> None:
+    def with_targets(self) -> str:
         """Attempts at rising or falling rates until the rows have arrived and the rest was not hurt.
 
         The steps of one full attempt are the budget of all: one that used them up is the last.
@@ -164,20 +185,21 @@ class _Run:
         best: _Best | None = None
         while True:
             check, steps = self._attempt(rate)
-            reason = self.broken or _reason(check)
-            self.outcome.attempts.append({"learning_rate": rate, "steps": steps, "outcome": reason} | check.figures())
-            score = _score(check)
+            reason = self.broken or check.reason()
+            self.attempts.append({"learning_rate": rate, "steps": steps, "outcome": reason} | check.figures())
+            self.outcome.attempts.append(self.attempts[-1])
+            score = check.score()
             if best is None or score < best.score:
                 best = _Best(score, reason, rate, steps, self.problem.snapshot())
-            used = sum(attempt["steps"] for attempt in self.outcome.attempts)
+            used = sum(attempt["steps"] for attempt in self.attempts)
             done = (check.arrived() and not check.hurts() and not self.broken) or self.budgeted
-            if done or self.phase.learning_rate or used >= self.phase.steps or len(self.outcome.attempts) == ATTEMPTS:
+            if done or self.phase.learning_rate or used >= self.phase.steps or len(self.attempts) == ATTEMPTS:
                 break
             rate *= 0.5 if check.hurts() or self.broken else 2.0
             self.problem.restore(start)
         assert best is not None
         self.problem.restore(best.weights)
-        self._conclude(best.reason, best.rate, best.steps)
+        return self._conclude(best.reason, best.rate, best.steps)
 
     def _attempt(self, rate: float) -> tuple[Check, int]:
         course = Course(rate, self.phase.steps, fixed=self.phase.learning_rate is not None)
@@ -199,13 +221,13 @@ class _Run:
 
     def _guarded(self, rate: Callable[[int], float], steps: int, after: AfterStep) -> int:
         """Minimises; a loss that is not finite ends it at the weights of the last good check."""
-        self.good, self.broken = self.problem.snapshot(), ""
+        self.good, self.broken, self.seen = self.problem.snapshot(), "", 0
         try:
             return self._minimise(rate, steps, after, "unlearning")
         except NumericalError as error:
             self.problem.restore(self.good)
             self.broken = f"{error} The weights of the last good check are kept."
-            return self.outcome.history[-1]["step"] if self.outcome.history else 0
+            return self.seen
 
     def _probe(self, start: Mapping[str, torch.Tensor]) -> float:
         """A small rate that should arrive, from a ramp of rising rates, undone.
@@ -244,7 +266,7 @@ class _Run:
     def _minimise(self, rate: Callable[[int], float], steps: int, after: AfterStep, title: str) -> int:
         pool: dict[str, Split] = {**self.problem.splits, **self.state.splits}
         streams = {
-            name: Stream(name, pool[name].windows, self.problem.seed + place)
+            name: Stream(name, pool[name].windows, self.problem.seed + APART * self.number + place)
             for place, name in enumerate(self.phase.draws)
             if name in pool
         }
@@ -255,7 +277,9 @@ class _Run:
             return batches
 
         self.problem.model.eval()  # no dropout: targets and the original's distributions were measured without it
-        sophia = self._sophia(pool, title)
+        place = {"phase": self.phase.name, "during": title, "attempt": len(self.attempts) + 1}
+        seed, notes = self.problem.seed + APART * self.number, self.outcome.notes
+        sophia = begin(self.problem, self.phase.optimiser, pool, seed, notes, place)
         try:
             with bar(title, steps) as report:
                 return minimise(
@@ -267,59 +291,18 @@ class _Run:
                     report,
                 )
         finally:
-            self.outcome.tokens += sophia.tokens if sophia is not None else 0
-
-    def _sophia(self, pool: Mapping[str, Split], title: str) -> CurvatureRefresh | None:
-        """Sophia where the phase asks for it, with notes on its clipping for the record."""
-        if self.phase.optimiser is None:
-            return None
-        notes, place = self.outcome.notes.setdefault("sophia", []), {"during": title, "phase": self.phase.name}
-        attempt = len(self.outcome.attempts) + 1
-        return CurvatureRefresh(
-            self.problem,
-            self.phase.optimiser,
-            pool,
-            lambda figures: notes.append(place | {"attempt": attempt} | dict(figures)),
-        )
+            self.outcome.tokens += sophia.tokens if sophia else 0
 
     def _record(self, check: Check, **settings: float) -> None:
-        figures = {"attempt": len(self.outcome.attempts) + 1} | settings | check.figures()
+        figures: dict[str, Any] = {"attempt": len(self.attempts) + 1} | settings | check.figures()
+        figures |= {"phase": self.phase.name, "step": self.before + check.step}
+        self.seen = check.step
         self.outcome.history.append(figures)
         self.log(figures)
         if np.isfinite(check.forget).all():
             self.good = self.problem.snapshot()
 
-    def _conclude(self, stopped: str, rate: float, steps: int) -> None:
-        self.outcome.stopped, self.outcome.learning_rate, self.outcome.steps = stopped, rate, steps
-
-
-def _reason(check: Check) -> str:
-    if check.hurts():
-        return "the guard rows' loss rose beyond the guard"
-    if not check.arrived():
-        return "the attempt ended before the forget rows were at their targets"
-    return "the forget rows are at their targets" + (
-        " and the retain rows are back" if check.retain_back() else "; the retain rows are not wholly back"
-    )
-
-
-def _score(check: Check) -> float:
-    """What attempts are compared by: mean distance from the targets plus what retain and guard rows lost, in nats."""
-    distance = float(np.abs(1 - np.clip(check.way(), -1, 3)).mean())
-    lost = [
-        max(0.0, now - then)
-        for now, then in ((check.retain, check.retain_start), (check.guard, check.guard_start))
-        if now is not None and then is not None
-    ]
-    return distance + sum(lost)
-
-
-def _places(count: int, most: int) -> list[int]:
-    """At most `most` of `count` places, spread evenly."""
-    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
-
-
-def _spread(split: Split, most: int) -> Split:
-    new = {place: index for index, place in enumerate(_places(len(split.rows), most))}
-    windows = tuple(replace(window, row=new[window.row]) for window in split.windows if window.row in new)
-    return Split(split.name, tuple(split.rows[place] for place in new), windows)
+    def _conclude(self, stopped: str, rate: float, steps: int) -> str:
+        self.outcome.learning_rate = rate
+        self.outcome.steps += steps
+        return stopped

@@ -78,6 +78,7 @@ def check(inputs: Inputs, method: Any = None, weights: bool = True) -> Checked:
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
     if getattr(method, "needs_retain", False) and "retain" not in parts:
         raise InputError(f"{inputs.forget}: this method needs rows to keep. Give --retain, or use another --method.")
+    _check_fewest(sets, len(parts.get("retain", ())), getattr(method, "fewest_retain", 0), inputs)
     if getattr(method, "needs_targets", False) and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
         raise InputError(
             f"{sets['forget'].rows[0].file}: {len(sets['forget'])} row(s) and nothing that the model never saw, so "
@@ -85,6 +86,18 @@ def check(inputs: Inputs, method: Any = None, weights: bool = True) -> Checked:
             "its fine-tuning)."
         )
     return Checked(sets, parts, comparison)
+
+
+def _check_fewest(sets: Mapping[str, RowSet], count: int, fewest: int, inputs: Inputs) -> None:
+    """Raises `InputError` where a method divides the retain rows (the guard set apart) and there are too few."""
+    if count >= fewest:
+        return
+    file, given = (sets["retain"].rows[0].file, len(sets["retain"])) if "retain" in sets else (inputs.forget, 0)
+    apart = f" ({given - count} of {given} are set apart as guard)" if given > count else ""
+    raise InputError(
+        f"{file}: {count} row(s) to keep{apart}, and this method needs at least {fewest}: gradient, curvature and "
+        f"acceptance see different ones. Give {'more ' if given else ''}--retain rows, or use another --method."
+    )
 
 
 def _check_kinds(inputs: Inputs, scheme: str | None) -> None:

@@ -20,7 +20,6 @@ import torch
 
 from expunge import config as configs
 from expunge import record, registry, trial
-from expunge.apply import Outcome
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
 from expunge.benchmark import Circumstances
 from expunge.errors import ExpungeError, InputError
@@ -31,13 +30,14 @@ from expunge.model import load
 from expunge.peak import Peak
 from expunge.problem import Problem
 from expunge.trial import add_samples
+from expunge.watch import Outcome
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
 RESERVED = ("original", "retrained")
 MADE_BY = (
-    "apply.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py matching.py"
-    " benchmark.py evaluation reference model data optim metrics benchmarks"
+    "apply.py propose.py watch.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py"
+    " matching.py benchmark.py evaluation reference model data optim metrics benchmarks"
 ).split()
 
 
@@ -187,6 +187,7 @@ class _Work:
                 "reasons": [*judged.forget_reasons, *judged.rest_reasons],
             },
             "history": outcome.history,
+            "proposals": outcome.proposals,
         }
 
     def _reference(self, label: str) -> Evidence:
@@ -270,6 +271,10 @@ def _in_a_line(error: Exception) -> str:
 
 def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: str) -> str:
     rate = f"learning rate {outcome.learning_rate:.2g}" + (" (its probe's)" if outcome.probe else "")
+    if outcome.proposals:
+        taken = [f"{proposal['step']:.2g}" for proposal in outcome.proposals if proposal["step"] is not None]
+        proposed = f"{len(taken)} of {len(outcome.proposals)} proposed steps ({', '.join(taken) or 'none'})"
+        rate = f"{proposed}, {rate}" if outcome.learning_rate else proposed
     budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
     return f"{variant.method}, {rate}, {budget}, subspace {subspace}"
 

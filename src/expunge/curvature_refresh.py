@@ -17,7 +17,7 @@ from expunge.gradients.bartlett import estimate
 from expunge.optim.sophia import Sophia, SophiaSettings
 from expunge.problem import Problem, Split
 
-SEED = 7919  # added to the problem's, so that refreshes draw neither the rows nor the noise of anything else
+OWN_SEED = 7919  # added to the phase's seed, so that refreshes draw neither the rows nor the noise of anything else
 Note = Callable[[Mapping[str, Any]], None]
 
 
@@ -27,12 +27,14 @@ class CurvatureRefresh:
     `note` receives {"step", "unclipped", "gamma"} at each check; `tokens` counts what refreshes sent through the model.
     """
 
-    def __init__(self, problem: Problem, settings: SophiaSettings, pool: Mapping[str, Split], note: Note) -> None:
+    def __init__(
+        self, problem: Problem, settings: SophiaSettings, pool: Mapping[str, Split], seed: int, note: Note
+    ) -> None:
         self.problem, self.settings, self.note, self.tokens = problem, settings, note, 0
-        self.optimiser = Sophia(problem.movable.values(), settings, seed=problem.seed)
+        self.optimiser = Sophia(problem.movable.values(), settings, seed=seed)
         split = rows_of(settings, pool)
-        self._stream = None if split is None else Stream(split.name, split.windows, problem.seed + SEED)
-        self._generator = torch.Generator(device=problem.runtime.device).manual_seed(problem.seed + SEED)
+        self._stream = None if split is None else Stream(split.name, split.windows, seed + OWN_SEED)
+        self._generator = torch.Generator(device=problem.runtime.device).manual_seed(seed + OWN_SEED)
         self._strayed = False
 
     def before(self, step: int, batches: Sequence[Batch]) -> None:
@@ -54,6 +56,21 @@ class CurvatureRefresh:
         share, (low, high) = self.optimiser.unclipped_share(), self.settings.unclipped_range
         self._strayed = not low <= share <= high
         self.note({"step": step + 1, "unclipped": share, "gamma": self.optimiser.gamma})
+
+
+def begin(
+    problem: Problem,
+    settings: SophiaSettings | None,
+    pool: Mapping[str, Split],
+    seed: int,
+    notes: dict[str, Any],
+    place: Mapping[str, Any],
+) -> CurvatureRefresh | None:
+    """For a run of steps whose phase asks for Sophia; none: AdamW. Checks go to `notes["sophia"]`, with their place."""
+    if settings is None:
+        return None
+    checks: list[dict[str, Any]] = notes.setdefault("sophia", [])
+    return CurvatureRefresh(problem, settings, pool, seed, lambda figures: checks.append({**place, **figures}))
 
 
 def _due(settings: SophiaSettings, step: int) -> bool:

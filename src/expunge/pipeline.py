@@ -9,7 +9,6 @@ import torch
 
 from expunge import comparison, dossier, record, registry, trial
 from expunge import config as configs
-from expunge.apply import Outcome
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
 from expunge.benchmark import Scored
 from expunge.data.tokens import Rendering
@@ -29,6 +28,7 @@ from expunge.planning.workload import windows_of
 from expunge.preview import rendered_example, subspace_plan
 from expunge.problem import Problem, Split
 from expunge.reporting import comparison as comparison_pages
+from expunge.watch import Outcome
 
 Say = Callable[[str], None]
 
@@ -304,6 +304,7 @@ def _method(config: configs.Unlearn, outcome: Outcome) -> dict[str, Any]:
         "stopped": outcome.stopped,
         "attempts": outcome.attempts,
         "probe": outcome.probe,
+        "proposals": outcome.proposals,
     }
 
 

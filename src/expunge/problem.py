@@ -1,8 +1,8 @@
 """The problem that every stage receives: a model, its rows as windows, and which parameters may move."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from expunge.data.rows import Row
+from expunge.data.splits import deal
 from expunge.data.tokens import Rendering, Window
 from expunge.distributed import Runtime
 
@@ -26,15 +27,27 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of(self, places: Sequence[int], name: str) -> "Split":
+        """The rows at those places with their windows, under a name."""
+        new = {place: index for index, place in enumerate(places)}
+        windows = tuple(replace(window, row=new[window.row]) for window in self.windows if window.row in new)
+        return Split(name, tuple(self.rows[place] for place in places), windows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all windows, whether they count or not."""
+        return sum(len(window.ids) for window in self.windows)
+
 
 @dataclass(slots=True)
 class Problem:
     """Model, tokenizer, splits, chosen parameters and seed.
 
     `splits` always has "forget"; "retain" (trained on), "guard" (retain rows that only measure), "unseen" (target
-    half of the holdout) or "counterfactual" where there are such rows. `movable` are the parameters that may move;
-    `adapter` says that our own LoRA is on the model, not one that was given; `base` the base model's loss [forget
-    rows], in nats per target, where a base model was given.
+    half of the holdout) or "counterfactual" where there are such rows; a method may have its retain rows divided (see
+    `divided`), "acceptance" among the parts: the rows that proposed steps are measured on. `movable` are the
+    parameters that may move; `adapter` says that our own LoRA is on the model, not one that was given; `base` the base
+    model's loss [forget rows], in nats per target, where a base model was given.
     """
 
     model: Any
@@ -70,3 +83,17 @@ class Problem:
         with torch.no_grad():
             for name, tensor in self.movable.items():
                 tensor.copy_(snapshot[name])
+
+
+def divided(problem: Problem, weights: Mapping[str, int]) -> Problem:
+    """The problem with its retain rows dealt into parts (see `data.splits.deal`), which take the place of "retain".
+
+    Parts that got no row do not exist. Model and weights are the same ones.
+    """
+    retain = problem.splits.get("retain")
+    if not weights or retain is None:
+        return problem
+    others = {name: split for name, split in problem.splits.items() if name != "retain"}
+    dealt = deal(retain.rows, weights)
+    parts = {name: retain.of(places, name) for name, places in dealt.items() if places}
+    return replace(problem, splits=others | parts)

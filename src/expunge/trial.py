@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from expunge import config as configs
-from expunge.apply import Log, Outcome, apply
+from expunge.apply import apply
 from expunge.assemble import Assembled, load_other
 from expunge.deliver import Delivered, deliver
 from expunge.errors import InputError
@@ -18,6 +18,7 @@ from expunge.model.select import Subspace, select
 from expunge.record import Clock
 from expunge.reference.cache import row_losses
 from expunge.reference.replay import sample
+from expunge.watch import Log, Outcome
 
 SAMPLES = 64
 SAMPLE_TOKENS = 64

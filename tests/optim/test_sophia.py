@@ -237,5 +237,5 @@ def test_a_restored_optimiser_goes_on_as_the_first(settings: SophiaSettings) -> 
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="Sophia: .*Give"):
+    with pytest.raises(InputError, match=r"Sophia: .*Give"):
         SophiaSettings(**wrong)

@@ -5,7 +5,7 @@ file.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from expunge.data.rows import Row
@@ -42,6 +42,27 @@ def _deal(rows: Sequence[Row], salt: str, every: int) -> Parts:
     return Parts(
         tuple(row for row in rows if row.content not in chosen), tuple(row for row in rows if row.content in chosen)
     )
+
+
+def deal(rows: Sequence[Row], weights: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Places of rows by part, in their order in `rows`: rounds in which each part gets a row until it has its weight.
+
+    Kinds are dealt one after the other, so that each part has its share of both; the first rows go one to each part, so
+    that no part is empty where there are as many rows as parts.
+    """
+    ordered = [
+        place
+        for kind in ("document", "answer")
+        for place in sorted(
+            (place for place, row in enumerate(rows) if row.kind == kind), key=lambda place: rows[place].digest("parts")
+        )
+    ]
+    most = max(weights.values(), default=0)
+    names = [name for turn in range(most) for name, weight in weights.items() if weight > turn]
+    dealt: dict[str, list[int]] = {name: [] for name in weights}
+    for turn, place in enumerate(ordered):
+        dealt[names[turn % len(names)]].append(place)
+    return {name: tuple(sorted(places)) for name, places in dealt.items()}
 
 
 def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> tuple[Row, ...]:

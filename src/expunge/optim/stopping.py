@@ -14,7 +14,10 @@ GUARD_SHARE = 0.25  # of the way from what the guard rows cost the original to w
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Losses at one step: forget rows [n] now, at the start and their targets; means of retain and guard rows."""
+    """Losses at one step: forget rows [n] now, at the start and their targets; means of other rows.
+
+    Acceptance rows, where a method has them, steer in place of the guard, which then only reports.
+    """
 
     step: int
     forget: Floats
@@ -24,6 +27,8 @@ class Check:
     retain_start: float | None
     guard: float | None
     guard_start: float | None
+    acceptance: float | None = None
+    acceptance_start: float | None = None
 
     def way(self) -> Floats:
         """Share of the way from start to target that each row has gone: 0 at the start, 1 at the target.
@@ -53,17 +58,45 @@ class Check:
         return self.retain - self.retain_start <= max(RETAIN_SLACK, 0.01 * self._span())
 
     def hurts(self) -> bool:
-        """The guard rows' loss rose by more than a quarter of the way from known to unseen."""
-        if self.guard is None or self.guard_start is None:
+        """The loss of the rows that steer rose by more than a quarter of the way from known to unseen."""
+        now, then = self.steering
+        if now is None or then is None:
             return False
-        return self.guard - self.guard_start > max(GUARD_SHARE * self._span(), 0.1)
+        return now - then > max(GUARD_SHARE * self._span(), 0.1)
+
+    @property
+    def steering(self) -> tuple[float | None, float | None]:
+        """Loss now and at the start of the rows that no gradient saw and that choose between attempts."""
+        if self.acceptance is not None:
+            return self.acceptance, self.acceptance_start
+        return self.guard, self.guard_start
+
+    def reason(self) -> str:
+        """Why an attempt that ended here ended."""
+        if self.hurts():
+            return f"the {'guard' if self.acceptance is None else 'acceptance'} rows' loss rose beyond the guard"
+        if not self.arrived():
+            return "the attempt ended before the forget rows were at their targets"
+        back = " and the retain rows are back" if self.retain_back() else "; the retain rows are not wholly back"
+        return "the forget rows are at their targets" + back
+
+    def score(self) -> float:
+        """What attempts are compared by: mean distance from the targets, plus what retain rows and those that steer
+        lost, in nats."""
+        distance = float(np.abs(1 - np.clip(self.way(), -1, 3)).mean())
+        lost = [
+            max(0.0, now - then)
+            for now, then in ((self.retain, self.retain_start), self.steering)
+            if now is not None and then is not None
+        ]
+        return distance + sum(lost)
 
     def _span(self) -> float:
         return 0.0 if self.targets is None else float(np.median(self.targets - self.start))
 
     def figures(self) -> dict[str, float | int | None]:
         """What is logged and plotted."""
-        return {
+        figures: dict[str, float | int | None] = {
             "step": self.step,
             "forget": float(self.forget.mean()),
             "target": None if self.targets is None else float(self.targets.mean()),
@@ -71,3 +104,4 @@ class Check:
             "retain": self.retain,
             "guard": self.guard,
         }
+        return figures if self.acceptance is None else figures | {"acceptance": self.acceptance}

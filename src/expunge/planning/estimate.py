@@ -129,13 +129,15 @@ class Estimator:
         forward, training = self._curves(subspace)
         plain, head = self._curves("full")[0], self.builder.plain().head
         step_flops = work.steps / work.sampled * _flops(training, work.drawn)
+        step_flops += sum(times * _flops(training, [shape]) for times, shape in work.passed)
         measured = _flops(forward, work.checked) + _flops(plain, work.measured)
         generated = sum(plain.generating(one.windows, one.prompt, one.new, head) for one in work.generated)
-        rates = self._rates(subspace, _typical(work.drawn))
+        rates = self._rates(subspace, _typical(work.trained))
         moving = self.builder.blueprint(subspace, torch.float32).moving
-        seconds = step_flops / rates.training + work.steps * moving * rates.updating
+        updates = work.steps + work.updates
+        seconds = step_flops / rates.training + updates * moving * rates.updating
         seconds += measured / rates.measuring + generated / rates.generating
-        return Cost(name, subspace, work.steps, step_flops, measured + generated, used, seconds)
+        return Cost(name, subspace, updates, step_flops, measured + generated, used, seconds)
 
 
 def _flops(curve: Curve, shapes: Iterable[Shape]) -> float:

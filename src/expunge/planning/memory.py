@@ -130,7 +130,7 @@ def _steps(builder: Builder, made: Blueprint, work: Workload, dtype: torch.dtype
     on_gpu = device.type != "cpu"
     temporaries = moved if on_gpu else 2 * SINGLE * made.largest  # a GPU updates all tensors at once
     kept = 0 if on_gpu else work.kept * _kept_bytes(builder.plain().vocabulary)
-    passing = builder.training_pass(made.subspace, dtype, work.drawn)
+    passing = builder.training_pass(made.subspace, dtype, work.trained)
     return (1 + MOMENTS + work.snapshots) * moved + kept + max(passing, temporaries)
 
 

@@ -61,6 +61,9 @@ def _method(config: Plan, name: str) -> Any:
 def _missing(config: Plan, rows: Rows, method: Any) -> str:
     if getattr(method, "needs_retain", False) and "retain" not in rows.splits:
         return "--retain"
+    fewest = getattr(method, "fewest_retain", 0)
+    if len(rows.splits.get("retain", ())) < fewest:
+        return f"--retain with at least {fewest} rows beside those of the guard"
     if (
         getattr(method, "needs_targets", False)
         and not config.base

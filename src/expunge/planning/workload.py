@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from expunge.apply import CHECKS, LOOKS, MOST_WATCHED, PROBE_STEPS
+from expunge.apply import CHECKS, LOOKS, PROBE_STEPS
 from expunge.assemble import MOST_PROBED, Checked, benchmark_of
 from expunge.benchmark import Generating
 from expunge.data.batches import Stream, by_length
@@ -21,9 +21,11 @@ from expunge.data.tokens import JOINS, Rendering, Window, encode, prompt_ids
 from expunge.distributed import Runtime
 from expunge.evaluation.evidence import ROOM
 from expunge.loop import Training
-from expunge.method import LossPhase, State, flattened
+from expunge.method import LossPhase, ProposalPhase, State, flattened
 from expunge.model import generation
-from expunge.problem import Problem, Split
+from expunge.problem import Problem, Split, divided
+from expunge.propose import ACCEPTANCE, USUAL_MEASUREMENTS
+from expunge.watch import MOST_WATCHED
 
 MOST_DRAWN = 24  # steps that are drawn to find the mean step
 REPLAY_BATCH = 128
@@ -49,7 +51,9 @@ class Workload:
 
     `drawn`: the batches of `sampled` steps, which stand for all `steps`; `checked`: passes with the subspace in
     place; `measured`: passes of the plain model (original, unlearned, retrained, base); `kept`: targets for which the
-    original's distribution is kept; `snapshots`: copies of the moved parameters at the worst time.
+    original's distribution is kept; `snapshots`: copies of the moved parameters at the worst time. Where a method has
+    more than one loss phase, `steps` and `drawn` are those of the longest; `passed` holds the forward and backward
+    passes of the others and of proposals, each shape with how often it goes, and `updates` how often they move weights.
     """
 
     steps: int
@@ -60,6 +64,13 @@ class Workload:
     generated: list[Texts] = field(default_factory=list)
     kept: int = 0
     snapshots: int = 0
+    passed: list[tuple[float, Shape]] = field(default_factory=list)
+    updates: int = 0
+
+    @property
+    def trained(self) -> list[Shape]:
+        """Shapes of all passes with a backward, however often they go."""
+        return self.drawn + [shape for _, shape in self.passed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +111,59 @@ def windows_of(checked: Checked, rendering: Rendering, tokenizer: Any, samples: 
 
 def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime, parameters: int) -> Workload:
     """The work of `unlearn` on a model of so many parameters with a method (an instance of its dataclass)."""
-    seen = {name: rows.splits[name] for name in SEEN if name in rows.splits}
-    problem = Problem(None, rows.tokenizer, runtime, rows.rendering, seen, config.seed)
-    (phase,) = flattened(method.phases(problem, State()))
-    assert isinstance(phase, LossPhase)
+    given = {name: rows.splits[name] for name in SEEN if name in rows.splits}
+    whole = Problem(None, rows.tokenizer, runtime, rows.rendering, given, config.seed)
+    problem = divided(whole, getattr(method, "retain_parts", {}))
+    seen = problem.splits
+    phases = flattened(method.phases(problem, State()))
     texts, tokens = getattr(method, "replay_texts", 0), getattr(method, "replay_tokens", 0)
-    pool = seen | ({"replay": _made("replay", texts, min(tokens, rows.rendering.context))} if texts else {})
-    drawn = {name: pool[name] for name in phase.draws if name in pool}
-    probing = PROBE_STEPS if phase.aims and phase.learning_rate is None else 0
-    sampled = min(MOST_DRAWN, phase.steps)
-    work = Workload(phase.steps + probing, sampled, draws(drawn, phase.draws, config.seed, sampled))
-    work.snapshots = 1 if not phase.aims else 3 if probing else 2
-    _add_init(work, method, drawn, seen)
-    _add_checks(work, phase, seen)
+    pool = {**seen} | ({"replay": _made("replay", texts, min(tokens, rows.rendering.context))} if texts else {})
+    losses = [phase for phase in phases if isinstance(phase, LossPhase)]
+    proposals = [phase for phase in phases if isinstance(phase, ProposalPhase)]
+    work = Workload(0, 1, [], snapshots=1)
+    used = dict.fromkeys([name for phase in losses for name in phase.draws] + [n for p in proposals for n in p.passes])
+    longest = max(losses, key=lambda phase: phase.steps, default=None)
+    for phase in losses:
+        _add_loss(work, phase, pool, config.seed, phase is longest)
+    _add_init(work, method, {name: pool[name] for name in used if name in pool}, seen)
+    for phase in losses:
+        _add_checks(work, phase, seen)
+    _add_proposals(work, proposals, pool)
     _add_judging(work, config, rows, generation.batch_size(parameters))
     return work
+
+
+def _add_loss(work: Workload, phase: LossPhase, pool: Mapping[str, Split], seed: int, longest: bool) -> None:
+    """Steps and, where its learning rate is looked for, those of the probe."""
+    probing = PROBE_STEPS if phase.aims and phase.learning_rate is None else 0
+    sampled, steps = min(MOST_DRAWN, phase.steps), phase.steps + probing
+    drawn = draws({name: pool[name] for name in phase.draws if name in pool}, phase.draws, seed, sampled)
+    work.snapshots = max(work.snapshots, 1 if not phase.aims else 3 if probing else 2)
+    if longest:
+        work.steps, work.sampled, work.drawn = steps, sampled, drawn
+    else:
+        work.passed += [(steps / sampled, shape) for shape in drawn]
+        work.updates += steps
+
+
+def _add_proposals(work: Workload, proposals: Sequence[ProposalPhase], pool: Mapping[str, Split]) -> None:
+    """Their own passes, the usual number of measurements of a search, looks at the forget rows, and the check after.
+
+    A gradient, the direction and a snapshot live together, as the optimiser's copies do in a step, and beside them
+    what the method keeps of the curvature, which is taken for one more copy.
+    """
+    if not proposals:
+        return
+    accepted, forget = measuring(pool[ACCEPTANCE].windows), measuring(pool["forget"].windows)
+    work.kept += sum(window.targets for window in pool[ACCEPTANCE].windows)
+    work.measured += 2 * accepted
+    for phase in proposals:
+        work.updates += 1
+        for name, times in phase.passes.items():
+            if name in pool:
+                work.passed += [(times, shape) for shape in measuring(pool[name].windows)]
+        looks = 2 + (USUAL_MEASUREMENTS if phase.step.needs_distance else 0)
+        work.checked += (1 + USUAL_MEASUREMENTS) * accepted + looks * forget + _watched(pool)
 
 
 def retraining(rows: Sequence[Row], training: Training, rendering: Rendering, tokenizer: Any, seed: int) -> Workload:
@@ -172,8 +221,13 @@ def _add_checks(work: Workload, phase: LossPhase, seen: Mapping[str, Split]) -> 
     checks = 1 + math.ceil(phase.steps / max(4, phase.steps // CHECKS))
     if not phase.aims:
         checks = 1 + phase.steps // max(1, phase.steps // LOOKS)
+    work.checked += checks * _watched(seen)
+
+
+def _watched(seen: Mapping[str, Split]) -> list[Shape]:
+    """Shapes of one look at the watched rows."""
     watched = [seen[name].windows[: MOST_WATCHED[name]] for name in MOST_WATCHED if name in seen]
-    work.checked += checks * [shape for windows in watched for shape in measuring(windows)]
+    return [shape for windows in watched for shape in measuring(windows)]
 
 
 def _add_judging(work: Workload, config: Any, rows: Rows, batch: int) -> None:

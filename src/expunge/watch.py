@@ -1,0 +1,80 @@
+"""What is seen of a run while it goes on, and what is told of it afterwards."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.method import State
+from expunge.optim.stopping import Check
+from expunge.problem import Problem
+from expunge.reference.cache import row_losses
+
+MOST_WATCHED = {"forget": 128, "retain": 48, "guard": 48, "acceptance": 48}
+Log = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a method's run went, for the record.
+
+    `steps`: of the optimiser, and proposals that were taken. `tokens` went through the model in optimiser steps and for
+    proposals, padding excluded; a pass that only measures a proposed step counts a third, since its backward is not
+    run. What `init` computes and the checks are not counted. `learning_rate` and `probe` are those of the last loss
+    phase; `proposals` holds the figures of each (see `propose`).
+    """
+
+    stopped: str = ""
+    learning_rate: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    probe: dict[str, Any] | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    proposals: list[dict[str, Any]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+    targets: list[float] | None = None
+
+
+class Watch:
+    """Measures the current model on forget, retain, guard and acceptance rows (a spread of each), against the
+    original."""
+
+    def __init__(self, problem: Problem, state: State) -> None:
+        self.problem = problem
+        self.splits = {
+            name: problem.splits[name].of(_places(len(problem.splits[name].rows), most), name)
+            for name, most in MOST_WATCHED.items()
+            if name in problem.splits
+        }
+        self.start = {name: self._losses(name) for name in self.splits}
+        kept = _places(len(problem.splits["forget"].rows), MOST_WATCHED["forget"])
+        self.targets = None if state.targets is None else state.targets.cpu().double().numpy()[kept]
+
+    def check(self, step: int) -> Check:
+        """Losses now; one forward pass over the watched rows."""
+        now = {name: self._losses(name) for name in self.splits}
+        means = {name: float(values.mean()) for name, values in now.items()}
+        starts = {name: float(values.mean()) for name, values in self.start.items()}
+        return Check(
+            step=step,
+            forget=now["forget"],
+            start=self.start["forget"],
+            targets=self.targets,
+            retain=means.get("retain"),
+            retain_start=starts.get("retain"),
+            guard=means.get("guard"),
+            guard_start=starts.get("guard"),
+            acceptance=means.get("acceptance"),
+            acceptance_start=starts.get("acceptance"),
+        )
+
+    def _losses(self, name: str) -> NDArray[np.float64]:
+        return row_losses(self.problem, self.problem.model, self.splits[name]).numpy()
+
+
+def _places(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places, spread evenly."""
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
