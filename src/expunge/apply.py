@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from expunge.curvature_refresh import begin, refresh_tokens
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.loop import AfterStep, Descent, linear, minimise
@@ -117,12 +118,13 @@ def _in_words(ends: Sequence[tuple[str, str]]) -> str:
 
 
 def tokens_per_step(problem: Problem, state: State, phase: LossPhase) -> float:
-    """Tokens that one step's draws hold on average, padding excluded."""
+    """Tokens that one step's draws hold on average, padding excluded, and its share of the optimiser's own passes."""
     pool: dict[str, Split] = {**problem.splits, **state.splits}
     drawn = [
         (min(count, len(pool[name].windows)), pool[name].windows) for name, count in phase.draws.items() if name in pool
     ]
-    return sum(count * float(np.mean([len(window.ids) for window in windows])) for count, windows in drawn)
+    tokens = sum(count * float(np.mean([len(window.ids) for window in windows])) for count, windows in drawn)
+    return tokens + refresh_tokens(phase.optimiser, pool, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,15 +277,21 @@ class _Run:
             return batches
 
         self.problem.model.eval()  # no dropout: targets and the original's distributions were measured without it
-        with bar(title, steps) as report:
-            return minimise(
-                self.problem,
-                draw,
-                lambda batch: self.phase.loss(self.problem, self.state, batch),
-                Descent(rate=rate, steps=steps),
-                after,
-                report,
-            )
+        place = {"phase": self.phase.name, "during": title, "attempt": len(self.attempts) + 1}
+        seed, notes = self.problem.seed + APART * self.number, self.outcome.notes
+        sophia = begin(self.problem, self.phase.optimiser, pool, seed, notes, place)
+        try:
+            with bar(title, steps) as report:
+                return minimise(
+                    self.problem,
+                    draw,
+                    lambda batch: self.phase.loss(self.problem, self.state, batch),
+                    Descent(rate=rate, steps=steps, sophia=sophia),
+                    after,
+                    report,
+                )
+        finally:
+            self.outcome.tokens += sophia.tokens if sophia else 0
 
     def _record(self, check: Check, **settings: float) -> None:
         figures: dict[str, Any] = {"attempt": len(self.attempts) + 1} | settings | check.figures()

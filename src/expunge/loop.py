@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from expunge.curvature_refresh import CurvatureRefresh
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.method import Terms
@@ -26,12 +27,16 @@ AfterStep = Callable[[int, Mapping[str, float]], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descent:
-    """Settings of AdamW in one phase: learning rate by 0-based step, most steps, clipping norm, weight decay."""
+    """Settings of one phase: learning rate by 0-based step, most steps, clipping norm, and AdamW's weight decay.
+
+    `sophia` takes AdamW's place, with the weight decay and the clipping norm of its own settings.
+    """
 
     rate: Callable[[int], float]
     steps: int
     clip: float = 1.0
     weight_decay: float = 0.0
+    sophia: CurvatureRefresh | None = None
 
 
 def linear(peak: float, steps: int, warmup: int) -> Callable[[int], float]:
@@ -46,28 +51,39 @@ def linear(peak: float, steps: int, warmup: int) -> Callable[[int], float]:
 
 
 def minimise(problem: Problem, draw: Draw, loss: LossFunction, descent: Descent, after: AfterStep, report: Bar) -> int:
-    """Runs AdamW until `after(step, losses)` says stop or the steps are used up; returns the steps taken.
+    """Runs AdamW, or Sophia, until `after(step, losses)` says stop or the steps are used up; returns the steps taken.
 
     `losses` are the step's mean values of the loss's named parts. Raises `NumericalError` on a loss or gradient that
     is not finite, before that step changes a weight.
     """
-    optimiser = torch.optim.AdamW(
-        list(problem.movable.values()), lr=0.0, betas=BETAS, weight_decay=descent.weight_decay
-    )
+    sophia, optimiser = descent.sophia, _optimiser(problem, descent)
+    clip = descent.clip if sophia is None else sophia.settings.clip
     for step in range(descent.steps):
         for group in optimiser.param_groups:
             group["lr"] = descent.rate(step)
-        losses = _accumulate(problem, draw(step), loss)
-        norm = problem.runtime.clip(problem.movable.values(), descent.clip)
+        batches = draw(step)
+        if sophia is not None:
+            sophia.before(step, batches)
+        losses = _accumulate(problem, batches, loss)
+        norm = problem.runtime.clip(problem.movable.values(), clip)
         if not (math.isfinite(norm) and all(math.isfinite(value) for value in losses.values())):
             optimiser.zero_grad(set_to_none=True)
             raise NumericalError(f"step {step + 1}: the loss or its gradient is not finite.")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        if sophia is not None:
+            sophia.after(step)
         report(step + 1, " ".join(f"{name} {value:.2f}" for name, value in losses.items()))
         if after(step + 1, losses):
             return step + 1
     return descent.steps
+
+
+def _optimiser(problem: Problem, descent: Descent) -> torch.optim.Optimizer:
+    if descent.sophia is not None:
+        return descent.sophia.optimiser
+    parameters = list(problem.movable.values())
+    return torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=descent.weight_decay)
 
 
 def _accumulate(problem: Problem, batches: Sequence[Batch], loss: LossFunction) -> dict[str, float]:

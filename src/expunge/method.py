@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from expunge.data.batches import Batch
+from expunge.optim.sophia import SophiaSettings
 from expunge.optim.step_size import StepRule
 from expunge.problem import Problem, Split
 
@@ -54,7 +55,7 @@ class LossPhase:
 
     `loss` is evaluated on one batch of one split at a time (`Batch.split`). `draws`: windows of each split in a step
     (splits that do not exist are skipped). `learning_rate` None: found by the probe. `aims` says whether the forget
-    rows have targets, so that arriving can be seen.
+    rows have targets, so that arriving can be seen. `optimiser` None: AdamW.
     """
 
     loss: Callable[[Problem, State, Batch], Terms]
@@ -62,6 +63,7 @@ class LossPhase:
     steps: int
     learning_rate: float | None
     aims: bool = False
+    optimiser: SophiaSettings | None = None
     name: str = "descent"
 
 

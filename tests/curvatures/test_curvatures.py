@@ -1,4 +1,4 @@
-"""Curvatures against dense matrices in float64: powers, solves, both forms of the block inverse, damping, dead tensors."""
+"""Curvatures against dense matrices in float64: powers, solves, both forms of the block inverse, damping."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from expunge.curvatures.block import ALL, Block, apply_power, cut, factor, rank_
 from expunge.curvatures.diagonal import Diagonal
 from expunge.curvatures.identity import Identity
 from expunge.errors import InputError
-from tests.gradients.shapes import lora_of, model_of, problem_of, row_gradients, same
+from gradients.shapes import lora_of, model_of, problem_of, row_gradients, same
 
 EXPONENTS = (-1.0, -0.5, -0.25)
 
@@ -103,7 +103,7 @@ def test_shuffled_keeps_the_values_and_loses_their_places() -> None:
 
 @pytest.mark.parametrize("curvature", [Diagonal(), Block(block=4, gradients=8)])
 def test_a_fresh_lora_has_no_curvature_in_a(curvature: Diagonal | Block) -> None:
-    """A's gradient is zero because B is: that is no curvature of zero, by which A would get the largest steps of all."""
+    """A's gradient is zero because B is: no curvature of zero, by which A would get the largest steps."""
     problem = problem_of(lora_of("llama", fresh=True))
     state = curvature.init(problem, problem.splits["retain"])
     assert state.alive == {name for name in problem.movable if "lora_B" in name}
@@ -141,12 +141,14 @@ def test_entries_that_are_not_finite_are_named() -> None:
 
 
 def test_noise_of_fisher_forgetting_has_its_covariance() -> None:
-    """cov((mu sigma^2)^(1/4) (C + damping)^(-1/4) n) = sqrt(mu sigma^2) (C + damping)^(-1/2), within standard errors."""
+    """cov((mu sigma^2)^(1/4) (C + damping)^(-1/4) n) = sqrt(mu sigma^2) (C + damping)^(-1/2), within its errors."""
     stacked = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(2)).double()
     dense = stacked[0].T @ stacked[0] + 0.1 * torch.eye(4).double()
     draws, amplitude = 40_000, 0.3
     noise = torch.randn(draws, 4, generator=torch.Generator().manual_seed(3)).double()
-    factors = tuple(tensor.expand(draws, -1, -1) if tensor.dim() == 3 else tensor.expand(draws, -1) for tensor in factor(stacked))
+    factors = tuple(
+        tensor.expand(draws, -1, -1) if tensor.dim() == 3 else tensor.expand(draws, -1) for tensor in factor(stacked)
+    )
     shaped = amplitude**0.25 * apply_power(factors, stacked.expand(draws, -1, -1), noise, -0.25, 0.1)  # type: ignore[arg-type]
     found = shaped.T @ shaped / draws
     expected = amplitude**0.5 * dense_power(dense, -0.5)

@@ -29,7 +29,9 @@ class Ridge:
         random = torch.Generator().manual_seed(0)
         self.n, size = 60, 8
         self.x = torch.randn(self.n, size, generator=random).double()
-        self.y = (self.x @ torch.randn(size, generator=random).double()) + torch.randn(self.n, generator=random).double()
+        self.y = (self.x @ torch.randn(size, generator=random).double()) + torch.randn(
+            self.n, generator=random
+        ).double()
         self.gone = torch.zeros(self.n, dtype=torch.bool)
         self.gone[torch.randperm(self.n, generator=random)[: self.n * 3 // 10]] = True
 
@@ -71,7 +73,9 @@ class Logistic:
         random = torch.Generator().manual_seed(1)
         self.n, size = 80, 6
         self.x = torch.randn(self.n, size, generator=random).double()
-        self.y = (torch.rand(self.n, generator=random) < torch.sigmoid(self.x @ torch.randn(size, generator=random).double())).double()
+        self.y = (
+            torch.rand(self.n, generator=random) < torch.sigmoid(self.x @ torch.randn(size, generator=random).double())
+        ).double()
         self.fixed = torch.arange(self.n) < 24
 
     def gradient(self, w: Tensor, weights: Tensor) -> Tensor:

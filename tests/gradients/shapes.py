@@ -23,7 +23,7 @@ TARGETS = {
 
 
 def model_of(family: str, seed: int = 7, tied: bool = True) -> Any:
-    """Width 8, one or two layers, grouped heads for Llama, float64 throughout (their norms would go through float32)."""
+    """Width 8, two layers, grouped heads for Llama, float64 throughout (their norms would go through float32)."""
     from transformers import (
         GPT2Config,
         GPT2LMHeadModel,
@@ -126,5 +126,3 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float
         float((found[name] - expected[name]).abs().max()) <= tolerance * max(1.0, float(expected[name].abs().max()))
         for name in expected
     )
-
-

@@ -4,7 +4,7 @@ import torch
 
 from expunge.gradients.cotangents import exact_cotangent, keyed_noise, label_cotangent, noise_cotangent, sampled_labels
 from expunge.gradients.per_example import Wanted, measure
-from tests.gradients.shapes import VOCABULARY, model_of, problem_of, row_gradients, same, split_of
+from gradients.shapes import VOCABULARY, model_of, problem_of, row_gradients, same, split_of
 
 LOGITS = torch.tensor([[0.3, -1.2, 2.0, 0.1, -0.4], [4.0, 0.0, 0.0, -1.0, 0.5]]).double()
 
@@ -80,7 +80,7 @@ def test_exact_labels_give_the_gauss_newton_diagonal() -> None:
 
 
 def test_noise_is_unbiased_and_shared_noise_is_not() -> None:
-    """Means over 400 passes lie within their standard errors of the exact diagonal; one noise for all tokens does not."""
+    """Means over 400 passes lie within their errors of the exact diagonal; one noise for all tokens does not."""
     problem = problem_of(model_of("gpt2", tied=False))
     problem.movable = {"lm_head.weight": problem.movable["lm_head.weight"]}
     split = split_of("retain", (1, 1, 2))

@@ -1,4 +1,4 @@
-"""Exact per-example gradients against a loop of autograd and against torch.func, in float64; wrong ways are rejected."""
+"""Exact per-example gradients against a loop of autograd and torch.func, in float64; wrong ways are rejected."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from expunge.data.tokens import Window
 from expunge.errors import InputError
 from expunge.gradients.per_example import Sums, Wanted, measure
 from expunge.problem import Problem, Split
-from tests.gradients.shapes import FAMILIES, lora_of, model_of, problem_of, row_gradients, same, split_of
+from gradients.shapes import FAMILIES, lora_of, model_of, problem_of, row_gradients, same, split_of
 
 ALL = Wanted(total=True, squares=True, norms=True, stacked=True)
 

@@ -58,7 +58,7 @@ class Block:
         if need > MEMORY_SHARE * free:
             raise InputError(
                 f"curvature block: {self.gradients} gradients of {parameters:,} parameters need about "
-                f"{need / 2**30:.1f} GiB of {free / 2**30:.1f}. Give fewer gradients, or a smaller subspace such as lora."
+                f"{need / 2**30:.1f} GiB of {free / 2**30:.1f}. Give fewer gradients, or --subspace lora."
             )
         rows = _spread(split, self.gradients)
         repeats = 1 if self.labels == "data" else max(1, self.gradients // len(rows.rows))
@@ -96,7 +96,9 @@ class Block:
         for key, gradients in state.tensors.items():
             if key not in state.factors:
                 state.factors[key] = factor(gradients)
-            raised[key] = apply_power(state.factors[key], gradients, self._blocks(state, vector, key), exponent, damping)
+            raised[key] = apply_power(
+                state.factors[key], gradients, self._blocks(state, vector, key), exponent, damping
+            )
         return self._whole(state, vector, raised)
 
     def _blocks(self, state: CurvatureState, vector: Vector, key: str) -> Tensor:

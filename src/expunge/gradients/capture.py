@@ -171,9 +171,7 @@ class Capture:
 def capturing(model: Any, movable: Mapping[str, Tensor], take: Take, by_token: bool = False) -> Iterator[Capture]:
     """Hooks on the layers that hold `movable`, removed at the end. Raises `InputError` for a layer without a rule."""
     rules = rules_of(model, dict(movable))
-    wide = {
-        name: (tensor.shape, torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in movable.items()
-    }
+    wide = {name: (tensor.shape, torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in movable.items()}
     capture = Capture(rules, wide, take, by_token)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     handles = [module.register_forward_hook(capture.saw, with_kwargs=True) for module in rules]

@@ -130,9 +130,10 @@ def measure(
     gathered = _Gathered(Sums(), wanted)
     seed = problem.seed if seed is None else seed
     pieces = list(row_pieces(split, windows))
-    with capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture, bar(
-        title or f"gradients of {split.name} rows", passes * len(pieces)
-    ) as report:
+    with (
+        capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
+        bar(title or f"gradients of {split.name} rows", passes * len(pieces)) as report,
+    ):
         for number in range(passes):
             for place, piece in enumerate(pieces):
                 gathered.open(piece)

@@ -55,7 +55,7 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
         return {"A": module.lora_embedding_A[adapter], "B": module.lora_embedding_B[adapter]}
     if isinstance(module, nn.ParameterDict | nn.ParameterList):
         return {}
-    return {key: tensor for key, tensor in module.named_parameters(recurse=False)}
+    return dict(module.named_parameters(recurse=False))
 
 
 def _rule(module: nn.Module, key: str, name: str, path: str) -> Rule:
@@ -127,7 +127,9 @@ def _lora_embedding_a(module: LoraEmbedding) -> PerExample:
     def per_example(ids: Tensor, g: Tensor) -> Tensor:
         adapter = _only_adapter(module)
         low = module.scaling[adapter] * (g @ module.lora_embedding_B[adapter].to(g.dtype))
-        return _spread(ids, low, module.lora_embedding_A[adapter].shape[1], module.base_layer.padding_idx).transpose(1, 2)
+        return _spread(ids, low, module.lora_embedding_A[adapter].shape[1], module.base_layer.padding_idx).transpose(
+            1, 2
+        )
 
     return per_example
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.data.batches import Batch, passes
+from expunge.data.batches import Batch, collate, passes
 from expunge.model.losses import per_window, target_logits, token_nll
 from expunge.problem import Problem, Split
 
@@ -45,3 +45,24 @@ def _gradient(problem: Problem, split: Split, loss: Callable[[Batch], Tensor]) -
             if gradient is not None:
                 sum_ += gradient
     return dict(zip(problem.movable, total, strict=True))
+
+
+def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[str, Tensor]:
+    """The mean over batches of `windows` windows of the squared gradient of each batch's mean loss, labels of the data.
+
+    What LIBU's code calls its Fisher: neither per example nor centred, so it measures mean gradients, not curvature.
+    """
+    parameters = list(problem.movable.values())
+    squares = [
+        torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in parameters
+    ]
+    starts = range(0, len(split.windows), windows)
+    for start in starts:
+        chosen = range(start, min(start + windows, len(split.windows)))
+        batch = collate(split.name, split.windows, chosen).to(problem.runtime.device)
+        with problem.runtime.autocast():
+            loss = token_nll(target_logits(problem.model, batch), batch).mean()
+        for square, gradient in zip(squares, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            if gradient is not None:
+                square += gradient.to(square.dtype).square() / len(starts)
+    return dict(zip(problem.movable, squares, strict=True))

@@ -17,11 +17,8 @@ from typing import ClassVar
 
 from expunge.data.batches import Batch
 from expunge.method import LossPhase, Phase, State, Terms
-from expunge.model.losses import huber, kept_kl, target_logits, token_nll, window_means
 from expunge.problem import Problem
 from expunge.reference import objective
-
-FEWEST_OTHERS = 16  # retain rows and replay texts a step, however few the forget rows are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,25 +50,9 @@ class LossMatching:
         return objective.prepare(problem, self.replay_texts, self.replay_tokens)
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        rows = min(self.forget_rows, len(problem.splits["forget"].windows))
-        others = max(rows, FEWEST_OTHERS)
-        replay = others if "retain" in problem.splits else 2 * others
-        draws = {"forget": rows, "retain": max(2 * rows, others), "unseen": others // 2, "replay": replay}
-        steps = self.steps or objective.steps_for(problem, rows)
-        phase = LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True)
-        return (phase,)
+        draws = objective.draws(problem, self.forget_rows)
+        steps = self.steps or objective.steps_for(problem, draws["forget"])
+        return (LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True),)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
-        logits = target_logits(problem.model, batch)
-        if batch.split in ("forget", "retain"):
-            means = window_means(token_nll(logits, batch), batch)
-            if batch.split == "retain":
-                return Terms({"retain": means.mean()}, self.retain_weight * means.mean())
-            gap = means - state.targets[batch.rows]
-            return Terms(
-                {"forget": means.mean(), "gap": gap.abs().mean()}, state.pressure * huber(gap, self.width).mean()
-            )
-        kept = state.caches[batch.split].of(batch)
-        kl = window_means(kept_kl(logits.log_softmax(dim=1), *kept), batch).mean()
-        weight = self.unseen_weight if batch.split == "unseen" else self.replay_weight
-        return Terms({f"{batch.split}_kl": kl}, weight * kl)
+        return objective.loss(self, problem, state, batch)

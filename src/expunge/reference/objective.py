@@ -1,15 +1,24 @@
-"""What loss matching needs before its first step: targets, replay and the original's distributions.
+"""The objective of loss matching, and what it needs before the first step: targets, replay, kept distributions.
 
-Below the methods, since others lead their forget rows to the same targets.
+Below the methods, since others lead their forget rows to the same targets. For a forget row i with loss L_i and target
+t_i (`reference.targets`), a retain row r, and text u that the model never saw or that was sampled from it (replay):
+
+    pressure * mean_i huber(L_i - t_i) + retain_weight * mean_r L_r + unseen_weight * KL_u + replay_weight * KL_replay,
+    KL = KL(original, current) per token, teacher-forced.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from expunge.data.batches import Batch
 from expunge.data.splits import shape
-from expunge.method import State
+from expunge.errors import InputError
+from expunge.method import State, Terms
+from expunge.model.losses import huber, kept_kl, target_logits, token_nll, window_means
 from expunge.problem import Problem, Split
 from expunge.reference.cache import keep_distributions, row_losses
 from expunge.reference.replay import sample
@@ -17,14 +26,62 @@ from expunge.reference.targets import Measured, Targets, match
 
 FEWEST_STEPS = 160
 MOST_PASSES = 28
+FEWEST_OTHERS = 16  # retain rows and replay texts a step, however few the forget rows are
+SOURCES = ("unseen", "counterfactual")
+
+
+class Weights(Protocol):
+    """Weights of the objective's terms, and the width of the Huber loss in nats per token."""
+
+    @property
+    def retain_weight(self) -> float: ...
+    @property
+    def unseen_weight(self) -> float: ...
+    @property
+    def replay_weight(self) -> float: ...
+    @property
+    def width(self) -> float: ...
+
+
+def loss(weights: Weights, problem: Problem, state: State, batch: Batch) -> Terms:
+    """The objective on one batch of one split."""
+    logits = target_logits(problem.model, batch)
+    if batch.split in ("forget", "retain"):
+        means = window_means(token_nll(logits, batch), batch)
+        if batch.split == "retain":
+            return Terms({"retain": means.mean()}, weights.retain_weight * means.mean())
+        gap = means - state.targets[batch.rows]
+        pull = state.pressure * huber(gap, weights.width).mean()
+        return Terms({"forget": means.mean(), "gap": gap.abs().mean()}, pull)
+    kl = window_means(kept_kl(logits.log_softmax(dim=1), *state.caches[batch.split].of(batch)), batch).mean()
+    weight = weights.unseen_weight if batch.split == "unseen" else weights.replay_weight
+    return Terms({f"{batch.split}_kl": kl}, weight * kl)
+
+
+def draws(problem: Problem, forget_rows: int) -> Mapping[str, int]:
+    """Windows of each split in a step: twice as many retain rows as forget rows, as much replay as forget rows."""
+    rows = min(forget_rows, len(problem.splits["forget"].windows))
+    others = max(rows, FEWEST_OTHERS)
+    replay = others if "retain" in problem.splits else 2 * others
+    return {"forget": rows, "retain": max(2 * rows, others), "unseen": others // 2, "replay": replay}
+
+
+def with_targets(problem: Problem, needed: bool = False) -> State:
+    """A state with targets where the problem has anything to take them from; raises `InputError` where `needed`."""
+    state = State()
+    if problem.base is None and not set(SOURCES) & problem.splits.keys():
+        if needed:
+            raise InputError("step line_search needs targets. Give --holdout or --base, or use step: budget.")
+        return state
+    targets = find_targets(problem)
+    state.targets = torch.tensor(targets.values, dtype=torch.float32, device=problem.runtime.device)
+    state.notes["targets"] = {"source": targets.source, "calibrated": targets.calibrated}
+    return state
 
 
 def prepare(problem: Problem, replay_texts: int, replay_tokens: int) -> State:
     """Targets for the forget rows, and for KL terms the original's distributions on unseen rows and replay."""
-    state = State()
-    targets = find_targets(problem)
-    state.targets = torch.tensor(targets.values, dtype=torch.float32, device=problem.runtime.device)
-    state.notes["targets"] = {"source": targets.source, "calibrated": targets.calibrated}
+    state = with_targets(problem, needed=True)
     if "unseen" in problem.splits:
         state.caches["unseen"] = keep_distributions(problem, problem.splits["unseen"])
     if replay_texts:

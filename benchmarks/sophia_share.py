@@ -1,0 +1,200 @@
+"""Sophia on the demo's model: the share of its step that is unclipped, and whether its curvature is worth having.
+
+    python benchmarks/sophia_share.py --output docs/results/sophia.json
+
+Minimises the objective of `loss_matching` (constant pressure and learning rate) for the same number of steps at each
+learning rate with: AdamW; Sophia; Sophia whose gamma is set at the first refreshes only; Sophia with a *shuffled*
+curvature, the same values permuted over the coordinates of each tensor, always in the same order; SOUL as released.
+Prints and writes, per run: the share unclipped midway between refreshes and how often it lies in 10 to 50 %; at the
+end, the objective over all rows, its parts, and the loss of *collateral* rows, trained in but given to nothing.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge import curvature_refresh, demo
+from expunge.curvature_refresh import CurvatureRefresh
+from expunge.data.batches import Batch, Stream, passes
+from expunge.data.rows import read
+from expunge.data.splits import halve
+from expunge.data.tokens import encode
+from expunge.distributed import Runtime
+from expunge.gradients.bartlett import Estimate
+from expunge.loop import Descent, linear, minimise
+from expunge.method import LossPhase, State
+from expunge.methods.loss_matching import LossMatching
+from expunge.model import load
+from expunge.model.select import select
+from expunge.optim.sophia import SOUL, SophiaSettings
+from expunge.problem import Problem, Split
+from expunge.progress import bar
+from expunge.record import environment
+from expunge.reference.cache import row_losses
+
+WITHIN = (0.1, 0.5)
+RUNS: dict[str, SophiaSettings | None] = {
+    "adamw": None,
+    "sophia": SophiaSettings(),
+    "gamma_once": SophiaSettings(unclipped_range=(0.0, 1.0)),
+    "shuffled": SophiaSettings(),
+    "soul": replace(SOUL, weight_decay=0.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every run starts from; `collateral` rows are trained in and given to nothing."""
+
+    problem: Problem
+    state: State
+    phase: LossPhase
+    collateral: Split
+    start: dict[str, torch.Tensor]
+
+
+@dataclass(slots=True)
+class Measured:
+    """One run; `within` is the share of its checks at which 10 to 50 % were unclipped."""
+
+    run: str
+    rate: float
+    steps: int
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    within: float | None = None
+    objective: float = float("nan")
+    parts: dict[str, float] = field(default_factory=dict)
+    collateral: float = float("nan")
+    seconds: float = 0.0
+
+
+def prepare(models: Path, seed: int, texts: int) -> Bench:
+    """The original, its rows and targets, and the objective."""
+    runtime = Runtime("cpu")
+    tokenizer = load.load_tokenizer(str(models / "original"))
+    model = load.load_model(str(models / "original"), torch.float32, runtime.device).eval()
+    rendering = demo.RENDERING  # as it was trained
+    rows = {name: read(models / f"{name}.jsonl", name).rows for name in ("forget", "retain", "holdout", "train")}
+    given = {row.content for name in ("forget", "retain") for row in rows[name]}
+    parts = {"forget": rows["forget"], "retain": rows["retain"], "unseen": halve(rows["holdout"]).seen}
+    parts["collateral"] = tuple(row for row in rows["train"] if row.content not in given)
+    splits = {name: Split(name, part, tuple(encode(part, rendering, tokenizer))) for name, part in parts.items()}
+    collateral = splits.pop("collateral")
+    chosen = select(model, "full", runtime.device)
+    problem = Problem(chosen.model, tokenizer, runtime, rendering, splits, seed, movable=chosen.movable)
+    torch.manual_seed(seed)
+    method = LossMatching(replay_texts=texts)
+    state = method.init(problem)
+    (phase,) = method.phases(problem, state)
+    assert isinstance(phase, LossPhase)
+    return Bench(problem, state, phase, collateral, problem.snapshot())
+
+
+@contextmanager
+def shuffled(asked: bool) -> Iterator[None]:
+    """Estimates with the values of each tensor permuted, by the same permutation every time."""
+    estimate = curvature_refresh.estimate
+
+    def permuted(*arguments: Any) -> Estimate:
+        found = estimate(*arguments)
+        generator = torch.Generator().manual_seed(0)
+        return replace(found, diagonal=[_permuted(part, generator) for part in found.diagonal])
+
+    curvature_refresh.estimate = permuted if asked else estimate
+    try:
+        yield
+    finally:
+        curvature_refresh.estimate = estimate
+
+
+def _permuted(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    order = torch.randperm(values.numel(), generator=generator).to(values.device)
+    return values.flatten()[order].reshape(values.shape)
+
+
+def measure(bench: Bench, name: str, rate: float, steps: int) -> Measured:
+    """One run from the start, and what it came to."""
+    problem, began, found = bench.problem, time.perf_counter(), Measured(name, rate, steps)
+    problem.restore(bench.start)
+    pool, settings = {**problem.splits, **bench.state.splits}, RUNS[name]
+    sophia = None
+    if settings is not None:
+        sophia = CurvatureRefresh(
+            problem, settings, pool, problem.seed, lambda figures: found.checks.append(dict(figures))
+        )
+    streams = {
+        split: Stream(split, pool[split].windows, problem.seed + place)
+        for place, split in enumerate(bench.phase.draws)
+        if split in pool
+    }
+
+    def draw(step: int) -> list[Batch]:
+        return [batch for split, stream in streams.items() for batch in stream.draw(bench.phase.draws[split])]
+
+    def loss(batch: Batch) -> Any:
+        return bench.phase.loss(problem, bench.state, batch)
+
+    descent = Descent(rate=linear(rate, steps, 6), steps=steps, sophia=sophia)
+    with shuffled(name == "shuffled"), bar(name, steps) as report:
+        minimise(problem, draw, loss, descent, lambda step, losses: False, report)
+    if found.checks:
+        inside = [WITHIN[0] <= check["unclipped"] <= WITHIN[1] for check in found.checks]
+        found.within = sum(inside) / len(inside)
+    found.objective, found.parts = objective(bench, pool)
+    found.collateral = float(row_losses(problem, problem.model, bench.collateral).mean())
+    found.seconds = time.perf_counter() - began
+    return found
+
+
+def objective(bench: Bench, pool: dict[str, Split]) -> tuple[float, dict[str, float]]:
+    """The objective over all windows of the splits that a step draws from, and its parts."""
+    total, parts = 0.0, dict[str, float]()
+    for split in (pool[name] for name in bench.phase.draws if name in pool):
+        for batch in passes(split.name, split.windows):
+            share = len(batch.windows) / len(split.windows)
+            with torch.no_grad():
+                terms = bench.phase.loss(bench.problem, bench.state, batch.to(bench.problem.runtime.device))
+            total += share * float(terms.total)
+            for key, value in terms.parts.items():
+                parts[key] = parts.get(key, 0.0) + share * float(value)
+    return total, parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, help="folder with the demo's models and rows; else they are made")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3])
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--texts", type=int, default=128, help="replay texts")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        bench = prepare(args.models or demo.cached_models(seed, print), seed, args.texts)
+        for name, rate in ((name, rate) for name in args.runs for rate in args.rates):
+            one = measure(bench, name, rate, args.steps)
+            found.append({"seed": seed} | asdict(one))
+            within = "" if one.within is None else f"within {one.within:.2f}  "
+            parts = " ".join(f"{key} {value:.3f}" for key, value in one.parts.items())
+            print(
+                f"seed {seed} {name:10} rate {rate:.0e}  objective {one.objective:.3f}  {within}"
+                f"collateral {one.collateral:.3f}  {parts}  {one.seconds:.0f} s",
+                flush=True,
+            )
+            if args.output:
+                settings = {"steps": args.steps, "texts": args.texts, "within": WITHIN}
+                record = {"settings": settings, "environment": environment(), "runs": found}
+                args.output.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Sophia: momentum over curvature, each coordinate of the step clipped to one learning rate. No model in here.
+
+Liu et al. 2305.14342, Algorithm 3. With gradient g, momentum m, diagonal curvature h and c(x) = min(max(x, -1), 1):
+
+    m <- b1 m + (1 - b1) g
+    every k steps, from a fresh estimate e:  h <- b2 h + (1 - b2) e
+    theta <- theta - lr * weight_decay * theta,  then  theta <- theta - lr * c(m / max(gamma h, eps))
+
+A coordinate is *clipped* where |m| >= max(gamma h, eps): it moves by a full learning rate whatever its curvature, as
+with sign momentum. Where h is 0 it is. The paper (section 3.1) asks for a gamma that leaves 10 to 50 % unclipped.
+
+Departures:
+- h is the moving average divided by 1 - b2^n after n estimates. The paper starts from 0, so that its h grows a
+  hundredfold over the first hundreds of refreshes, and the unclipped share with it; our phases have some tens of
+  refreshes, and gamma, set at the first, must keep its meaning. So the first estimate is taken whole, and the next
+  ones count about as much as it.
+- gamma None: set by the step after the first refresh to the quantile of |m| / h over coordinates with momentum
+  (m != 0) that leaves the share `unclipped` below. After one step m is (1 - b1) g of one draw; it is set again at
+  the second refresh, when m is a mean over draws, and later where the share measured midway left `unclipped_range`.
+
+Variants, as released rather than as described, for comparisons:
+- `soul` (Jia et al. 2404.18239, OPTML-Group/SOUL, src/optim/sophia.py): every step m is updated *twice* with the same
+  gradient, h <- b2 h + (1 - b2) g∘g with the *training* gradient, and c(m / (rho * 5120 * h + 1e-15)): the batch
+  constant stays at its default whatever the batch is. No estimates, no refresh. `SOUL` has its settings; gamma is rho.
+- `libu` (2506.04044, the authors' code of 2025-01-15): h <- b2 h + (1 - b2) g∘g for each tensor with probability
+  `chance` in a step, both averages divided by 1 - b^t at step t, and c(m' / max(gamma h', eps)). `LIBU` has the
+  settings of the paper's third set-up.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.errors import InputError
+
+SOUL_BATCH = 5120
+MOST_MEASURED = 1 << 22  # coordinates that a quantile or a share is taken over; more than that are sampled
+EARLY_SETTINGS = 2  # refreshes at which gamma is set in any case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SophiaSettings:
+    """Settings of Sophia. Sources: "paper" is 2305.14342, section 3.1, for Sophia-G."""
+
+    gamma: float | None = None
+    """Scale of the curvature; none: set by `unclipped`. The paper has 0.05 for pretraining, found by that rule."""
+    unclipped: float = 0.3
+    """Share of the coordinates with momentum left unclipped when gamma is set: the middle of the paper's 10 to 50 %."""
+    unclipped_range: tuple[float, float] = (0.1, 0.5)
+    """Where the share measured midway leaves it, the next refresh sets gamma anew. From the paper; (0, 1): never."""
+    refresh_every: int = 10
+    """Steps from one curvature estimate to the next. From the paper."""
+    refresh_rows: int = 32
+    """Windows of an estimate. Our choice; the paper takes 240 of 480."""
+    refresh_most: int = 4
+    """Windows squared together; fewer are steadier. Our choice; the paper squares each device's whole share."""
+    betas: tuple[float, float] = (0.9, 0.9)
+    """Decay of momentum and of curvature. Our choice: the paper's 0.96 and 0.99 average over 25 steps and 1,000, but a
+    phase has some hundreds, in which gradient and curvature change."""
+    eps: float = 1e-12
+    """Smallest denominator. From the paper."""
+    weight_decay: float = 0.0
+    """Decoupled, as AdamW's. Our choice: the paper's 0.2 is for pretraining, unlearning should not shrink."""
+    estimator: Literal["noise", "bartlett", "squared"] = "noise"
+    """Curvature estimate (see `gradients.bartlett`). The paper has bartlett; noise has less variance."""
+    curvature_on: Literal["retain", "batch"] = "retain"
+    """Rows that the curvature is taken on. The paper has the batch; ours are the rows whose loss should not move."""
+    clip: float = 1.0
+    """Norm that the gradient of a step is clipped to; inf: none. From the paper, as in our loop for AdamW."""
+    variant: Literal["sophia", "soul", "libu"] = "sophia"
+    """The paper's rule, or that of released code."""
+    chance: float = 0.06
+    """Of variant libu: probability with which a tensor's curvature is updated in a step. From its code."""
+
+    def __post_init__(self) -> None:
+        low, high = self.unclipped_range
+        expected = {
+            "gamma": self.gamma is None or self.gamma > 0,
+            "unclipped": 0 < self.unclipped < 1,
+            "unclipped_range": 0 <= low < self.unclipped < high <= 1,
+            "refresh_every": self.refresh_every >= 1,
+            "refresh_rows": self.refresh_rows >= 1,
+            "refresh_most": self.refresh_most >= 1,
+            "betas": all(0 <= beta < 1 for beta in self.betas),
+            "eps": self.eps > 0,
+            "weight_decay": self.weight_decay >= 0,
+            "clip": self.clip > 0,
+            "chance": 0 < self.chance <= 1,
+        }
+        for name, holds in expected.items():
+            if not holds:
+                raise InputError(f"Sophia: {name} = {getattr(self, name)} is out of range. {_RANGES[name]}")
+        if self.variant != "sophia" and self.gamma is None:
+            raise InputError(f"Sophia: variant {self.variant} has no rule that sets gamma. Give gamma a value.")
+
+
+_RANGES = {
+    "gamma": "Give a positive number, or none.",
+    "unclipped": "Give a share between 0 and 1.",
+    "unclipped_range": "Give two shares, the lower below `unclipped` and the upper above.",
+    "refresh_every": "Give a number of steps, 1 or more.",
+    "refresh_rows": "Give a number of rows, 1 or more.",
+    "refresh_most": "Give a number of rows, 1 or more.",
+    "betas": "Give two numbers from 0 to below 1.",
+    "eps": "Give a positive number.",
+    "weight_decay": "Give 0 or a positive number.",
+    "clip": "Give a positive norm, or inf.",
+    "chance": "Give a probability above 0.",
+}
+
+SOUL = SophiaSettings(variant="soul", gamma=0.04, betas=(0.9, 0.95), eps=1e-15, weight_decay=0.1)
+"""SOUL as released, with the settings of its TOFU runs."""
+LIBU = SophiaSettings(variant="libu", gamma=1.2, betas=(0.9, 0.999), eps=1e-8, clip=float("inf"))
+"""LIBU as released, with the settings of its third set-up (learning rate 2e-5)."""
+
+
+class Ratio(NamedTuple):
+    """Momentum and what it is divided by, coordinate by coordinate; the step is their quotient clipped to [-1, 1]."""
+
+    momentum: Tensor
+    bound: Tensor
+
+    def step(self) -> Tensor:
+        return (self.momentum / self.bound).clamp_(-1.0, 1.0)
+
+
+class Sophia(torch.optim.Optimizer):
+    """Sophia over one list of parameters. `seed` is for the chance of variant libu.
+
+    Counters and gamma live in the parameter group, so that `state_dict` holds all there is.
+    """
+
+    def __init__(self, params: Iterable[Tensor], settings: SophiaSettings, lr: float = 0.0, seed: int = 0) -> None:
+        self.settings = settings
+        counters = {"steps": 0, "refreshes": 0, "gamma": settings.gamma, "set_gamma": False, "seed": seed}
+        super().__init__(list(params), {"lr": lr} | counters)
+
+    @property
+    def gamma(self) -> float | None:
+        """The scale of the curvature in use; none before it is set."""
+        gamma: float | None = self.param_groups[0]["gamma"]
+        return gamma
+
+    @torch.no_grad()
+    def refresh(self, estimates: Sequence[Tensor], regauge: bool = False) -> None:
+        """Takes a curvature estimate, one tensor for each parameter in order; `regauge`: the next step sets gamma."""
+        group, beta = self.param_groups[0], self.settings.betas[1]
+        group["refreshes"] += 1
+        count = group["refreshes"]
+        share = (1 - beta) / (1 - beta**count)  # 1 for the first: the average divided by 1 - beta^count
+        for parameter, estimate in zip(group["params"], estimates, strict=True):
+            self._state(parameter)["curvature"].lerp_(estimate, share)
+        due = count <= EARLY_SETTINGS or regauge or self.gamma is None
+        group["set_gamma"] = self.settings.gamma is None and due
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of the variant's rule."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        group = self.param_groups[0]
+        group["steps"] += 1
+        self._observe()
+        if group["set_gamma"]:
+            group["gamma"], group["set_gamma"] = self._fitting_gamma(), False
+        for parameter in self._moving():
+            parameter.mul_(1 - group["lr"] * self.settings.weight_decay)
+            parameter.sub_(self._ratio(parameter).step(), alpha=group["lr"])
+        return loss
+
+    @torch.no_grad()
+    def unclipped_share(self) -> float:
+        """Share of the coordinates with momentum that the step just taken left unclipped; NaN where none has any."""
+        inside = total = 0
+        for parameter, places in self._measured():
+            momentum, bound = (_at(values, places) for values in self._ratio(parameter))
+            inside += int(((momentum.abs() < bound) & (momentum != 0)).sum())
+            total += int((momentum != 0).sum())
+        return inside / total if total else float("nan")
+
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
+        for name in ("momentum", "curvature"):
+            if name not in state:
+                state[name] = torch.zeros_like(parameter)
+        return state
+
+    def _moving(self) -> list[Tensor]:
+        return [parameter for parameter in self.param_groups[0]["params"] if parameter.grad is not None]
+
+    def _observe(self) -> None:
+        """The gradients enter momentum, and curvature where the variant takes it from them."""
+        group, (decay, slow), variant = self.param_groups[0], self.settings.betas, self.settings.variant
+        moving = self._moving()
+        chances = np.random.default_rng((group["seed"], group["steps"])).random(len(moving))
+        for parameter, chance in zip(moving, chances, strict=True):
+            state, gradient = self._state(parameter), parameter.grad
+            assert gradient is not None
+            for _ in range(2 if variant == "soul" else 1):
+                state["momentum"].lerp_(gradient, 1 - decay)
+            if variant == "soul" or (variant == "libu" and chance < self.settings.chance):
+                state["curvature"].lerp_(gradient * gradient, 1 - slow)
+
+    def _ratio(self, parameter: Tensor) -> Ratio:
+        state, group, eps = self._state(parameter), self.param_groups[0], self.settings.eps
+        gamma, momentum, curvature = self.gamma or 0.0, state["momentum"], state["curvature"]
+        if self.settings.variant == "soul":
+            return Ratio(momentum, gamma * SOUL_BATCH * curvature + eps)
+        if self.settings.variant == "libu":
+            begun, slow = (1 - beta ** group["steps"] for beta in self.settings.betas)
+            return Ratio(momentum / begun, (gamma * curvature / slow).clamp_(min=eps))
+        return Ratio(momentum, (gamma * curvature).clamp_(min=eps))
+
+    def _fitting_gamma(self) -> float | None:
+        """The gamma that leaves the share `unclipped` of the coordinates with momentum below 1.
+
+        Where too few of them have curvature, the one that leaves all but one of those that do; none have: unset.
+        """
+        ratios = []
+        for parameter, places in self._measured():
+            momentum, curvature = (_at(self._state(parameter)[name], places) for name in ("momentum", "curvature"))
+            ratios.append((momentum.abs() / curvature)[momentum != 0])  # infinite where there is no curvature
+        ordered = torch.cat(ratios).sort().values
+        place = min(int(self.settings.unclipped * len(ordered)), int(ordered.isfinite().sum()) - 1)
+        return float(ordered[place]) if place >= 0 else None
+
+    def _measured(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Parameters with the coordinates to measure: all (none), or a random sample, the same every time."""
+        parameters = [parameter for parameter in self.param_groups[0]["params"] if parameter in self.state]
+        total = sum(parameter.numel() for parameter in parameters)
+        if total <= MOST_MEASURED:
+            return [(parameter, None) for parameter in parameters]
+        generator, measured = torch.Generator().manual_seed(0), list[tuple[Tensor, Tensor | None]]()
+        for parameter in parameters:
+            count = max(1, parameter.numel() * MOST_MEASURED // total)
+            places = torch.randint(parameter.numel(), (count,), generator=generator)
+            measured.append((parameter, places.to(parameter.device)))
+        return measured
+
+
+def _at(values: Tensor, places: Tensor | None) -> Tensor:
+    return values.flatten() if places is None else values.flatten()[places]
