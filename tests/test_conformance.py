@@ -19,7 +19,8 @@ from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 
 METHODS = registry.names("methods")
-FEW = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16, "learning_rate": 1e-3, "forget_rows": 4}
+FEW: dict[str, float] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16, "learning_rate": 1e-3, "forget_rows": 4}
+FEW["budget"] = 1e-3  # the logits of a random model are small whatever its weights are: no step reaches a larger one
 
 
 def problem_of(subspace: str, rows: int = 8) -> Problem:
@@ -46,6 +47,11 @@ def short(name: str) -> Any:
     return kind(**{key: value for key, value in FEW.items() if key in known})
 
 
+def _cannot_move(name: str, subspace: str, key: str) -> bool:
+    """A of a fresh LoRA has no gradient while B is zero, so a single proposal leaves it where it is."""
+    return subspace == "lora" and name == "fisher_removal" and "lora_A" in key
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("subspace", ["full", "lora"])
 def test_moves_what_may_move_and_nothing_else(name: str, subspace: str) -> None:
@@ -54,7 +60,7 @@ def test_moves_what_may_move_and_nothing_else(name: str, subspace: str) -> None:
     torch.manual_seed(0)
     outcome = apply(short(name), problem, lambda entry: None)
     moved = {key for key, tensor in problem.model.named_parameters() if not torch.equal(tensor, before[key])}
-    assert moved == set(problem.movable)
+    assert moved == {key for key in problem.movable if not _cannot_move(name, subspace, key)}
     assert all(torch.isfinite(tensor).all() for tensor in problem.movable.values())
     assert outcome.stopped and outcome.steps > 0
 

@@ -9,7 +9,7 @@ of gradients, damping and cycles are not known to us: all numbers here are our c
 Departures: curvature from the noise cotangent (Gauss-Newton) unless `labels: data` asks for the paper's empirical
 Fisher, which is far smaller on fitted text; damping relative to the mean of the spectrum; eta by a retain budget,
 measured on acceptance rows that neither gradient nor curvature saw; where targets are known, rows that have reached
-theirs are left out of later cycles. Moves LoRA or the chosen subspace; `curvature: block` needs a subspace that is small enough.
+theirs are left out of later cycles. Moves LoRA or the chosen subspace, which must be small for `curvature: block`.
 """
 
 from dataclasses import dataclass, field

@@ -19,9 +19,9 @@ lacks. F is the Gauss-Newton diagonal (noise cotangent) unless `curvature_option
 
 with the paper's three set-ups as `setup` (1 aggressive, 2 medium, 3 conservative: the one in its tables; numbers that
 the paper leaves open are from the commits that match it). Not reproduced: padding and prompt in the loss, the word
-"None" between prompt and answer, gradients averaged in fp16 without unscaling, dropout in both phases, the checkpoint of the
-lowest forget loss (the last weights are kept), and its LoRA on the attention only (ours is the chosen subspace). Their
-loss is a mean over a batch's tokens, ours a mean over rows of each row's mean.
+"None" between prompt and answer, gradients averaged in fp16 without unscaling, dropout in both phases, the checkpoint
+of the lowest forget loss (the last weights are kept), and its LoRA on the attention only (ours is the chosen subspace).
+Their loss is a mean over a batch's tokens, ours a mean over rows of each row's mean.
 """
 
 import math
