@@ -218,6 +218,7 @@ class Proposals:
             "forget": {"before": _mean(before.forget), "after": _mean(forget)},
             "retain_kl": {"before": before.measured.retain_kl, "after": after.retain_kl if after else None},
             "retain_rise": {"before": before.measured.retain_rise, "after": after.retain_rise if after else None},
+            "distance": {"before": before.measured.distance, "after": after.distance if after else None},
             "notes": dict(proposal.notes),
         }
         self.outcome.proposals.append(entry)
