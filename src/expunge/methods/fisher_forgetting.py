@@ -52,8 +52,10 @@ class FisherForgetting:
     step_size: float | None = None
     """The amplitude (mu sigma^2)^(1/4), and eta of the Newton step, for step: fixed."""
 
+    def __post_init__(self) -> None:
+        influence.check(self)
+
     def init(self, problem: Problem) -> State:
-        influence.rule(self)
         return objective.with_targets(problem, self.step == "line_search")
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:

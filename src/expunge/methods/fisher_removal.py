@@ -53,8 +53,10 @@ class FisherRemoval:
     stop_at_targets: bool = True
     """Leave out rows that have reached their target, where targets are known."""
 
+    def __post_init__(self) -> None:
+        influence.check(self)
+
     def init(self, problem: Problem) -> State:
-        influence.rule(self)
         state = objective.with_targets(problem, self.step == "line_search")
         state.caches["fit"] = self._fit(problem)
         return state

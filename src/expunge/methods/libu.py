@@ -117,10 +117,13 @@ class Libu:
     width: float = 0.5
     """Width of the Huber loss, in nats per token (as loss_matching)."""
 
+    def __post_init__(self) -> None:
+        influence.check(self)
+        self._sophia()
+
     def init(self, problem: Problem) -> State:
         if self.variant == "as_published":
             return State()
-        influence.rule(self)
         if self.phases_run == "first":
             return objective.with_targets(problem)
         return objective.prepare(problem, self.replay_texts, self.replay_tokens)
@@ -131,9 +134,6 @@ class Libu:
 
     def _ours(self, problem: Problem) -> tuple[Phase, Phase]:
         draws = objective.draws(problem, self.forget_rows)
-        sophia = SophiaSettings(
-            unclipped=self.unclipped, refresh_every=self.refresh_every, estimator=self.estimator, curvature_on="retain"
-        )
         first = ProposalPhase(
             name="influence", propose=self._ascend, step=influence.rule(self), passes={"forget": 1, "curvature": 1}
         )
@@ -144,9 +144,14 @@ class Libu:
             steps=self.steps or objective.steps_for(problem, draws["forget"]),
             learning_rate=self.learning_rate,
             aims=True,
-            optimiser=sophia,
+            optimiser=self._sophia(),
         )
         return first, second
+
+    def _sophia(self) -> SophiaSettings:
+        return SophiaSettings(
+            unclipped=self.unclipped, refresh_every=self.refresh_every, estimator=self.estimator, curvature_on="retain"
+        )
 
     def _ascend(self, problem: Problem, state: State) -> Proposal:
         split = problem.splits["curvature"]
