@@ -1,8 +1,8 @@
 """Catalogues: one file per entry, and the file name is the registration.
 
-A catalogue is a package of this distribution (`methods`, `curvatures`, `metrics`, `benchmarks`). Listing one reads file names and the
-first line of each docstring without importing anything, so that `--help` and `expunge list` answer at once. The entry
-of `loss_matching.py` is its class `LossMatching`.
+A catalogue is a package of this distribution (see `CATALOGUES`). Listing one reads file names and the first line of
+each docstring without importing anything, so that `--help` and `expunge list` answer at once. The entry of
+`loss_matching.py` is its class `LossMatching`.
 """
 
 import ast

@@ -131,8 +131,8 @@ def measure(
         raise ValueError("squares of batches have no single examples to stack")
     if labels == "exact" and (vocabulary := problem.model.config.vocab_size) > MOST_EXACT:
         raise InputError(
-            f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is for "
-            f"models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."
+            f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
+            f"for models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."
         )
     gathered = _Gathered(Sums(), wanted)
     seed = problem.seed if seed is None else seed
