@@ -37,7 +37,7 @@ FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
 RESERVED = ("original", "retrained")
 MADE_BY = (
     "apply.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py matching.py"
-    " benchmark.py evaluation reference model data optim metrics benchmarks"
+    " ranking.py benchmark.py evaluation reference model data optim metrics benchmarks"
 ).split()
 
 
