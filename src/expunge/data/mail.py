@@ -1,10 +1,10 @@
 """Identifiers in a folder of e-mails or texts, as rows to forget: `python -m expunge.data.mail FOLDER --output FILE`.
 
 Reads .mbox, .eml and .txt below the folder: the body of each mail (its plain part, else its HTML without tags), the
-whole of each text. Secrets are e-mail addresses, phone-like numbers (7 to 15 digits) and long keys (16 signs or more, of
-which one is a letter and three are digits). A row's prompt is the text of the same paragraph before the identifier, as
-it stands, so such rows join with nothing between (`--join nothing`). What counts as an identifier is our choice: rules
-miss some and take others that are none, so read the rows before you rely on them.
+whole of each text. Secrets are e-mail addresses, phone-like numbers (7 to 19 digits, so numbers of cards and accounts
+too) and long keys (16 signs or more, of which one is a letter and three are digits). A row's prompt is the text of the
+same paragraph before the identifier, as it stands, so such rows join with nothing between (`--join nothing`). What
+counts as an identifier is our choice: rules miss some and take others that are none, so read the rows first.
 
 Nothing is written but FILE, which must not exist and which only its owner may read. Messages hold no text.
 """
@@ -32,7 +32,7 @@ LONGEST_PROMPT = 240  # characters: our choice, well inside the context of any m
 KINDS = {  # in the order in which they claim their characters
     "found-email": re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
     "found-key": re.compile(r"(?<![\w-])(?=[\w-]*[A-Za-z])(?=(?:[\w-]*\d){3})[A-Za-z0-9_-]{16,}(?![\w-])"),
-    "found-number": re.compile(r"(?<![\w.+-])\+?\(?\d(?:[ ()/.-]{0,2}\d){6,14}(?![\w-])"),
+    "found-number": re.compile(r"(?<![\w.+-])\+?\(?\d(?:[ ()/.-]{0,2}\d){6,18}(?![\w-])"),
 }
 DATE = re.compile(r"(?:19|20)\d\d[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d")
 

@@ -1,8 +1,8 @@
 """Generated secrets (canaries) and the candidates that a secret is ranked among: pure, seeded, no model.
 
-After Carlini et al., "The Secret Sharer" (USENIX Security 2019, section 4): a secret is drawn uniformly from the space R
-of all texts of one form, inserted so many times into the training rows, and ranked among the texts of R. A form is one
-alphabet per place; its space has the product of their sizes. Sizes and numbers here are our choice.
+After Carlini et al., "The Secret Sharer" (USENIX Security 2019, section 4): a secret is drawn uniformly from the space
+R of all texts of one form, inserted so many times into the training rows, and ranked among the texts of R. A form is
+one alphabet per place; its space has the product of their sizes. Sizes and numbers here are our choice.
 """
 
 import math
@@ -72,7 +72,7 @@ class Alternatives:
     bits: float
 
 
-def label(task: str) -> Label | None:
+def label_of(task: str) -> Label | None:
     """The label that a row's `task` holds; None where it names no known kind of secret."""
     found = re.fullmatch(r"([a-z-]+)(?: x([1-9]\d{0,6}))?", task)
     if not found or found[1] not in (*FORMS, *FOUND):
