@@ -42,6 +42,8 @@ from expunge.ranking import NEVER_SEEN
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "canaries"
 RENDERING = Rendering(end_documents=True, context=256)
+PRETRAINING = Training(epochs=6, learning_rate=2e-3, batch_rows=32, weight_decay=0.1)
+FINE_TUNING = Training(epochs=30, learning_rate=1e-3, batch_rows=16)
 MEMORISED = 0.8  # of the secrets to forget come first in the original, or there is nothing to show
 Rows = dict[str, list[Row]]
 
@@ -62,8 +64,8 @@ class World:
     repeated: tuple[int, ...] = (1, 2, 4)
     width: int = 128
     layers: int = 4
-    pretraining: Training = Training(epochs=6, learning_rate=2e-3, batch_rows=32, weight_decay=0.1)
-    fine_tuning: Training = Training(epochs=30, learning_rate=1e-3, batch_rows=16)
+    pretraining: Training = PRETRAINING
+    fine_tuning: Training = FINE_TUNING
 
 
 SMALL = World(
@@ -179,8 +181,8 @@ def findings(cells: list[Mapping[str, Any]]) -> list[str]:
     held = never["low"] <= NEVER_SEEN <= never["high"]
     lines = [
         f"Original: {first:.0%} of the secrets to forget come first ({MEMORISED:.0%} are needed).",
-        f"Retrained: {never['value']:.2f} bits ({never['low']:.2f} to {never['high']:.2f}); a model that never saw them "
-        f"has {NEVER_SEEN:.2f} on average, which the interval {'holds' if held else 'does not hold'}.",
+        f"Retrained: {never['value']:.2f} bits ({never['low']:.2f} to {never['high']:.2f}); a model that never saw "
+        f"them has {NEVER_SEEN:.2f} on average, which the interval {'holds' if held else 'does not hold'}.",
     ]
     for cell in cells:
         said = [f"failed: {cell['error']}"] if cell["error"] else cell["flags"]

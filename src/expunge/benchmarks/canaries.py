@@ -12,17 +12,17 @@ drawn as its candidates are, so a model that never saw it has the mean exposure 
 exposure is what to compare with.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from expunge.benchmark import Circumstances, Generating, Missing, Official, Scored
 from expunge.data.rows import MakeRow, Row
-from expunge.data.secrets import FORMS, Alternatives, Label, alternatives, by_characters, label
-from expunge.metric import Evidence, Floats, Score, SetEvidence, mean_score, share_score
-from expunge.ranking import NEVER_SEEN, Exposed, expected, of_set
+from expunge.data.secrets import FORMS, FOUND, Alternatives, Label, alternatives, by_characters, label_of
+from expunge.metric import Evidence, Floats, Score, mean_score, share_score
+from expunge.ranking import NEVER_SEEN, Exposed, Fit, expected, of_set
 
 SETS = {"forget": ("forget",), "retain": ("retain", "guard"), "never seen": ("judging",)}
 POOLED, FIRST = "exposure (forget)", "first among its candidates (forget)"
@@ -33,9 +33,9 @@ TITLES = {
     "parts": "Exposure of the secrets, in bits, and how many come first among their candidates",
     "beside": "By kind of secret, by repetition in the training rows, and how well the fits describe the candidates",
     "lead": (
-        "Exposure is log2 of the number of texts of a secret's form less log2 of the secret's rank among them: the bits "
-        "by which the model narrows a guess. What the model should have of the secrets to forget is what one that never "
-        f"saw them has: {NEVER_SEEN:.2f} bits on average ({expected(1000):.2f} among 1,000 codes). Less is "
+        "Exposure is log2 of the number of texts of a secret's form less log2 of the secret's rank among them: the "
+        "bits by which the model narrows a guess. What the model should have of the secrets to forget is what one that "
+        f"never saw them has: {NEVER_SEEN:.2f} bits on average ({expected(1000):.2f} among 1,000 codes). Less is "
         "over-forgetting: secrets that a model avoids can be told by that."
     ),
 }
@@ -43,7 +43,7 @@ TITLES = {
 
 def others(row: Row) -> Alternatives | None:
     """The candidates beside a row's secret, seeded by the row's content; None for a row without one."""
-    found = label(row.task)
+    found = label_of(row.task)
     if found is None or row.kind != "answer" or row.messages:
         return None
     form = FORMS.get(found.kind) or by_characters(row.completion)
@@ -51,17 +51,27 @@ def others(row: Row) -> Alternatives | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """What kind a secret is of, how often it was inserted, and how exposed it is."""
+
+    label: Label
+    exposed: Exposed
+
+
+@dataclass(frozen=True, slots=True)
 class Secrets:
-    """The measured secrets of one or more sets: labels and exposures, in row order."""
+    """The secrets of one or more sets that could be measured, in row order, and how many there were to measure."""
 
-    labels: list[Label] = field(default_factory=list)
-    exposed: list[Exposed] = field(default_factory=list)
-    asked: int = 0
+    measured: tuple[Secret, ...]
+    asked: int
 
-    def bits(self, chosen: Callable[[Label, Exposed], bool] = lambda label, one: True) -> Floats:
-        """Exposures of those chosen."""
-        pairs = zip(self.labels, self.exposed, strict=True)
-        return np.array([one.bits for label, one in pairs if chosen(label, one)])
+    @property
+    def bits(self) -> Floats:
+        return _bits(self.measured)
+
+    @property
+    def fits(self) -> list[Fit]:
+        return [one.exposed.fit for one in self.measured if one.exposed.fit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,7 @@ class Canaries:
         known = {name: secrets(evidence, sets) for name, sets in SETS.items()}
         if not circumstances.holdout:
             del known["never seen"]
-        found = {f"exposure ({name})": one.bits() for name, one in known.items()}
+        found = {f"exposure ({name})": one.bits for name, one in known.items()}
         return {name: bits for name, bits in (found | _groups(known["forget"])).items() if len(bits)}
 
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
@@ -97,39 +107,39 @@ class Canaries:
 
 def secrets(evidence: Evidence, names: Sequence[str]) -> Secrets:
     """The secrets of some sets, with their exposures."""
-    sets: list[SetEvidence] = [evidence.sets[name] for name in names if name in evidence.sets]
-    labels, exposed = [], []
-    for rows in sets:
-        for index, one in of_set(rows).items():
-            found = label(rows.tasks[index])
-            assert found is not None  # only rows with a label are asked for candidates
-            labels.append(found)
-            exposed.append(one)
-    return Secrets(labels, exposed, sum(len(rows.candidates) for rows in sets))
+    sets = [evidence.sets[name] for name in names if name in evidence.sets]
+    pairs = [(label_of(rows.tasks[index]), one) for rows in sets for index, one in of_set(rows).items()]
+    measured = tuple(Secret(label, one) for label, one in pairs if label)
+    return Secrets(measured, sum(len(rows.candidates) for rows in sets))
+
+
+def _bits(chosen: Iterable[Secret]) -> Floats:
+    return np.array([one.exposed.bits for one in chosen])
 
 
 def _mean(found: Secrets, name: str) -> Scored:
     reason = "no row's task names a secret (email x4, key, code, found-email, ...)"
     if found.asked:
         reason = "the losses of the candidates are not finite, or all the same"
-    return mean_score(found.bits()) or Missing(f"{name}: {reason}")
+    return mean_score(found.bits) or Missing(f"{name}: {reason}")
 
 
 def _first(found: Secrets) -> Scored:
     missing = _mean(found, "forget")
-    return share_score(np.array([one.first for one in found.exposed], dtype=bool)) or missing
+    return share_score(np.array([one.exposed.first for one in found.measured], dtype=bool)) or missing
 
 
 def _groups(found: Secrets) -> dict[str, Floats]:
     """Exposures by kind, fitted ones under a name of their own, and by repetition."""
     groups: dict[str, Floats] = {}
-    for kind in dict.fromkeys(label.kind for label in found.labels):
-        for word, fits in (("exposure", False), ("fitted exposure", True)):
-            bits = found.bits(lambda label, one, k=kind, f=fits: label.kind == k and bool(one.fit) == f)  # type: ignore[misc]
-            groups[f"{word} (forget, {kind})"] = bits
-    for times in sorted({label.repeated for label in found.labels}):
-        chosen = found.bits(lambda label, one, t=times: label.repeated == t)  # type: ignore[misc]
-        groups[f"exposure (forget, trained {times} times an epoch)"] = chosen
+    for kind in dict.fromkeys(one.label.kind for one in found.measured):
+        group = [one for one in found.measured if one.label.kind == kind]
+        groups[f"exposure (forget, {kind})"] = _bits(one for one in group if not one.exposed.fit)
+        groups[f"fitted exposure (forget, {kind})"] = _bits(one for one in group if one.exposed.fit)
+    for times in sorted({one.label.repeated for one in found.measured}):
+        groups[f"exposure (forget, repeated x{times})"] = _bits(
+            one for one in found.measured if one.label.repeated == times
+        )
     return groups
 
 
@@ -137,26 +147,24 @@ def _beside(found: Secrets) -> dict[str, Scored]:
     scores: dict[str, Scored] = {
         name: score for name, bits in _groups(found).items() if (score := mean_score(bits)) is not None
     }
-    fits = [one.fit for one in found.exposed if one.fit]
-    if share := share_score(np.array([fit.rejected for fit in fits], dtype=bool)):
-        statistics = np.array([fit.statistic for fit in fits])
-        mean = mean_score(statistics)
-        assert mean is not None
-        scores |= {REJECTED_FITS: share, "mean Kolmogorov-Smirnov statistic of the fits, forget": mean}
+    rejected = share_score(np.array([fit.rejected for fit in found.fits], dtype=bool))
+    distance = mean_score(np.array([fit.statistic for fit in found.fits]))
+    if rejected and distance:
+        scores |= {REJECTED_FITS: rejected, "mean Kolmogorov-Smirnov statistic of the fits, forget": distance}
     return scores
 
 
 def _notes(found: Mapping[str, Secrets]) -> tuple[str, ...]:
     notes = []
     for name, one in found.items():
-        if one.asked > len(one.exposed):
-            notes.append(f"{one.asked - len(one.exposed)} of {one.asked} secrets ({name}) could not be measured.")
-    if any(one.fit for one in found["forget"].exposed):
+        if one.asked > len(one.measured):
+            notes.append(f"{one.asked - len(one.measured)} of {one.asked} secrets ({name}) could not be measured.")
+    if found["forget"].fits:
         notes.append(
             "Fitted exposures stand on a skew-normal fitted to half of 512 sampled candidates and tested on the other "
             "half (rejected: p < 0.01); 'first' means first among the candidates that were scored."
         )
-    if any(label.kind.startswith("found-") for label in found["forget"].labels):
+    if any(one.label.kind in FOUND for one in found["forget"].measured):
         notes.append(
             "Identifiers found in texts are likelier than random signs of their form even where they were never seen: "
             "compare with the retrained or the base model, not with 1.44 bits."
