@@ -49,7 +49,8 @@ def section(record: Record) -> Section | None:
         return None
     by_model = block["models"]
     models = (*(name for name in MODELS if name in by_model), *sorted(set(by_model) - set(MODELS)))
-    titles = next((by_model[model]["titles"] for model in models if by_model[model].get("titles")), {})
+    given: list[dict[str, str]] = [by_model[model]["titles"] for model in models if by_model[model].get("titles")]
+    titles = given[0] if given else {}
     tables = tuple(
         Scores(titles.get(group, title), ("Score", *(model.capitalize() for model in models)), lines)
         for group, title in GROUPS.items()
