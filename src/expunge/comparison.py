@@ -37,8 +37,8 @@ FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
 RESERVED = ("original", "retrained")
 MADE_BY = (
     "apply.py propose.py watch.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py"
-    " matching.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference model data optim"
-    " metrics benchmarks curvatures gradients"
+    " matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference model data"
+    " optim metrics benchmarks curvatures gradients"
 ).split()
 
 
