@@ -23,7 +23,7 @@ from expunge import record, registry, trial
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
 from expunge.benchmark import Circumstances
 from expunge.errors import ExpungeError, InputError
-from expunge.evaluation import columns, evidence, verdict
+from expunge.evaluation import columns, divergence, evidence, verdict
 from expunge.evaluation.retrained import cache_folder
 from expunge.metric import Evidence
 from expunge.model import load
@@ -37,8 +37,8 @@ FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
 RESERVED = ("original", "retrained")
 MADE_BY = (
     "apply.py propose.py watch.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py"
-    " matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference model data"
-    " optim metrics benchmarks curvatures gradients"
+    " matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference model"
+    " data optim metrics benchmarks curvatures gradients"
 ).split()
 
 
@@ -110,6 +110,7 @@ class _Work:
     say: Say
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
+    kept: dict[str, divergence.Kept] = field(default_factory=dict)
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -206,7 +207,9 @@ class _Work:
 
     def _record(self, problem: Problem) -> Evidence:
         generating = benchmark_of(self.config).generating
-        return evidence.record(problem, self.assembled.judged, ("samples",), generating)
+        if not self.kept:
+            self.kept = divergence.keep(self._original(), self.assembled.judged)
+        return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept)
 
     def _read(self, found: Evidence, judge: bool = False) -> dict[str, Any]:
         """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""

@@ -38,6 +38,7 @@ class SetEvidence:
     after row. `references` and `generations` [n]: the answer (or second half of a document) and what the model
     generates greedily in its place; None for rows that were not generated.
     `shapes` [n, 2]: what the loss of unseen text depends on most (`data.splits.shape`), to find rows that compare.
+    `kl` [n]: KL(original, this model) summed over a row's targets, nats; nan for rows, None for sets not measured.
     `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
     """
 
@@ -50,6 +51,7 @@ class SetEvidence:
     generations: tuple[str | None, ...]
     shapes: Floats
     candidates: Mapping[int, Candidates] = field(default_factory=dict)
+    kl: Floats | None = None
 
     def of_kind(self, kind: str) -> NDArray[np.intp]:
         """Indices of the rows of a kind."""
@@ -62,6 +64,8 @@ class SetEvidence:
             "targets": self.targets,
             "token_loss": self.token_loss,
         }
+        if self.kl is not None:
+            found["kl"] = self.kl
         for index, one in self.candidates.items():
             found[f"candidates_{index}"] = np.array([one.losses[0], *np.sort(one.losses[1:])])
         return found

@@ -72,6 +72,10 @@ COLUMNS = (
     _level("loss", "judging", "loss, never seen", group="losses"),
     _level("loss", "retain", "loss, retain", SHARE, "losses"),
     _level("loss", "guard", "loss, guard", SHARE, "losses"),
+    _level("loss", "collateral", "loss, not given", SHARE, "losses"),
+    _level("retain_kl", "retain", "retain KL, retain", SHARE, "losses"),
+    _level("retain_kl", "guard", "retain KL, guard", SHARE, "losses"),
+    _level("retain_kl", "collateral", "retain KL, not given", SHARE, "losses"),
     _level("loss", "samples", "loss, own samples", SHARE, "losses"),
 )
 PER_ROW: dict[str, Callable[[SetEvidence], Floats]] = {

@@ -19,6 +19,7 @@ from expunge.data.batches import passes
 from expunge.data.rows import Row
 from expunge.data.splits import shape
 from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
+from expunge.evaluation.divergence import Kept, row_divergences
 from expunge.metric import Candidates, Evidence, SetEvidence
 from expunge.model import generation
 from expunge.model.losses import target_logits, token_nll
@@ -35,13 +36,21 @@ CLEANED += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re
 
 
 def record(
-    problem: Problem, splits: Mapping[str, Split], silent: Sequence[str] = (), generating: Generating = OWN
+    problem: Problem,
+    splits: Mapping[str, Split],
+    silent: Sequence[str] = (),
+    generating: Generating = OWN,
+    kept: Mapping[str, Kept] | None = None,
 ) -> Evidence:
-    """Runs the problem's current model over the splits; those named in `silent` are not generated from."""
+    """Runs the problem's current model over the splits; those named in `silent` are not generated from.
+
+    `kept`: the original's distributions, from which the model's are measured (`evaluation.divergence`).
+    """
     problem.model.eval()
-    return Evidence(
-        {name: _record_set(problem, split, None if name in silent else generating) for name, split in splits.items()}
-    )
+    sets = {name: _record_set(problem, split, None if name in silent else generating) for name, split in splits.items()}
+    for name, one in (kept or {}).items():
+        sets[name] = replace(sets[name], kl=row_divergences(problem, one, len(splits[name].rows)))
+    return Evidence(sets)
 
 
 def _record_set(problem: Problem, split: Split, generating: Generating | None) -> SetEvidence:

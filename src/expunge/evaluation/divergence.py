@@ -1,0 +1,55 @@
+"""Retain KL as evidence: how far a model's next-token distributions are from the original's on rows to keep.
+
+The original's are kept once, on a spread of the rows of each set (see `reference.cache`); every other model is then
+measured against them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from expunge.data.batches import passes
+from expunge.metric import Floats
+from expunge.model.losses import kept_kl, per_window, target_logits
+from expunge.problem import Problem, Split
+from expunge.reference.cache import KeptDistributions, keep_distributions
+
+SETS = ("retain", "guard", "collateral")
+MOST_ROWS = 256  # of a set, spread evenly: 2 kB a target
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The original's distributions on some rows of a set: `places` in it, and those rows as a split."""
+
+    places: tuple[int, ...]
+    split: Split
+    distributions: KeptDistributions
+
+
+def keep(original: Problem, judged: Mapping[str, Split]) -> dict[str, Kept]:
+    """Runs the original, the problem's current model, over a spread of each set of rows to keep."""
+    found = {}
+    for name in SETS:
+        if name in judged and len(judged[name].rows):
+            count = len(judged[name].rows)
+            places = np.unique(np.linspace(0, count - 1, min(count, MOST_ROWS)).round().astype(int)).tolist()
+            split = judged[name].of(places, name)
+            found[name] = Kept(tuple(places), split, keep_distributions(original, split))
+    return found
+
+
+@torch.no_grad()
+def row_divergences(problem: Problem, kept: Kept, rows: int) -> Floats:
+    """KL(original, current) summed over each row's targets [rows], in nats; nan for rows that were not kept."""
+    sums = np.full(rows, np.nan)
+    sums[list(kept.places)] = 0.0
+    with problem.runtime.autocast():
+        for batch in passes(kept.split.name, kept.split.windows):
+            moved = batch.to(problem.runtime.device)
+            kl = kept_kl(target_logits(problem.model, moved).log_softmax(dim=1), *kept.distributions.of(moved))
+            for row, value in zip(batch.rows.tolist(), per_window(kl.double(), moved).tolist(), strict=True):
+                sums[kept.places[row]] += value
+    return sums
