@@ -34,22 +34,25 @@ from expunge.watch import Outcome
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
+PENALTY = ("penalty", "penalty_on", "penalty_budget")
 RESERVED = ("original", "retrained")
 MADE_BY = (
     "apply.py propose.py watch.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py"
-    " matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference model"
-    " data optim metrics benchmarks curvatures gradients"
+    " penalty.py matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference"
+    " model data optim metrics benchmarks curvatures gradients"
 ).split()
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps."""
+    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps;
+    `penalty`: what a run's configuration says of one."""
 
     label: str
     method: str
     options: Any
     budgeted: bool
+    penalty: Mapping[str, Any]
 
 
 def variants(config: configs.Compare) -> list[Variant]:
@@ -64,9 +67,13 @@ def variants(config: configs.Compare) -> list[Variant]:
         settings = dict(given.get(label) or {})
         kind = registry.load("methods", str(settings.pop("method", label)))
         own_steps = settings.pop("own_steps", False)
+        penalty = {key: settings.pop(key) for key in PENALTY if key in settings}
+        trial.penalty_of(configs.build(configs.Unlearn, penalty | {"retain": config.retain}, f"variants: {label}"))
         options = configs.build(kind, settings, f"variants: {label}")
         found.append(
-            Variant(str(label), kind.__module__.rsplit(".", 1)[1], options, bool(config.tokens and not own_steps))
+            Variant(
+                str(label), kind.__module__.rsplit(".", 1)[1], options, bool(config.tokens and not own_steps), penalty
+            )
         )
     return found
 
@@ -146,7 +153,7 @@ class _Work:
         else:
             method = Path(__file__).parent / "methods" / f"{variant.method}.py"
             budget = self.config.tokens if variant.budgeted else None
-            identity += [variant.method, asdict(variant.options), budget, record.file_hash([method])]
+            identity += [variant.method, asdict(variant.options), budget, record.file_hash([method]), variant.penalty]
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judged(self, label: str, place: int | None) -> dict[str, Any]:
@@ -162,7 +169,8 @@ class _Work:
 
     def _unlearned(self, variant: Variant, seed: int) -> dict[str, Any]:
         clock = record.Clock()
-        config = configs.Unlearn(**_shared(self.config), method=variant.method, options=variant.options, seed=seed)
+        settings = _shared(self.config) | dict(variant.penalty)
+        config = configs.Unlearn(**settings, method=variant.method, options=variant.options, seed=seed)
         if self.base is None:
             self.base = trial.base_losses(config, self.assembled)
         original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
@@ -280,7 +288,8 @@ def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: 
         proposed = f"{len(taken)} of {len(outcome.proposals)} proposed steps ({', '.join(taken) or 'none'})"
         rate = f"{proposed}, {rate}" if outcome.learning_rate else proposed
     budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
-    return f"{variant.method}, {rate}, {budget}, subspace {subspace}"
+    held = f", penalty {variant.penalty['penalty']}" if variant.penalty.get("penalty") else ""
+    return f"{variant.method}, {rate}, {budget}, subspace {subspace}{held}"
 
 
 def _empty(label: str, seed: int | None) -> dict[str, Any]:

@@ -17,13 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.data.batches import passes
 from expunge.errors import InputError, NumericalError
 from expunge.method import Proposal, ProposalPhase, State
-from expunge.model.losses import kept_kl, target_logits, token_nll
 from expunge.optim.step_size import Found, Measured, Refused, StepRule
 from expunge.problem import Problem, Split
-from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses
+from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
 from expunge.watch import Log, Outcome
 
 ACCEPTANCE = "acceptance"
@@ -56,21 +54,12 @@ class _Measurer:
         self.tokens += split.tokens
         return row_losses(self.problem, self.problem.model, split)
 
-    @torch.no_grad()
     def retain(self) -> tuple[float, float]:
         """KL(original, current) and loss on the acceptance rows, each the mean over counted tokens, in nats."""
         split = self.problem.splits[ACCEPTANCE]
         self.tokens += split.tokens
-        kl = loss = 0.0
-        count = 0
-        with self.problem.runtime.autocast():
-            for batch in passes(split.name, split.windows):
-                moved = batch.to(self.problem.runtime.device)
-                logits = target_logits(self.problem.model, moved)
-                kl += float(kept_kl(logits.log_softmax(dim=1), *self.kept.of(moved)).double().sum())
-                loss += float(token_nll(logits, moved).double().sum())
-                count += len(logits)
-        return kl / count, loss / count
+        found = window_divergences(self.problem, split, self.kept)
+        return found.kl_per_token, found.loss_per_token
 
     def measured(self, with_distance: bool, forget: Tensor | None = None) -> Measured:
         """What a rule looks at; `forget` are the losses of the forget rows where they are known."""

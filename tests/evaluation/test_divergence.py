@@ -36,7 +36,7 @@ def test_rows_and_their_score(monkeypatch: pytest.MonkeyPatch) -> None:
             tensor += 0.2 * torch.randn_like(tensor)
     found = divergence.row_divergences(problem, kept["retain"], len(ROWS))
     assert np.allclose(found, expected(problem, before), rtol=1e-5)
-    turned = np.array([kl for kl in found])[::-1]
+    turned = found[::-1]
     assert not np.allclose(turned, expected(problem, before), rtol=0.1)  # rows mixed up would be seen
     monkeypatch.setattr(divergence, "MOST_ROWS", 3)
     some = divergence.row_divergences(problem, divergence.keep(problem_of(before), problem.splits)["retain"], len(ROWS))

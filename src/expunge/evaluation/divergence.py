@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from expunge.data.batches import passes
 from expunge.metric import Floats
-from expunge.model.losses import kept_kl, per_window, target_logits
 from expunge.problem import Problem, Split
-from expunge.reference.cache import KeptDistributions, keep_distributions
+from expunge.reference.cache import KeptDistributions, keep_distributions, window_divergences
 
 SETS = ("retain", "guard", "collateral")
 MOST_ROWS = 256  # of a set, spread evenly: 2 kB a target
@@ -41,15 +38,11 @@ def keep(original: Problem, judged: Mapping[str, Split]) -> dict[str, Kept]:
     return found
 
 
-@torch.no_grad()
 def row_divergences(problem: Problem, kept: Kept, rows: int) -> Floats:
     """KL(original, current) summed over each row's targets [rows], in nats; nan for rows that were not kept."""
     sums = np.full(rows, np.nan)
     sums[list(kept.places)] = 0.0
-    with problem.runtime.autocast():
-        for batch in passes(kept.split.name, kept.split.windows):
-            moved = batch.to(problem.runtime.device)
-            kl = kept_kl(target_logits(problem.model, moved).log_softmax(dim=1), *kept.distributions.of(moved))
-            for row, value in zip(batch.rows.tolist(), per_window(kl.double(), moved).tolist(), strict=True):
-                sums[kept.places[row]] += value
+    found = window_divergences(problem, kept.split, kept.distributions)
+    for window, value in zip(kept.split.windows, found.kl.tolist(), strict=True):
+        sums[kept.places[window.row]] += value
     return sums

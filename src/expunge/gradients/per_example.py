@@ -8,7 +8,6 @@ Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,7 +148,8 @@ def measure(
 def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed: int) -> None:
     """One forward pass and its backward pass (for `exact`, one of each for every place and vocabulary entry)."""
     batch = piece.batch.to(problem.runtime.device)
-    for chosen, entry in _exact_steps(problem, piece) if labels == "exact" else [(None, 0)]:
+    steps = _exact_steps(problem, piece) if labels == "exact" else iter([(torch.empty(0), 0)])
+    for chosen, entry in steps:
         capture.begin(piece.local, batch.ids.shape[1], piece.unfinished)
         with problem.runtime.autocast():
             logits = target_logits(problem.model, batch)
@@ -171,7 +171,7 @@ def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int) -> Tenso
     return noise_cotangent(logits, keyed_noise(seed, keys, logits.shape[1], logits.device).to(logits.dtype))
 
 
-def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Any, int]]:
+def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]:
     """The k-th target of every row, and each entry of the vocabulary, in turn."""
     assert not piece.unfinished, "exact labels are for rows that fit one batch"
     order = piece.local[piece.batch.counted.nonzero()[:, 0]]
