@@ -34,12 +34,12 @@ from expunge.watch import Outcome
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
-PENALTY = ("penalty", "penalty_on", "penalty_budget")
+PENALTY = ("penalty", "penalty_on", "penalty_budget", "penalty_options")
 RESERVED = ("original", "retrained")
 MADE_BY = (
     "apply.py propose.py watch.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py"
-    " penalty.py matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference"
-    " model data optim metrics benchmarks curvatures gradients"
+    " penalty.py matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation"
+    " reference model data optim metrics benchmarks curvatures gradients"
 ).split()
 
 

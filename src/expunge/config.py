@@ -101,6 +101,8 @@ class Unlearn(Inputs):
     """Curvature (expunge list curvatures) that holds the weights near the original's in every loss phase."""
     penalty_on: Literal["retain", "unseen", "both"] = "retain"
     """Rows that the penalty's curvature is fitted on: retain rows, unseen holdout rows, or both."""
+    penalty_options: Annotated[Any, tyro.conf.Suppress] = None
+    """The curvature's own options (in a recipe)."""
     penalty_budget: float = 0.05
     """Retain KL, in nats per token, at which the penalty's weight is held."""
     output: Folder = None

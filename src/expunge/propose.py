@@ -46,6 +46,7 @@ class _Measurer:
     state: State
     kept: KeptDistributions
     loss: float = 0.0
+    known: float = 0.0
     tokens: int = 0
 
     def forget(self) -> Tensor:
@@ -68,8 +69,10 @@ class _Measurer:
         if not with_distance:
             return Measured(retain_kl=kl, retain_rise=rise)
         losses = self.forget() if forget is None else forget
-        gap = float((losses - self.state.targets.cpu().double()).abs().mean())
-        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise))
+        targets = self.state.targets.cpu().double()
+        gap = float((losses - targets).abs().mean())
+        way = (float(losses.mean()) - self.known) / max(1e-6, float(targets.mean()) - self.known)
+        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise), way=way)
 
 
 @dataclass(slots=True)
@@ -112,6 +115,7 @@ class Proposals:
             self.problem, self.state, keep_distributions(self.problem, self.problem.splits[ACCEPTANCE])
         )
         self._measurer.loss = self._measurer.retain()[1]
+        self._measurer.known = float(self._measurer.forget().mean())
 
     def take(self, phase: ProposalPhase) -> dict[str, Any]:
         """Asks for a proposal, takes the step that its rule finds or restores the weights, and returns the figures.

@@ -68,10 +68,12 @@ def penalty_of(config: configs.Unlearn) -> PenaltySettings | None:
     """The penalty that was asked for. Raises `InputError` for an unknown curvature, and without rows to keep."""
     if config.penalty is None:
         return None
-    curvature_of(config.penalty, None)
+    curvature_of(config.penalty, config.penalty_options)
     if config.retain is None:
         raise InputError("--penalty holds the weights where rows to keep need them. Give --retain.")
-    return PenaltySettings(curvature=config.penalty, on=config.penalty_on, budget=config.penalty_budget)
+    return PenaltySettings(
+        curvature=config.penalty, on=config.penalty_on, budget=config.penalty_budget, options=config.penalty_options
+    )
 
 
 def base_losses(config: configs.Unlearn, assembled: Assembled) -> Any:
