@@ -215,6 +215,8 @@ class _Work:
 
     def _record(self, problem: Problem) -> Evidence:
         generating = benchmark_of(self.config).generating
+        if self.config.generations == "short":
+            generating = replace(generating, tokens=None)
         if not self.kept:
             self.kept = divergence.keep(self._original(), self.assembled.judged)
         return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept)
@@ -226,7 +228,7 @@ class _Work:
         around = Circumstances(
             holdout=self.checked.comparison == "holdout", ended=self.assembled.problem.rendering.end_documents
         )
-        official = benchmark.official(found, around)
+        official = None if self.config.generations == "short" else benchmark.official(found, around)
         if official is None:
             return {"scores": scores, "rows": rows}
         names, more = columns.read_official(official)
@@ -254,7 +256,7 @@ class _Work:
             "rendering": asdict(self.assembled.problem.rendering),
             "subspace": self.config.subspace,
             "dtype": self.config.dtype,
-            "benchmark": self.config.benchmark,
+            "benchmark": [self.config.benchmark, self.config.generations],
             "seed": self.config.seed,
             "device": str(self.assembled.problem.runtime.device),
             "code": record.file_hash(code),
