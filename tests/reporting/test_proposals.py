@@ -51,7 +51,7 @@ def test_both_pages_show_steps_refusal_and_sophia(stepped_record, render):
         "In proposal 3: damping 0.5 drowns the curvature",
         "no forecast",
         "no step",
-        "At 6 of 8 checks (75%) between 10 and 50 % of the coordinates were unclipped; the median is 32%.",
+        "At 6 of 8 checks (75 %) between 10 and 50 % of the coordinates were unclipped; the median is 32 %.",
         "1 of them lies below",
     ):
         assert part in text, part
@@ -67,7 +67,7 @@ def test_the_drawings_can_be_read_without_seeing_them(stepped_record):
     first = "1 forget +1.200 (predicted +1.000), retain +0.060 (predicted +0.030), retain KL 0.050 of 0.100"
     assert first in steps and steps.endswith("3 refused.")
     (shares,) = [label for label in labels if label.startswith("Share of coordinates")]
-    assert "from 6% to 52%, median 32%, 6 within 10 to 50 %" in shares, "the probe's 99 % is left out"
+    assert "from 6 % to 52 %, median 32 %, 6 within 10 to 50 %" in shares, "the probe's 99 % is left out"
     names = [found["id"] for _, found in page.attributes if "id" in found]
     assert len(names) == len(set(names))
     assert all("scope" in found for tag, found in page.attributes if tag == "th")
@@ -186,7 +186,7 @@ def test_attempts_are_lines_of_their_own(make_sophia):
 @pytest.mark.parametrize(
     ("shares", "part"),
     [
-        ([0.1, 0.5], "At 2 of 2 checks (100%)"),
+        ([0.1, 0.5], "At 2 of 2 checks (100 %)"),
         ([0.0, 0.02, 0.3], "2 of them lie below: nearly every coordinate is clipped"),
         ([0.7, 0.3], "1 of them lies above: little is clipped"),
     ],

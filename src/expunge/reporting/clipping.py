@@ -5,9 +5,9 @@ Measured midway between two refreshes of the curvature. The band of 10 to 50 % i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -62,14 +62,19 @@ def inside(shares: Sequence[float]) -> int:
     return sum(BAND[0] <= share <= BAND[1] for share in shares)
 
 
+def percent(share: float) -> str:
+    """In whole percent."""
+    return f"{100 * share:.0f} %"
+
+
 def sentence(checks: Sequence[Check]) -> str:
     """What the shares say of the run."""
     shares = [check.share for check in checks]
     within, below = inside(shares), sum(share < BAND[0] for share in shares)
     above = len(shares) - within - below
     said = (
-        f"At {within} of {len(shares)} checks ({within / len(shares):.0%}) between 10 and 50 % of the coordinates were "
-        f"unclipped; the median is {np.median(shares):.0%}."
+        f"At {within} of {len(shares)} checks ({percent(within / len(shares))}) between 10 and 50 % of the coordinates "
+        f"were unclipped; the median is {percent(median(shares))}."
     )
     outside = [
         f"{count} of them {'lies' if count == 1 else 'lie'} {where}: {why}."
@@ -96,7 +101,7 @@ def draw(checks: Sequence[Check]) -> Plot | None:
         )  # fmt: skip
         axes.set_ylim(0, 1)
         axes.set_xlim(left=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.yaxis.set_tick_params(labelcolor=FAINT)
         axes.set_title("Share of coordinates left unclipped", loc="left", fontsize=11, fontweight="bold")
         axes.set_xlabel("Step")
@@ -106,7 +111,8 @@ def draw(checks: Sequence[Check]) -> Plot | None:
 
 def _label(checks: Sequence[Check]) -> str:
     shares = [check.share for check in checks]
+    spread = f"from {percent(min(shares))} to {percent(max(shares))}, median {percent(median(shares))}"
     return (
-        f"Share of coordinates that Sophia left unclipped at {len(shares)} checks over steps: from {min(shares):.0%} "
-        f"to {max(shares):.0%}, median {np.median(shares):.0%}, {inside(shares)} within 10 to 50 %."
+        f"Share of coordinates that Sophia left unclipped at {len(shares)} checks over steps: {spread}, "
+        f"{inside(shares)} within 10 to 50 %."
     )

@@ -46,23 +46,23 @@ def _refused(proposed: Sequence[Proposed]) -> list[str]:
 
 
 def _forget(proposed: Sequence[Proposed]) -> list[str]:
-    total = _total(proposed, lambda one: one.forget)
-    if total is None or total.measured is None:
+    sums = total(proposed, lambda one: one.forget)
+    if sums is None or sums.measured is None:
         return []
     rows = "The loss of the rows to forget"
-    if total.measured < -SLIGHT:
+    if sums.measured < -SLIGHT:
         meaning = "These steps made the model know the rows better, the opposite of forgetting."
     else:
-        meaning = "" if total.measured > SLIGHT else "These steps alone did not make the model forget them."
-    return [f"{rows} {_against(total, 'the gradient')}. {meaning}".strip()]
+        meaning = "" if sums.measured > SLIGHT else "These steps alone did not make the model forget them."
+    return [f"{rows} {_against(sums, 'the gradient')}. {meaning}".strip()]
 
 
 def _retain(proposed: Sequence[Proposed]) -> list[str]:
-    total = _total(proposed, lambda one: one.retain)
-    if total is None:
+    sums = total(proposed, lambda one: one.retain)
+    if sums is None:
         return []
-    said = f"The loss of rows to keep {_against(total, 'the curvature')}."
-    return [f"{said} {OUTGROWN}" if _outgrown(total) else said]
+    said = f"The loss of rows to keep {_against(sums, 'the curvature')}."
+    return [f"{said} {OUTGROWN}" if _outgrown(sums) else said]
 
 
 def _retain_kl(proposed: Sequence[Proposed]) -> list[str]:
@@ -73,7 +73,7 @@ def _retain_kl(proposed: Sequence[Proposed]) -> list[str]:
     return [f"The retain KL of the first step {_against(first.retain_kl, 'the curvature')}."]
 
 
-def _total(proposed: Sequence[Proposed], of: Callable[[Proposed], Change]) -> Change | None:
+def total(proposed: Sequence[Proposed], of: Callable[[Proposed], Change]) -> Change | None:
     """Over the steps that were taken; without a forecast where one of them has none. None: nothing was measured."""
     changes = [of(one) for one in proposed if one.taken]
     measured = [change.measured for change in changes if change.measured is not None]
