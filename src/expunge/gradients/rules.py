@@ -55,7 +55,7 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
         return {"A": module.lora_embedding_A[adapter], "B": module.lora_embedding_B[adapter]}
     if isinstance(module, nn.ParameterDict | nn.ParameterList):
         return {}
-    return dict(module.named_parameters(recurse=False))
+    return {key: tensor for key, tensor in module._parameters.items() if tensor is not None}
 
 
 def _rule(module: nn.Module, key: str, name: str, path: str) -> Rule:
