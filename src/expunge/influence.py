@@ -21,11 +21,12 @@ from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import mean_gradient
 from expunge.method import Proposal, State
-from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule
+from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 
-Step = Literal["budget", "line_search", "fixed"]
+Step = Literal["budget", "line_search", "targets", "fixed"]
+TO_TARGETS = ("line_search", "targets")
 Unit = Literal["kl", "loss"]
 
 
@@ -65,6 +66,8 @@ def rule(options: Stepping, share: float = 1.0) -> StepRule:
         return Fixed(step=options.step_size)
     if options.step == "line_search":
         return LineSearch()
+    if options.step == "targets":
+        return ToTargets(share=share)
     return RetainBudget(budget=share * options.budget, unit=options.budget_unit)
 
 

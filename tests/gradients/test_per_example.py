@@ -91,6 +91,24 @@ def test_torch_func_agrees() -> None:
     assert same(in_row_order(found, split, 16), expected)
 
 
+def test_layers_above_the_lowest_and_changes_in_place() -> None:
+    """The backward pass ends at the lowest captured layer, whose output the model clamps in place."""
+    model = model_of("olmo")
+    model.config.clip_qkv = 0.5
+    problem = problem_of(model)
+    problem.movable = {name: tensor for name, tensor in problem.movable.items() if "layers.1" in name}
+    below, seen = model.model.layers[0].mlp.down_proj, []
+    handle = below.register_forward_hook(lambda module, arguments, output: seen.append(output.requires_grad))
+    found = measure(problem, problem.splits["retain"], ALL, "data", windows=4).squares
+    handle.remove()
+    assert not any(seen) and len(seen) > 1
+    expected = row_gradients(problem, problem.splits["retain"])
+    assert same(found, {name: rows.square().sum(0) for name, rows in expected.items()})
+    model.config.clip_qkv = None
+    unclamped = row_gradients(problem, problem.splits["retain"])
+    assert not same(found, {name: rows.square().sum(0) for name, rows in unclamped.items()}, 0.1)
+
+
 @pytest.mark.parametrize("windows", [1, 2, 3, 16])
 def test_does_not_depend_on_how_rows_are_batched(windows: int) -> None:
     problem = problem_of(model_of("gpt2"))

@@ -15,6 +15,7 @@ from expunge.optim.step_size import (
     Measured,
     Refused,
     RetainBudget,
+    ToTargets,
 )
 
 BUDGET = RetainBudget(budget=0.01)
@@ -161,3 +162,31 @@ def test_wrong_settings() -> None:
             Fixed(step=value)
     with pytest.raises(InputError, match="neither"):
         RetainBudget(budget=1.0, unit="nats")  # type: ignore[arg-type]
+
+
+TO_TARGETS = ToTargets()
+
+
+def way_of(goal: float) -> Callable[[float], Measured]:
+    """The forget loss goes its way with the square root of the step and is there at `goal`."""
+    return lambda step: Measured(retain_kl=step, retain_rise=0.0, distance=1.0, way=math.sqrt(step / goal))
+
+
+@pytest.mark.parametrize("guess", [1e-6, 0.3, 0.37, 500.0])
+def test_to_targets_is_the_smallest_step_that_arrives(guess: float) -> None:
+    found = TO_TARGETS.find(way_of(0.37), guess)
+    assert isinstance(found, Found)
+    assert 0.37 <= found.step <= 0.37 * 1.051 and found.measured.way is not None and found.measured.way >= 1
+    half = ToTargets(share=0.5).find(way_of(0.37), guess)
+    assert isinstance(half, Found) and 0.37 / 4 <= half.step <= 0.37 / 4 * 1.051
+
+
+def test_to_targets_refuses_what_never_arrives() -> None:
+    stuck = TO_TARGETS.find(lambda step: Measured(retain_kl=0, retain_rise=0, distance=1, way=0.4), 1.0)
+    assert isinstance(stuck, Refused) and "do not reach" in stuck.reason
+    breaks = TO_TARGETS.find(
+        lambda step: Measured(retain_kl=0, retain_rise=0, distance=1, way=0.4 if step < 8 else math.nan), 1.0
+    )
+    assert isinstance(breaks, Refused)
+    there = TO_TARGETS.find(lambda step: Measured(retain_kl=0, retain_rise=0, distance=1, way=1.2), 1.0)
+    assert isinstance(there, Refused) and "before the step" in there.reason

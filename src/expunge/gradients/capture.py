@@ -2,8 +2,8 @@
 
 A forward hook keeps a reference to what came into a layer, a tensor hook on what came out receives its gradient; the
 two make the gradient per window (`gradients.rules`). While capturing, no parameter requires a gradient: the outputs of
-the input embedding and of every captured layer do, so the pass costs what an ordinary backward pass costs, and the
-weight gradients are made once, by the rules.
+captured layers do, so the backward pass goes no further down than an ordinary one, and the weight gradients are made
+once, by the rules. (With checkpointing the input embedding's output does too: the re-entrant kind needs it.)
 
 - A parameter used several times (tied embeddings, a layer called twice) is handed over once, summed over its uses.
 - Windows of one row are summed before anything is made of them: an example is a row.
@@ -64,6 +64,7 @@ class Capture:
     _uses: dict[str, list[Use]] = field(default_factory=dict)
     _backward: bool = False
     _busy: bool = False
+    _cuts: dict[int, list[tuple[slice, list[slice]]]] = field(default_factory=dict)
 
     def begin(self, rows: Tensor, width: int, unfinished: bool = False) -> None:
         """Before a forward pass: to which row (0 ... E-1, ascending) each window [B] belongs; `width` is T.
@@ -71,7 +72,7 @@ class Capture:
         `unfinished`: the batch holds some windows of one row, of which more follow in the next batch.
         """
         self._rows, self._width, self._open = rows.cpu(), width, unfinished
-        self._expected, self._uses, self._backward = {}, {}, False
+        self._expected, self._uses, self._cuts, self._backward = {}, {}, {}, False
 
     def backward(self, outputs: Tensor, cotangent: Tensor) -> None:
         """Backward pass with the given cotangent of `outputs`; afterwards every parameter has been handed over."""
@@ -104,8 +105,7 @@ class Capture:
                 f"--subspace: {next(iter(rules))} belongs to a {type(module).__name__} that mixes the windows of a "
                 "batch, so there is no gradient per example. Choose a subspace without it, such as lora."
             )
-        if not output.requires_grad:
-            output.requires_grad_(True)
+        output = _rooted(output)
         call = (arguments, others)
         output.register_hook(partial(self._arrived, rules, call))
         return output
@@ -144,12 +144,15 @@ class Capture:
         if self.by_token:
             self.take(name, sum(_token_squares(use, name, dtype) for use in uses), slice(0, 1))  # type: ignore[arg-type]
             return
-        most = max(1, MOST_ELEMENTS // max(1, shape.numel()))
-        for rows, windows in _pieces(self._rows, most):
+        most = min(len(self._rows), max(1, MOST_ELEMENTS // max(1, shape.numel())))
+        if most not in self._cuts:
+            self._cuts[most] = list(_pieces(self._rows, most))
+        for rows, windows in self._cuts[most]:
             total: Tensor | None = None
             for part in windows:
-                gradients = sum(use.per_example(part, dtype) for use in uses)
-                assert isinstance(gradients, Tensor)
+                gradients = uses[0].per_example(part, dtype)
+                for use in uses[1:]:
+                    gradients += use.per_example(part, dtype)
                 if total is None and part.stop - part.start == rows.stop - rows.start:
                     total = gradients
                     continue
@@ -176,7 +179,8 @@ def capturing(model: Any, movable: Mapping[str, Tensor], take: Take, by_token: b
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     handles = [module.register_forward_hook(capture.saw, with_kwargs=True) for module in rules]
     anchor = model.get_input_embeddings()
-    if anchor not in rules:
+    checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    if anchor not in rules and checkpoints:
         handles.append(anchor.register_forward_hook(_anchored))
     try:
         for parameter in trained:
@@ -190,8 +194,28 @@ def capturing(model: Any, movable: Mapping[str, Tensor], take: Take, by_token: b
 
 
 def _anchored(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-    """What the backward pass goes back to, since no parameter requires a gradient."""
-    return output.requires_grad_(True) if torch.is_grad_enabled() and not output.requires_grad else output
+    """What the backward pass goes back to under checkpointing, since no parameter requires a gradient."""
+    return _rooted(output) if torch.is_grad_enabled() else output
+
+
+class _Root(torch.autograd.Function):
+    """The same values as the start of a graph: no leaf, so a model may change them in place, and nothing is kept."""
+
+    @staticmethod
+    def forward(context: Any, output: Tensor, root: Tensor) -> Tensor:
+        return output.data
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+def _rooted(output: Tensor) -> Tensor:
+    """A layer's output as one that requires a gradient, without a copy."""
+    if output.requires_grad:
+        return output
+    rooted: Tensor = _Root.apply(output, torch.zeros((), requires_grad=True))
+    return rooted
 
 
 def _pieces(rows: Tensor, most: int) -> Iterator[tuple[slice, list[slice]]]:

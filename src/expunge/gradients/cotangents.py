@@ -27,11 +27,20 @@ CENTRED = ("noise", "sampled")  # mean zero given the input, so that sums over e
 LABELS: tuple[Labels, ...] = get_args(Labels)
 
 
-def noise_cotangent(logits: Tensor, noise: Tensor) -> Tensor:
+def noise_cotangent(logits: Tensor, noise: Tensor, out: Tensor | None = None) -> Tensor:
     """sqrt(p) * e - p (sqrt(p)' e) [N, V] for the distributions p of `logits` [N, V] and `noise` e [N, V]."""
     p = logits.softmax(dim=1)
-    root = p.sqrt() * noise
-    return root - p * root.sum(dim=1, keepdim=True)
+    root = p.sqrt().mul_(noise)
+    return torch.addcmul(root, p, root.sum(dim=1, keepdim=True), value=-1, out=out)
+
+
+def keyed_cotangent(logits: Tensor, seed: int, keys: list[tuple[int, int]]) -> Tensor:
+    """Noise cotangents [N, V], keyed as `keyed_noise`; made window by window, so that nothing else is [N, V]."""
+    cotangent, counts = torch.empty_like(logits), [count for _, count in keys]
+    for key, part, out in zip(keys, logits.split(counts), cotangent.split(counts), strict=True):
+        noise = keyed_noise(seed, [key], logits.shape[1], logits.device)
+        noise_cotangent(part, noise.to(logits.dtype), out)
+    return cotangent
 
 
 def label_cotangent(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +18,9 @@ from expunge.gradients.capture import Capture, capturing
 from expunge.gradients.cotangents import (
     Labels,
     exact_cotangent,
-    keyed_noise,
+    keyed_cotangent,
     label_cotangent,
     mixed,
-    noise_cotangent,
     sampled_labels,
 )
 from expunge.model.losses import target_ids, target_logits
@@ -156,29 +154,29 @@ def measure(
 def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed: int) -> None:
     """One forward pass and its backward pass (for `exact`, one of each for every place and vocabulary entry)."""
     batch = piece.batch.to(problem.runtime.device)
-    for chosen, entry in _exact_steps(problem, piece) if labels == "exact" else [(None, 0)]:
+    keys = list(zip(piece.batch.windows.tolist(), piece.batch.counted.sum(dim=1).tolist(), strict=True))
+    steps = _exact_steps(problem, piece) if labels == "exact" else iter([(torch.empty(0), 0)])
+    for chosen, entry in steps:
         capture.begin(piece.local, batch.ids.shape[1], piece.unfinished)
         with problem.runtime.autocast():
             logits = target_logits(problem.model, batch)
         with torch.no_grad():
-            capture_from = logits.detach()
             if labels == "exact":
-                cotangent = exact_cotangent(capture_from, chosen, entry)
+                cotangent = exact_cotangent(logits, chosen, entry)
             else:
-                cotangent = _cotangent(capture_from, batch, labels, seed)
+                cotangent = _cotangent(logits, batch, labels, seed, keys)
         capture.backward(logits, cotangent)
 
 
-def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int) -> Tensor:
+def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int, keys: list[tuple[int, int]]) -> Tensor:
     if labels == "data":
         return label_cotangent(logits, target_ids(batch))
-    keys = list(zip(batch.windows.tolist(), batch.counted.sum(dim=1).tolist(), strict=True))
     if labels == "sampled":
         return label_cotangent(logits, sampled_labels(logits, seed, keys))
-    return noise_cotangent(logits, keyed_noise(seed, keys, logits.shape[1], logits.device).to(logits.dtype))
+    return keyed_cotangent(logits, seed, keys)
 
 
-def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Any, int]]:
+def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]:
     """The k-th target of every row, and each entry of the vocabulary, in turn."""
     assert not piece.unfinished, "exact labels are for rows that fit one batch"
     order = piece.local[piece.batch.counted.nonzero()[:, 0]]
@@ -228,7 +226,7 @@ class _Gathered:
         if self.wanted.stacked:
             self._stacked.setdefault(name, []).append(gradients.clone())
         if self.wanted.squares and not self.wanted.by_batch:
-            _add(self.sums.squares, name, gradients.square().sum(dim=0))
+            _add(self.sums.squares, name, gradients.square_().sum(dim=0))  # in place, so it comes last
 
     def finished(self) -> Sums:
         if self.wanted.norms:

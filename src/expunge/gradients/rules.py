@@ -55,7 +55,7 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
         return {"A": module.lora_embedding_A[adapter], "B": module.lora_embedding_B[adapter]}
     if isinstance(module, nn.ParameterDict | nn.ParameterList):
         return {}
-    return dict(module.named_parameters(recurse=False))
+    return {key: tensor for key, tensor in module._parameters.items() if tensor is not None}
 
 
 def _rule(module: nn.Module, key: str, name: str, path: str) -> Rule:
@@ -138,7 +138,8 @@ def _lora_embedding_b(module: LoraEmbedding) -> PerExample:
     def per_example(ids: Tensor, g: Tensor) -> Tensor:
         adapter = _only_adapter(module)
         low = module.lora_embedding_A[adapter].to(g.dtype).T[ids]
-        return module.scaling[adapter] * torch.bmm(g.transpose(1, 2), low)
+        scaled: Tensor = module.scaling[adapter] * torch.bmm(g.transpose(1, 2), low)
+        return scaled
 
     return per_example
 

@@ -47,7 +47,7 @@ class FisherRemoval:
     refresh: bool = True
     """Fit the curvature again in every cycle (our choice)."""
     step: Step = "budget"
-    """How eta is found: budget, line_search (needs targets), or fixed (step_size); our choice."""
+    """How eta is found: budget, line_search or targets (both need targets), or fixed (step_size); our choice."""
     budget: float = 0.1
     """Most retain KL (nats per token) or rise of retain loss over all cycles (our choice)."""
     budget_unit: Unit = "kl"
@@ -61,7 +61,7 @@ class FisherRemoval:
         influence.check(self)
 
     def init(self, problem: Problem) -> State:
-        state = objective.with_targets(problem, self.step == "line_search")
+        state = objective.with_targets(problem, self.step in influence.TO_TARGETS)
         state.caches["fit"] = self._fit(problem)
         return state
 

@@ -91,7 +91,7 @@ class Libu:
     absolute_damping: float | None = None
     """Damping in the spectrum's own units, in place of the relative one (the paper has 1e-3); none: relative."""
     step: Step = "budget"
-    """How phase 1 finds its step: budget, line_search, or fixed (step_size); our choice."""
+    """How phase 1 finds its step: budget, line_search, targets, or fixed (step_size); our choice."""
     budget: float = 0.05
     """Most retain KL (nats per token) or rise of retain loss in phase 1 (our choice)."""
     budget_unit: Unit = "kl"
@@ -110,6 +110,8 @@ class Libu:
     """Share of coordinates that Sophia's gamma leaves unclipped (its paper: 10 to 50 %)."""
     estimator: Literal["noise", "bartlett", "squared"] = "noise"
     """Sophia's curvature estimate: noise (our choice), bartlett (its paper), squared (training gradients)."""
+    control: Literal["none", "shuffled", "identity"] = "none"
+    """Of the ablation: Sophia's curvature permuted over the coordinates of each tensor, or one for all (our choice)."""
     retain_weight: float = 1.0
     """Weight of the retain rows' cross-entropy (as loss_matching)."""
     unseen_weight: float = 1.0
@@ -156,7 +158,11 @@ class Libu:
 
     def _sophia(self) -> SophiaSettings:
         return SophiaSettings(
-            unclipped=self.unclipped, refresh_every=self.refresh_every, estimator=self.estimator, curvature_on="retain"
+            unclipped=self.unclipped,
+            refresh_every=self.refresh_every,
+            estimator=self.estimator,
+            curvature_on="retain",
+            control=self.control,
         )
 
     def _ascend(self, problem: Problem, state: State) -> Proposal:

@@ -28,15 +28,18 @@ AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What the weights at a step measure, against the original: KL and rise of the loss on retain rows in nats per
-    token; `distance` of the forget rows from their targets plus that rise, in nats, where the rule needs it."""
+    token; where the rule needs them, `distance` of the forget rows from their targets plus that rise, in nats, and
+    `way`, the share of its way from the original's to the mean target that the mean forget loss has gone."""
 
     retain_kl: float
     retain_rise: float
     distance: float | None = None
+    way: float | None = None
 
     @property
     def finite(self) -> bool:
-        return all(value is None or math.isfinite(value) for value in (self.retain_kl, self.retain_rise, self.distance))
+        values = (self.retain_kl, self.retain_rise, self.distance, self.way)
+        return all(value is None or math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +189,48 @@ class RetainBudget:
         return f"budget of {self.budget:.3g} nats per token of {what}"
 
 
-StepRule = Fixed | LineSearch | RetainBudget
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToTargets:
+    """The smallest step at which the mean forget loss has gone `share` of its way to the mean target, at any cost.
+
+    For comparisons at equal forget loss. Doublings or halvings of the guess bracket it, then log steps are bisected.
+    """
+
+    needs_distance: ClassVar[bool] = True
+
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("share", self.share)
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return otherwise
+
+    def find(self, measure: Measure, guess: float) -> Found | Refused:
+        tried = _Tried(measure)
+        if not _usable(guess):
+            return tried.refused(f"the first guess of a step is {guess:.3g}")
+        if self._there(tried(0.0)):
+            return tried.refused("the forget rows are at their targets before the step")
+        short, there = 0.0, guess
+        while not self._there(tried(there)):
+            if not tried(there).finite or there >= guess * 2.0**FURTHEST:
+                return tried.refused(f"the forget rows do not reach their targets: {_figures(tried(there))}")
+            short, there = there, 2 * there
+        while short == 0.0:
+            if there <= guess * 2.0**-FURTHEST:
+                return tried.refused(f"even a step of {there:.3g} takes the forget rows beyond their targets")
+            short, there = (0.0, there / 2) if self._there(tried(there / 2)) else (there / 2, there)
+        while there / short > 1 + FINE:
+            middle = math.sqrt(short) * math.sqrt(there)
+            short, there = (short, middle) if self._there(tried(middle)) else (middle, there)
+        return tried.found(there)
+
+    def _there(self, measured: Measured) -> bool:
+        return measured.finite and measured.way is not None and measured.way >= self.share
+
+
+StepRule = Fixed | LineSearch | RetainBudget | ToTargets
 
 
 @dataclass(slots=True)
