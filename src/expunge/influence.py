@@ -117,7 +117,7 @@ def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
     """
     if not isinstance(options, Mapping | None):
         raise InputError(
-            f"curvature_options: expected keys and values, such as {{labels: data}}, found {type(options).__name__}."
+            f"options of curvature {name}: expected keys and values ({{labels: data}}), found {type(options).__name__}."
         )
     values = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in (options or {}).items()}
     made: Curvature = build(registry.load("curvatures", name), values, f"curvature {name}")

@@ -36,7 +36,7 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     *((method, {"curvature": "diagnal"}, ("no curvature 'diagnal'", "did you mean 'diagonal'?")) for method in METHODS),
     *((method, {"curvature_options": {"lables": "data"}}, ("unknown key 'lables'", "'labels'")) for method in METHODS),
     ("libu", {"curvature_options": {"labels": "date"}}, ("labels must be one of", "'date'")),
-    ("libu", {"curvature_options": "data"}, ("curvature_options", "found str")),
+    ("libu", {"curvature_options": "data"}, ("options of curvature diagonal", "found str")),
     ("libu", {"curvature": "identity", "curvature_options": {"block": 4}}, ("unknown key 'block'; there are none",)),
     *(
         (
@@ -74,6 +74,8 @@ def test_they_are_refused_before_anything_is_read(method: str, tmp_path: Path) -
     given = {"model": str(tmp_path / "none"), "forget": str(tmp_path / "none.jsonl"), "output": str(tmp_path / "out")}
     words = ("damping must be a number above 0",)
     check_refused(lambda: pipeline.unlearn(**given, method=method, options={"damping": 0.0}), words)
+    words = ("no curvature 'diagnal'", "did you mean 'diagonal'?")
+    check_refused(lambda: pipeline.unlearn(**given, method=method, penalty="diagnal"), words)
     with pytest.raises(InputError, match="none"):  # with right options, it is the folder
         pipeline.unlearn(**given, method=method, options={"damping": DAMPING})
 
