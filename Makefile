@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lume lume-compare lume-second-order clean
+.PHONY: demo test check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -24,6 +24,10 @@ check: $(READY)
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The pages of docs/methods and docs/curvatures, from the docstrings.
+docs: $(READY)
+	$(BIN)/python docs/catalogue.py
 
 # The whole of recipes/lume_small.yaml: models, twins, unlearning. LUME=folder of the four public folds.
 LUME ?= ../shared/data/lume

@@ -34,6 +34,15 @@ ABOVE_ZERO = (
     "beta",
     "width",
     "penalty_budget",
+    "damping",
+    "absolute_damping",
+    "budget",
+    "step_size",
+    "cycles",
+    "refresh_every",
+    "passes",
+    "gradients",
+    "block",
 )
 ROWS = ("forget", "retain", "holdout", "train")
 PATHS = (*ROWS, "train_config", "output", *MODELS)
@@ -196,7 +205,7 @@ class List:
     """Lists the entries of a catalogue, or the shipped recipes."""
 
     catalogue: str = ""
-    """methods, metrics, benchmarks or recipes."""
+    """methods, curvatures, metrics, benchmarks or recipes."""
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:

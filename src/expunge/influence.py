@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+import yaml
 from torch import Tensor
 
 from expunge import registry
-from expunge.config import build
+from expunge.config import build, check_numbers
 from expunge.curvature import Curvature, CurvatureState, Damping, Vector, cosine, damping_for, inner
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
@@ -30,7 +31,12 @@ Unit = Literal["kl", "loss"]
 
 
 class Stepping(Protocol):
-    """Options of a method that proposes."""
+    """Options of a method that proposes by a curvature."""
+
+    @property
+    def curvature(self) -> str: ...
+    @property
+    def curvature_options(self) -> Any: ...
 
     @property
     def step(self) -> Step: ...
@@ -40,6 +46,16 @@ class Stepping(Protocol):
     def budget_unit(self) -> Unit: ...
     @property
     def step_size(self) -> float | None: ...
+
+
+def check(options: Stepping) -> None:
+    """What can be known of the options without a model: numbers, the curvature and its options, the rule for the step.
+
+    Raises `InputError`. Called on construction, so that wrong options are answered before any model is loaded.
+    """
+    check_numbers(options)
+    curvature_of(options.curvature, options.curvature_options)
+    rule(options)
 
 
 def rule(options: Stepping, share: float = 1.0) -> StepRule:
@@ -95,8 +111,16 @@ class Fit:
 
 
 def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
-    """An entry of the curvatures with options. Raises `InputError` for unknown names, keys and values."""
-    made: Curvature = build(registry.load("curvatures", name), dict(options or {}), f"curvature {name}")
+    """An entry of the curvatures with options. Raises `InputError` for unknown names, keys and values.
+
+    Values that are texts are read as YAML: the command line, which does not know the keys, has nothing but texts.
+    """
+    if not isinstance(options, Mapping | None):
+        raise InputError(
+            f"curvature_options: expected keys and values, such as {{labels: data}}, found {type(options).__name__}."
+        )
+    values = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in (options or {}).items()}
+    made: Curvature = build(registry.load("curvatures", name), values, f"curvature {name}")
     return made
 
 

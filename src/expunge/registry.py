@@ -1,8 +1,8 @@
 """Catalogues: one file per entry, and the file name is the registration.
 
-A catalogue is a package of this distribution (`methods`, `metrics`, `benchmarks`). Listing one reads file names and the
-first line of each docstring without importing anything, so that `--help` and `expunge list` answer at once. The entry
-of `loss_matching.py` is its class `LossMatching`.
+A catalogue is a package of this distribution (see `CATALOGUES`). Listing one reads file names and the first line of
+each docstring without importing anything, so that `--help` and `expunge list` answer at once. The entry of
+`loss_matching.py` is its class `LossMatching`.
 """
 
 import ast
@@ -41,6 +41,8 @@ def load(catalogue: str, name: str) -> Any:
 
 def suggestion(name: str, known: tuple[str, ...] | list[str]) -> str:
     """`; did you mean 'x'? Known: ...` for an error message."""
+    if not known:
+        return "; there are none."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"; did you mean {near[0]!r}?" if near else "."
     return f"{meant} Known: {', '.join(known)}."

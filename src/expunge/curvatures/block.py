@@ -1,21 +1,31 @@
 """Block: per-example gradients' outer products within blocks of coordinates, inverted exactly.
 
-C_b = (1 / tokens) sum_i g_i g_i', with g_i the part of example i's gradient that lies in block b: blocks of `block`
-coordinates in a row of each flattened parameter, as Optimal BERT Surgeon cuts them, or one block of all coordinates.
-Two forms of the same inverse, for G [m, K] the scaled gradients of a block (C_b = G' G):
+    C_b = (1 / tokens) sum_i g_i g_i',    g_i the part of example i's gradient that lies in block b
 
-- `recursion`, WoodFisher (Singh & Alistarh 2020, equation 4; Second-Order Information Matters, section on the inverse):
-  F_0^-1 = I / lambda,  F_i^-1 = F_{i-1}^-1 - (F_{i-1}^-1 g_i)(F_{i-1}^-1 g_i)' / (1 + g_i' F_{i-1}^-1 g_i);
-  with gradients that are not scaled by 1 / sqrt(m), the 1 in the denominator is m.
-- `gram`: (lambda I + G' G)^p v = lambda^p v + G' U diag(((s + lambda)^p - lambda^p) / s) U' G v, from the m x m
-  eigenproblem G G' = U diag(s) U'; any power p, exact for any block. Where a block has fewer coordinates than there are
-  gradients, the K x K eigenproblem is solved instead.
+Blocks are `block` coordinates in a row of each flattened parameter, as Optimal BERT Surgeon (2203.07259) cuts them, or
+one block of all coordinates. Two forms of the same inverse, for G [m, K] the scaled gradients of a block, C_b = G' G:
+
+- `recursion`, one gradient at a time: WoodFisher (Singh & Alistarh, 2004.14340, equation 4), which Second-Order
+  Information Matters (2403.10557) takes over; with gradients not scaled by 1 / sqrt(m), its 1 + ... is m + ...:
+
+      F_0^-1 = I / lambda
+      F_i^-1 = F_{i-1}^-1 - (F_{i-1}^-1 g_i)(F_{i-1}^-1 g_i)' / (1 + g_i' F_{i-1}^-1 g_i)
+
+- `gram`, any power p, exact for any block, from the m x m eigenproblem G G' = U diag(s) U'; where a block has fewer
+  coordinates than there are gradients, the K x K eigenproblem is solved instead:
+
+      (lambda I + G' G)^p v = lambda^p v + G' U diag(((s + lambda)^p - lambda^p) / s) U' G v
 
 Which matrix it is depends on `labels`: Gauss-Newton in expectation for `noise` and `sampled`, the *empirical* Fisher
 (the papers') for `data`. Rank at most m. Memory: m numbers for every movable parameter, so it is for LoRA or for chosen
 layers.
 
 Shapes: b blocks, m gradients, K coordinates of a block (the last one of a parameter is filled up with zeros).
+
+Departures: `noise` labels where the papers have `data`; summed losses divided once by their tokens, where they take the
+mean of m losses; the Gram form.
+
+When to use it: on few parameters, where coordinates that move together should be seen together.
 """
 
 from dataclasses import dataclass, replace
@@ -40,13 +50,13 @@ class Block:
     """Options of the block curvature."""
 
     labels: Labels = "noise"
-    """Label source: noise, sampled, or data (the papers' empirical Fisher)."""
+    """Label source: noise, sampled, data (the papers' empirical Fisher) or exact (tiny models); our choice."""
     block: int | None = 64
     """Coordinates of a block; none: one block of all (Optimal BERT Surgeon uses 50; ours is our choice)."""
     gradients: int = 256
     """Per-example gradients to use, of rows spread over those given, repeated with fresh noise (our choice)."""
     form: Literal["gram", "recursion"] = "gram"
-    """How `solve` inverts: both give the same."""
+    """How `solve` inverts: both give the same (our choice; the papers have the recursion)."""
 
     @property
     def forecasts(self) -> bool:

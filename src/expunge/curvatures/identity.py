@@ -1,6 +1,11 @@
 """Identity: no curvature at all. What every other one must beat.
 
-C = I, so `solve` only scales: with it Newton removal is gradient ascent, and shaped noise is plain noise.
+    C = I,    so `solve` only scales: (C + damping I)^p v = (1 + damping)^p v
+
+With it Newton removal is gradient ascent, and shaped noise is plain noise. No paper's: our control. It is no matrix of
+the model, so it forecasts nothing.
+
+When to use it: as the control in every ablation.
 """
 
 from dataclasses import dataclass

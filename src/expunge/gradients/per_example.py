@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch, collate
+from expunge.errors import InputError
 from expunge.gradients.capture import Capture, capturing
 from expunge.gradients.cotangents import (
     Labels,
@@ -28,6 +29,7 @@ from expunge.progress import bar
 
 BATCH_WINDOWS = 16
 MOST_PADDING = 0.25
+MOST_EXACT = 1024  # vocabulary that `exact` labels are taken of: a backward pass each, at every place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,11 @@ def measure(
     """
     if wanted.by_batch and wanted.stacked:
         raise ValueError("squares of batches have no single examples to stack")
+    if labels == "exact" and (vocabulary := problem.model.config.vocab_size) > MOST_EXACT:
+        raise InputError(
+            f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
+            f"for models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."
+        )
     gathered = _Gathered(Sums(), wanted)
     seed = problem.seed if seed is None else seed
     pieces = list(row_pieces(split, windows))

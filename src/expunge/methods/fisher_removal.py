@@ -3,15 +3,19 @@
     theta <- theta + eta (F(retain) + damping)^-1 grad L(forget)
 
 Gu, Rashid, Sultana, Mehnaz, *Second-Order Information Matters* (2403.10557): Newton removal with the inverse of the
-empirical Fisher by the WoodFisher recursion. There is no public code, and the paper's values of eta, block size, number
-of gradients, damping and cycles are not known to us: all numbers here are our choice.
+empirical Fisher by the WoodFisher recursion (as third-party notes report it; we have not seen the full text). There is
+no public code, and the paper's values of eta, block size, number of gradients, damping and cycles are not known to us:
+all numbers here are our choice.
 
 Departures: curvature from the noise cotangent (Gauss-Newton) unless `labels: data` asks for the paper's empirical
 Fisher, which is far smaller on fitted text; damping relative to the mean of the spectrum; eta by a retain budget,
 measured on acceptance rows that neither gradient nor curvature saw; where targets are known, rows that have reached
 theirs are left out of later cycles. `restore` (ours, in neither paper) puts a Newton step down the retain KL between
 two steps: a direction is chosen where the retain KL has no gradient, and after the first step it has one. Moves LoRA or
-the chosen subspace, which must be small for `curvature: block`.
+the chosen subspace, which must be small for `curvature: block`; on a fresh LoRA only B has a gradient in the first
+cycle, so only B moves.
+
+When to use it: for few steps with a stated price (the budget) instead of a training; there need be no targets.
 """
 
 from dataclasses import dataclass, field
@@ -35,32 +39,34 @@ class FisherRemoval:
     fewest_retain: ClassVar[int] = 16
 
     curvature: str = "diagonal"
-    """Entry of the curvatures catalogue (expunge list curvatures)."""
+    """Entry of the curvatures catalogue (expunge list curvatures); our choice."""
     curvature_options: Any = field(default_factory=dict)
-    """The curvature's own options, such as {labels: data, block: 50}."""
+    """The curvature's own options, such as {labels: data}."""
     damping: float = 0.1
     """Added to the spectrum, relative to its mean (our choice; 0.1 is usual for Kronecker factors)."""
     absolute_damping: float | None = None
-    """Damping in the spectrum's own units, in place of the relative one."""
+    """Damping in the spectrum's own units, in place of the relative one; none: relative."""
     cycles: int = 1
-    """Steps, each with gradient and curvature at the new weights."""
+    """Steps, each with the gradient at the new weights (our choice)."""
     refresh: bool = True
-    """Fit the curvature again in every cycle."""
+    """Fit the curvature again in every cycle (our choice)."""
     restore: bool = False
-    """Before each step but the first, a Newton step down the retain KL with the same curvature (ours)."""
+    """Before each step but the first, a Newton step down the retain KL with the same curvature (our choice)."""
     step: Step = "budget"
-    """How eta is found: budget, line_search or targets (both need targets), or fixed (step_size)."""
+    """How eta is found: budget, line_search or targets (both need targets), or fixed (step_size); our choice."""
     budget: float = 0.1
     """Most retain KL (nats per token) or rise of retain loss over all cycles (our choice)."""
     budget_unit: Unit = "kl"
-    """What the budget counts: kl or loss."""
+    """What the budget counts: kl or loss (our choice)."""
     step_size: float | None = None
     """eta, for step: fixed."""
     stop_at_targets: bool = True
-    """Leave out rows that have reached their target, where targets are known."""
+    """Leave out rows that have reached their target, where targets are known (our choice)."""
+
+    def __post_init__(self) -> None:
+        influence.check(self)
 
     def init(self, problem: Problem) -> State:
-        influence.rule(self)
         state = objective.with_targets(problem, self.step in influence.TO_TARGETS)
         state.caches["fit"] = self._fit(problem)
         if self.restore:

@@ -5,6 +5,11 @@
 The simplest baseline (Jang et al., 2210.01504; the organisers' of SemEval-2025 Task 4). It has no end of its own: run
 long enough, it destroys the model. Documents are ascended on as a whole, every token. Learning rate and epochs are the
 organisers' (1e-5, 10 epochs, batches of 32); on small models they may do nothing, and are yours to set.
+
+Departure: the loss is a mean over windows (one a row, unless it is longer than the context) of each one's mean per
+token, where TOFU's code takes the mean over all tokens of a batch.
+
+When to use it: never on a model that is to be used; it is the baseline that shows what collapse looks like.
 """
 
 import math

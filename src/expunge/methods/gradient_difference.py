@@ -5,6 +5,11 @@
 Liu et al. (2203.12817) in the form of TOFU (Maini et al., 2401.06121), which weighs the two terms 1 : 1; a baseline of
 SemEval-2025 Task 4. The forget term is unbounded, so the method over-forgets if run long. Without retain rows it is
 gradient ascent. Learning rate, epochs and batch are the organisers'.
+
+Departure: both terms are means over windows (one a row, unless it is longer than the context) of each one's mean per
+token, where TOFU's code takes the mean over all tokens of a batch.
+
+When to use it: as a baseline, where learning rate and steps can be tuned against a retrained model.
 """
 
 import math
@@ -27,7 +32,7 @@ class GradientDifference:
     forget_rows: int = 32
     """Forget rows a step, and as many retain rows (the organisers' value)."""
     retain_weight: float = 1.0
-    """Weight of the retain rows' cross-entropy."""
+    """Weight of the retain rows' cross-entropy (TOFU's value)."""
 
     def init(self, problem: Problem) -> State:
         return State()

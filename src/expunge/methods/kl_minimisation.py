@@ -3,10 +3,14 @@
     loss = -mean_i L_i + retain_weight * mean_r KL_r,    KL = KL(original, current) per target token, teacher-forced
 
 The "KL" baseline of TOFU (Maini et al., 2401.06121) and of SemEval-2025 Task 4. The forget term is unbounded, so the
-method over-forgets if run long. The original's distributions are computed once; there is no second model. Departures:
-the KL is a mean over each row's targets and then over rows, where TOFU's code averages over all positions, those of
-questions and padding among them; vocabularies above 1,024 tokens are kept as the 256 likeliest tokens and one class
-for the rest, a lower bound. Learning rate, epochs and batch are the organisers'.
+method over-forgets if run long. The original's distributions are computed once; there is no second model. Learning
+rate, epochs and batch are the organisers'.
+
+Departures: both terms are means over windows of each one's mean over its targets, where TOFU's code averages the KL
+over all positions, those of questions and padding among them; vocabularies above 1,024 tokens are kept as the 256
+likeliest tokens and one class for the rest, a lower bound.
+
+When to use it: as a baseline, or where the retain rows' whole distributions matter and not only their labels.
 """
 
 import math
@@ -34,7 +38,7 @@ class KlMinimisation:
     forget_rows: int = 32
     """Forget rows a step, and as many retain rows (the organisers' value)."""
     retain_weight: float = 1.0
-    """Weight of the KL on retain rows."""
+    """Weight of the KL on retain rows (TOFU's value)."""
 
     def init(self, problem: Problem) -> State:
         return State(caches={"retain": keep_distributions(problem, problem.splits["retain"])})

@@ -1,27 +1,33 @@
 """LIBU: an influence step through the damped inverse diagonal Fisher of the retain rows, then Sophia.
 
-Kudelya & Shirnin, *LoRA-enhanced influence-based unlearning* (2506.04044; SemEval-2025 Task 4). Default, the paper's
-idea done right:
+Kudelya & Shirnin, *LoRA-enhanced influence-based unlearning* (2506.04044; SemEval-2025 Task 4), known to us from
+third-party notes and from the authors' public code. Default, the paper's idea done right:
 
     phase 1   theta <- theta + eta (F(retain) + damping)^-1 grad L(forget)         up the forget loss, once
     phase 2   Sophia on the objective of loss_matching, towards its targets        curvature of the retain rows
 
 On a fresh LoRA only B has a gradient, so only B moves in phase 1. The damping is relative to the mean of F over
 coordinates with a gradient; the step is the largest within a retain budget, measured on acceptance rows. Phase 2 ends
-where loss_matching ends. `phases` leaves one of them out, `curvature` names another matrix: the ablation that the paper
-lacks. F is the Gauss-Newton diagonal (noise cotangent) unless `curvature_options: {labels: data}`.
+where loss_matching ends. `phases_run` leaves one of them out, `curvature` names another matrix: the ablation that the
+paper lacks. F is the Gauss-Newton diagonal (noise cotangent) unless `curvature_options: {labels: data}`.
 
 `variant: as_published` is what the authors' public code does, in its signs and rules:
 
-    phase 1   theta <- theta - lr / (F + 1e-3) * grad L(forget)    *down* the forget loss, F the mean over batches of
-              the squared batch-mean gradient of the retain rows under their own labels, absolute damping
+    phase 1   theta <- theta - lr / (F + lambda) * grad L(forget)    *down* the forget loss, F the mean over batches of
+              the squared batch-mean gradient of the retain rows under their own labels, lambda absolute
     phase 2   their Sophia rule on the plain cross-entropy of the forget rows, which it minimises; no retain rows
 
-with the paper's three set-ups as `setup` (1 aggressive, 2 medium, 3 conservative: the one in its tables; numbers that
-the paper leaves open are from the commits that match it). Not reproduced: padding and prompt in the loss, the word
-"None" between prompt and answer, gradients averaged in fp16 without unscaling, dropout in both phases, the checkpoint
-of the lowest forget loss (the last weights are kept), and its LoRA on the attention only (ours is the chosen subspace).
-Their loss is a mean over a batch's tokens, ours a mean over rows of each row's mean.
+`setup` is one of the paper's three (1 aggressive, 2 medium, 3 conservative: the one in its tables). Numbers that the
+paper leaves open are those of the commits that we think match it.
+
+Departures of `as_published` from their code: no padding and no prompt in the loss, no word "None" between prompt and
+answer, no gradients averaged in fp16 without unscaling, no dropout, the last weights in place of the checkpoint of the
+lowest forget loss, the chosen subspace in place of a LoRA on the attention, our loop's warm-up and linear decay in
+place of a constant rate, F of a quarter of the retain rows (as in the default), and forget losses that are means over
+rows of each row's mean, where theirs are over a batch's tokens. Departures of the default from the paper: the sign as
+its code has it, the objective and the Sophia of phase 2, damping and step, all as said above.
+
+When to use it: where phase 1 can save passes of phase 2, which is not shown yet; `as_published` only to compare with.
 """
 
 import math
@@ -55,7 +61,7 @@ class Published:
 
 
 SETUPS = {
-    1: Published(4e-5, 4, 4, 4, 1e-3, 0.06, 1.2),  # learning rate from the paper, the rest as the third
+    1: Published(4e-5, 4, 4, 4, 1e-3, 0.06, 1.2),  # learning rate, least accumulation: the paper; the rest as the third
     2: Published(3e-5, 1, 6, 5, 8e-4, 0.08, 1.15),  # the authors' commit of 2025-02-11
     3: Published(2e-5, 4, 8, 4, 1e-3, 0.06, 1.2),  # the paper; the authors' commit of 2025-01-15
 }
@@ -71,11 +77,11 @@ class Libu:
     fewest_retain: ClassVar[int] = 16
 
     variant: Literal["ours", "as_published"] = "ours"
-    """The paper's idea done right, or what its code does."""
+    """The paper's idea done right, or what its code does (ours is our choice)."""
     setup: Literal[1, 2, 3] = 3
-    """Of as_published: the paper's set-up."""
+    """Of as_published: the paper's set-up (3 is the one in its tables)."""
     phases_run: Literal["both", "first", "second"] = "both"
-    """Leave one of the two phases out."""
+    """Leave one of the two phases out (the paper runs both)."""
     curvature: str = "diagonal"
     """Of phase 1: entry of the curvatures catalogue (the paper: diagonal)."""
     curvature_options: Any = field(default_factory=dict)
@@ -83,19 +89,19 @@ class Libu:
     damping: float = 0.1
     """Added to the spectrum, relative to its mean over coordinates with a gradient (our choice)."""
     absolute_damping: float | None = None
-    """Damping in the spectrum's own units, in place of the relative one (the paper: 1e-3)."""
+    """Damping in the spectrum's own units, in place of the relative one (the paper has 1e-3); none: relative."""
     step: Step = "budget"
-    """How phase 1 finds its step: budget, line_search, targets, or fixed (step_size)."""
+    """How phase 1 finds its step: budget, line_search, targets, or fixed (step_size); our choice."""
     budget: float = 0.05
     """Most retain KL (nats per token) or rise of retain loss in phase 1 (our choice)."""
     budget_unit: Unit = "kl"
-    """What the budget counts: kl or loss."""
+    """What the budget counts: kl or loss (our choice)."""
     step_size: float | None = None
     """eta of phase 1, for step: fixed."""
     learning_rate: float | None = None
-    """Peak learning rate of phase 2; none: the probe looks for it."""
+    """Peak learning rate of phase 2; none: the probe looks for it. Of as_published: of both; none: the set-up's."""
     steps: int | None = None
-    """Most steps of phase 2; none: as loss_matching."""
+    """Most steps of phase 2; none: as loss_matching, or as the set-up."""
     forget_rows: int = 24
     """Forget rows a step of phase 2 (as loss_matching)."""
     refresh_every: int = 10
@@ -103,7 +109,7 @@ class Libu:
     unclipped: float = 0.3
     """Share of coordinates that Sophia's gamma leaves unclipped (its paper: 10 to 50 %)."""
     estimator: Literal["noise", "bartlett", "squared"] = "noise"
-    """Sophia's curvature estimate: noise (ours), bartlett (its paper), squared (training gradients)."""
+    """Sophia's curvature estimate: noise (our choice), bartlett (its paper), squared (training gradients)."""
     control: Literal["none", "shuffled", "identity"] = "none"
     """Of the ablation: Sophia's curvature permuted over the coordinates of each tensor, or one for all."""
     retain_weight: float = 1.0
@@ -115,14 +121,17 @@ class Libu:
     replay_texts: int = 512
     """Texts to sample from the original; 0 for none (as loss_matching)."""
     replay_tokens: int = 128
-    """Longest replay text, in tokens."""
+    """Longest replay text, in tokens (as loss_matching)."""
     width: float = 0.5
     """Width of the Huber loss, in nats per token (as loss_matching)."""
+
+    def __post_init__(self) -> None:
+        influence.check(self)
+        self._sophia()
 
     def init(self, problem: Problem) -> State:
         if self.variant == "as_published":
             return State()
-        influence.rule(self)
         if self.phases_run == "first":
             return objective.with_targets(problem)
         return objective.prepare(problem, self.replay_texts, self.replay_tokens)
@@ -133,13 +142,6 @@ class Libu:
 
     def _ours(self, problem: Problem) -> tuple[Phase, Phase]:
         draws = objective.draws(problem, self.forget_rows)
-        sophia = SophiaSettings(
-            unclipped=self.unclipped,
-            refresh_every=self.refresh_every,
-            estimator=self.estimator,
-            curvature_on="retain",
-            control=self.control,
-        )
         first = ProposalPhase(
             name="influence", propose=self._ascend, step=influence.rule(self), passes={"forget": 1, "curvature": 1}
         )
@@ -150,9 +152,18 @@ class Libu:
             steps=self.steps or objective.steps_for(problem, draws["forget"]),
             learning_rate=self.learning_rate,
             aims=True,
-            optimiser=sophia,
+            optimiser=self._sophia(),
         )
         return first, second
+
+    def _sophia(self) -> SophiaSettings:
+        return SophiaSettings(
+            unclipped=self.unclipped,
+            refresh_every=self.refresh_every,
+            estimator=self.estimator,
+            curvature_on="retain",
+            control=self.control,
+        )
 
     def _ascend(self, problem: Problem, state: State) -> Proposal:
         split = problem.splits["curvature"]

@@ -9,7 +9,11 @@ saw or that was sampled from it (replay):
 The targets are a constraint: the loop raises the pressure, a multiplier that starts at 1, while the rows do not arrive.
 Two-sided, since a forget row above its target is as conspicuous as one below. The KL on unseen text keeps the pull
 from dragging everything up with the forget rows, which a membership attack would see; the KL on replay keeps what was
-trained in and is in no file. Our own method; neither the objective nor its settings come from a paper.
+trained in and is in no file. Our own method; neither the objective nor its settings come from a paper, so there is
+nothing to depart from.
+
+When to use it: by default. It stops by itself where the rows look like text that the model never saw, and needs
+nothing tuned; it takes more passes than a Newton step.
 """
 
 from dataclasses import dataclass
@@ -28,23 +32,23 @@ class LossMatching:
     needs_targets: ClassVar[bool] = True
 
     learning_rate: float | None = None
-    """Peak learning rate of AdamW; none: the probe looks for the smallest that arrives."""
+    """Peak learning rate of AdamW; none: the probe looks for the smallest that arrives (our choice)."""
     steps: int | None = None
-    """Most optimiser steps of one attempt; none: from the number of forget rows."""
+    """Most optimiser steps of one attempt; none: 28 passes over the forget rows, at least 160 (our choice)."""
     forget_rows: int = 24
-    """Forget rows a step, and twice as many retain rows."""
+    """Forget rows a step, and twice as many retain rows (our choice)."""
     retain_weight: float = 1.0
-    """Weight of the retain rows' cross-entropy."""
+    """Weight of the retain rows' cross-entropy (our choice)."""
     unseen_weight: float = 1.0
-    """Weight of the KL to the original on unseen rows."""
+    """Weight of the KL to the original on unseen rows (our choice)."""
     replay_weight: float = 2.0
-    """Weight of the KL to the original on replay."""
+    """Weight of the KL to the original on replay (our choice)."""
     replay_texts: int = 512
-    """Texts to sample from the original; 0 for none."""
+    """Texts to sample from the original; 0 for none (our choice)."""
     replay_tokens: int = 128
-    """Longest replay text, in tokens."""
+    """Longest replay text, in tokens (our choice)."""
     width: float = 0.5
-    """Width of the Huber loss, in nats per token."""
+    """Width of the Huber loss, in nats per token (our choice)."""
 
     def init(self, problem: Problem) -> State:
         return objective.prepare(problem, self.replay_texts, self.replay_tokens)

@@ -6,8 +6,11 @@ Zhang et al. (2404.05868), equation 3; p is the likelihood of a whole row (the p
 over its tokens, which other code takes). At the original the gradient is that of gradient ascent on the summed
 log-likelihood; it fades as the ratio falls, so the method slows down where gradient ascent runs on. A baseline of
 SemEval-2025 Task 4, there without a retain term, which is therefore 0 unless you set it. The original's likelihoods
-are computed once; there is no second model. Departure: rows longer than the context count per window. Learning rate,
-epochs and batch are the organisers', beta is the paper's.
+are computed once; there is no second model. Learning rate, epochs and batch are the organisers', beta is the paper's.
+
+Departure: rows longer than the context count per window.
+
+When to use it: as the baseline that slows down on its own; `retain_weight: 1` is the paper's variant that also keeps.
 """
 
 import math
@@ -35,7 +38,7 @@ class Npo:
     beta: float = 0.1
     """Inverse temperature: the smaller, the nearer to gradient ascent (the paper's value)."""
     retain_weight: float = 0.0
-    """Weight of the retain rows' cross-entropy (the paper's variant with a retain loss has 1)."""
+    """Weight of the retain rows' cross-entropy (the organisers' value; the paper's variant that has it: 1)."""
 
     def init(self, problem: Problem) -> State:
         return State(caches={"forget": log_likelihoods(problem, problem.splits["forget"])})

@@ -1,0 +1,253 @@
+"""Writes docs/methods/ and docs/curvatures/: one page an entry, and an index each, from the code's own docstrings.
+
+    python docs/catalogue.py           writes what has changed (`make docs`)
+    python docs/catalogue.py --check   writes nothing; exit code 1 where a page is not what the code says
+
+A page holds the module's docstring (formula, source, departures, when to use it), the options with their docstrings,
+and what the class variables say. Pages that nobody made here, such as methods/papers.md, are left alone.
+"""
+
+import ast
+import dataclasses
+import itertools
+import re
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from expunge import registry
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+SOURCE = "../../src/expunge"
+MADE = "<!-- Made by docs/catalogue.py from {source}. Change that, then: make docs -->"
+WHEN = "When to use it:"
+HEADINGS = {"Departure": "Departures", WHEN: "When to use it"}  # what a paragraph begins with: the heading above it
+INTRODUCTIONS = {
+    "methods": """# Methods
+
+What `expunge unlearn --method NAME` runs; `--method NAME --help` shows the options. The first line of each page is what
+`expunge list methods` says. What the papers say, what their code does and what ours does: [papers.md](papers.md).
+
+Loss phases use AdamW (betas 0.9 and 0.99, no weight decay, gradients clipped to norm 1; our choice) unless the page
+names Sophia; what moves is `--subspace`, a LoRA or full weights. Figures stand in [the results](../results), with the
+commands that make them; a page below links to those that name the method, and one without such a link has no figures
+there yet.
+""",
+    "curvatures": """# Curvatures
+
+What stands for the retain loss's second derivative in the [methods](../methods/README.md) that have a `curvature`
+option; `expunge list curvatures` lists them. Their own options go into `curvature_options`. The damping is the
+method's: relative to the mean of the spectrum over coordinates with a gradient, or absolute on request. Each label
+source makes another matrix: see [papers.md](../methods/papers.md#empirical-and-gauss-newton-fisher).
+""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a catalogue: its class, and the docstrings of its module and of its fields."""
+
+    catalogue: str
+    name: str
+    kind: type[Any]
+    text: str
+    options: Mapping[str, str]
+
+    @property
+    def summary(self) -> str:
+        return self.text.split("\n", 1)[0]
+
+    @property
+    def body(self) -> str:
+        return self.text.split("\n", 1)[1].strip("\n")
+
+
+def entry(catalogue: str, name: str) -> Entry:
+    """Of the package that is installed. Docstrings of fields are read from the source: Python does not keep them."""
+    kind = registry.load(catalogue, name)
+    source = Path(sys.modules[kind.__module__].__file__ or "").read_text(encoding="utf-8")
+    return read(catalogue, name, kind, source)
+
+
+def read(catalogue: str, name: str, kind: type[Any], source: str) -> Entry:
+    """The docstrings of a module's source and of the fields of its class."""
+    tree = ast.parse(source)
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    options = {}
+    for node, after in itertools.pairwise(body):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
+            options[node.target.id] = " ".join(str(after.value.value).split())
+    return Entry(catalogue, name, kind, ast.get_docstring(tree) or "", options)
+
+
+def page(one: Entry, results: Mapping[str, str]) -> str:
+    """The Markdown page of an entry; `results`: texts of the result pages by name, searched for the entry's."""
+    source = f"src/expunge/{one.catalogue}/{one.name}.py"
+    parts = [MADE.format(source=source), f"# {one.name}", one.summary, _sections(one.body)]
+    parts += ["## Options", _options(one), *_needs(one), "## See also", _links(one, results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def index(catalogue: str, entries: list[Entry]) -> str:
+    """The page that lists a catalogue."""
+    lines = [
+        INTRODUCTIONS[catalogue],
+        f"| {catalogue.removesuffix('s')} | what it is | when to use it |",
+        "| --- | --- | --- |",
+    ]
+    for one in entries:
+        lines.append(f"| [`{one.name}`]({one.name}.md) | {_cell(one.summary)} | {_cell(when(one))} |")
+    made = MADE.format(source=f"src/expunge/{catalogue}")
+    return f"{made}\n\n" + "\n".join(lines) + "\n"
+
+
+def when(one: Entry) -> str:
+    """The entry's paragraph on when to use it, in one line."""
+    found = next((paragraph for paragraph in one.body.split("\n\n") if paragraph.startswith(WHEN)), "")
+    return " ".join(_without(found, WHEN).split())
+
+
+def _sections(body: str) -> str:
+    """The docstring with a heading above the paragraphs that have one, its formulas as code blocks."""
+    parts: list[str] = []
+    for paragraph in body.split("\n\n"):
+        heading = next((title for start, title in HEADINGS.items() if paragraph.startswith(start)), None)
+        parts += [f"## {heading}"] if heading else []
+        for label in (WHEN, "Departures:", "Departure:"):
+            paragraph = _without(paragraph, label) if paragraph.startswith(label) else paragraph
+        parts.append(_fenced(paragraph))
+    return "\n\n".join(parts)
+
+
+def _without(paragraph: str, label: str) -> str:
+    text = paragraph.removeprefix(label).lstrip()
+    return text[:1].upper() + text[1:]
+
+
+def _fenced(paragraph: str) -> str:
+    """An indented paragraph as a fenced block; those in a list keep the list's indent."""
+    lines = paragraph.split("\n")
+    if not all(line.startswith("    ") for line in lines):
+        return paragraph
+    inner = textwrap.dedent(paragraph)
+    indent = "  " if all(line.startswith("      ") for line in lines) else ""
+    return textwrap.indent(f"```text\n{inner}\n```", indent)
+
+
+def _options(one: Entry) -> str:
+    fields = dataclasses.fields(one.kind)
+    if not fields:
+        return "None."
+    lines = ["| option | values | default | meaning |", "| --- | --- | --- | --- |"]
+    for field in fields:
+        cells = (f"`{field.name}`", _values(field.type), _default(field), one.options[field.name])
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _values(declared: Any) -> str:
+    if get_origin(declared) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(declared))
+    names = {
+        int: "whole number",
+        float: "number",
+        str: "name",
+        bool: "`true`, `false`",
+        type(None): "none",
+        Any: "keys and values",
+    }
+    kinds = get_args(declared) or (declared,)
+    return " or ".join(names[kind] for kind in kinds)
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if value is None:
+        return "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _needs(one: Entry) -> list[str]:
+    """What the class variables say, in words."""
+    kind, lines = one.kind, []
+    if getattr(kind, "needs_retain", False):
+        lines.append("- Rows to keep (`--retain`): it is refused without them.")
+    if getattr(kind, "needs_targets", False):
+        lines.append("- Something to take targets from: `--holdout`, `--base`, or enough rows to recombine.")
+    if fewest := getattr(kind, "fewest_retain", 0):
+        lines.append(f"- At least {fewest} retain rows, the guard not counted.")
+    if parts := getattr(kind, "retain_parts", {}):
+        whole = sum(parts.values())
+        shares = ", ".join(f"{weight} in {whole} for {name}" for name, weight in parts.items())
+        lines.append(f"- It deals the retain rows out, by hash: {shares}. No row serves two of them.")
+    if splits := getattr(kind, "keeps", ()):
+        lines.append(f"- Memory for the original's distributions on these rows: {', '.join(splits)}.")
+    return ["## Needs", "\n".join(lines)] if lines else []
+
+
+def _links(one: Entry, results: Mapping[str, str]) -> str:
+    lines = [f"- [The code]({SOURCE}/{one.catalogue}/{one.name}.py), which this page was made from."]
+    if one.catalogue == "methods":
+        lines.append("- [What the papers say, what their code does, what ours does](papers.md).")
+    if "curvature" in one.options:
+        lines.append("- [Curvatures](../curvatures/README.md), which `curvature` names.")
+    found = [name for name, text in results.items() if re.search(rf"(?<![\w]){one.name}(?![\w])", text)]
+    if found and one.catalogue == "methods":
+        lines.append("- Measured in: " + ", ".join(f"[{name}](../results/{name}.md)" for name in found) + ".")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def pages() -> dict[Path, str]:
+    """All pages by path, as they should be."""
+    results = {file.stem: file.read_text(encoding="utf-8") for file in sorted((DOCS / "results").glob("*.md"))}
+    found: dict[Path, str] = {}
+    for catalogue in INTRODUCTIONS:
+        entries = [entry(catalogue, name) for name in registry.names(catalogue)]
+        found |= {DOCS / catalogue / f"{one.name}.md": page(one, results) for one in entries}
+        found[DOCS / catalogue / "README.md"] = index(catalogue, entries)
+    return found
+
+
+def stale(wanted: Mapping[Path, str]) -> list[Path]:
+    """Pages that are missing, differ, or were made here and belong to no entry any more."""
+    differ = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    start = MADE.split("{", 1)[0]
+    made = [
+        path
+        for folder in {path.parent for path in wanted}
+        for path in folder.glob("*.md")
+        if path.read_text(encoding="utf-8").startswith(start)
+    ]
+    return sorted({*differ, *(path for path in made if path not in wanted)})
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or checks; returns the exit code."""
+    wanted = pages()
+    found = stale(wanted)
+    if "--check" in arguments:
+        print(
+            "\n".join(f"{path.relative_to(ROOT)} is not what the code says: make docs" for path in found) or "as made"
+        )
+        return 1 if found else 0
+    for path in found:
+        if path in wanted:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[path], encoding="utf-8")
+        else:
+            path.unlink()
+        print(f"{path.relative_to(ROOT)} {'written' if path in wanted else 'removed'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

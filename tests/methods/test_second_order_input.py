@@ -1,0 +1,172 @@
+"""Wrong input to the second-order methods: refused by name, and before a model is loaded where that can be known."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expunge import cli, influence, pipeline, registry
+from expunge.assemble import check
+from expunge.config import Inputs, build
+from expunge.errors import InputError
+from expunge.methods.fisher_removal import FisherRemoval
+from gradients.shapes import lora_of, model_of, problem_of
+
+METHODS = ("fisher_forgetting", "fisher_removal", "libu")
+NUMBERS = ("damping", "absolute_damping", "budget", "step_size")
+DAMPING = 0.1
+
+# Method, options, and what the answer must say.
+WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    *(
+        (method, {key: wrong}, (f"{key} must be a number above 0",))
+        for method in METHODS
+        for key in NUMBERS
+        for wrong in (0, -0.1)
+    ),
+    *(
+        (method, {"cycles": 0}, ("cycles must be a number above 0",))
+        for method in ("fisher_removal", "fisher_forgetting")
+    ),
+    ("libu", {"refresh_every": 0}, ("refresh_every must be a number above 0",)),
+    ("libu", {"unclipped": 1.5}, ("unclipped = 1.5", "between 0 and 1")),
+    *((method, {"curvature": "diagnal"}, ("no curvature 'diagnal'", "did you mean 'diagonal'?")) for method in METHODS),
+    *((method, {"curvature_options": {"lables": "data"}}, ("unknown key 'lables'", "'labels'")) for method in METHODS),
+    ("libu", {"curvature_options": {"labels": "date"}}, ("labels must be one of", "'date'")),
+    ("libu", {"curvature_options": "data"}, ("curvature_options", "found str")),
+    ("libu", {"curvature": "identity", "curvature_options": {"block": 4}}, ("unknown key 'block'; there are none",)),
+    *(
+        (
+            "fisher_removal",
+            {"curvature": "block", "curvature_options": {key: wrong}},
+            (f"{key} must be a number above 0",),
+        )
+        for key in ("block", "gradients")
+        for wrong in (0, -4)
+    ),
+    ("fisher_removal", {"curvature_options": {"passes": 0}}, ("passes must be a number above 0",)),
+    *((method, {"step": "fixed"}, ("give step_size",)) for method in METHODS),
+]
+
+
+def check_refused(refusing: Callable[[], object], words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        refusing()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(("method", "options", "words"), WRONG, ids=lambda value: str(value)[:60])
+def test_wrong_options_are_refused_on_construction(
+    method: str, options: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    """From a recipe and from Python alike."""
+    kind = registry.load("methods", method)
+    check_refused(lambda: build(kind, options, "options"), words)
+    check_refused(lambda: kind(**options), words)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_they_are_refused_before_anything_is_read(method: str, tmp_path: Path) -> None:
+    """Neither the model nor the rows exist, and still it is the damping that is named."""
+    given = {"model": str(tmp_path / "none"), "forget": str(tmp_path / "none.jsonl"), "output": str(tmp_path / "out")}
+    words = ("damping must be a number above 0",)
+    check_refused(lambda: pipeline.unlearn(**given, method=method, options={"damping": 0.0}), words)
+    with pytest.raises(InputError, match="none"):  # with right options, it is the folder
+        pipeline.unlearn(**given, method=method, options={"damping": DAMPING})
+
+
+def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", str(tmp_path / "none"), "--forget", "none.jsonl", "--method", "fisher_removal"]
+    for wrong, words in (
+        (["--options.damping", "0"], "damping must be a number above 0"),
+        (["--options.curvature", "diagnal"], "did you mean 'diagonal'?"),
+        (["--options.curvature-options", "block", "50"], "unknown key 'block'"),
+    ):
+        assert cli.main(["unlearn", *flags, *wrong]) == 2
+        shown = " ".join(capsys.readouterr().err.replace("│", " ").split())  # tyro frames it, as any wrong flag
+        assert words in shown and "Traceback" not in shown
+
+
+def test_curvature_options_of_the_command_line_are_values() -> None:
+    """There they are texts, since the flags do not know the curvature's keys."""
+    made: Any = influence.curvature_of("block", {"block": "50", "labels": "data", "gradients": "7"})
+    assert (made.block, made.labels, made.gradients) == (50, "data", 7)
+    assert FisherRemoval(curvature="block", curvature_options={"block": None}).curvature_options == {"block": None}
+
+
+def inputs(folder: Path, retain: int) -> Inputs:
+    """Of a hub name, which is not looked up here: no model exists."""
+    for name, count in (("forget", 4), ("retain", retain)):
+        rows = [json.dumps({"prompt": f"{name} {line}?", "completion": f"{line} foxes"}) for line in range(count)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    given = str(folder / "retain.jsonl") if retain else None
+    return Inputs(model="owner/name", forget=str(folder / "forget.jsonl"), retain=given)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_retain_rows_are_needed_and_enough_of_them(method: str, tmp_path: Path) -> None:
+    kind = registry.load("methods", method)
+    check_refused(lambda: check(inputs(tmp_path, 0), kind), ("forget.jsonl", "needs rows to keep", "--retain"))
+    few = kind.fewest_retain - 1
+    words = ("retain.jsonl", f"{few} row(s) to keep", f"at least {kind.fewest_retain}")
+    check_refused(lambda: check(inputs(tmp_path, few), kind), words)
+    if method != "libu":  # which needs something to take targets from, too
+        assert len(check(inputs(tmp_path, few + 1), kind).parts["retain"]) == kind.fewest_retain
+
+
+class Scaled(torch.nn.Module):
+    """A layer that no rule is known for: another layer inside, and a parameter of its own."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.scale = torch.nn.Parameter(torch.ones(1).double())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) * self.scale
+
+
+@pytest.mark.parametrize("curvature", ["diagonal", "block"])
+def test_a_layer_that_has_no_curvature_is_named(curvature: str) -> None:
+    model = model_of("llama")
+    model.model.layers[1].mlp = Scaled(model.model.layers[1].mlp)
+    problem = problem_of(model)
+    options = {"gradients": 4} if curvature == "block" else {}
+
+    def fit() -> influence.Fit:
+        return influence.fit(problem, problem.splits["retain"], curvature, options, DAMPING, None)
+
+    check_refused(fit, ("layers.1.mlp.scale belongs to Scaled", "subspace"))
+    del problem.movable["model.layers.1.mlp.scale"]
+    assert fit().state.mean > 0
+
+
+@pytest.mark.parametrize("curvature", ["diagonal", "block"])
+def test_a_curvature_that_is_not_finite_is_named(curvature: str) -> None:
+    problem = problem_of(lora_of("opt"))
+    options = {"gradients": 4} if curvature == "block" else {}
+    with torch.no_grad():
+        next(iter(problem.movable.values())).view(-1)[0] = float("nan")
+    check_refused(
+        lambda: influence.fit(problem, problem.splits["retain"], curvature, options, DAMPING, None),
+        ("the curvature of", "lora_", "is not finite"),
+    )
+
+
+def test_exact_labels_are_for_tiny_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = problem_of(lora_of("opt"))
+    monkeypatch.setattr(problem.model.config, "vocab_size", 50_000)
+    check_refused(
+        lambda: influence.fit(problem, problem.splits["retain"], "diagonal", {"labels": "exact"}, DAMPING, None),
+        ("labels exact", "50,000", "labels: noise"),
+    )
+
+
+def test_a_check_without_words_would_be_noticed() -> None:
+    with pytest.raises(pytest.fail.Exception):
+        check_refused(lambda: FisherRemoval(damping=DAMPING), ("damping",))
+    with pytest.raises(AssertionError):
+        check_refused(lambda: FisherRemoval(damping=0), ("did you mean",))

@@ -1,0 +1,155 @@
+"""Pages: those made from the code are what the code says, every option names its source, and every link resolves."""
+
+import dataclasses
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from expunge import cli, registry
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+CATALOGUES = ("methods", "curvatures")
+ENTRIES = [(catalogue, name) for catalogue in CATALOGUES for name in registry.names(catalogue)]
+SOURCE = re.compile(r"our choice|as loss_matching|organisers|paper|TOFU's value|Optimal BERT Surgeon", re.I)
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_catalogue", DOCS / "catalogue.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+catalogue = _load()
+
+
+def test_pages_are_what_the_code_says() -> None:
+    found = [str(path.relative_to(ROOT)) for path in catalogue.stale(catalogue.pages())]
+    assert not found, f"run `make docs`: {', '.join(found)}"
+
+
+def test_every_entry_has_its_page() -> None:
+    wanted = catalogue.pages()
+    for kind, name in ENTRIES:
+        assert DOCS / kind / f"{name}.md" in wanted
+        assert f"]({name}.md)" in wanted[DOCS / kind / "README.md"]
+
+
+def _entry(name: str = "npo", **replaced: str) -> Any:
+    """An entry whose source has other words."""
+    kind = registry.load("methods", name)
+    source = (ROOT / "src" / "expunge" / "methods" / f"{name}.py").read_text(encoding="utf-8")
+    for old, new in replaced.items():
+        assert old in source
+        source = source.replace(old, new)
+    return catalogue.read("methods", name, kind, source)
+
+
+def test_changed_docstrings_defaults_and_files_would_be_seen(tmp_path: Path) -> None:
+    text = catalogue.page(_entry(), {})
+    assert text == catalogue.page(_entry(), {})
+    for old in ("equation", "Inverse", "slows"):  # of the formula's source, of an option, of when to use it
+        assert catalogue.page(_entry(**{old: "Umbrella"}), {}) != text
+    kind = dataclasses.make_dataclass("Npo", [("beta", float, 0.3)])
+    assert "| `beta` | number | `0.3` |" in catalogue.page(dataclasses.replace(_entry(), kind=kind), {})
+    path, left = tmp_path / "npo.md", tmp_path / "gone.md"
+    assert catalogue.stale({path: text}) == [path]
+    path.write_text(text, encoding="utf-8")
+    (tmp_path / "papers.md").write_text("# By hand\n", encoding="utf-8")
+    assert catalogue.stale({path: text}) == []
+    left.write_text(text, encoding="utf-8")  # of an entry that is no more
+    assert catalogue.stale({path: text}) == [left]
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_a_page_has_formula_source_departures_and_use(kind: str, name: str) -> None:
+    entry = catalogue.entry(kind, name)
+    text = catalogue.page(entry, {})
+    assert "```text\n" in text
+    assert re.search(r"\b\d{4}\.\d{5}\b|Our own method|our control", text)
+    assert "## Departures" in text or "to depart from" in text or name == "identity"
+    assert "## When to use it" in text and catalogue.when(entry)
+    assert "    " not in re.sub(r"```text.*?```", "", text, flags=re.S)  # no block by accident
+
+
+def unsourced(entry: Any) -> list[str]:
+    """Options with a value of their own whose docstring does not say where it comes from."""
+    fields = {field.name: field for field in dataclasses.fields(entry.kind)}
+    chosen = [name for name, field in fields.items() if field.default not in (None, dataclasses.MISSING)]
+    return [name for name in chosen if not SOURCE.search(entry.options[name])]
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_every_option_names_its_source(kind: str, name: str) -> None:
+    entry = catalogue.entry(kind, name)
+    assert set(entry.options) >= {field.name for field in dataclasses.fields(entry.kind)}
+    assert not unsourced(entry)
+
+
+def test_an_option_without_a_source_would_be_seen() -> None:
+    assert unsourced(_entry(**{"(the paper's value)": ""})) == ["beta"]
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Links of a page to files that are not there, or to headings that their page does not have."""
+    found = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        whole = target.read_text(encoding="utf-8") if target.suffix == ".md" and target.is_file() else ""
+        if not target.exists() or (anchor and anchor not in _anchors(text if target == page else whole)):
+            found.append(link)
+    return found
+
+
+def _anchors(text: str) -> set[str]:
+    """Of headings, as code hosts make them."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    assert not broken_links(page, page.read_text(encoding="utf-8"))
+
+
+def test_broken_links_would_be_seen() -> None:
+    page = DOCS / "methods" / "papers.md"
+    text = "# One\n[a](npo.md) [b](npo.md#options) [c](#one) [d](nop.md) [e](npo.md#opinions) [f](#two) [g](https://x)"
+    assert broken_links(page, text) == ["nop.md", "npo.md#opinions", "#two"]
+
+
+def test_claims_about_ours_name_a_test_of_this_repository() -> None:
+    text = (DOCS / "methods" / "papers.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\[`(test_\w+\.py)`\]\(([^)]+)\)", text)
+    assert len(linked) > 40
+    assert all(Path(link).name == name for name, link in linked)
+
+
+@pytest.mark.parametrize("kind", registry.CATALOGUES)
+def test_list_shows_every_catalogue(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(registry.names(kind))
+    for line in lines:
+        name, shown = line.split(maxsplit=1)
+        assert shown == registry.summary(kind, name)
+
+
+def test_help_of_list_names_every_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(kind in shown for kind in (*registry.CATALOGUES, "recipes"))
