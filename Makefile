@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lume lume-compare clean
+.PHONY: demo test check lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -33,6 +33,10 @@ lume: $(READY)
 # Five methods x three seeds beside three twins, and the organisers' baselines; goes on where it was interrupted.
 lume-compare: $(READY)
 	$(BIN)/python benchmarks/lume_small.py --lume $(LUME) --compare
+
+# Second-order methods and their ablation on the same rows: tuning, three seeds, a request of three documents.
+lume-second-order: $(READY)
+	$(BIN)/python benchmarks/second_order.py --lume $(LUME)
 
 clean:
 	rm -rf $(VENV) build

@@ -107,6 +107,15 @@ def run(*arguments: str) -> None:
         raise SystemExit(code)
 
 
+def make_twins(data: Path, models: Path, seed: int) -> None:
+    """Three retrained twins below `models`/retrained; kept where they are."""
+    if not (models / "retrained").exists():
+        rows = ["--forget", str(data / "forget.jsonl"), "--train", str(data / "train.jsonl"), "--benchmark", "lume"]
+        start = ["--model", str(models / "original"), "--base", str(models / "base")]
+        how = ["--train-config", str(RECIPES / "lume_small_training.yaml"), "--seeds", "3", "--seed", str(seed)]
+        run("retrain", *start, *rows, *how, "--output", str(models / "retrained"))
+
+
 def compare(work: Path) -> None:
     """Both comparisons, and a refusal where the original had not memorised its rows. Finished cells are kept."""
     for name in ("compare", "organisers"):
@@ -129,11 +138,7 @@ def main() -> None:
     prepare(arguments.lume, data)
     make_models(WORK, arguments.seed)
     seed = ["--seed", str(arguments.seed)]
-    if not (models / "retrained").exists():
-        rows = ["--forget", str(data / "forget.jsonl"), "--train", str(data / "train.jsonl"), "--benchmark", "lume"]
-        start = ["--model", str(models / "original"), "--base", str(models / "base")]
-        how = ["--train-config", str(RECIPES / "lume_small_training.yaml"), "--seeds", "3", *seed]
-        run("retrain", *start, *rows, *how, "--output", str(models / "retrained"))
+    make_twins(data, models, arguments.seed)
     if arguments.compare:
         compare(WORK)
         return

@@ -226,3 +226,14 @@ def test_a_loss_that_is_not_finite_leaves_the_notes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Stream, "draw", draw)
     outcome = apply(Descending(SETTINGS), problem, lambda entry: None)
     assert "made up" in outcome.stopped and outcome.notes["sophia"] and outcome.tokens
+
+
+def test_controls_keep_the_values_or_make_them_one() -> None:
+    """Shuffled: the same numbers in other places, the same places every time. Identity: one for all."""
+    parts = [torch.arange(12.0).view(3, 4), torch.arange(5.0)]
+    once, twice = (curvature_refresh._controlled(parts, "shuffled") for _ in range(2))
+    for part, first, second in zip(parts, once, twice, strict=True):
+        assert torch.equal(first, second) and not torch.equal(first, part)
+        assert torch.equal(first.flatten().sort().values, part.flatten())
+    assert all(bool((part == 1).all()) for part in curvature_refresh._controlled(parts, "identity"))
+    assert curvature_refresh._controlled(parts, "none") is parts

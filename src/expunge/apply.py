@@ -20,6 +20,7 @@ from expunge.loop import AfterStep, Descent, linear, minimise
 from expunge.method import LossPhase, Method, ProposalPhase, Repeat, State, flattened
 from expunge.optim.course import Course
 from expunge.optim.stopping import Check
+from expunge.penalty import PARTS, Penalty, PenaltySettings
 from expunge.problem import Problem, Split, divided
 from expunge.progress import bar
 from expunge.propose import Proposals, expected_tokens
@@ -38,16 +39,19 @@ ATTEMPTS = 3
 APART = 1000  # between the seeds of one loss phase and the next, so that they do not draw the same rows
 
 
-def apply(method: Method, problem: Problem, log: Log, tokens: int | None = None) -> Outcome:
+def apply(
+    method: Method, problem: Problem, log: Log, tokens: int | None = None, penalty: PenaltySettings | None = None
+) -> Outcome:
     """Unlearns: the problem's model ends unlearned, in evaluation mode.
 
     A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so. A proposal
     that is refused ends the `Repeat` around it, and the next phase begins. `tokens` is a budget in place of the
     method's own number of steps, for fair comparisons: proposals and the probe's steps are part of it, and there is
-    one attempt.
+    one attempt. `penalty` is added to every loss phase.
     """
-    problem = divided(problem, getattr(method, "retain_parts", {}))
+    problem = divided(problem, getattr(method, "retain_parts", PARTS if penalty else {}))
     state = method.init(problem)
+    added = Penalty(problem, penalty) if penalty else None
     outcome = Outcome(notes=state.notes, targets=None if state.targets is None else state.targets.tolist())
     queue = [
         _Due(phase, place if isinstance(given, Repeat) else None)
@@ -70,10 +74,12 @@ def apply(method: Method, problem: Problem, log: Log, tokens: int | None = None)
         if tokens is not None:
             rest = [due.phase for due in queue]
             phase = replace(phase, steps=steps_within(problem, state, rest, tokens - outcome.tokens))
-        run = _Run(problem, state, phase, watch, log, outcome, tokens is not None, number=descents)
+        run = _Run(problem, state, phase, watch, log, outcome, tokens is not None, number=descents, penalty=added)
         ends.append((phase.name, run.whole()))
         queue, descents = queue[1:], descents + 1
     outcome.stopped = _in_words(ends)
+    if added:
+        outcome.notes["penalty"] = added.figures()
     return outcome
 
 
@@ -148,6 +154,7 @@ class _Run:
     outcome: Outcome
     budgeted: bool = False
     number: int = 0
+    penalty: Penalty | None = None
     before: int = field(init=False)
     seen: int = 0
     attempts: list[dict[str, Any]] = field(default_factory=list)
@@ -286,7 +293,7 @@ class _Run:
                     self.problem,
                     draw,
                     lambda batch: self.phase.loss(self.problem, self.state, batch),
-                    Descent(rate=rate, steps=steps, sophia=sophia),
+                    Descent(rate=rate, steps=steps, sophia=sophia, penalty=self.penalty.add if self.penalty else None),
                     after,
                     report,
                 )
@@ -297,6 +304,8 @@ class _Run:
         figures: dict[str, Any] = {"attempt": len(self.attempts) + 1} | settings | check.figures()
         figures |= {"phase": self.phase.name, "step": self.before + check.step}
         self.seen = check.step
+        if self.penalty:
+            self.penalty.look(self.before + check.step)
         self.outcome.history.append(figures)
         self.log(figures)
         if np.isfinite(check.forget).all():

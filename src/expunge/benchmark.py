@@ -3,14 +3,15 @@
 A benchmark scores one model's evidence (no torch). What could not be measured is `Missing` with its reason, never 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from scipy.stats import norm
 
-from expunge.data.rows import MakeRow
+from expunge.data.rows import MakeRow, Row
+from expunge.data.secrets import Alternatives
 from expunge.metric import CONFIDENCE, RESAMPLES, Draws, Evidence, Floats, Score
 
 
@@ -31,12 +32,14 @@ class Generating:
 
     `rows`: at most so many of a set, spread evenly; None: all. `tokens`: at most so many new ones, whatever the row
     (as far as the context goes); None: a few more than the reference has. `clean_up`: spaces before punctuation and
-    contractions are taken out of the text.
+    contractions are taken out of the text. `candidates`: other texts in place of a row's completion, of which the
+    losses are recorded beside its own; they must hang on the row alone, so that all models are asked the same.
     """
 
     rows: int | None = 256
     tokens: int | None = None
     clean_up: bool = False
+    candidates: Callable[[Row], Alternatives | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +59,22 @@ class Circumstances:
 class Official:
     """The official scores of one model by name: the final and its parts, the terms behind them, and what is beside.
 
-    `notes` say where these scores are not quite the official ones.
+    `notes` say where these scores are not quite the official ones. `titles`: words for the page in place of its own, by
+    "parts", "terms", "beside" and "lead".
     """
 
     parts: Mapping[str, Scored]
     terms: Mapping[str, Scored]
     beside: Mapping[str, Scored]
     notes: tuple[str, ...] = field(default=())
+    titles: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """For JSON: each score as value, low, high and count, or as {"missing": reason}."""
         groups = {"parts": self.parts, "terms": self.terms, "beside": self.beside}
         return {
             group: {name: _plain(outcome) for name, outcome in scores.items()} for group, scores in groups.items()
-        } | {"notes": list(self.notes)}
+        } | {"notes": list(self.notes), **({"titles": dict(self.titles)} if self.titles else {})}
 
 
 class Benchmark(Protocol):

@@ -23,7 +23,7 @@ from expunge import record, registry, trial
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
 from expunge.benchmark import Circumstances
 from expunge.errors import ExpungeError, InputError
-from expunge.evaluation import columns, evidence, verdict
+from expunge.evaluation import columns, divergence, evidence, verdict
 from expunge.evaluation.retrained import cache_folder
 from expunge.metric import Evidence
 from expunge.model import load
@@ -34,22 +34,25 @@ from expunge.watch import Outcome
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
+PENALTY = ("penalty", "penalty_on", "penalty_budget", "penalty_options")
 RESERVED = ("original", "retrained")
 MADE_BY = (
     "apply.py propose.py watch.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py"
-    " matching.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation reference model data optim"
-    " metrics benchmarks curvatures gradients"
+    " penalty.py matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation"
+    " reference model data optim metrics benchmarks curvatures gradients"
 ).split()
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps."""
+    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps;
+    `penalty`: what a run's configuration says of one."""
 
     label: str
     method: str
     options: Any
     budgeted: bool
+    penalty: Mapping[str, Any]
 
 
 def variants(config: configs.Compare) -> list[Variant]:
@@ -64,9 +67,13 @@ def variants(config: configs.Compare) -> list[Variant]:
         settings = dict(given.get(label) or {})
         kind = registry.load("methods", str(settings.pop("method", label)))
         own_steps = settings.pop("own_steps", False)
+        penalty = {key: settings.pop(key) for key in PENALTY if key in settings}
+        trial.penalty_of(configs.build(configs.Unlearn, penalty | {"retain": config.retain}, f"variants: {label}"))
         options = configs.build(kind, settings, f"variants: {label}")
         found.append(
-            Variant(str(label), kind.__module__.rsplit(".", 1)[1], options, bool(config.tokens and not own_steps))
+            Variant(
+                str(label), kind.__module__.rsplit(".", 1)[1], options, bool(config.tokens and not own_steps), penalty
+            )
         )
     return found
 
@@ -110,6 +117,7 @@ class _Work:
     say: Say
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
+    kept: dict[str, divergence.Kept] = field(default_factory=dict)
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -145,7 +153,7 @@ class _Work:
         else:
             method = Path(__file__).parent / "methods" / f"{variant.method}.py"
             budget = self.config.tokens if variant.budgeted else None
-            identity += [variant.method, asdict(variant.options), budget, record.file_hash([method])]
+            identity += [variant.method, asdict(variant.options), budget, record.file_hash([method]), variant.penalty]
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judged(self, label: str, place: int | None) -> dict[str, Any]:
@@ -161,7 +169,8 @@ class _Work:
 
     def _unlearned(self, variant: Variant, seed: int) -> dict[str, Any]:
         clock = record.Clock()
-        config = configs.Unlearn(**_shared(self.config), method=variant.method, options=variant.options, seed=seed)
+        settings = _shared(self.config) | dict(variant.penalty)
+        config = configs.Unlearn(**settings, method=variant.method, options=variant.options, seed=seed)
         if self.base is None:
             self.base = trial.base_losses(config, self.assembled)
         original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
@@ -188,7 +197,8 @@ class _Work:
                 "reasons": [*judged.forget_reasons, *judged.rest_reasons],
             },
             "history": outcome.history,
-            "proposals": outcome.proposals,
+            "proposals": [_figures(proposal) for proposal in outcome.proposals],
+            "sophia": outcome.notes.get("sophia", []),
         }
 
     def _reference(self, label: str) -> Evidence:
@@ -206,7 +216,11 @@ class _Work:
 
     def _record(self, problem: Problem) -> Evidence:
         generating = benchmark_of(self.config).generating
-        return evidence.record(problem, self.assembled.judged, ("samples",), generating)
+        if self.config.generations == "short":
+            generating = replace(generating, tokens=None)
+        if not self.kept:
+            self.kept = divergence.keep(self._original(), self.assembled.judged)
+        return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept)
 
     def _read(self, found: Evidence, judge: bool = False) -> dict[str, Any]:
         """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""
@@ -215,7 +229,7 @@ class _Work:
         around = Circumstances(
             holdout=self.checked.comparison == "holdout", ended=self.assembled.problem.rendering.end_documents
         )
-        official = benchmark.official(found, around)
+        official = None if self.config.generations == "short" else benchmark.official(found, around)
         if official is None:
             return {"scores": scores, "rows": rows}
         names, more = columns.read_official(official)
@@ -243,7 +257,7 @@ class _Work:
             "rendering": asdict(self.assembled.problem.rendering),
             "subspace": self.config.subspace,
             "dtype": self.config.dtype,
-            "benchmark": self.config.benchmark,
+            "benchmark": [self.config.benchmark, self.config.generations],
             "seed": self.config.seed,
             "device": str(self.assembled.problem.runtime.device),
             "code": record.file_hash(code),
@@ -277,7 +291,14 @@ def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: 
         proposed = f"{len(taken)} of {len(outcome.proposals)} proposed steps ({', '.join(taken) or 'none'})"
         rate = f"{proposed}, {rate}" if outcome.learning_rate else proposed
     budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
-    return f"{variant.method}, {rate}, {budget}, subspace {subspace}"
+    held = f", penalty {variant.penalty['penalty']}" if variant.penalty.get("penalty") else ""
+    return f"{variant.method}, {rate}, {budget}, subspace {subspace}{held}"
+
+
+def _figures(proposal: Mapping[str, Any]) -> dict[str, Any]:
+    """A proposal with our own words for phase, rule and refusal; of its notes only the numbers."""
+    numbers = {name: value for name, value in proposal["notes"].items() if isinstance(value, int | float)}
+    return {**proposal, "notes": numbers}
 
 
 def _empty(label: str, seed: int | None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ ABOVE_ZERO = (
     "replay_tokens",
     "beta",
     "width",
+    "penalty_budget",
 )
 ROWS = ("forget", "retain", "holdout", "train")
 PATHS = (*ROWS, "train_config", "output", *MODELS)
@@ -96,6 +97,14 @@ class Unlearn(Inputs):
     """Entry of the methods catalogue (expunge list methods)."""
     options: Any = None
     """The method's own options."""
+    penalty: str | None = None
+    """Curvature (expunge list curvatures) that holds the weights near the original's in every loss phase."""
+    penalty_on: Literal["retain", "unseen", "both"] = "retain"
+    """Rows that the penalty's curvature is fitted on: retain rows, unseen holdout rows, or both."""
+    penalty_options: Annotated[Any, tyro.conf.Suppress] = None
+    """The curvature's own options (in a recipe)."""
+    penalty_budget: float = 0.05
+    """Retain KL, in nats per token, at which the penalty's weight is held."""
     output: Folder = None
     """Folder to write; must not exist."""
     save: Literal["auto", "merged", "adapter"] = "auto"
@@ -118,6 +127,8 @@ class Compare(Inputs):
     """Seeds of each method."""
     variants: Annotated[Any, tyro.conf.Suppress] = None
     """Names with a method's options (in the recipe): {name: {method: npo, beta: 0.05, own_steps: true}}."""
+    generations: Literal["benchmark", "short"] = "benchmark"
+    """short: a few tokens beyond each reference, without the benchmark's official scores; much faster."""
     tokens: int | None = None
     """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
     output: Folder = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
@@ -47,7 +48,7 @@ class CurvatureRefresh:
         if not all(bool(part.isfinite().all()) for part in found.diagonal):
             raise NumericalError(f"step {step + 1}: the estimate of the curvature is not finite.")
         self.tokens += found.tokens
-        self.optimiser.refresh(found.diagonal, regauge=self._strayed)
+        self.optimiser.refresh(_controlled(found.diagonal, self.settings.control), regauge=self._strayed)
 
     def after(self, step: int) -> None:
         """Following 0-based `step`."""
@@ -71,6 +72,18 @@ def begin(
         return None
     checks: list[dict[str, Any]] = notes.setdefault("sophia", [])
     return CurvatureRefresh(problem, settings, pool, seed, lambda figures: checks.append({**place, **figures}))
+
+
+def _controlled(diagonal: list[Tensor], control: str) -> list[Tensor]:
+    """The estimate itself, or what an ablation puts in its place: the same numbers elsewhere, or one for all."""
+    if control == "identity":
+        return [torch.ones_like(part) for part in diagonal]
+    if control == "shuffled":
+        generator = torch.Generator().manual_seed(0)
+        orders = [torch.randperm(part.numel(), generator=generator) for part in diagonal]
+        pairs = zip(diagonal, orders, strict=True)
+        return [part.flatten()[order.to(part.device)].view_as(part) for part, order in pairs]
+    return diagonal
 
 
 def _due(settings: SophiaSettings, step: int) -> bool:

@@ -29,7 +29,8 @@ AfterStep = Callable[[int, Mapping[str, float]], bool]
 class Descent:
     """Settings of one phase: learning rate by 0-based step, most steps, clipping norm, and AdamW's weight decay.
 
-    `sophia` takes AdamW's place, with the weight decay and the clipping norm of its own settings.
+    `sophia` takes AdamW's place, with the weight decay and the clipping norm of its own settings. `penalty` adds to the
+    gradients of a step, before they are clipped, and returns its value.
     """
 
     rate: Callable[[int], float]
@@ -37,6 +38,7 @@ class Descent:
     clip: float = 1.0
     weight_decay: float = 0.0
     sophia: CurvatureRefresh | None = None
+    penalty: Callable[[], float] | None = None
 
 
 def linear(peak: float, steps: int, warmup: int) -> Callable[[int], float]:
@@ -65,6 +67,8 @@ def minimise(problem: Problem, draw: Draw, loss: LossFunction, descent: Descent,
         if sophia is not None:
             sophia.before(step, batches)
         losses = _accumulate(problem, batches, loss)
+        if descent.penalty is not None:
+            losses["penalty"] = descent.penalty()
         norm = problem.runtime.clip(problem.movable.values(), clip)
         if not (math.isfinite(norm) and all(math.isfinite(value) for value in losses.values())):
             optimiser.zero_grad(set_to_none=True)

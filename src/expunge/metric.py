@@ -1,7 +1,7 @@
 """Contract: what evidence holds, and what a metric is: a pure function of evidence (NumPy in, no torch)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -14,6 +14,23 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """One model's losses of a secret and of other texts of its form in its place.
+
+    `losses` [1 + n]: the secret's own first, the others in random order where they are a sample; summed over tokens
+    (without an end token), nats. `bits`: log2 of the number of all texts of that form.
+    """
+
+    losses: Floats
+    bits: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether all texts of the form were scored."""
+        return bool(np.isclose(np.log2(len(self.losses)), self.bits))
+
+
+@dataclass(frozen=True, slots=True)
 class SetEvidence:
     """One model on one set of n rows.
 
@@ -21,6 +38,8 @@ class SetEvidence:
     after row. `references` and `generations` [n]: the answer (or second half of a document) and what the model
     generates greedily in its place; None for rows that were not generated.
     `shapes` [n, 2]: what the loss of unseen text depends on most (`data.splits.shape`), to find rows that compare.
+    `kl` [n]: KL(original, this model) summed over a row's targets, nats; nan for rows, None for sets not measured.
+    `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
     """
 
     kinds: tuple[str, ...]
@@ -31,14 +50,25 @@ class SetEvidence:
     references: tuple[str | None, ...]
     generations: tuple[str | None, ...]
     shapes: Floats
+    candidates: Mapping[int, Candidates] = field(default_factory=dict)
+    kl: Floats | None = None
 
     def of_kind(self, kind: str) -> NDArray[np.intp]:
         """Indices of the rows of a kind."""
         return np.flatnonzero([other == kind for other in self.kinds])
 
     def numbers(self) -> dict[str, NDArray[np.generic]]:
-        """What may be written: no text."""
-        return {"loss": self.loss, "targets": self.targets, "token_loss": self.token_loss}
+        """What may be written: no text. Losses of candidates are sorted: their places would name the secret."""
+        found: dict[str, NDArray[np.generic]] = {
+            "loss": self.loss,
+            "targets": self.targets,
+            "token_loss": self.token_loss,
+        }
+        if self.kl is not None:
+            found["kl"] = self.kl
+        for index, one in self.candidates.items():
+            found[f"candidates_{index}"] = np.array([one.losses[0], *np.sort(one.losses[1:])])
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from expunge.benchmark import Scored
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
 from expunge.errors import InputError
-from expunge.evaluation import evidence, mmlu, verdict
+from expunge.evaluation import divergence, evidence, mmlu, verdict
 from expunge.evaluation.retrained import Twin, make_twins
 from expunge.loop import Training
 from expunge.metric import Evidence
@@ -65,11 +65,13 @@ class _Models:
     config: configs.Inputs
     mmlu: dict[str, Scored] = field(default_factory=dict)
     silent: tuple[str, ...] = ("samples",)
+    kept: dict[str, divergence.Kept] = field(default_factory=dict)
 
     def record(self, name: str, problem: Problem, judged: Mapping[str, Split]) -> None:
         with self.clock.stage(f"evaluate {name}"):
             generating = benchmark_of(self.config).generating
-            self.evidence[name] = evidence.record(problem, judged, self.silent, generating)
+            self.kept = self.kept or divergence.keep(problem, judged)  # the original is recorded first
+            self.evidence[name] = evidence.record(problem, judged, self.silent, generating, self.kept)
         if self.config.mmlu != "no":
             with self.clock.stage(f"MMLU {name}"):
                 self.mmlu[name] = mmlu.measure(problem, self.config.mmlu)
@@ -89,6 +91,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     method_kind = registry.load("methods", config.method)
     config = replace(config, options=trial.options_of(method_kind, config.options))
     output = save.check_output(_required(config.output, "output"))
+    trial.penalty_of(config)
     checked = check(config, method_kind)
     clock = record.Clock()
     with clock.stage("load"):

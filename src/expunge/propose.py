@@ -17,13 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.data.batches import passes
 from expunge.errors import InputError, NumericalError
 from expunge.method import Proposal, ProposalPhase, State
-from expunge.model.losses import kept_kl, target_logits, token_nll
 from expunge.optim.step_size import Found, Measured, Refused, StepRule
 from expunge.problem import Problem, Split
-from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses
+from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
 from expunge.watch import Log, Outcome
 
 ACCEPTANCE = "acceptance"
@@ -48,6 +46,7 @@ class _Measurer:
     state: State
     kept: KeptDistributions
     loss: float = 0.0
+    known: float = 0.0
     tokens: int = 0
 
     def forget(self) -> Tensor:
@@ -56,21 +55,12 @@ class _Measurer:
         self.tokens += split.tokens
         return row_losses(self.problem, self.problem.model, split)
 
-    @torch.no_grad()
     def retain(self) -> tuple[float, float]:
         """KL(original, current) and loss on the acceptance rows, each the mean over counted tokens, in nats."""
         split = self.problem.splits[ACCEPTANCE]
         self.tokens += split.tokens
-        kl = loss = 0.0
-        count = 0
-        with self.problem.runtime.autocast():
-            for batch in passes(split.name, split.windows):
-                moved = batch.to(self.problem.runtime.device)
-                logits = target_logits(self.problem.model, moved)
-                kl += float(kept_kl(logits.log_softmax(dim=1), *self.kept.of(moved)).double().sum())
-                loss += float(token_nll(logits, moved).double().sum())
-                count += len(logits)
-        return kl / count, loss / count
+        found = window_divergences(self.problem, split, self.kept)
+        return found.kl_per_token, found.loss_per_token
 
     def measured(self, with_distance: bool, forget: Tensor | None = None) -> Measured:
         """What a rule looks at; `forget` are the losses of the forget rows where they are known."""
@@ -79,8 +69,10 @@ class _Measurer:
         if not with_distance:
             return Measured(retain_kl=kl, retain_rise=rise)
         losses = self.forget() if forget is None else forget
-        gap = float((losses - self.state.targets.cpu().double()).abs().mean())
-        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise))
+        targets = self.state.targets.cpu().double()
+        gap = float((losses - targets).abs().mean())
+        way = (float(losses.mean()) - self.known) / max(1e-6, float(targets.mean()) - self.known)
+        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise), way=way)
 
 
 @dataclass(slots=True)
@@ -123,6 +115,7 @@ class Proposals:
             self.problem, self.state, keep_distributions(self.problem, self.problem.splits[ACCEPTANCE])
         )
         self._measurer.loss = self._measurer.retain()[1]
+        self._measurer.known = float(self._measurer.forget().mean())
 
     def take(self, phase: ProposalPhase) -> dict[str, Any]:
         """Asks for a proposal, takes the step that its rule finds or restores the weights, and returns the figures.
@@ -218,6 +211,7 @@ class Proposals:
             "forget": {"before": _mean(before.forget), "after": _mean(forget)},
             "retain_kl": {"before": before.measured.retain_kl, "after": after.retain_kl if after else None},
             "retain_rise": {"before": before.measured.retain_rise, "after": after.retain_rise if after else None},
+            "distance": {"before": before.measured.distance, "after": after.distance if after else None},
             "notes": dict(proposal.notes),
         }
         self.outcome.proposals.append(entry)

@@ -14,7 +14,9 @@ from expunge.apply import apply
 from expunge.assemble import Assembled, load_other
 from expunge.deliver import Delivered, deliver
 from expunge.errors import InputError
+from expunge.influence import curvature_of
 from expunge.model.select import Subspace, select
+from expunge.penalty import PenaltySettings
 from expunge.record import Clock
 from expunge.reference.cache import row_losses
 from expunge.reference.replay import sample
@@ -55,11 +57,26 @@ def run(
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
     torch.manual_seed(config.seed)
     with clock.stage("unlearn"):
-        outcome = apply(config.options, problem, log, tokens)
+        outcome = apply(config.options, problem, log, tokens, penalty_of(config))
+    for warning in dict.fromkeys(entry["notes"].get("warning") for entry in outcome.proposals):
+        if warning:
+            say(f"warning: {warning}")
     say(f"stopped after {outcome.steps} steps: {outcome.stopped}")
     with clock.stage("save"):
         delivered = deliver(config, problem, folder, assembled, say)
     return Trial(outcome, subspace, delivered)
+
+
+def penalty_of(config: configs.Unlearn) -> PenaltySettings | None:
+    """The penalty that was asked for. Raises `InputError` for an unknown curvature, and without rows to keep."""
+    if config.penalty is None:
+        return None
+    curvature_of(config.penalty, config.penalty_options)
+    if config.retain is None:
+        raise InputError("--penalty holds the weights where rows to keep need them. Give --retain.")
+    return PenaltySettings(
+        curvature=config.penalty, on=config.penalty_on, budget=config.penalty_budget, options=config.penalty_options
+    )
 
 
 def base_losses(config: configs.Unlearn, assembled: Assembled) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from expunge.data.rows import Row
-from expunge.data.splits import GUARD_SHARE, MOST_GUARD_ROWS, Parts, halve, recombine, set_guard_apart, shape
+from expunge.data.splits import GUARD_SHARE, MOST_GUARD_ROWS, Parts, deal, halve, recombine, set_guard_apart, shape
 
 
 def make(documents: int, answers: int) -> list[Row]:
@@ -178,3 +178,36 @@ def test_conversations_keep_their_turns_and_change_the_last() -> None:
     }
     assert all((row.completion, row.prompt) == (row.messages[-1][1], talk(int(row.prompt[-1])).prompt) for row in made)
     assert not any(row.messages for row in recombine(make(0, 3), [talk(1)]))  # plain answers find no conversation
+
+
+WEIGHTS = {"retain": 2, "curvature": 1, "acceptance": 1}
+
+
+def in_parts(rows: Sequence[Row]) -> dict[str, set[tuple[str, ...]]]:
+    return {name: {rows[place].content for place in places} for name, places in deal(rows, WEIGHTS).items()}
+
+
+@pytest.mark.parametrize(("documents", "answers"), [(0, 40), (13, 27), (1, 3), (40, 0)])
+def test_parts_are_disjoint_whole_and_in_proportion(documents: int, answers: int) -> None:
+    rows = make(documents, answers)
+    parts = deal(rows, WEIGHTS)
+    assert sorted(place for places in parts.values() for place in places) == list(range(len(rows)))
+    for name, weight in WEIGHTS.items():
+        assert parts[name] and list(parts[name]) == sorted(parts[name])
+        for kind, count in (("document", documents), ("answer", answers)):
+            got = sum(rows[place].kind == kind for place in parts[name])
+            assert abs(got - count * weight / 4) <= 1
+    assert in_parts(shuffled(rows, 1)) == in_parts(rows)
+    by_place = {name: {rows[place].content for place in range(turn, len(rows), 3)} for turn, name in enumerate(WEIGHTS)}
+    if len(rows) > 4:
+        again = shuffled(rows, 1)
+        assert by_place != {
+            name: {again[place].content for place in range(turn, len(rows), 3)} for turn, name in enumerate(WEIGHTS)
+        }
+
+
+def test_no_part_is_empty_where_there_are_as_many_rows_as_parts() -> None:
+    assert all(deal(make(0, 3), WEIGHTS).values())
+    assert all(deal(make(0, 3), {"retain": 6, "acceptance": 1, "curvature": 1}).values())
+    assert [len(places) for places in deal(make(0, 2), WEIGHTS).values()] == [1, 1, 0]
+    assert deal([], WEIGHTS) == dict.fromkeys(WEIGHTS, ())

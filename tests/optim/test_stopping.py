@@ -1,6 +1,7 @@
 """Stopping: arithmetic on hand-made checks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,3 +139,14 @@ def test_figures() -> None:
         "step": 7, "forget": 2.0, "target": 1.0, "arrived": 0.5, "retain": 0.2, "guard": None
     }  # fmt: skip
     assert made([1.0], [0.0], None).figures()["arrived"] is None
+
+
+def test_acceptance_rows_steer_in_place_of_the_guard() -> None:
+    """The guard then only reports: it neither hurts nor counts in the score."""
+    check = made([4.0] * 4, [0.0] * 4, [4.0] * 4, guard=(1.0, 9.0))
+    assert check.hurts() and check.score() == pytest.approx(8.0) and "guard rows" in check.reason()
+    accepted = replace(check, acceptance=1.1, acceptance_start=1.0)
+    assert not accepted.hurts() and accepted.score() == pytest.approx(0.1) and "at their targets" in accepted.reason()
+    assert accepted.figures()["guard"] == 9.0 and accepted.figures()["acceptance"] == 1.1
+    harmed = replace(made([4.0] * 4, [0.0] * 4, [4.0] * 4, guard=(1.0, 1.0)), acceptance=9.0, acceptance_start=1.0)
+    assert harmed.hurts() and "acceptance rows" in harmed.reason()

@@ -150,6 +150,66 @@ def _verdict(rows: int, forgotten: float) -> Record:
     }
 
 
+def build_proposal(phase: str = "removal", step: float | None = 0.5, **changed: Any) -> Record:
+    """An entry as `propose` writes it; a step that is None was refused."""
+    taken = step is not None
+    return {
+        "phase": phase,
+        "rule": {"name": "RetainBudget", "budget": 0.1, "unit": "kl"},
+        "step": step,
+        "refused": None if taken else "even a step of 1e-09 is outside the budget",
+        "guess": 0.7,
+        "measurements": 9,
+        "tokens": 12_000,
+        "direction_norm": 3.5,
+        "predicted": {"forget": 1.0, "retain": 0.03, "retain_kl": 0.04} if taken else None,
+        "measured": {"forget": 1.2, "retain": 0.06, "retain_kl": 0.05} if taken else None,
+        "forget": {"before": 0.02, "after": 1.22 if taken else None},
+        "retain_kl": {"before": 0.0, "after": 0.05 if taken else None},
+        "retain_rise": {"before": 0.0, "after": 0.06 if taken else None},
+        "notes": {
+            "curvature": "diagonal", "labels": "noise", "damping": 2.1e-4, "relative_damping": 0.1,
+            "mean_curvature": 2.1e-3, "median_curvature": 1e-3, "warning": "", "examples": 225, "tokens": 7000,
+            "parameters_alive": 8, "cosine": 0.62, "cosine_in_metric": 0.11, "moving": 8,
+        },
+    } | changed  # fmt: skip
+
+
+def build_sophia(shares: list[float | None]) -> list[Record]:
+    """Checks as `curvature_refresh` writes them: two of a probe, the rest of the run."""
+    probe = {"phase": "sophia", "during": "probe", "attempt": 1, "unclipped": 0.99, "gamma": 0.01}
+    run = probe | {"during": "unlearning"}
+    steps = range(6, 6 + 10 * len(shares), 10)
+    checks = [run | {"step": step, "unclipped": share} for step, share in zip(steps, shares, strict=True)]
+    return [probe | {"step": 6}, probe | {"step": 16}, *checks]
+
+
+@pytest.fixture
+def make_proposal() -> Callable[..., Record]:
+    return build_proposal
+
+
+@pytest.fixture
+def make_sophia() -> Callable[..., list[Record]]:
+    return build_sophia
+
+
+@pytest.fixture
+def stepped_record() -> Record:
+    """Of a method in two phases: three proposals, the last one refused, then steps by Sophia."""
+    record = build_record(rows=7)
+    later = {
+        "measured": {"forget": 1.1, "retain": 0.05, "retain_kl": 0.045},
+        "predicted": {"forget": 1.0, "retain": 0.04, "retain_kl": 0.01},
+        "retain_kl": {"before": 0.05, "after": 0.095},
+    }
+    refused = build_proposal(step=None)
+    refused["notes"] |= {"warning": "damping 0.5 drowns the curvature (mean 0.01): close to a plain gradient step"}
+    record["method"]["proposals"] = [build_proposal(), build_proposal(step=0.25, **later), refused]
+    record["method"]["notes"]["sophia"] = build_sophia([0.29, 0.34, 0.45, 0.52, 0.31, 0.06, 0.22, 0.38])
+    return record
+
+
 def build_texts(record: Record) -> Record:
     return {
         row["name"]: {

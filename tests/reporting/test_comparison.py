@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from expunge.errors import InputError
-from expunge.reporting.comparison import findings, latex, scatter, sheets, standings, tables, write
+from expunge.reporting.comparison import findings, latex, proposals, scatter, sheets, standings, tables, write
 
 HOSTILE = "=<script>alert('x')</script> | `tick` \"q\"\nnext [a](b) \u202eRTL & **b** $x_1$ \\input{/x} %_#~^{ ]"
 FORBIDDEN = re.compile(r"proven|deleted|certified|compliant", re.IGNORECASE)
@@ -365,3 +365,38 @@ def test_pages_come_without_torch(content, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path / "comparison.html").exists()
+
+
+def with_steps(content, make_proposal, make_sophia):
+    """Of `close`, seed 0 takes two steps and seed 1 one of two; `weak` has a step without forecast."""
+    close, again = (each for each in content["cells"] if each["model"] == "close")
+    close |= {"proposals": [make_proposal(), make_proposal(step=0.25)], "sophia": make_sophia([0.2, 0.6, 0.3])}
+    again |= {"proposals": [make_proposal(step=1.0), make_proposal(step=None)], "sophia": make_sophia([0.4])}
+    weak = next(each for each in content["cells"] if each["model"] == "weak")
+    weak["proposals"] = [make_proposal(predicted={"forget": None, "retain": None, "retain_kl": None}, notes={})]
+    return content
+
+
+def test_a_line_for_each_method_that_proposes(content, make_proposal, make_sophia, tmp_path):
+    assert proposals.table(standings.of(content)) is None
+    found = proposals.table(standings.of(with_steps(content, make_proposal, make_sophia)))
+    close, weak = (dict(zip(found.headers, line, strict=True)) for line in found.lines)
+    assert close == {
+        "Model": "close", "Steps taken": "3 of 4", "Step": "0.5", "Damping": "0.00021", "Mean curvature": "0.0021",
+        "Forget loss": "+1.800 (predicted +1.500)",  # seeds: 1.2 + 1.2 and 1.2; 1 + 1 and 1
+        "Retain loss": "+0.090 (predicted +0.045)", "Retain KL": "+0.075 (predicted +0.060)",
+        "Cosine": "0.62", "In the metric": "0.11", "Measurements": "36",
+        "Sophia within 10 to 50 %": "3 of 4 checks, median 35 %",
+    }  # fmt: skip
+    assert weak["Model"] == "weak" and weak["Forget loss"] == "+1.200" and weak["Damping"] == "none"
+    write(tmp_path, content)
+    for page in ("comparison.html", "comparison.md"):
+        text = (tmp_path / page).read_text()
+        assert proposals.TITLE in text and "+1.800 (predicted +1.500)" in text
+
+
+def test_a_method_whose_steps_were_all_refused(content, make_proposal):
+    for each in content["cells"]:
+        each["proposals"] = [make_proposal(step=None)] if each["model"] == "heavy" else []
+    (line,) = proposals.table(standings.of(content)).lines
+    assert line[:3] == ("heavy", "0 of 2", "none") and line[5:8] == ("none", "none", "none")

@@ -85,9 +85,10 @@ class Block:
             return self.power(state, vector, -1.0, damping)
         solved = {}
         for key, gradients in state.tensors.items():
-            if (key, damping) not in state.factors:
-                state.factors[key, damping] = rank_one_inverse(gradients, damping)
-            inverse = state.factors[key, damping]
+            place = f"{key}, damping {damping}"
+            if place not in state.factors:
+                state.factors[place] = rank_one_inverse(gradients, damping)
+            inverse = state.factors[place]
             solved[key] = torch.einsum("bkl,bl->bk", inverse, self._blocks(state, vector, key))
         return self._whole(state, vector, solved)
 
@@ -123,7 +124,8 @@ class Block:
 def cut(flat: Tensor, size: int) -> Tensor:
     """[m, P] into blocks [b, m, K] of `size` coordinates, the last filled up with zeros."""
     padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % size))
-    return padded.unflatten(1, (-1, size)).transpose(0, 1).contiguous()
+    blocks: Tensor = padded.unflatten(1, (-1, size))
+    return blocks.transpose(0, 1).contiguous()
 
 
 def rank_one_inverse(gradients: Tensor, damping: float) -> Tensor:
@@ -159,7 +161,7 @@ def apply_power(
     ratio = torch.expm1(exponent * torch.log1p(values / damping)) / values.clamp(min=torch.finfo(values.dtype).tiny)
     ratio = torch.where(values > 0, ratio, torch.full_like(values, exponent / damping))
     back = torch.einsum("bmk,bm->bk", gradients, torch.einsum("bmj,bj->bm", vectors, ratio * along))
-    return base * (vector + back)
+    return torch.as_tensor(base * (vector + back))
 
 
 def _count(tensors: dict[str, Tensor]) -> int:

@@ -20,6 +20,7 @@ from expunge.metric import Evidence, Score, SetEvidence
 Floats = NDArray[np.float64]
 SHARE = 0.05  # of answers, of words recited, of AUC
 RELATIVE = 0.1
+BITS = 0.5  # of exposure: a rank that is off by a factor of 1.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,10 @@ COLUMNS = (
     _level("loss", "judging", "loss, never seen", group="losses"),
     _level("loss", "retain", "loss, retain", SHARE, "losses"),
     _level("loss", "guard", "loss, guard", SHARE, "losses"),
+    _level("loss", "collateral", "loss, not given", SHARE, "losses"),
+    _level("retain_kl", "retain", "retain KL, retain", SHARE, "losses"),
+    _level("retain_kl", "guard", "retain KL, guard", SHARE, "losses"),
+    _level("retain_kl", "collateral", "retain KL, not given", SHARE, "losses"),
     _level("loss", "samples", "loss, own samples", SHARE, "losses"),
 )
 PER_ROW: dict[str, Callable[[SetEvidence], Floats]] = {
@@ -99,6 +104,10 @@ def _official(name: str, group: str) -> Column:
     forgets = name.startswith("1 - ")
     side = "forget" if "(forget" in name or name.startswith("AUC") else "retain" if "(retain" in name else "other"
     better = {"forget": "higher" if forgets else "lower", "retain": "higher"}.get(side)
+    if "exposure (" in name:
+        return Column(
+            metric="official", set="", label=name, side=side, group=group, better=better, margin=BITS, range=None
+        )
     return Column(metric="official", set="", label=name, side=side, group=group, better=better)
 
 

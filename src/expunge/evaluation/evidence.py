@@ -5,7 +5,7 @@ never written below the output folder; `numbers` gives what may be.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import takewhile
 from typing import Any
@@ -18,8 +18,9 @@ from expunge.benchmark import Generating
 from expunge.data.batches import passes
 from expunge.data.rows import Row
 from expunge.data.splits import shape
-from expunge.data.tokens import end_of_answer, prompt_ids
-from expunge.metric import Evidence, SetEvidence
+from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
+from expunge.evaluation.divergence import Kept, row_divergences
+from expunge.metric import Candidates, Evidence, SetEvidence
 from expunge.model import generation
 from expunge.model.losses import target_logits, token_nll
 from expunge.problem import Problem, Split
@@ -35,13 +36,21 @@ CLEANED += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re
 
 
 def record(
-    problem: Problem, splits: Mapping[str, Split], silent: Sequence[str] = (), generating: Generating = OWN
+    problem: Problem,
+    splits: Mapping[str, Split],
+    silent: Sequence[str] = (),
+    generating: Generating = OWN,
+    kept: Mapping[str, Kept] | None = None,
 ) -> Evidence:
-    """Runs the problem's current model over the splits; those named in `silent` are not generated from."""
+    """Runs the problem's current model over the splits; those named in `silent` are not generated from.
+
+    `kept`: the original's distributions, from which the model's are measured (`evaluation.divergence`).
+    """
     problem.model.eval()
-    return Evidence(
-        {name: _record_set(problem, split, None if name in silent else generating) for name, split in splits.items()}
-    )
+    sets = {name: _record_set(problem, split, None if name in silent else generating) for name, split in splits.items()}
+    for name, one in (kept or {}).items():
+        sets[name] = replace(sets[name], kl=row_divergences(problem, one, len(splits[name].rows)))
+    return Evidence(sets)
 
 
 def _record_set(problem: Problem, split: Split, generating: Generating | None) -> SetEvidence:
@@ -61,7 +70,40 @@ def _record_set(problem: Problem, split: Split, generating: Generating | None) -
         references=tuple(references or nothing),
         generations=tuple(generations or nothing),
         shapes=np.array([shape(row) for row in split.rows]),
+        candidates=_candidates(problem, split.rows, generating) if generating else {},
     )
+
+
+def _candidates(problem: Problem, rows: Sequence[Row], generating: Generating) -> dict[int, Candidates]:
+    """Losses of each secret and of the candidates in its place, by row index; nothing where none are asked for."""
+    if generating.candidates is None:
+        return {}
+    asked = [(index, found) for index, row in enumerate(rows) if (found := generating.candidates(row))]
+    recorded: dict[int, Candidates] = {}
+    with bar("scoring candidates", len(asked)) as report:
+        for done, (index, found) in enumerate(asked, start=1):
+            own = rows[index]
+            texts = (own, *(replace(own, completion=text) for text in found.texts))
+            recorded[index] = Candidates(_summed_losses(problem, texts), found.bits)
+            report(done)
+    return recorded
+
+
+def _summed_losses(problem: Problem, rows: tuple[Row, ...]) -> Floats:
+    """Losses [rows], summed over each row's targets but the end token, which says nothing of a secret."""
+    end = problem.tokenizer.eos_token_id
+    windows = tuple(_without_end(window, end) for window in encode(rows, problem.rendering, problem.tokenizer))
+    sums = np.zeros(len(rows))
+    losses = _token_losses(problem, Split("candidates", rows, windows))
+    for window, found in zip(windows, losses, strict=True):
+        sums[window.row] += found.sum()
+    return sums
+
+
+def _without_end(window: Window, end: int | None) -> Window:
+    if end is None or window.ids[-1] != end:
+        return window
+    return replace(window, counted=(*window.counted[:-1], False))
 
 
 @torch.no_grad()

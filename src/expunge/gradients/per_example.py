@@ -8,7 +8,6 @@ Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,7 +148,8 @@ def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed
     """One forward pass and its backward pass (for `exact`, one of each for every place and vocabulary entry)."""
     batch = piece.batch.to(problem.runtime.device)
     keys = list(zip(piece.batch.windows.tolist(), piece.batch.counted.sum(dim=1).tolist(), strict=True))
-    for chosen, entry in _exact_steps(problem, piece) if labels == "exact" else [(None, 0)]:
+    steps = _exact_steps(problem, piece) if labels == "exact" else iter([(torch.empty(0), 0)])
+    for chosen, entry in steps:
         capture.begin(piece.local, batch.ids.shape[1], piece.unfinished)
         with problem.runtime.autocast():
             logits = target_logits(problem.model, batch)
@@ -169,7 +169,7 @@ def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int, keys: li
     return keyed_cotangent(logits, seed, keys)
 
 
-def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Any, int]]:
+def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]:
     """The k-th target of every row, and each entry of the vocabulary, in turn."""
     assert not piece.unfinished, "exact labels are for rows that fit one batch"
     order = piece.local[piece.batch.counted.nonzero()[:, 0]]

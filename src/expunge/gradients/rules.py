@@ -138,7 +138,8 @@ def _lora_embedding_b(module: LoraEmbedding) -> PerExample:
     def per_example(ids: Tensor, g: Tensor) -> Tensor:
         adapter = _only_adapter(module)
         low = module.lora_embedding_A[adapter].to(g.dtype).T[ids]
-        return module.scaling[adapter] * torch.bmm(g.transpose(1, 2), low)
+        scaled: Tensor = module.scaling[adapter] * torch.bmm(g.transpose(1, 2), low)
+        return scaled
 
     return per_example
 

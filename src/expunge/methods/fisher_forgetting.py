@@ -44,7 +44,7 @@ class FisherForgetting:
     cycles: int = 5
     """Draws of noise, each shaped by the curvature at the new weights (our choice)."""
     step: Step = "budget"
-    """How the amplitude is found: budget, line_search (needs targets), or fixed (step_size)."""
+    """How the amplitude is found: budget, line_search or targets (both need targets), or fixed (step_size)."""
     budget: float = 0.1
     """Most retain KL (nats per token) or rise of retain loss over all cycles (our choice)."""
     budget_unit: Unit = "kl"
@@ -54,7 +54,7 @@ class FisherForgetting:
 
     def init(self, problem: Problem) -> State:
         influence.rule(self)
-        return objective.with_targets(problem, self.step == "line_search")
+        return objective.with_targets(problem, self.step in influence.TO_TARGETS)
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[ProposalPhase] = []

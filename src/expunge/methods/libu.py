@@ -85,7 +85,7 @@ class Libu:
     absolute_damping: float | None = None
     """Damping in the spectrum's own units, in place of the relative one (the paper: 1e-3)."""
     step: Step = "budget"
-    """How phase 1 finds its step: budget, line_search, or fixed (step_size)."""
+    """How phase 1 finds its step: budget, line_search, targets, or fixed (step_size)."""
     budget: float = 0.05
     """Most retain KL (nats per token) or rise of retain loss in phase 1 (our choice)."""
     budget_unit: Unit = "kl"
@@ -104,6 +104,8 @@ class Libu:
     """Share of coordinates that Sophia's gamma leaves unclipped (its paper: 10 to 50 %)."""
     estimator: Literal["noise", "bartlett", "squared"] = "noise"
     """Sophia's curvature estimate: noise (ours), bartlett (its paper), squared (training gradients)."""
+    control: Literal["none", "shuffled", "identity"] = "none"
+    """Of the ablation: Sophia's curvature permuted over the coordinates of each tensor, or one for all."""
     retain_weight: float = 1.0
     """Weight of the retain rows' cross-entropy (as loss_matching)."""
     unseen_weight: float = 1.0
@@ -132,7 +134,11 @@ class Libu:
     def _ours(self, problem: Problem) -> tuple[Phase, Phase]:
         draws = objective.draws(problem, self.forget_rows)
         sophia = SophiaSettings(
-            unclipped=self.unclipped, refresh_every=self.refresh_every, estimator=self.estimator, curvature_on="retain"
+            unclipped=self.unclipped,
+            refresh_every=self.refresh_every,
+            estimator=self.estimator,
+            curvature_on="retain",
+            control=self.control,
         )
         first = ProposalPhase(
             name="influence", propose=self._ascend, step=influence.rule(self), passes={"forget": 1, "curvature": 1}

@@ -69,6 +69,8 @@ class SophiaSettings:
     """Curvature estimate (see `gradients.bartlett`). The paper has bartlett; noise has less variance."""
     curvature_on: Literal["retain", "batch"] = "retain"
     """Rows that the curvature is taken on. The paper has the batch; ours are the rows whose loss should not move."""
+    control: Literal["none", "shuffled", "identity"] = "none"
+    """For ablations: estimates permuted over the coordinates of each tensor, always in the same order, or all one."""
     clip: float = 1.0
     """Norm that the gradient of a step is clipped to; inf: none. From the paper, as in our loop for AdamW."""
     variant: Literal["sophia", "soul", "libu"] = "sophia"

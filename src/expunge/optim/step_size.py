@@ -20,6 +20,7 @@ from expunge.errors import InputError
 FURTHEST = 30  # doublings or halvings of the guess, at most
 BELOW = 2  # halvings of the guess at which the budget's search begins, so that it comes from below
 TOLERANCE = 0.05  # relative: a step that is a twentieth longer was outside the budget
+HALVINGS = 10  # of a Newton step, at most
 FINE = 0.05  # width in log step at which the line search ends
 MOST_FINE = 12  # its measurements, at most
 AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or not finite
@@ -28,15 +29,18 @@ AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What the weights at a step measure, against the original: KL and rise of the loss on retain rows in nats per
-    token; `distance` of the forget rows from their targets plus that rise, in nats, where the rule needs it."""
+    token; where the rule needs them, `distance` of the forget rows from their targets plus that rise, in nats, and
+    `way`, the share of its way from the original's to the mean target that the mean forget loss has gone."""
 
     retain_kl: float
     retain_rise: float
     distance: float | None = None
+    way: float | None = None
 
     @property
     def finite(self) -> bool:
-        return all(value is None or math.isfinite(value) for value in (self.retain_kl, self.retain_rise, self.distance))
+        values = (self.retain_kl, self.retain_rise, self.distance, self.way)
+        return all(value is None or math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +190,74 @@ class RetainBudget:
         return f"budget of {self.budget:.3g} nats per token of {what}"
 
 
-StepRule = Fixed | LineSearch | RetainBudget
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToTargets:
+    """The smallest step at which the mean forget loss has gone `share` of its way to the mean target, at any cost.
+
+    For comparisons at equal forget loss. Doublings or halvings of the guess bracket it, then log steps are bisected.
+    """
+
+    needs_distance: ClassVar[bool] = True
+
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("share", self.share)
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return otherwise
+
+    def find(self, measure: Measure, guess: float) -> Found | Refused:
+        tried = _Tried(measure)
+        if not _usable(guess):
+            return tried.refused(f"the first guess of a step is {guess:.3g}")
+        if self._there(tried(0.0)):
+            return tried.refused("the forget rows are at their targets before the step")
+        short, there = 0.0, guess
+        while not self._there(tried(there)):
+            if not tried(there).finite or there >= guess * 2.0**FURTHEST:
+                return tried.refused(f"the forget rows do not reach their targets: {_figures(tried(there))}")
+            short, there = there, 2 * there
+        while short == 0.0:
+            if there <= guess * 2.0**-FURTHEST:
+                return tried.refused(f"even a step of {there:.3g} takes the forget rows beyond their targets")
+            short, there = (0.0, there / 2) if self._there(tried(there / 2)) else (there / 2, there)
+        while there / short > 1 + FINE:
+            middle = math.sqrt(short) * math.sqrt(there)
+            short, there = (short, middle) if self._there(tried(middle)) else (middle, there)
+        return tried.found(there)
+
+    def _there(self, measured: Measured) -> bool:
+        return measured.finite and measured.way is not None and measured.way >= self.share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """A Newton step down the retain KL: 1, halved while the measured KL falls further, the best of those taken.
+
+    Refused where no step of 1 down to 2^-10 lowers it.
+    """
+
+    needs_distance: ClassVar[bool] = False
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return 1.0
+
+    def find(self, measure: Measure, guess: float) -> Found | Refused:
+        tried = _Tried(measure)
+        best, least = 0.0, tried(0.0).retain_kl
+        for halvings in range(HALVINGS + 1):
+            measured = tried(2.0**-halvings)
+            if measured.finite and measured.retain_kl < least:
+                best, least = 2.0**-halvings, measured.retain_kl
+            elif best:
+                break
+        if not best:
+            return tried.refused(f"no step down to {2.0**-HALVINGS:.3g} lowers the retain KL of {least:.3g}")
+        return tried.found(best)
+
+
+StepRule = Fixed | LineSearch | RetainBudget | ToTargets | Restore
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 from expunge.apply import CHECKS, LOOKS, PROBE_STEPS
 from expunge.assemble import MOST_PROBED, Checked, benchmark_of
 from expunge.benchmark import Generating
+from expunge.curvature_refresh import rows_of
 from expunge.data.batches import Stream, by_length
 from expunge.data.rows import Row
 from expunge.data.tokens import JOINS, Rendering, Window, encode, prompt_ids
@@ -144,6 +145,22 @@ def _add_loss(work: Workload, phase: LossPhase, pool: Mapping[str, Split], seed:
     else:
         work.passed += [(steps / sampled, shape) for shape in drawn]
         work.updates += steps
+    _add_refreshes(work, phase, pool, seed, steps)
+
+
+def _add_refreshes(work: Workload, phase: LossPhase, pool: Mapping[str, Split], seed: int, steps: int) -> None:
+    """The passes of Sophia's curvature estimates; on the step's own batches they are as many again as those drawn."""
+    settings = phase.optimiser
+    if settings is None or settings.variant != "sophia":
+        return
+    refreshes = math.ceil(steps / settings.refresh_every)
+    split = rows_of(settings, pool)
+    if split is None:
+        shapes = draws({name: pool[name] for name in phase.draws if name in pool}, phase.draws, seed, 1)
+    else:
+        batches = Stream(split.name, split.windows, seed).draw(settings.refresh_rows, settings.refresh_most)
+        shapes = [(*batch.ids.shape, int(batch.counted.sum())) for batch in batches]  # type: ignore[misc]
+    work.passed += [(refreshes, shape) for shape in shapes]
 
 
 def _add_proposals(work: Workload, proposals: Sequence[ProposalPhase], pool: Mapping[str, Split]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch, passes
-from expunge.model.losses import per_window, target_logits, token_nll, window_means
+from expunge.model.losses import kept_kl, per_window, target_logits, token_nll, window_means
 from expunge.problem import Problem, Split
 
 KEPT = 256
@@ -49,6 +49,39 @@ def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
             for index, values, places in parts:
                 log_probs[index], ids[index] = values.cpu(), places.int().cpu()
     return KeptDistributions(tuple(log_probs), tuple(ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Divergences:
+    """Sums over each window's targets [windows], in nats (float64, on the CPU), and the number of all targets."""
+
+    kl: Tensor
+    loss: Tensor
+    targets: int
+
+    @property
+    def kl_per_token(self) -> float:
+        return float(self.kl.sum()) / self.targets
+
+    @property
+    def loss_per_token(self) -> float:
+        return float(self.loss.sum()) / self.targets
+
+
+@torch.no_grad()
+def window_divergences(problem: Problem, split: Split, kept: KeptDistributions) -> Divergences:
+    """KL(original, current) and the loss of the problem's current model; `kept` are the original's distributions."""
+    kl, loss = torch.zeros(2, len(split.windows), dtype=torch.float64)
+    targets = 0
+    with problem.runtime.autocast():
+        for batch in passes(split.name, split.windows):
+            moved = batch.to(problem.runtime.device)
+            logits = target_logits(problem.model, moved)
+            found = kept_kl(logits.log_softmax(dim=1), *kept.of(moved))
+            kl[batch.windows] = per_window(found.double(), moved).cpu()
+            loss[batch.windows] = per_window(token_nll(logits, moved).double(), moved).cpu()
+            targets += len(logits)
+    return Divergences(kl, loss, targets)
 
 
 @torch.no_grad()

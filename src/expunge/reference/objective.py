@@ -71,7 +71,7 @@ def with_targets(problem: Problem, needed: bool = False) -> State:
     state = State()
     if problem.base is None and not set(SOURCES) & problem.splits.keys():
         if needed:
-            raise InputError("step line_search needs targets. Give --holdout or --base, or use step: budget.")
+            raise InputError("a step to targets needs targets. Give --holdout or --base, or use step: budget.")
         return state
     targets = find_targets(problem)
     state.targets = torch.tensor(targets.values, dtype=torch.float32, device=problem.runtime.device)

@@ -49,12 +49,15 @@ def section(record: Record) -> Section | None:
         return None
     by_model = block["models"]
     models = (*(name for name in MODELS if name in by_model), *sorted(set(by_model) - set(MODELS)))
+    given: list[dict[str, str]] = [by_model[model]["titles"] for model in models if by_model[model].get("titles")]
+    titles = given[0] if given else {}
     tables = tuple(
-        Scores(title, ("Score", *(model.capitalize() for model in models)), _lines(by_model, models, group))
+        Scores(titles.get(group, title), ("Score", *(model.capitalize() for model in models)), lines)
         for group, title in GROUPS.items()
+        if (lines := _lines(by_model, models, group))
     )
     notes = [*dict.fromkeys(note for model in models for note in by_model[model]["notes"]), *_missing(by_model, models)]
-    lead = OPTIMUM if "retrained" in by_model else NO_OPTIMUM
+    lead = titles.get("lead") or (OPTIMUM if "retrained" in by_model else NO_OPTIMUM)
     return Section(block["title"], lead, tuple(block["flags"]), tables, tuple(notes))
 
 

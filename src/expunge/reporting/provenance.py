@@ -27,7 +27,7 @@ def tables(record: Record) -> tuple[Table, ...]:
         pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
         _method(record["method"]),
         _attempts(record["method"]),
-        pairs("Notes of the method", (record["method"] or {}).get("notes")),
+        _notes(record["method"]),
         pairs("Options of the method", (record["method"] or {}).get("options")),
         pairs("Learning rate probe", (record["method"] or {}).get("probe")),
         _data(record["data"]),
@@ -76,11 +76,17 @@ def _method(method: Mapping[str, Any] | None) -> Table | None:
         "Method",
         {
             "name": method.get("name"),
-            "learning rate": method.get("learning_rate"),
+            "learning rate": method.get("learning_rate") or None,  # 0: nothing was trained step by step
             "steps": method.get("steps"),
             "stopped because": method.get("stopped"),
         },
     )
+
+
+def _notes(method: Mapping[str, Any] | None) -> Table | None:
+    """Without lists of checks, which have a section of their own."""
+    notes = (method or {}).get("notes") or {}
+    return pairs("Notes of the method", {name: value for name, value in notes.items() if name != "sophia"})
 
 
 def _attempts(method: Mapping[str, Any] | None) -> Table | None:

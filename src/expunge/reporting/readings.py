@@ -17,8 +17,16 @@ FORGOTTEN_WHEN_HIGH = {
     "exact": False,
     "regurgitation": False,
     "loss_attack": False,
+    "exposure": False,
 }
-GOOD_WHEN_HIGH = {"loss": False, "perplexity": False, "knowledge": True, "exact": True, "regurgitation": True}
+GOOD_WHEN_HIGH = {
+    "loss": False,
+    "perplexity": False,
+    "knowledge": True,
+    "exact": True,
+    "regurgitation": True,
+    "exposure": True,
+}
 
 
 def read(metric: str, name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Badge:

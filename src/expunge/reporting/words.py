@@ -63,6 +63,8 @@ METRICS = {
     "exact": MetricWords("Exact match", "share of answers given word for word; higher = more known"),
     "regurgitation": MetricWords("Regurgitation", "ROUGE-L recall of the continuation; higher = more recited"),
     "loss_attack": MetricWords("Loss attack", "AUC; 0.5 = the attack guesses, 1 = it recognises every row"),
+    "exposure": MetricWords("Exposure", "bits; 1.44 = like secrets it never saw; higher = easier to guess"),
+    "retain_kl": MetricWords("Retain KL", "nats per token from the original; 0 = as the original; higher = moved more"),
     "perplexity": MetricWords("Perplexity", "per token; higher = less fluent"),
 }
 _AS_ORIGINAL = "Best: where the original model is. These rows are to stay known."

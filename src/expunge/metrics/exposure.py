@@ -1,0 +1,23 @@
+"""Exposure of secrets in bits: how far a model narrows the guess of each among texts of its form.
+
+Carlini et al., "The Secret Sharer", USENIX Security 2019; formulas and departures in `expunge.ranking`. Exact where a
+secret's whole space was scored, fitted otherwise; the official scores of benchmark `canaries` tell the two apart.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from expunge.metric import Evidence, Score, mean_score
+from expunge.ranking import of_set
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Mean over the secrets of a set; about 1.44 bits where none of them was ever seen."""
+
+    sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral")
+
+    def __call__(self, evidence: Evidence, name: str) -> Score | None:
+        return mean_score(np.array([one.bits for one in of_set(evidence.sets[name]).values()]))

@@ -1,0 +1,30 @@
+"""Retain KL: KL(original, current) on rows to keep, teacher-forced, the mean over their targets, in nats per token.
+
+0 for the original. A retrained model is not at 0 either: two trainings never end with the same distributions. Where the
+vocabulary is large the original's rarest tokens are one class, so the value is a lower bound (`model.losses.kept_kl`).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from expunge.metric import CONFIDENCE, Evidence, Score, bootstrap
+
+
+@dataclass(frozen=True, slots=True)
+class RetainKl:
+    """Sum of the rows' KL over their targets; the interval resamples rows. None where it was not recorded."""
+
+    sets: ClassVar[tuple[str, ...]] = ("retain", "guard", "collateral")
+
+    def __call__(self, evidence: Evidence, name: str) -> Score | None:
+        rows = evidence.sets[name]
+        if rows.kl is None:
+            return None
+        known = ~np.isnan(rows.kl)
+        sums, targets = rows.kl[known], rows.targets[known]
+        weights = bootstrap(len(sums))
+        ratios = (weights @ sums) / (weights @ targets)
+        low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Score(float(sums.sum() / targets.sum()), float(low), float(high), len(sums))

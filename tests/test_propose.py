@@ -1,0 +1,263 @@
+"""Proposal phases, by a method made here: what is measured, what a budget holds, what a refusal leaves behind."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from expunge import config
+from expunge.apply import apply, steps_within
+from expunge.assemble import Checked
+from expunge.data.batches import Batch, collate
+from expunge.distributed import Runtime
+from expunge.errors import InputError
+from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State, Terms
+from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule
+from expunge.planning import workload
+from expunge.problem import Problem, divided
+from expunge.propose import USUAL_MEASUREMENTS, expected_tokens
+from expunge.reference.cache import row_losses
+from expunge.watch import Outcome
+from test_conformance import problem_of
+
+Shape = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+PARTS = {"retain": 2, "curvature": 1, "acceptance": 1}
+BUDGET = 0.01
+
+
+def mean_loss(problem: Problem, split: str, by_rows: bool) -> Tensor:
+    """All windows in one batch; no row of these problems has two windows."""
+    windows = problem.splits[split].windows
+    batch = collate(split, windows, range(len(windows)))
+    nll = token_nll(target_logits(problem.model, batch), batch)
+    return window_means(nll, batch).mean() if by_rows else nll.mean()
+
+
+def gradient(problem: Problem, split: str, by_rows: bool) -> dict[str, Tensor]:
+    found = torch.autograd.grad(mean_loss(problem, split, by_rows), list(problem.movable.values()))
+    return dict(zip(problem.movable, found, strict=True))
+
+
+def along(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    return sum(float((one[name].double() * other[name].double()).sum()) for name in other)
+
+
+@dataclass(frozen=True)
+class Uphill:
+    """Up the forget loss by proposals, `times` of them, then as many descents as there are `descents`."""
+
+    retain_parts: ClassVar[Mapping[str, int]] = PARTS
+    fewest_retain: ClassVar[int] = 3
+
+    step: StepRule = field(default_factory=lambda: RetainBudget(budget=BUDGET))
+    times: int = 1
+    shape: Shape = dict
+    target: float | None = None
+    descents: tuple[int, ...] = ()
+
+    def init(self, problem: Problem) -> State:
+        count = len(problem.splits["forget"].rows)
+        return State(targets=None if self.target is None else torch.full((count,), self.target))
+
+    def propose(self, problem: Problem, state: State) -> Proposal:
+        up = gradient(problem, "forget", by_rows=True)
+        direction = self.shape(up)
+        slopes = [along(found, direction) for found in (up, gradient(problem, "acceptance", by_rows=False))]
+        return Proposal(direction=direction, forget_slope=slopes[0], retain_slope=slopes[1], notes={"made": 1})
+
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+        up = ProposalPhase(propose=self.propose, step=self.step, passes={"forget": 1, "acceptance": 1}, name="uphill")
+        cycles: Phase = up if self.times == 1 else Repeat((up,), self.times)
+        downs = [
+            LossPhase(loss=self.loss, draws={"retain": 2}, steps=steps, learning_rate=1e-4, name="back")
+            for steps in self.descents
+        ]
+        return (cycles, *downs)
+
+    def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
+        loss = window_means(token_nll(target_logits(problem.model, batch), batch), batch).mean()
+        return Terms({"retain": loss}, loss)
+
+
+def run(method: Uphill, subspace: str = "full", tokens: int | None = None) -> tuple[Problem, Outcome]:
+    problem = problem_of(subspace)
+    torch.manual_seed(0)
+    return problem, apply(method, problem, lambda entry: None, tokens)
+
+
+def acceptance_kl(original: Any, problem: Problem) -> float:
+    """KL(original, current) per counted token, from two models and the whole vocabulary."""
+    windows = divided(problem, PARTS).splits["acceptance"].windows
+    batch = collate("acceptance", windows, range(len(windows)))
+    with torch.no_grad():
+        then, now = (target_logits(model, batch).double().log_softmax(1) for model in (original, problem.model))
+    return float((then.exp() * (then - now)).sum(1).mean())
+
+
+def test_the_forecast_of_a_small_step_is_what_is_measured() -> None:
+    problem, outcome = run(Uphill(step=Fixed(step=1e-2)))
+    (entry,) = outcome.proposals
+    predicted, measured = entry["predicted"], entry["measured"]
+    assert measured["forget"] == pytest.approx(predicted["forget"], rel=0.05) and measured["forget"] > 0
+    assert predicted["retain"] is None  # without a bend
+    forget = problem.splits["forget"]
+    assert entry["forget"]["after"] == pytest.approx(float(row_losses(problem, problem.model, forget).mean()))
+    assert entry["notes"] == {"made": 1} and entry["rule"] == {"name": "Fixed", "step": 1e-2}
+    _, turned = run(Uphill(step=Fixed(step=1e-2), shape=lambda up: {name: -part for name, part in up.items()}))
+    assert turned.proposals[0]["measured"]["forget"] < 0
+
+
+def test_the_update_is_plus_step_times_direction_and_what_is_not_named_stays() -> None:
+    start = problem_of("full")
+    some = [name for name in start.movable if "layers.0" in name]
+    direction = {name: part for name, part in gradient(start, "forget", by_rows=True).items() if name in some}
+    problem, outcome = run(Uphill(step=Fixed(step=0.5), shape=lambda up: {name: up[name] for name in some}))
+    for name, tensor in problem.movable.items():
+        expected = start.movable[name] + 0.5 * direction[name] if name in some else start.movable[name]
+        assert torch.equal(tensor, expected)
+    assert outcome.stopped == "the step was taken" and outcome.steps == 1
+
+
+def test_retain_kl_grows_with_the_square_of_a_small_step_and_is_that_of_two_models() -> None:
+    found = []
+    for step in (0.005, 0.01):
+        problem, outcome = run(Uphill(step=Fixed(step=step)))
+        found.append(outcome.proposals[0]["retain_kl"]["after"])
+        assert found[-1] == pytest.approx(acceptance_kl(problem_of("full").model, problem), rel=2e-2)
+    assert found[1] / found[0] == pytest.approx(4, rel=0.1)
+
+
+def test_a_budget_is_cumulative_over_cycles() -> None:
+    problem, outcome = run(Uphill(times=3))
+    spent = [entry["retain_kl"]["after"] for entry in outcome.proposals if entry["refused"] is None]
+    assert 0.8 * BUDGET < spent[0] <= BUDGET and all(value <= BUDGET for value in spent)
+    assert acceptance_kl(problem_of("full").model, problem) <= BUDGET * 1.001
+    befores = [entry["retain_kl"]["before"] for entry in outcome.proposals]
+    assert befores[1:] == pytest.approx(spent[: len(befores) - 1], rel=1e-6)
+    # A budget of its own for each cycle, against the weights at its start, would leave it.
+    apart = problem_of("full")
+    original = copy.deepcopy(apart.model)
+    for _ in range(3):
+        apply(Uphill(), apart, lambda entry: None)
+    assert acceptance_kl(original, apart) > 1.5 * BUDGET
+
+
+BROKEN: dict[str, tuple[StepRule, Shape]] = {
+    "is zero": (RetainBudget(budget=BUDGET), lambda up: {name: 0 * part for name, part in up.items()}),
+    "direction is not finite": (Fixed(step=1.0), lambda up: {name: part / 0 for name, part in up.items()}),
+    "retain KL nan": (Fixed(step=1e30), lambda up: {name: 1e9 * part for name, part in up.items()}),
+    "does nothing": (
+        RetainBudget(budget=1e9),
+        lambda up: {name: 1e-30 * part for name, part in up.items() if "q_proj" in name},
+    ),
+    "better than none": (LineSearch(), dict),
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_a_refusal_leaves_the_weights_bit_for_bit_and_ends_the_cycles(reason: str) -> None:
+    rule, shape = BROKEN[reason]
+    start = problem_of("full").snapshot()
+    target = 0.0 if reason == "better than none" else None  # up is away from it
+    problem, outcome = run(Uphill(step=rule, shape=shape, times=4, target=target))
+    assert all(torch.equal(problem.movable[name], start[name]) for name in start)
+    (entry,) = outcome.proposals
+    assert reason in entry["refused"] and entry["refused"] in outcome.stopped
+    assert entry["step"] is None and outcome.steps == 0
+    # Going back by taking the update away again would not do.
+    moved = {name: (tensor + 0.3 * torch.ones_like(tensor)) - 0.3 for name, tensor in start.items()}
+    assert any(not torch.equal(moved[name], start[name]) for name in start)
+
+
+def test_a_line_search_ends_at_the_least_distance() -> None:
+    """Half of the step and twice the step are further away."""
+    start = problem_of("full")
+    target = float(row_losses(start, start.model, start.splits["forget"]).mean()) + 1.0
+    problem, outcome = run(Uphill(step=LineSearch(), target=target))
+    (entry,) = outcome.proposals
+    gap = (row_losses(problem, problem.model, problem.splits["forget"]) - target).abs().mean()
+    assert entry["distance"]["after"] == pytest.approx(float(gap) + max(0.0, entry["retain_rise"]["after"]))
+    assert entry["distance"]["after"] < entry["distance"]["before"]
+    for factor in (0.5, 2.0):
+        other, beside = run(Uphill(step=Fixed(step=factor * entry["step"])))
+        gap = (row_losses(other, other.model, other.splits["forget"]) - target).abs().mean()
+        rise = max(0.0, beside.proposals[0]["retain_rise"]["after"])
+        assert float(gap) + rise > entry["distance"]["after"]
+
+
+def test_the_run_goes_on_after_a_refusal_and_accumulates() -> None:
+    rule, shape = BROKEN["is zero"]
+    _, outcome = run(Uphill(step=rule, shape=shape, descents=(3, 2)))
+    assert outcome.stopped == "uphill: refused: the direction is zero; back: all steps were taken (2 times)"
+    assert outcome.steps == 5 and [entry["step"] for entry in outcome.history] == [1, 2, 3, 4, 5]
+
+
+def test_tokens_are_counted_and_shared() -> None:
+    problem, outcome = run(Uphill(step=Fixed(step=1e-2)))
+    parts = divided(problem, PARTS).splits
+    forget, accepted = parts["forget"].tokens, parts["acceptance"].tokens
+    assert (
+        outcome.tokens == outcome.proposals[0]["tokens"] == round(forget + accepted + (2 * forget + 2 * accepted) / 3)
+    )
+    assert outcome.tokens != round(3 * forget + 3 * accepted)  # every pass as a whole one
+    rule = Uphill(step=Fixed(step=1e-2), descents=(30, 10))
+    _, whole = run(rule, tokens=4000)
+    assert 0.9 * 4000 <= whole.tokens <= 1.1 * 4000
+    here = divided(problem, PARTS)
+    phases = rule.phases(here, State())
+    first, second = (steps_within(here, State(), phases[place:], 4000) for place in (1, 2))
+    assert second == pytest.approx(first * 4 / 3, rel=0.1)
+    with_proposal = steps_within(here, State(), [*phases[1:], phases[0]], 4000)  # type: ignore[list-item]
+    assert with_proposal < first
+
+
+def test_parts_are_disjoint_and_replace_retain_inside_the_method_only() -> None:
+    problem = problem_of("full")
+    parts = divided(problem, PARTS).splits
+    rows = [row.content for name in PARTS for row in parts[name].rows]
+    assert sorted(rows) == sorted(row.content for row in problem.splits["retain"].rows) and len(set(rows)) == len(rows)
+    for name in PARTS:
+        texts = {window.row: window.ids for window in parts[name].windows}
+        assert sorted(texts) == list(range(len(parts[name])))
+        whole = {
+            problem.splits["retain"].rows[window.row].content: window.ids for window in problem.splits["retain"].windows
+        }
+        assert all(whole[parts[name].rows[row].content] == ids for row, ids in texts.items())
+    assert divided(problem, {}) is problem
+
+
+def test_without_acceptance_rows_there_is_no_proposal() -> None:
+    problem = problem_of("full")
+    problem.splits = {name: split for name, split in problem.splits.items() if name != "retain"}
+    with pytest.raises(InputError, match="--retain"):
+        apply(Uphill(), problem, lambda entry: None)
+
+
+def test_a_plan_counts_passes_and_measurements(tokenizer: Any) -> None:
+    problem = problem_of("full")
+    rows = {name: split.rows for name, split in problem.splits.items()}
+    given = workload.windows_of(Checked({}, rows, None), problem.rendering, tokenizer, 4, 8)
+    one, three = (
+        workload.unlearning(Uphill(times=times, descents=(4,)), config.Plan(), given, Runtime("cpu"), 10**5)
+        for times in (1, 3)
+    )
+    parts = divided(problem, PARTS).splits
+    passes = sum(times * windows for times, (windows, _, _) in one.passed)
+    assert passes == len(parts["forget"].windows) + len(parts["acceptance"].windows)
+    assert sum(times * windows for times, (windows, _, _) in three.passed) == 3 * passes
+    assert (one.updates, three.updates, one.steps) == (1, 3, 4)
+    more = sum(windows for windows, _, _ in three.checked) - sum(windows for windows, _, _ in one.checked)
+    looks = sum(len(parts[name].windows) for name in ("forget", "retain", "acceptance"))
+    assert more == 2 * (
+        (1 + USUAL_MEASUREMENTS) * len(parts["acceptance"].windows) + 2 * len(parts["forget"].windows) + looks
+    )
+    assert one.kept == sum(window.targets for window in parts["acceptance"].windows)
+    phase = Uphill().phases(problem, State())[0]
+    assert isinstance(phase, ProposalPhase)
+    expected = expected_tokens(divided(problem, PARTS), State(), phase)
+    assert 0.5 < expected / run(Uphill())[1].tokens < 2
