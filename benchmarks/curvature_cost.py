@@ -16,7 +16,6 @@ peak. Both are exact; resident memory would also hold what allocators keep.
 import argparse
 import gc
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from torch.func import functional_call, grad, vmap
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from curvature_cost_page import FULL_PLAIN, PLAIN, page, ratios
 from expunge.curvatures.block import Block
 from expunge.data.batches import Batch, collate
 from expunge.data.rows import Row
@@ -44,7 +44,6 @@ from expunge.problem import Problem, Split
 from expunge.record import environment
 
 Squares = dict[str, Tensor]
-PLAIN, FULL_PLAIN = "plain", "full weights: plain"
 BARS: tuple[tuple[str, str, str, float], ...] = (  # figure, pass, compared with, at most
     ("time", "per example, noise", PLAIN, 1.15),
     ("time", "per example, data", PLAIN, 1.15),
@@ -53,7 +52,6 @@ BARS: tuple[tuple[str, str, str, float], ...] = (  # figure, pass, compared with
     ("time", "per example, data", "one at a time", 1.0),
 )
 MEMORY_SLACK = 1.2  # over the plain pass plus two copies of the trainable parameters
-OPERATORS = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,78 +283,6 @@ def bars(times: dict[str, list[float]], peaks: dict[str, int], trainable: int) -
     return [bar | {"met": bar["ratio"] <= bar["most"]} for bar in found]
 
 
-def ratios(times: dict[str, list[float]], name: str, other: str) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile over rounds."""
-    return quartiles([one / two for one, two in zip(times[name], times[other], strict=True)])
-
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
-
-
-def page(results: dict[str, Any]) -> str:
-    """The tables in Markdown."""
-    shape, machine = results["shape"], results["environment"]
-    lines = ["# What exact per-example curvature costs", ""]
-    lines += ["`python benchmarks/curvature_cost.py --output docs/results` made this.", ""]
-    lines += [
-        f"A Llama of width {shape['width']} with {shape['layers']} layers and a vocabulary of {shape['vocabulary']}, "
-        f"random weights, LoRA of rank {shape['rank']} on all linear layers but the output head; batches of "
-        f"{shape['batch']} rows of {shape['tokens']} tokens, {shape['batches']} a pass; {results['runs']} interleaved "
-        f"rounds. {results['device']}, {machine['machine']}; "
-        + ", ".join(f"{name} {machine['versions'][name]}" for name in ("python", "torch", "transformers", "peft"))
-        + f"; {machine['created'][:10]}.",
-    ]
-    for found in results["precisions"]:
-        lines += ["", f"## {found['precision']}", "", *_bars(found), "", *_passes(found), "", *_operators(found)]
-    return "\n".join([*lines, "", *_notes()]) + "\n"
-
-
-def _bars(found: dict[str, Any]) -> list[str]:
-    lines = ["| figure | pass | over | ratio | at most | |", "| --- | --- | --- | --- | --- | --- |"]
-    for bar in found["bars"]:
-        cells = (bar["figure"], bar["pass"], bar["over"], f"{bar['ratio']:.3f}", f"{bar['most']:.2f}")
-        lines.append(f"| {' | '.join(cells)} | {'met' if bar['met'] else '**missed**'} |")
-    off = ", ".join(f"{value:.1e} ({name})" for name, value in found["agreement"].items())
-    return [*lines, "", f"Squares differ from those of other ways, relative to a tensor's largest entry, by {off}."]
-
-
-def _passes(found: dict[str, Any]) -> list[str]:
-    lines = ["| pass | seconds: median (quartiles) | over plain: median (quartiles) | memory, MB |"]
-    lines += ["| --- | --- | --- | --- |"]
-    for name, taken in found["seconds"].items():
-        low, middle, high = quartiles(taken)
-        base = FULL_PLAIN if name.startswith("full") else PLAIN
-        below, ratio, above = ratios(found["seconds"], name, base)
-        cells = (f"{middle:.4g} ({low:.4g} to {high:.4g})", f"{ratio:.3f} ({below:.3f} to {above:.3f})")
-        lines.append(f"| {name} | {' | '.join(cells)} | {found['memory'][name] / 1e6:.1f} |")
-    return [*lines, "", f"Trainable parameters of LoRA: {found['trainable_bytes'] / 1e6:.1f} MB."]
-
-
-def _operators(found: dict[str, Any]) -> list[str]:
-    """The operators that take longest in any of the passes, with the longest first."""
-    tables = found["operators"]
-    longest = sorted({key for table in tables.values() for key in table}, key=lambda key: -_most(tables, key))
-    lines = ["Seconds of each operator itself, under the profiler:", "", f"| operator | {' | '.join(tables)} |"]
-    lines += ["| --- |" + " --- |" * len(tables)]
-    for key in longest[:OPERATORS]:
-        lines.append(f"| {key} | " + " | ".join(f"{table.get(key, 0.0):.4f}" for table in tables.values()) + " |")
-    return [*lines, "| all | " + " | ".join(f"{sum(table.values()):.4f}" for table in tables.values()) + " |"]
-
-
-def _most(tables: dict[str, dict[str, float]], key: str) -> float:
-    return max(table.get(key, 0.0) for table in tables.values())
-
-
-def _notes() -> list[str]:
-    """What the program's own docstring says of the measuring, and what is only told."""
-    told = "Full weights (their ratios: over the plain pass of full weights) and the block curvature carry no bar."
-    return [*(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(), told]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = {"width": 512, "layers": 4, "vocabulary": 8000, "tokens": 256, "batch": 8, "rank": 16, "runs": 7}
@@ -377,11 +303,12 @@ def main() -> None:
         found.append(compare(prepare(shape, runtime), given.runs))
     results = {"shape": asdict(shape), "runs": given.runs, "precisions": found, "environment": environment()}
     results["device"] = torch.cuda.get_device_name(runtime.device) if cuda else "CPU, one thread"
-    print(page(results))
+    text = page(results, (__doc__ or "").split("\n\n", 2)[2].strip().splitlines())
+    print(text)
     if given.output:
         given.output.mkdir(parents=True, exist_ok=True)
         (given.output / "curvature_cost.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        (given.output / "curvature_cost.md").write_text(page(results), encoding="utf-8")
+        (given.output / "curvature_cost.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

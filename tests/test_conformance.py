@@ -20,7 +20,8 @@ from expunge.problem import Problem, Split, divided
 from expunge.reference.cache import row_losses
 
 METHODS = registry.names("methods")
-FEW = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16, "learning_rate": 1e-3, "forget_rows": 4}
+FEW: dict[str, float] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16}
+FEW |= {"learning_rate": 1e-3, "forget_rows": 4}
 FEW["budget"] = 1e-3  # the logits of a random model are small whatever its weights are: no step reaches a larger one
 
 

@@ -1,6 +1,7 @@
 """Exposure against arithmetic in the comments; each check rejects its broken variants."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,8 +153,6 @@ def test_written_losses_do_not_tell_the_place_of_the_secret() -> None:
     """Codes are enumerated in order: with their order kept, the gap would name the code."""
     losses = np.array([0.5, 7.0, 6.0, 5.0])
     rows = SetEvidence(*(("answer",), ("",), losses[:1], losses[:1], losses[:1], (None,), (None,), np.zeros((1, 2))))
-    with_secret = SetEvidence(
-        *(getattr(rows, name) for name in list(SetEvidence.__slots__)[:-1]), {0: Candidates(losses, 2.0)}
-    )
+    with_secret = replace(rows, candidates={0: Candidates(losses, 2.0)})
     assert with_secret.numbers()["candidates_0"].tolist() == [0.5, 5, 6, 7]
     assert "candidates_0" not in rows.numbers()

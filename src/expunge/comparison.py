@@ -197,7 +197,8 @@ class _Work:
                 "reasons": [*judged.forget_reasons, *judged.rest_reasons],
             },
             "history": outcome.history,
-            "proposals": outcome.proposals,
+            "proposals": [_figures(proposal) for proposal in outcome.proposals],
+            "sophia": outcome.notes.get("sophia", []),
         }
 
     def _reference(self, label: str) -> Evidence:
@@ -292,6 +293,12 @@ def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: 
     budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
     held = f", penalty {variant.penalty['penalty']}" if variant.penalty.get("penalty") else ""
     return f"{variant.method}, {rate}, {budget}, subspace {subspace}{held}"
+
+
+def _figures(proposal: Mapping[str, Any]) -> dict[str, Any]:
+    """A proposal with our own words for phase, rule and refusal; of its notes only the numbers."""
+    numbers = {name: value for name, value in proposal["notes"].items() if isinstance(value, int | float)}
+    return {**proposal, "notes": numbers}
 
 
 def _empty(label: str, seed: int | None) -> dict[str, Any]:

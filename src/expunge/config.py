@@ -33,6 +33,7 @@ ABOVE_ZERO = (
     "replay_tokens",
     "beta",
     "width",
+    "penalty_budget",
     "damping",
     "absolute_damping",
     "budget",
@@ -42,7 +43,6 @@ ABOVE_ZERO = (
     "passes",
     "gradients",
     "block",
-    "penalty_budget",
 )
 ROWS = ("forget", "retain", "holdout", "train")
 PATHS = (*ROWS, "train_config", "output", *MODELS)

@@ -6,7 +6,7 @@ order, theta + C^-1 g with C the curvature of the retain loss and g the *ascent*
 most for a given retain KL, d' C d / 2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,11 +19,11 @@ from expunge.config import build, check_numbers
 from expunge.curvature import Curvature, CurvatureState, Damping, Vector, cosine, damping_for, inner
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
-from expunge.gradients.summed import mean_gradient
+from expunge.gradients.summed import divergence_gradient, mean_gradient
 from expunge.method import Proposal, State
 from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
 from expunge.problem import Problem, Split
-from expunge.reference.cache import row_losses
+from expunge.reference.cache import KeptDistributions, row_losses
 
 Step = Literal["budget", "line_search", "targets", "fixed"]
 TO_TARGETS = ("line_search", "targets")
@@ -152,6 +152,24 @@ def ascent(problem: Problem, state: State, fitted: Fit, stop_at_targets: bool) -
     direction = fitted.solve(gradient)
     used = len(forget.rows) if rows is None else len(rows)
     return _proposal(problem, fitted, direction, gradient, {"forget_rows": used})
+
+
+def restoration(problem: Problem, fitted: Fit, splits: Sequence[tuple[Split, KeptDistributions]]) -> Proposal:
+    """-(C + damping)^-1 k, k the gradient of KL(original, current) per token on rows to keep: back to the original.
+
+    A direction up the forget loss is chosen at the original, where k vanishes; after a step it does not, and C says how
+    to undo what the retain rows feel of it. `splits` with the original's distributions on them.
+    """
+    gradient = divergence_gradient(problem, splits)
+    if not all(torch.isfinite(part).all() for part in gradient.values()):
+        raise NumericalError("the gradient of the retain KL is not finite")
+    direction = {name: -part for name, part in fitted.solve(gradient).items()}
+    return Proposal(
+        direction=direction,
+        retain_slope=inner(gradient, direction),
+        retain_bend=fitted.bend(direction),
+        notes=fitted.figures() | {"moving": len(direction)},
+    )
 
 
 def shaped_noise(problem: Problem, fitted: Fit, draw: int) -> Proposal:

@@ -58,6 +58,9 @@ def run(
     torch.manual_seed(config.seed)
     with clock.stage("unlearn"):
         outcome = apply(config.options, problem, log, tokens, penalty_of(config))
+    for warning in dict.fromkeys(entry["notes"].get("warning") for entry in outcome.proposals):
+        if warning:
+            say(f"warning: {warning}")
     say(f"stopped after {outcome.steps} steps: {outcome.stopped}")
     with clock.stage("save"):
         delivered = deliver(config, problem, folder, assembled, say)

@@ -14,6 +14,7 @@ from expunge.optim.step_size import (
     LineSearch,
     Measured,
     Refused,
+    Restore,
     RetainBudget,
     ToTargets,
 )
@@ -190,3 +191,13 @@ def test_to_targets_refuses_what_never_arrives() -> None:
     assert isinstance(breaks, Refused)
     there = TO_TARGETS.find(lambda step: Measured(retain_kl=0, retain_rise=0, distance=1, way=1.2), 1.0)
     assert isinstance(there, Refused) and "before the step" in there.reason
+
+
+def test_restore_takes_the_newton_step_or_halves_it() -> None:
+    """KL (1 - s)^2 is least at s = 1; ((1 - 6 s)^2) at a sixth, where an eighth is the best of the halvings."""
+    exact = Restore().find(lambda step: Measured(retain_kl=(1 - step) ** 2, retain_rise=0.0), 1.0)
+    assert isinstance(exact, Found) and exact.step == 1.0
+    long = Restore().find(lambda step: Measured(retain_kl=(1 - 6 * step) ** 2, retain_rise=0.0), 1.0)
+    assert isinstance(long, Found) and long.step == 0.125  # 0.25 measures 0.25, 0.125 measures 0.0625, 0.0625 0.39
+    upward = Restore().find(lambda step: Measured(retain_kl=1 + step, retain_rise=0.0), 1.0)
+    assert isinstance(upward, Refused) and upward.measurements == 12

@@ -1,13 +1,13 @@
 """Mean gradients of a split by ordinary autograd, for any parameter, and the squared batch means of LIBU's code."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch, collate, passes
-from expunge.model.losses import per_window, target_logits, token_nll
+from expunge.model.losses import kept_kl, per_window, target_logits, token_nll
 from expunge.problem import Problem, Split
 
 Per = Literal["row", "token"]
@@ -31,6 +31,27 @@ def mean_gradient(problem: Problem, split: Split, per: Per, rows: Sequence[int] 
         return (per_window(nll, batch) * share).sum()
 
     return _gradient(problem, split, loss)
+
+
+class Kept(Protocol):
+    """Distributions to be near to, by batch: log-probabilities and ids [N, K] (see `model.losses.kept_kl`)."""
+
+    def of(self, batch: Batch) -> tuple[Tensor, Tensor]: ...
+
+
+def divergence_gradient(problem: Problem, splits: Sequence[tuple[Split, Kept]]) -> dict[str, Tensor]:
+    """Gradient of KL(kept, current), the mean over the tokens of all the splits, in nats per token."""
+    tokens = sum(window.targets for split, _ in splits for window in split.windows)
+    total: dict[str, Tensor] = {}
+    for split, kept in splits:
+
+        def loss(batch: Batch, kept: Kept = kept) -> Tensor:
+            logits = target_logits(problem.model, batch)
+            return kept_kl(logits.log_softmax(dim=1), *kept.of(batch)).sum() / tokens
+
+        for name, part in _gradient(problem, split, loss).items():
+            total[name] = total[name] + part if name in total else part
+    return total
 
 
 def _gradient(problem: Problem, split: Split, loss: Callable[[Batch], Tensor]) -> dict[str, Tensor]:

@@ -47,7 +47,8 @@ class FisherForgetting:
     cycles: int = 5
     """Draws of noise, each shaped by the curvature at the new weights (our choice)."""
     step: Step = "budget"
-    """How the amplitude is found: budget, line_search or targets (both need targets), fixed (step_size); our choice."""
+    """How the amplitude is found: budget, line_search or targets (both need targets), or fixed (step_size); our
+    choice."""
     budget: float = 0.1
     """Most retain KL (nats per token) or rise of retain loss over all cycles (our choice)."""
     budget_unit: Unit = "kl"

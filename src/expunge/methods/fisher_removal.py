@@ -10,8 +10,10 @@ all numbers here are our choice.
 Departures: curvature from the noise cotangent (Gauss-Newton) unless `labels: data` asks for the paper's empirical
 Fisher, which is far smaller on fitted text; damping relative to the mean of the spectrum; eta by a retain budget,
 measured on acceptance rows that neither gradient nor curvature saw; where targets are known, rows that have reached
-theirs are left out of later cycles. Moves LoRA or the chosen subspace, which must be small for `curvature: block`; on
-a fresh LoRA only B has a gradient in the first cycle, so only B moves.
+theirs are left out of later cycles. `restore` (ours, in neither paper) puts a Newton step down the retain KL between
+two steps: a direction is chosen where the retain KL has no gradient, and after the first step it has one. Moves LoRA or
+the chosen subspace, which must be small for `curvature: block`; on a fresh LoRA only B has a gradient in the first
+cycle, so only B moves.
 
 When to use it: for few steps with a stated price (the budget) instead of a training; there need be no targets.
 """
@@ -22,8 +24,10 @@ from typing import Any, ClassVar
 from expunge import influence
 from expunge.influence import Step, Unit
 from expunge.method import Phase, Proposal, ProposalPhase, Repeat, State
+from expunge.optim.step_size import Restore
 from expunge.problem import Problem
 from expunge.reference import objective
+from expunge.reference.cache import keep_distributions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,7 @@ class FisherRemoval:
     """Options of fisher_removal."""
 
     needs_retain: ClassVar[bool] = True
-    retain_parts: ClassVar[dict[str, int]] = {"curvature": 3, "acceptance": 1}
+    retain_parts: ClassVar[dict[str, int]] = {"retain": 1, "curvature": 2, "acceptance": 1}
     fewest_retain: ClassVar[int] = 16
 
     curvature: str = "diagonal"
@@ -46,6 +50,8 @@ class FisherRemoval:
     """Steps, each with the gradient at the new weights (our choice)."""
     refresh: bool = True
     """Fit the curvature again in every cycle (our choice)."""
+    restore: bool = False
+    """Before each step but the first, a Newton step down the retain KL with the same curvature (our choice)."""
     step: Step = "budget"
     """How eta is found: budget, line_search or targets (both need targets), or fixed (step_size); our choice."""
     budget: float = 0.1
@@ -63,23 +69,30 @@ class FisherRemoval:
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, self.step in influence.TO_TARGETS)
         state.caches["fit"] = self._fit(problem)
+        if self.restore:
+            seen = [problem.splits[name] for name in ("retain", "curvature") if name in problem.splits]
+            state.caches["kept"] = [(split, keep_distributions(problem, split)) for split in seen]
         return state
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        steps = tuple(
-            ProposalPhase(
-                name="removal",
-                propose=self._propose,
-                step=influence.rule(self, (cycle + 1) / self.cycles),
-                passes={"forget": 1, "curvature": 2 if cycle and self.refresh else 1},
-            )
-            for cycle in range(self.cycles)
-        )
-        return (Repeat(steps, 1),)
+        steps: list[ProposalPhase] = []
+        for cycle in range(self.cycles):
+            step = influence.rule(self, (cycle + 1) / self.cycles)
+            passes = {"forget": 1, "retain": 1, "curvature": 2 if cycle and self.refresh else 1}
+            if self.restore and cycle:
+                back = {"retain": 1, "curvature": 1}
+                steps.append(ProposalPhase(name="restoration", propose=self._restore, step=Restore(), passes=back))
+            steps.append(ProposalPhase(name="removal", propose=self._propose, step=step, passes=passes))
+        return tuple(steps) if self.restore else (Repeat(tuple(steps), 1),)
 
     def _propose(self, problem: Problem, state: State) -> Proposal:
-        fitted = state.caches.pop("fit") if self.refresh and "fit" in state.caches else state.caches.get("fit")
-        return influence.ascent(problem, state, fitted or self._fit(problem), self.stop_at_targets)
+        if self.refresh and state.caches.pop("used", False):
+            state.caches["fit"] = self._fit(problem)
+        state.caches["used"] = True
+        return influence.ascent(problem, state, state.caches["fit"], self.stop_at_targets)
+
+    def _restore(self, problem: Problem, state: State) -> Proposal:
+        return influence.restoration(problem, state.caches["fit"], state.caches["kept"])
 
     def _fit(self, problem: Problem) -> influence.Fit:
         split = problem.splits["curvature"]

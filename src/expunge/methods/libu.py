@@ -111,7 +111,8 @@ class Libu:
     estimator: Literal["noise", "bartlett", "squared"] = "noise"
     """Sophia's curvature estimate: noise (our choice), bartlett (its paper), squared (training gradients)."""
     control: Literal["none", "shuffled", "identity"] = "none"
-    """Of the ablation: Sophia's curvature permuted over the coordinates of each tensor, or one for all (our choice)."""
+    """Of the ablation: Sophia's curvature permuted over the coordinates of each tensor, or one for all
+    (our choice)."""
     retain_weight: float = 1.0
     """Weight of the retain rows' cross-entropy (as loss_matching)."""
     unseen_weight: float = 1.0

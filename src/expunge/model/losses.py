@@ -14,7 +14,7 @@ from expunge.data.batches import Batch
 def target_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
     """Logits [N, V], in float32 or wider, that predict the batch's targets, in row-major order of `batch.counted`."""
     logits: Tensor = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False).logits
-    counted = logits[:, :-1][batch.counted[:, 1:]]
+    counted = logits[batch.counted.roll(-1, dims=1)]  # a window's first token never counts, so nothing wraps around
     return counted.to(torch.promote_types(counted.dtype, torch.float32))
 
 

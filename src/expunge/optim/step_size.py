@@ -20,6 +20,7 @@ from expunge.errors import InputError
 FURTHEST = 30  # doublings or halvings of the guess, at most
 BELOW = 2  # halvings of the guess at which the budget's search begins, so that it comes from below
 TOLERANCE = 0.05  # relative: a step that is a twentieth longer was outside the budget
+HALVINGS = 10  # of a Newton step, at most
 FINE = 0.05  # width in log step at which the line search ends
 MOST_FINE = 12  # its measurements, at most
 AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or not finite
@@ -230,7 +231,33 @@ class ToTargets:
         return measured.finite and measured.way is not None and measured.way >= self.share
 
 
-StepRule = Fixed | LineSearch | RetainBudget | ToTargets
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """A Newton step down the retain KL: 1, halved while the measured KL falls further, the best of those taken.
+
+    Refused where no step of 1 down to 2^-10 lowers it.
+    """
+
+    needs_distance: ClassVar[bool] = False
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return 1.0
+
+    def find(self, measure: Measure, guess: float) -> Found | Refused:
+        tried = _Tried(measure)
+        best, least = 0.0, tried(0.0).retain_kl
+        for halvings in range(HALVINGS + 1):
+            measured = tried(2.0**-halvings)
+            if measured.finite and measured.retain_kl < least:
+                best, least = 2.0**-halvings, measured.retain_kl
+            elif best:
+                break
+        if not best:
+            return tried.refused(f"no step down to {2.0**-HALVINGS:.3g} lowers the retain KL of {least:.3g}")
+        return tried.found(best)
+
+
+StepRule = Fixed | LineSearch | RetainBudget | ToTargets | Restore
 
 
 @dataclass(slots=True)

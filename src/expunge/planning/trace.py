@@ -199,7 +199,7 @@ def _attention_flops(products: int, skip: int = 0) -> Any:
 def _losses(model: Any, ids: Tensor, chosen: Tensor) -> Tensor:
     """As `model.losses`, with the targets chosen by place: a mask would need data."""
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    picked = logits[:, :-1].reshape(-1, logits.shape[-1])[chosen].float()
+    picked = logits.flatten(0, 1)[chosen].float()
     return F.cross_entropy(picked, chosen, reduction="none")
 
 

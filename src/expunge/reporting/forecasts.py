@@ -12,8 +12,8 @@ SLIGHT = 0.001  # nats per token: less counts as no change
 CLOSE = 1.5  # times as much or as little: still about what was predicted
 RELATED = 0.2  # a cosine beyond that says that two gradients share or oppose a direction
 OUTGROWN = (
-    "A forecast holds near the weights at which the curvature was fitted; a smaller budget or more cycles keep the "
-    "steps shorter."
+    "A forecast holds near the weights at which the curvature was fitted; a smaller budget, or more cycles where the "
+    "method has them, keep the steps shorter."
 )
 
 
