@@ -2,7 +2,7 @@
 
     python benchmarks/second_order.py --lume FOLDER [--most-minutes 170]      (or: make lume-second-order LUME=FOLDER)
 
-Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_small_second_order.yaml, of which it gives
+Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives
 the methods half of the rows to keep. Three trials of each family on seed 0, the best by mean absolute distance of the
 teacher-forced losses to the retrained twin's; then seeds 0, 1, 2; then three documents in place of 220 rows, beside a
 twin of its own, with seed 0. Cells are kept, so the same command goes on after an interruption, and after
@@ -21,7 +21,7 @@ import lume_small
 from expunge.config import read_yaml
 from lume_small import RECIPES, TASKS, WORK, fifth, read_fold, run
 
-RECIPE = RECIPES / "lume_small_second_order.yaml"
+RECIPE = RECIPES / "lume_second_order.yaml"
 SETS = ("forget", "retain", "guard", "collateral", "judging")
 THREE_SEED = 0
 

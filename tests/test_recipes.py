@@ -14,7 +14,7 @@ from expunge.loop import Training
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 HUB = {"lume_olmo_7b", "lume_olmo_1b"}
-COMPARISONS = {"lume_small_compare", "lume_small_organisers", "lume_small_second_order"}
+COMPARISONS = {"lume_small_compare", "lume_small_organisers", "lume_second_order"}
 OF_COMPARE = {"seeds", "methods", "variants"}
 
 

@@ -224,12 +224,12 @@ def test_the_reference_is_base_plus_adapter(tmp_path: Path, monkeypatch: pytest.
     seen: dict[str, dict[str, Any]] = {}
     apply = trial.apply
 
-    def look(method: Any, problem: Problem, log: Any, tokens: Any) -> Any:
+    def look(method: Any, problem: Problem, *others: Any) -> Any:
         seen["right"] = reference_of(problem)
         seen["adapter off"] = reference_of(replace(problem, adapter=True))
         seen["wanted"] = reference_of(replace(problem, model=served(base, adapter)))
         seen["base"] = reference_of(replace(problem, model=plain(base)))
-        return apply(method, problem, log, tokens)
+        return apply(method, problem, *others)
 
     monkeypatch.setattr(trial, "apply", look)
     unlearn(adapter, tmp_path)
