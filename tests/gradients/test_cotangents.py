@@ -2,7 +2,14 @@
 
 import torch
 
-from expunge.gradients.cotangents import exact_cotangent, keyed_noise, label_cotangent, noise_cotangent, sampled_labels
+from expunge.gradients.cotangents import (
+    exact_cotangent,
+    keyed_noise,
+    noise_cotangent,
+    sampled_labels,
+    turn_into_label_cotangent,
+    turn_into_noise_cotangent,
+)
 from expunge.gradients.per_example import Wanted, measure
 from gradients.shapes import VOCABULARY, model_of, problem_of, row_gradients, same, split_of
 
@@ -33,7 +40,15 @@ def test_label_cotangent_is_the_gradient_of_the_loss() -> None:
     logits = LOGITS.clone().requires_grad_(True)
     labels = torch.tensor([2, 4])
     torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-    assert logits.grad is not None and torch.allclose(label_cotangent(LOGITS, labels), logits.grad)
+    assert logits.grad is not None
+    turned = turn_into_label_cotangent(LOGITS.clone(), labels, [(0, 1), (1, 1)])
+    assert torch.allclose(turned, logits.grad)
+
+
+def test_overwriting_gives_the_same_noise_cotangents() -> None:
+    keys = [(4, 1), (6, 1)]
+    noise = keyed_noise(3, keys, 5, torch.device("cpu")).double()
+    assert torch.allclose(turn_into_noise_cotangent(LOGITS.clone(), 3, keys), noise_cotangent(LOGITS, noise))
 
 
 def test_noise_and_labels_are_keyed_by_window() -> None:

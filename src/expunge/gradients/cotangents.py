@@ -34,20 +34,25 @@ def noise_cotangent(logits: Tensor, noise: Tensor, out: Tensor | None = None) ->
     return torch.addcmul(root, p, root.sum(dim=1, keepdim=True), value=-1, out=out)
 
 
-def keyed_cotangent(logits: Tensor, seed: int, keys: list[tuple[int, int]]) -> Tensor:
-    """Noise cotangents [N, V], keyed as `keyed_noise`; made window by window, so that nothing else is [N, V]."""
-    cotangent, counts = torch.empty_like(logits), [count for _, count in keys]
-    for key, part, out in zip(keys, logits.split(counts), cotangent.split(counts), strict=True):
+def turn_into_noise_cotangent(logits: Tensor, seed: int, keys: list[tuple[int, int]]) -> Tensor:
+    """Overwrites `logits` [N, V] by their noise cotangents, keyed as `keyed_noise`, window by window.
+
+    So nothing else is [N, V]. For logits that no backward pass looks at again, as those of `target_logits`.
+    """
+    for key, part in zip(keys, logits.split([count for _, count in keys]), strict=True):
         noise = keyed_noise(seed, [key], logits.shape[1], logits.device)
-        noise_cotangent(part, noise.to(logits.dtype), out)
-    return cotangent
+        noise_cotangent(part, noise.to(logits.dtype), out=part)
+    return logits
 
 
-def label_cotangent(logits: Tensor, labels: Tensor) -> Tensor:
-    """p - e_y [N, V]: the gradient of the summed negative log-likelihood of `labels` [N]."""
-    cotangent = logits.softmax(dim=1)
-    cotangent[torch.arange(len(labels), device=logits.device), labels] -= 1
-    return cotangent
+def turn_into_label_cotangent(logits: Tensor, labels: Tensor, keys: list[tuple[int, int]]) -> Tensor:
+    """Overwrites `logits` [N, V] by p - e_y, the gradient of the summed negative log-likelihood of `labels` [N]."""
+    counts = [count for _, count in keys]
+    for part, own in zip(logits.split(counts), labels.split(counts), strict=True):
+        part.sub_(part.amax(dim=1, keepdim=True)).exp_()
+        part.div_(part.sum(dim=1, keepdim=True))
+        part[torch.arange(len(own), device=own.device), own] -= 1
+    return logits
 
 
 def exact_cotangent(logits: Tensor, chosen: Tensor, entry: int) -> Tensor:

@@ -18,10 +18,10 @@ from expunge.gradients.capture import Capture, capturing
 from expunge.gradients.cotangents import (
     Labels,
     exact_cotangent,
-    keyed_cotangent,
-    label_cotangent,
     mixed,
     sampled_labels,
+    turn_into_label_cotangent,
+    turn_into_noise_cotangent,
 )
 from expunge.model.losses import target_ids, target_logits
 from expunge.problem import Problem, Split
@@ -164,16 +164,16 @@ def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed
             if labels == "exact":
                 cotangent = exact_cotangent(logits, chosen, entry)
             else:
-                cotangent = _cotangent(logits, batch, labels, seed, keys)
+                cotangent = _cotangent(logits.detach(), batch, labels, seed, keys)
         capture.backward(logits, cotangent)
 
 
 def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int, keys: list[tuple[int, int]]) -> Tensor:
     if labels == "data":
-        return label_cotangent(logits, target_ids(batch))
+        return turn_into_label_cotangent(logits, target_ids(batch), keys)
     if labels == "sampled":
-        return label_cotangent(logits, sampled_labels(logits, seed, keys))
-    return keyed_cotangent(logits, seed, keys)
+        return turn_into_label_cotangent(logits, sampled_labels(logits, seed, keys), keys)
+    return turn_into_noise_cotangent(logits, seed, keys)
 
 
 def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]:
