@@ -35,6 +35,7 @@ CAUTION = 0.33  # share of the probe's path that the first half of the steps are
 MOST_NOISE = (
     1.5  # factor for requests that take many draws: a step sees few of the rows; the course raises what is too low
 )
+LEAST_DISTANCE = 0.1  # of the way from the original's loss, for a probe that begins at its targets
 ATTEMPTS = 3
 APART = 1000  # between the seeds of one loss phase and the next, so that they do not draw the same rows
 
@@ -242,10 +243,12 @@ class _Run:
         AdamW moves every weight by about its learning rate a step, so how far the weights must go is the sum of the
         rates up to the step at which the forget rows arrive. Less than half of that path, since large steps wander, is
         shared out over half of the steps, and more where a step sees few of the forget rows; the course raises the
-        rate where that was too little.
+        rate where that was too little. After proposals the way begins where they ended.
         """
         assert self.watch.targets is not None
-        begin, aim = float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
+        start_loss, aim = float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
+        begin = float(self.watch.check(0).forget.mean()) if self.outcome.proposals else start_loss
+        distance = max(aim - begin, LEAST_DISTANCE * (aim - start_loss), key=abs)
         path: list[float] = []
         trace: list[dict[str, float]] = []
 
@@ -254,7 +257,7 @@ class _Run:
 
         def after(step: int, losses: Mapping[str, float]) -> bool:
             path.append(rate_at(step - 1))
-            way = (losses["forget"] - begin) / (aim - begin)
+            way = (losses["forget"] - begin) / distance
             trace.append({"rate": path[-1], "path": sum(path), "way": way})
             return way >= 0.9
 
