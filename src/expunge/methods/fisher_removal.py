@@ -78,20 +78,25 @@ class FisherRemoval:
         steps: list[ProposalPhase] = []
         for cycle in range(self.cycles):
             step = influence.rule(self, (cycle + 1) / self.cycles)
-            passes = {"forget": 1, "retain": 1, "curvature": 2 if cycle and self.refresh else 1}
+            fits = 1 if cycle and self.refresh and not self.restore else 0
+            passes = {"forget": 1, "retain": 1, "curvature": fits}
             if self.restore and cycle:
-                back = {"retain": 1, "curvature": 1}
+                back = {"retain": 1, "curvature": 2 if self.refresh else 1}
                 steps.append(ProposalPhase(name="restoration", propose=self._restore, step=Restore(), passes=back))
             steps.append(ProposalPhase(name="removal", propose=self._propose, step=step, passes=passes))
         return tuple(steps) if self.restore else (Repeat(tuple(steps), 1),)
 
     def _propose(self, problem: Problem, state: State) -> Proposal:
-        if self.refresh and state.caches.pop("used", False):
+        if self.refresh and state.caches.get("used", False):
             state.caches["fit"] = self._fit(problem)
         state.caches["used"] = True
         return influence.ascent(problem, state, state.caches["fit"], self.stop_at_targets)
 
     def _restore(self, problem: Problem, state: State) -> Proposal:
+        """With the curvature at the new weights, which the next removal uses too: where the softmax was saturated, the
+        old one is far too small."""
+        if self.refresh:
+            state.caches["fit"], state.caches["used"] = self._fit(problem), False
         return influence.restoration(problem, state.caches["fit"], state.caches["kept"])
 
     def _fit(self, problem: Problem) -> influence.Fit:

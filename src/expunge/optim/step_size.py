@@ -20,7 +20,7 @@ from expunge.errors import InputError
 FURTHEST = 30  # doublings or halvings of the guess, at most
 BELOW = 2  # halvings of the guess at which the budget's search begins, so that it comes from below
 TOLERANCE = 0.05  # relative: a step that is a twentieth longer was outside the budget
-HALVINGS = 10  # of a Newton step, at most
+HALVINGS = 20  # of a Newton step, at most
 FINE = 0.05  # width in log step at which the line search ends
 MOST_FINE = 12  # its measurements, at most
 AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or not finite
@@ -235,7 +235,7 @@ class ToTargets:
 class Restore:
     """A Newton step down the retain KL: 1, halved while the measured KL falls further, the best of those taken.
 
-    Refused where no step of 1 down to 2^-10 lowers it.
+    Refused where no step of 1 down to 2^-20 lowers it.
     """
 
     needs_distance: ClassVar[bool] = False
