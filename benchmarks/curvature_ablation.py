@@ -9,6 +9,7 @@ identity and its own shuffled copy. Worlds and cells are kept, so the same comma
 """
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from expunge.config import read_yaml
 from expunge.demo import SMALL, make_models
 from expunge.model.save import atomic_folder
 from expunge.record import environment
+from expunge.reporting import clipping as checks
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path(__file__).with_suffix(".yaml")
@@ -48,10 +50,7 @@ def compared(seed: int, work: Path) -> dict[str, dict[str, Any]]:
     if not world.exists():
         with atomic_folder(world) as folder:
             make_models(folder, replace(SMALL, seed=seed), print)
-    if output.exists():
-        for file in output.iterdir():
-            file.unlink()
-        output.rmdir()
+    shutil.rmtree(output, ignore_errors=True)
     rows = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
     models = {"model": str(world / "original"), "base": str(world / "base"), "retrained": str(world / "retrained")}
     variants = read_yaml(RECIPE)["variants"]
@@ -104,11 +103,9 @@ def clipping(worlds: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
     """How often the share that Sophia left unclipped, measured midway between refreshes, lay in 10 to 50 %."""
     lines = ["| variant | checks in 10 to 50 % | median share |", "| --- | --- | --- |"]
     for name in next(iter(worlds.values())):
-        checks = [check for cells in worlds.values() for check in cells[name].get("sophia", [])]
-        shares = np.array([check["unclipped"] for check in checks if check.get("during") != "probe"])
-        if len(shares):
-            inside = int(((shares >= 0.1) & (shares <= 0.5)).sum())
-            lines.append(f"| {name} | {inside} of {len(shares)} | {np.median(shares):.2f} |")
+        shares = [check.share for cells in worlds.values() for check in checks.read(cells[name].get("sophia"))]
+        if shares:
+            lines.append(f"| {name} | {checks.inside(shares)} of {len(shares)} | {np.median(shares):.2f} |")
     return lines
 
 

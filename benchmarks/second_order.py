@@ -11,6 +11,7 @@ twin of its own, with seed 0. Cells are kept, so the same command goes on after 
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,7 @@ def distance(cell: dict[str, Any], twin: dict[str, Any]) -> float:
 
 def compare(output: Path, names: list[str], *more: str) -> dict[str, Any]:
     """A comparison of these variants, from the cells that are kept; its folder is made anew."""
-    if output.exists():
-        for file in output.iterdir():
-            file.unlink()
-        output.rmdir()
+    shutil.rmtree(output, ignore_errors=True)
     run("compare", "--config", str(RECIPE), "--methods", *names, "--output", str(output), *more)
     content: dict[str, Any] = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
     return content

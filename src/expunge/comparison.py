@@ -205,6 +205,8 @@ class _Work:
         """Evidence of the original or of the first twin, recorded once."""
         if label not in self.known:
             other = self._original() if label == "original" else self._other(self.twins[0])
+            if label == "original" and not self.kept:
+                self.kept = divergence.keep(other, self.assembled.judged)
             self.known[label] = self._record(other)
         return self.known[label]
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.curvature import shuffled
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.gradients.bartlett import estimate
@@ -79,10 +80,7 @@ def _controlled(diagonal: list[Tensor], control: str) -> list[Tensor]:
     if control == "identity":
         return [torch.ones_like(part) for part in diagonal]
     if control == "shuffled":
-        generator = torch.Generator().manual_seed(0)
-        orders = [torch.randperm(part.numel(), generator=generator) for part in diagonal]
-        pairs = zip(diagonal, orders, strict=True)
-        return [part.flatten()[order.to(part.device)].view_as(part) for part, order in pairs]
+        return [shuffled(part, place) for place, part in enumerate(diagonal)]
     return diagonal
 
 

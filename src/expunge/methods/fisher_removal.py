@@ -68,7 +68,7 @@ class FisherRemoval:
 
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, self.step in influence.TO_TARGETS)
-        state.caches["fit"] = self._fit(problem)
+        state.caches["fit"] = influence.fit(problem, self)
         if self.restore:
             seen = [problem.splits[name] for name in ("retain", "curvature") if name in problem.splits]
             state.caches["kept"] = [(split, keep_distributions(problem, split)) for split in seen]
@@ -88,7 +88,7 @@ class FisherRemoval:
 
     def _propose(self, problem: Problem, state: State) -> Proposal:
         if self.refresh and state.caches.get("used", False):
-            state.caches["fit"] = self._fit(problem)
+            state.caches["fit"] = influence.fit(problem, self)
         state.caches["used"] = True
         return influence.ascent(problem, state, state.caches["fit"], self.stop_at_targets)
 
@@ -96,11 +96,5 @@ class FisherRemoval:
         """With the curvature at the new weights, which the next removal uses too: where the softmax was saturated, the
         old one is far too small."""
         if self.refresh:
-            state.caches["fit"], state.caches["used"] = self._fit(problem), False
+            state.caches["fit"], state.caches["used"] = influence.fit(problem, self), False
         return influence.restoration(problem, state.caches["fit"], state.caches["kept"])
-
-    def _fit(self, problem: Problem) -> influence.Fit:
-        split = problem.splits["curvature"]
-        return influence.fit(
-            problem, split, self.curvature, self.curvature_options, self.damping, self.absolute_damping
-        )
