@@ -5,6 +5,7 @@ that `--help` answers at once.
 """
 
 import dataclasses
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import tyro
 
 from expunge import config as configs
 from expunge import recipes, registry
-from expunge.errors import ExpungeError, InputError
+from expunge.errors import ExpungeError, InputError, Interrupted
 
 COMMANDS: dict[str, type[Any]] = {
     "plan": configs.Plan,
@@ -30,7 +31,8 @@ FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass."""
+    """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass;
+    130: interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to one another, not to the user
     try:
@@ -39,10 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"expunge: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        compares = arguments[:1] == ["compare"]
-        what = "finished cells are kept, and the same command goes on" if compares else "nothing was written"
-        print(f"expunge: interrupted; {what}.", file=sys.stderr)
-        return FAILED
+        print("expunge: interrupted; nothing was written.", file=sys.stderr)
+        return Interrupted.exit_code
     except SystemExit as stop:
         return int(stop.code or 0)
     except OSError as error:
@@ -70,7 +70,10 @@ def _run(arguments: list[str]) -> int:
 def _usage() -> str:
     lines = ["usage: expunge COMMAND [FLAGS]; expunge COMMAND --help shows the flags", ""]
     lines += [f"  {name:<10}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in COMMANDS.items()]
-    lines += ["", "exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 the verdict does not pass"]
+    lines += [
+        "",
+        "exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 the verdict does not pass, 130 interrupted",
+    ]
     return "\n".join(lines)
 
 
@@ -229,5 +232,6 @@ RUNNERS: dict[str, Callable[[Any], int]] = {
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. A polite request to end (SIGTERM, as schedulers send it) is heard as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

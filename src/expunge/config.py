@@ -45,6 +45,7 @@ ABOVE_ZERO = (
     "block",
 )
 ROWS = ("forget", "retain", "holdout", "train")
+UNRECORDED = ("config", "restart")  # the resolved configuration is without them
 PATHS = (*ROWS, "train_config", "output", *MODELS)
 
 
@@ -94,6 +95,8 @@ class Inputs:
     """Load weights stored as pickle, which can run code."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+    restart: bool = False
+    """Throw away what an interrupted run of this output left, and begin anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +331,9 @@ def data_path(inputs: Any, role: str) -> str | None:
 
 def resolved(config: Any) -> dict[str, Any]:
     """The configuration as plain values, which replays the run when given as a recipe."""
-    plain = {key: value for key, value in dataclasses.asdict(config).items() if key != "config" and value is not None}
+    plain = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in UNRECORDED and value is not None
+    }
     for role in ROWS:
         if role in plain:
             path = Path(data_path(config, role) or "")

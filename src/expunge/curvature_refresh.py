@@ -59,6 +59,17 @@ class CurvatureRefresh:
         self._strayed = not low <= share <= high
         self.note({"step": step + 1, "unclipped": share, "gamma": self.optimiser.gamma})
 
+    def held(self) -> dict[str, Any]:
+        """What it needs to go on, but for the optimiser."""
+        return {"tokens": self.tokens, "strayed": self._strayed, "random": self._generator.get_state()}
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Puts back what `held` returned, once the optimiser is as it was."""
+        self.tokens, self._strayed = kept["tokens"], kept["strayed"]
+        self._generator.set_state(kept["random"])
+        if self._stream is not None:
+            self._stream.skip(self.settings.refresh_rows, self.optimiser.param_groups[0]["refreshes"])
+
 
 def begin(
     problem: Problem,

@@ -60,10 +60,11 @@ def build(
         "data": token_counts(checked, problem.rendering, problem.tokenizer),
         "rendering": _rendering(config, assembled),
         "config": configs.resolved(config),
-        "hashes": _hashes(config, checked, output, secret),
+        "hashes": input_hashes(config, checked) | _output_hashes(output),
         "versions": environment["versions"],
         "machine": f"{environment['machine']}, {problem.runtime.device}, {problem.runtime.precision}",
         "seconds": dict(seconds),
+        "interruptions": details["interruptions"],
         "peak_memory_bytes": environment["peak_memory_bytes"],
     }
 
@@ -233,22 +234,26 @@ def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
     }
 
 
-def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[str, str]:
-    """Plain hashes of models and code, keyed hashes of the rows' contents."""
-    found = {"code": record.code_hash()}
+def input_hashes(config: Any, checked: Checked) -> dict[str, str]:
+    """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
+    found, secret = {"code": record.code_hash()}, record.key()
     for role in ("model", "base", "retrained", "unlearned"):
         files = load.weight_files(getattr(config, role, None) or "")
         if files:
             found[role] = record.file_hash(files)
             found |= _base_hash(role, getattr(config, role), trust(config))
-    written = load.weight_files(str(output))
-    if written:
-        found["output"] = record.file_hash(written)
-        found |= _base_hash("output", str(output), load.Trust())  # it names its base in full
     for role in checked.sets:
         rows = checked.sets[role].rows
         found[role] = record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
     return found
+
+
+def _output_hashes(output: Path) -> dict[str, str]:
+    written = load.weight_files(str(output))
+    if not written:
+        return {}
+    base = _base_hash("output", str(output), load.Trust())  # it names its base in full
+    return {"output": record.file_hash(written)} | base
 
 
 def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:

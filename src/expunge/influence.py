@@ -114,6 +114,12 @@ class Fit:
         } | self.state.notes
 
 
+def carried_types() -> tuple[type[Any], ...]:
+    """Dataclasses that a `Fit` is made of, for checkpoints."""
+    curvatures = (registry.load("curvatures", name) for name in registry.names("curvatures"))
+    return (Fit, CurvatureState, Damping, *curvatures)
+
+
 def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
     """An entry of the curvatures with options. Raises `InputError` for unknown names, keys and values.
 

@@ -49,13 +49,19 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begin, 3)
 
 
+def versions() -> dict[str, str]:
+    """Of this package, of Python, and of the libraries that results depend on."""
+    return {"expunge": version("expunge"), "python": platform.python_version()} | {
+        name: version(name) for name in PACKAGES
+    }
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine, time and peak memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"expunge": version("expunge"), "python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     }

@@ -78,5 +78,5 @@ class FisherForgetting:
         return influence.ascent(problem, state, influence.fit(problem, self), stop_at_targets=True)
 
     def _perturb(self, problem: Problem, state: State) -> Proposal:
-        state.caches["draw"] = state.caches.get("draw", 0) + 1
-        return influence.shaped_noise(problem, influence.fit(problem, self), state.caches["draw"])
+        state.carried["draw"] = state.carried.get("draw", 0) + 1
+        return influence.shaped_noise(problem, influence.fit(problem, self), state.carried["draw"])

@@ -87,14 +87,19 @@ class FisherRemoval:
         return tuple(steps) if self.restore else (Repeat(tuple(steps), 1),)
 
     def _propose(self, problem: Problem, state: State) -> Proposal:
-        if self.refresh and state.caches.get("used", False):
-            state.caches["fit"] = influence.fit(problem, self)
-        state.caches["used"] = True
-        return influence.ascent(problem, state, state.caches["fit"], self.stop_at_targets)
+        fitted = state.carried.pop("fit", None) or self._fit(problem, state)
+        state.carried["moved"] = True
+        return influence.ascent(problem, state, fitted, self.stop_at_targets)
 
     def _restore(self, problem: Problem, state: State) -> Proposal:
         """With the curvature at the new weights, which the next removal uses too: where the softmax was saturated, the
         old one is far too small."""
-        if self.refresh:
-            state.caches["fit"], state.caches["used"] = influence.fit(problem, self), False
-        return influence.restoration(problem, state.caches["fit"], state.caches["kept"])
+        fitted = self._fit(problem, state)
+        state.carried |= {"fit": fitted} if self.refresh else {}
+        return influence.restoration(problem, fitted, state.caches["kept"])
+
+    def _fit(self, problem: Problem, state: State) -> influence.Fit:
+        if self.refresh and state.carried.get("moved"):
+            return influence.fit(problem, self)
+        fitted: influence.Fit = state.caches["fit"]
+        return fitted
