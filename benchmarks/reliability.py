@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "reliability"
 ROWS = 40  # of each file: enough for every method, and runs of about ten seconds
 IN_A_ROUND = 3  # kills before a run may come to its end
-VOLATILE = ("created", "seconds", "unlearn_seconds", "peak_memory_bytes", "interruptions", "files", "id")
+VOLATILE = ("created", "seconds", "unlearn_seconds", "peak_memory_bytes", "interruptions", "files")
 TRAINING = "epochs: 8\nlearning_rate: 1.5e-3\nbatch_rows: 16\n"
 VARIANTS = """
 variants:
@@ -94,9 +94,9 @@ def commands(world: Path, work: Path) -> dict[str, list[str]]:
 
 
 def start(arguments: list[str], output: Path, home: Path) -> subprocess.Popen[str]:
-    """The command in a process of its own, with caches and settings below `home`."""
-    folders = {"EXPUNGE_CACHE": "cache", "XDG_CONFIG_HOME": "config"}
-    environment = os.environ | {name: str(home / folder) for name, folder in folders.items()} | {"HF_HUB_OFFLINE": "1"}
+    """The command in a process of its own, with its caches in `home`; the key of row hashes outlives that."""
+    folders = {"EXPUNGE_CACHE": home / "cache", "XDG_CONFIG_HOME": home.parent / "config"}
+    environment = os.environ | {name: str(folder) for name, folder in folders.items()} | {"HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "expunge", *arguments, "--output", str(output)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=home
