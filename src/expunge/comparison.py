@@ -24,13 +24,13 @@ from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, 
 from expunge.benchmark import Circumstances
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import columns, divergence, evidence, verdict
-from expunge.evaluation.retrained import cache_folder
 from expunge.metric import Evidence
 from expunge.model import load
 from expunge.peak import Peak
 from expunge.problem import Problem
 from expunge.trial import add_samples
 from expunge.watch import Outcome
+from expunge.workspace import cache_folder
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)

@@ -17,10 +17,11 @@ from expunge.data import fiction
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
-from expunge.evaluation.retrained import cache_folder, fine_tune
+from expunge.evaluation.retrained import fine_tune
 from expunge.loop import Training
 from expunge.model.save import atomic_folder, write
 from expunge.model.tiny import byte_tokenizer, llama
+from expunge.workspace import cache_folder
 
 RENDERING = Rendering(end_documents=True, context=256)
 PRETRAINING = Training(epochs=6, learning_rate=2e-3, batch_rows=32, weight_decay=0.1)

@@ -6,7 +6,6 @@ nothing), else it is *not comparable*: trained longer or shorter than the origin
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from expunge.model.save import atomic_folder, write
 from expunge.model.select import check_subspace, select
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
+from expunge.workspace import cache_folder
 
 WITHIN = 0.1
 WITHIN_NATS = 0.02
@@ -177,9 +177,3 @@ def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, train
     if like := _adapter_to_be_like(config, training):
         identity["adapter"] = dict(like.settings)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def cache_folder() -> Path:
-    """Where twins and the demo's models are kept: EXPUNGE_CACHE, or below XDG_CACHE_HOME or ~/.cache."""
-    given = os.environ.get("EXPUNGE_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expunge"
