@@ -1,7 +1,7 @@
 """Fixtures: byte-level tokenizers and tiny models from configs, all float32 and seeded. Nothing reaches the network."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 MERGED = ["abcd abcd abcd"] * 20  # makes "abcd" and " abcd" single tokens
 VOCABULARY = 300
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test, and no fixture of a module, touches the user's own key or working folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("settings")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -58,3 +58,11 @@ def test_a_place_that_cannot_be_made_is_explained(state: Path, tmp_path: Path) -
     state.parent.write_text("a file", encoding="utf-8")
     with pytest.raises(InputError, match="no folder for working files"):
         workspace.run_folder(tmp_path / "out")
+
+
+def test_a_folder_beside_an_output_is_noted_while_it_is_written(tmp_path: Path) -> None:
+    with workspace.noted(tmp_path / ".out-abc"):
+        (note,) = (workspace.state_folder() / "temporary").iterdir()
+        assert (note / workspace.BESIDE).read_text(encoding="utf-8") == str(tmp_path / ".out-abc")
+        assert workspace.in_use(note)
+    assert not note.exists()

@@ -9,7 +9,6 @@ crashes is a cell with an error; it is not kept, and the next run tries it again
 import hashlib
 import json
 import os
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from expunge import config as configs
-from expunge import record, registry, trial
+from expunge import record, registry, trial, workspace
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
 from expunge.benchmark import Circumstances
 from expunge.errors import ExpungeError, InputError
@@ -30,7 +29,6 @@ from expunge.peak import Peak
 from expunge.problem import Problem
 from expunge.trial import add_samples
 from expunge.watch import Outcome
-from expunge.workspace import cache_folder
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
@@ -127,7 +125,7 @@ class _Work:
 
     def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
         """One cell, from the cache or made now; with an error in place of scores where making it failed."""
-        file = cache_folder() / "cells" / f"{self._cell_key(label, seed, variant)}.json"
+        file = workspace.cache_folder() / "cells" / f"{self._cell_key(label, seed, variant)}.json"
         name = label if seed is None else f"{label}, seed {seed}"
         if file.is_file():
             self.say(f"{name}: kept from an earlier run")
@@ -176,9 +174,9 @@ class _Work:
         original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
         here = replace(self.assembled, problem=replace(self._original(), seed=seed))
         tokens = self.config.tokens if variant.budgeted else None
-        with tempfile.TemporaryDirectory(prefix="expunge-cell-") as folder:
+        with workspace.temporary("cell") as folder:
             log: list[Any] = []
-            done = trial.run(config, here, self.base, Path(folder), log.append, self.say, clock, tokens)
+            done = trial.run(config, here, self.base, folder, log.append, self.say, clock, tokens)
             with clock.stage("evaluate"):
                 found = self._record(done.delivered.problem)
         judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")

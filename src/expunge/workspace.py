@@ -16,7 +16,7 @@ from pathlib import Path
 from expunge.errors import InputError
 
 CACHE = "EXPUNGE_CACHE"
-LOCK = "lock"
+LOCK, OUTPUT, BESIDE = "lock", "output", "beside"  # files of working folders: locked; which output; what lies elsewhere
 
 
 def cache_folder() -> Path:
@@ -38,7 +38,9 @@ def run_folder(output: str | Path) -> Path:
     Nobody removes it but the run that is done with it, and `expunge purge`. Raises `InputError`.
     """
     place = str(Path(output).absolute())
-    return private(_state("runs") / hashlib.sha256(place.encode()).hexdigest()[:16])
+    folder = private(_state("runs") / hashlib.sha256(place.encode()).hexdigest()[:16])
+    (folder / OUTPUT).write_text(place, encoding="utf-8")
+    return folder
 
 
 @contextmanager
@@ -50,6 +52,14 @@ def temporary(purpose: str) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def noted(folder: Path) -> Iterator[None]:
+    """Remembers a temporary folder that must lie elsewhere, beside an output, for as long as the block lasts."""
+    with temporary("beside") as note:
+        (note / BESIDE).write_text(str(folder.absolute()), encoding="utf-8")
+        yield
 
 
 @contextmanager
@@ -82,5 +92,7 @@ def private(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
     except OSError as error:  # also where it is somebody else's
-        raise InputError(f"{folder}: no folder for working files can be made there ({error.strerror}).") from None
+        raise InputError(
+            f"{folder}: no folder for working files can be made there ({error.strerror}). Name one with {CACHE}."
+        ) from None
     return folder

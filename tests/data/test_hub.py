@@ -48,9 +48,10 @@ def rows_of(records: list[dict[str, Any]]) -> Any:
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's shared caches and temporary files, all below one folder."""
+    """The user's shared caches, working folders and temporary files, all below one folder."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for module, name in ((huggingface_hub.constants, "HF_HUB_CACHE"), (huggingface_hub.constants, "HF_XET_CACHE")):
         monkeypatch.setattr(module, name, str(tmp_path / name))
     for name in ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH"):
@@ -224,6 +225,7 @@ def check_real_library(program: str, home: Path, hub: str) -> None:
     """A process of its own against the local hub: all rows come, and no file stays below the user's folder."""
     (home / "temporary").mkdir(parents=True)
     own = {"HOME": home, "XDG_CACHE_HOME": home / "cache", "TMPDIR": home / "temporary", "HF_ENDPOINT": hub}
+    own["XDG_STATE_HOME"] = home / "state"
     unset = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     environment = kept | {name: str(value) for name, value in own.items()}

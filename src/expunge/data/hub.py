@@ -1,18 +1,18 @@
 """Rows of a hub data set: `hub:owner/name`, `hub:owner/name:split`, `hub:owner/name/config:split`.
 
 The rows are streamed, so that `datasets` keeps no copy of them, and whatever it and `huggingface_hub` do store (cards,
-indices, files that cannot be streamed) goes to a temporary folder of the user's own, which is removed afterwards. The
+indices, files that cannot be streamed) goes to a working folder (see `workspace`), which is removed afterwards. The
 `cache_dir` of `load_dataset` alone would not do: files of the hub go to the hub's own cache whatever it says.
 """
 
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from expunge import workspace
 from expunge.config import HUB
 from expunge.data import tables
 from expunge.errors import InputError
@@ -51,8 +51,7 @@ def private_caches() -> Iterator[Path]:
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
-    with tempfile.TemporaryDirectory(prefix="expunge-hub-") as made:
-        folder = Path(made)
+    with workspace.temporary("hub") as folder:
         moved = [
             (constants, "HF_HUB_CACHE", str(folder / "hub")),
             (constants, "HF_XET_CACHE", str(folder / "xet")),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from expunge import workspace
 from expunge.errors import InputError
 from expunge.model import adapter as adapters
 
@@ -35,11 +36,12 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        if output.exists():
-            raise InputError(f"{output}: the output appeared while this ran; nothing was overwritten.")
-        temporary.rename(output)
+        with workspace.noted(temporary):
+            yield temporary
+            temporary.chmod(0o755)
+            if output.exists():
+                raise InputError(f"{output}: the output appeared while this ran; nothing was overwritten.")
+            temporary.rename(output)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in made:
