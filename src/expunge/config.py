@@ -191,6 +191,32 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Makes every hash of a record again and says what differs: expunge record verify OUT."""
+
+    action: tyro.conf.Positional[Literal["verify"]] = "verify"
+    """What to do with the record."""
+    output: tyro.conf.Positional[str] = tyro.MISSING
+    """The output folder, or its record.json."""
+    model: Folder = None
+    """Where the original lies now, if not where the record says; the same holds for all below."""
+    base: Folder = None
+    """The model before its fine-tuning."""
+    retrained: Folder = None
+    """The retrained model."""
+    unlearned: Folder = None
+    """The model that was judged (a record of evaluate)."""
+    forget: FilePath = None
+    """The rows to remove."""
+    retain: FilePath = None
+    """The rows to keep."""
+    holdout: FilePath = None
+    """The rows that the model never saw."""
+    train: FilePath = None
+    """All rows of the fine-tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """Makes a small model that has memorised fictional people, removes some, and reports."""
 

@@ -1,6 +1,6 @@
 """From evidence to what a run leaves on disk: the record, the pages, the numbers behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from expunge import config as configs
 from expunge import record
 from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
+from expunge.data.rows import Row
 from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
 from expunge.matching import known_rows, recall_rows
@@ -29,7 +30,7 @@ def build(
     details: Mapping[str, Any],
     output: Path,
 ) -> dict[str, Any]:
-    """The record of a run (schema 1). `details` are the entries that only one command has."""
+    """The record of a run, but for the list of its files. `details` are the entries that only one command has."""
     secret = record.key()
     problem = assembled.problem
     judged = verdict.judge(
@@ -61,6 +62,12 @@ def build(
         "rendering": _rendering(config, assembled),
         "config": configs.resolved(config),
         "hashes": _hashes(config, checked, output, secret),
+        "parent": details.get("parent"),
+        "earlier": None,
+        "holders": [],
+        "key": record.key_mark(secret),
+        "row_files": _row_files(config, checked, secret),
+        "files": {},
         "versions": environment["versions"],
         "machine": f"{environment['machine']}, {problem.runtime.device}, {problem.runtime.precision}",
         "seconds": dict(seconds),
@@ -237,18 +244,26 @@ def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[
     """Plain hashes of models and code, keyed hashes of the rows' contents."""
     found = {"code": record.code_hash()}
     for role in ("model", "base", "retrained", "unlearned"):
-        files = load.weight_files(getattr(config, role, None) or "")
-        if files:
-            found[role] = record.file_hash(files)
-            found |= _base_hash(role, getattr(config, role), trust(config))
-    written = load.weight_files(str(output))
-    if written:
-        found["output"] = record.file_hash(written)
-        found |= _base_hash("output", str(output), load.Trust())  # it names its base in full
-    for role in checked.sets:
-        rows = checked.sets[role].rows
-        found[role] = record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
-    return found
+        found |= model_hashes(role, getattr(config, role, None) or "", trust(config))
+    found |= model_hashes("output", str(output), load.Trust())  # it names its base in full
+    return found | {role: rows_hash(checked.sets[role].rows, secret) for role in checked.sets}
+
+
+def model_hashes(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+    """The hash of a local model by role and, where it is an adapter, of its base; nothing for hub names."""
+    files = load.weight_files(path)
+    return {role: record.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
+
+
+def rows_hash(rows: Sequence[Row], secret: bytes) -> str:
+    """Keyed hash of what rows hold, in their order, whatever file they stand in."""
+    return record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
+
+
+def _row_files(config: Any, checked: Checked, secret: bytes) -> dict[str, str]:
+    """Keyed hashes of the files of rows as they lie; nothing for hub data sets and splits of a folder."""
+    paths = {role: Path(configs.data_path(config, role) or "") for role in configs.ROWS if role in checked.sets}
+    return {role: record.keyed_file_hash(path, secret) for role, path in paths.items() if path.exists()}
 
 
 def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:

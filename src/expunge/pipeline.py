@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from expunge import comparison, dossier, record, registry, trial
+from expunge import comparison, dossier, manifest, record, registry, trial
 from expunge import config as configs
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
 from expunge.benchmark import Scored
@@ -120,7 +120,8 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
         (folder / "README.md").write_text(dossier.model_card(run.record), encoding="utf-8")
-    return _finished(replace(run, output=output), say)
+        sealed = manifest.seal(folder, folder / "expunge" / "record.json")
+    return _finished(replace(run, output=output, record={**run.record, "files": sealed}), say)
 
 
 def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
@@ -145,7 +146,8 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     nothing: dict[str, Any] = {"subspace": None, "method": None, "save": None, "history": [], "audit": None}
     with save.atomic_folder(output) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
-    return _finished(replace(run, output=output), say)
+        sealed = manifest.seal(folder, folder / "record.json")
+    return _finished(replace(run, output=output, record={**run.record, "files": sealed}), say)
 
 
 def plan(**settings: Any) -> list[str]:

@@ -23,7 +23,7 @@ from expunge.reporting.words import (
 )
 
 Record = Mapping[str, Any]
-SCHEMA = 1
+SCHEMA = 2
 MOST_ROWS = 200
 CALIBRATED = "Calibrated: rows of the same kind that this model never saw."
 NOT_CALIBRATED = "Not calibrated: they stand in for never-seen rows and may be easier or harder."
