@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from expunge import config as configs
-from expunge import recipes, record, registry
+from expunge import recipes, record, registry, upkeep
 from expunge.errors import ExpungeError, InputError
 
 COMMANDS: dict[str, type[Any]] = {
@@ -24,10 +24,11 @@ COMMANDS: dict[str, type[Any]] = {
     "retrain": configs.Retrain,
     "evaluate": configs.Evaluate,
     "compare": configs.Compare,
-    "report": configs.Report,
-    "record": configs.Verify,
-    "demo": configs.Demo,
-    "list": configs.List,
+    "report": upkeep.Report,
+    "record": upkeep.Verify,
+    "purge": upkeep.Purge,
+    "demo": upkeep.Demo,
+    "list": upkeep.List,
 }
 FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
 JSON = "--json"
@@ -246,6 +247,33 @@ def _verify(config: Any) -> Answer:
     return Answer(NOT_PASSED if found["differs"] else 0, told)
 
 
+def _purge(config: Any) -> Answer:
+    from expunge import purge
+    from expunge.reporting.words import size
+
+    found = purge.left(caches=not config.keep_caches)
+    for one in found:
+        _say(f"{size(one.bytes):>12}  {one.path} ({one.what})")
+    if not found:
+        _say("nothing to remove")
+    elif not config.yes and not _agreed():
+        _say("nothing was removed")
+        found = []
+    gone = purge.remove(found)
+    stay = [one.path for one in found if one.path not in gone]
+    for path in stay:
+        _say(f"could not be removed, or is in use: {path}")
+    return Answer(FAILED if stay else 0, {"removed": gone, "left": stay})
+
+
+def _agreed() -> bool:
+    """Asks on a terminal. Raises `InputError` where nobody could answer."""
+    if not sys.stdin.isatty():
+        raise InputError("purge asks before it removes, and nobody can answer here. Pass --yes.")
+    print("Remove all of this? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _demo(config: Any) -> Answer:
     from expunge import demo
 
@@ -275,6 +303,7 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "compare": _compare,
     "report": _report,
     "record": _verify,
+    "purge": _purge,
     "demo": _demo,
     "list": _list,
 }

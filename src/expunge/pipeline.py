@@ -16,6 +16,7 @@ from expunge.distributed import Runtime
 from expunge.errors import InputError
 from expunge.evaluation import divergence, evidence, mmlu, verdict
 from expunge.evaluation.retrained import Twin, make_twins
+from expunge.lineage import trace
 from expunge.loop import Training
 from expunge.metric import Evidence
 from expunge.model import load, save
@@ -93,6 +94,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     trial.penalty_of(config)
     checked = check(config, method_kind)
+    lineage = trace(config, checked, say)
     clock = record.Clock()
     with clock.stage("load"):
         assembled = assemble(config, checked)
@@ -117,6 +119,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
             "history": done.outcome.history,
             "targets": done.outcome.targets,
             "audit": audit,
+            "lineage": lineage,
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
         (folder / "README.md").write_text(dossier.model_card(run.record), encoding="utf-8")
@@ -134,6 +137,7 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
+    lineage = trace(config, checked, say)
     models = _Models({}, record.Clock(), config)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
@@ -143,7 +147,8 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     for name, path in others.items():
         if path:
             _record_other(config, path, name, assembled, models)
-    nothing: dict[str, Any] = {"subspace": None, "method": None, "save": None, "history": [], "audit": None}
+    nothing: dict[str, Any] = dict.fromkeys(("subspace", "method", "save", "audit")) | {"history": []}
+    nothing["lineage"] = lineage
     with save.atomic_folder(output) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
         sealed = manifest.seal(folder, folder / "record.json")

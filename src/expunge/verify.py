@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge import dossier, manifest, record, registry
-from expunge.config import ROWS, Verify
+from expunge.assemble import read_earlier
+from expunge.config import EARLIER, ROWS
 from expunge.data import rows as reading
 from expunge.errors import InputError
 from expunge.model import load
+from expunge.upkeep import Verify
 
 State = Literal["same", "differs", "cannot be checked"]
 MODELS = ("model", "base", "retrained", "unlearned")
@@ -98,6 +100,8 @@ def _rows(content: Mapping[str, Any], config: Verify) -> Iterator[Item]:
         reason = "it was written under another key" if content["key"] not in (None, record.key_mark(secret)) else ""
     except InputError as error:
         secret, reason = b"", str(error)
+    if EARLIER in content["hashes"]:
+        yield _earlier(content, config, secret, reason)
     for role in roles:
         path = getattr(config, role) or content["config"].get(role) or ""
         if reason or not Path(path).exists():
@@ -106,12 +110,30 @@ def _rows(content: Mapping[str, Any], config: Verify) -> Iterator[Item]:
         yield from _one_role(content, role, path, secret)
 
 
+def _earlier(content: Mapping[str, Any], config: Verify, secret: bytes, reason: str) -> Item:
+    """Rows of earlier requests, of which those that were asked for again count as forget rows."""
+    name, paths = f"rows: {EARLIER}", list(config.earlier) or content["config"].get(EARLIER, [])
+    forget = config.forget or content["config"].get("forget", "")
+    gone = [path for path in (*paths, forget) if not Path(path).exists()]
+    if reason or gone:
+        return _unknown(name, reason or f"{gone[0]} is not there")
+    make_row = _make_row(content)
+    try:
+        found = read_earlier(paths, make_row, reading.read(forget, "forget", make_row))
+    except InputError as error:
+        return Item(name, "differs", str(error))
+    return _compared(name, content["hashes"][EARLIER], dossier.rows_hash(found.rows, secret))
+
+
+def _make_row(content: Mapping[str, Any]) -> Any:
+    return registry.load("benchmarks", content["config"].get("benchmark", "rows"))().make_row
+
+
 def _one_role(content: Mapping[str, Any], role: str, path: str, secret: bytes) -> Iterator[Item]:
-    make_row = registry.load("benchmarks", content["config"].get("benchmark", "rows"))().make_row
     if recorded := content["row_files"].get(role):
         yield _compared(f"file: {role}", recorded, record.keyed_file_hash(Path(path), secret))
     try:
-        found = reading.read(path, role, make_row).rows
+        found = reading.read(path, role, _make_row(content)).rows
     except InputError as error:
         yield Item(f"rows: {role}", "differs", str(error))
         return

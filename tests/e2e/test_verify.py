@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e import little
 from jsonschema import Draft202012Validator
 
 import expunge
+from e2e import little
 from expunge import cli, record, verify
 
 SCHEMA = Path(verify.__file__).with_name("record.schema.json")
