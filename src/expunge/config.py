@@ -325,7 +325,7 @@ def resolved(config: Any) -> dict[str, Any]:
         if role in plain:
             plain[role] = _in_full(data_path(config, role) or "")
     if EARLIER in plain:
-        plain[EARLIER] = [_in_full(path) for path in earlier_paths(config)]
+        plain[EARLIER] = tuple(_in_full(path) for path in earlier_paths(config))
     for role in (*MODELS, "train_config"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())

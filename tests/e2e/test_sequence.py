@@ -142,5 +142,5 @@ def test_earlier_rows_come_from_recipes_and_the_record_replays(first: Path, tmp_
     recipe.write_text("earlier: [a.jsonl, sub/b.jsonl]\n", encoding="utf-8")
     read = config.build(config.Unlearn, config.from_yaml(recipe, config.Unlearn), "recipe")
     assert config.earlier_paths(read) == [str(tmp_path / "a.jsonl"), str(tmp_path / "sub" / "b.jsonl")]
-    assert config.resolved(read)["earlier"] == config.earlier_paths(read)
-    assert config.resolved(config.Unlearn())["earlier"] == [] and "earlier" not in config.resolved(config.Compare())
+    assert config.resolved(read)["earlier"] == tuple(config.earlier_paths(read))
+    assert config.resolved(config.Unlearn())["earlier"] == () and "earlier" not in config.resolved(config.Compare())
