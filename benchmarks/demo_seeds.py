@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from expunge import demo
-from expunge.config import Demo
 from expunge.record import environment
+from expunge.upkeep import Demo
 
 
 def measure(record: dict[str, Any]) -> dict[str, Any]:

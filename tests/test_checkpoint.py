@@ -190,11 +190,12 @@ def nothing(*given: Any) -> None:
     return None
 
 
+SLOW = Case("loss_matching", (("steps", 40), ("learning_rate", None)))  # long enough for its course to be steered
 LEFT_OUT: dict[str, tuple[Case, Callable[[pytest.MonkeyPatch], None]]] = {
     "the order of the rows": (Case("loss_matching"), lambda patch: patch.setattr(Stream, "skip", nothing)),
     "the optimiser": (Case("npo"), lambda patch: patch.setattr(descent, "take_up", nothing)),
     "Sophia's refreshes": (Case("libu"), lambda patch: patch.setattr(CurvatureRefresh, "take_up", nothing)),
-    "the course": (Case("loss_matching"), lambda patch: patch.setattr(Course, "take_up", nothing)),
+    "the course": (SLOW, lambda patch: patch.setattr(Course, "take_up", nothing)),
     "the penalty": (CASES[-1], lambda patch: patch.setattr(Penalty, "take_up", nothing)),
     "what phases carry": (
         Case("fisher_removal", REMOVAL),

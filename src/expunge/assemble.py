@@ -4,7 +4,7 @@
 before any model is loaded and before anything is written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from expunge import registry
 from expunge.benchmark import Benchmark
-from expunge.config import Inputs, data_path
-from expunge.data.rows import Row, RowSet, check_disjoint, read, without
+from expunge.config import EARLIER, Inputs, data_path, earlier_paths
+from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
 from expunge.data.splits import halve, recombine, set_guard_apart
 from expunge.data.tokens import JOINS, Rendering, Window, encode
 from expunge.distributed import Runtime
@@ -123,15 +123,18 @@ def _check_kinds(inputs: Inputs, scheme: str | None) -> None:
 
 
 def read_sets(inputs: Inputs) -> dict[str, RowSet]:
-    """Reads and cross-checks forget, retain, holdout and train rows, those that were given."""
+    """Reads and cross-checks forget, retain, holdout, train and earlier rows, those that were given."""
     sets: dict[str, RowSet] = {}
     make_row = benchmark_of(inputs).make_row
     for role in ("forget", "retain", "holdout", "train"):
         if path := data_path(inputs, role):
             sets[role] = read(path, role, make_row)
+    earlier = read_earlier(earlier_paths(inputs), make_row, sets.get("forget"))
+    sets |= {EARLIER: earlier} if len(earlier) else {}
     for role in ("retain", "holdout"):
-        if role in sets and "forget" in sets:
-            check_disjoint(sets["forget"], sets[role], role)
+        for gone in ("forget", EARLIER):
+            if role in sets and gone in sets:
+                check_disjoint(sets[gone], sets[role], role)
     if "retain" in sets and "holdout" in sets:
         check_disjoint(sets["retain"], sets["holdout"], "holdout")
     if "train" in sets and "forget" in sets and not without(sets["train"], sets["forget"]):
@@ -142,6 +145,16 @@ def read_sets(inputs: Inputs) -> dict[str, RowSet]:
     if "train" in sets and "holdout" in sets:
         check_disjoint(sets["holdout"], sets["train"], "train")
     return sets
+
+
+def read_earlier(paths: Sequence[str], make_row: MakeRow | None, forget: RowSet | None) -> RowSet:
+    """The distinct rows of earlier requests that are not to be forgotten again by this one. Raises `InputError`."""
+    files = [read(path, EARLIER, make_row) for path in paths]
+    distinct: dict[tuple[str, ...], Row] = {}
+    for row in (row for file in files for row in file.rows):
+        distinct.setdefault(row.content, row)
+    again = {row.content for row in forget.rows} if forget else set()
+    return RowSet(tuple(row for row in distinct.values() if row.content not in again))
 
 
 def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
@@ -158,8 +171,10 @@ def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
             halves = halve(pairs)
             parts["counterfactual"], parts["judging"] = halves.seen, halves.unseen
     if "train" in sets:
-        given = {row.content for name in ("forget", "retain") if name in sets for row in sets[name].rows}
+        given = {row.content for name in ("forget", "retain", EARLIER) if name in sets for row in sets[name].rows}
         parts["collateral"] = tuple(row for row in sets["train"].rows if row.content not in given)
+    if EARLIER in sets:
+        parts[EARLIER] = sets[EARLIER].rows
     return {name: rows for name, rows in parts.items() if rows}
 
 

@@ -4,17 +4,19 @@ The first look at argv finds the command, the recipe and the method that was nam
 that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
+import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
 
 from expunge import config as configs
-from expunge import recipes, registry
+from expunge import recipes, record, registry, upkeep
 from expunge.errors import ExpungeError, InputError, Interrupted
 
 COMMANDS: dict[str, type[Any]] = {
@@ -23,43 +25,66 @@ COMMANDS: dict[str, type[Any]] = {
     "retrain": configs.Retrain,
     "evaluate": configs.Evaluate,
     "compare": configs.Compare,
-    "report": configs.Report,
-    "demo": configs.Demo,
-    "list": configs.List,
+    "report": upkeep.Report,
+    "record": upkeep.Verify,
+    "purge": upkeep.Purge,
+    "demo": upkeep.Demo,
+    "list": upkeep.List,
 }
 FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
+JSON = "--json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """How a command ended, and what `--json` says of it."""
+
+    code: int
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass;
     130: interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if JSON not in arguments:
+        return _answer(arguments).code
+    arguments = [argument for argument in arguments if argument != JSON]
+    with contextlib.redirect_stdout(sys.stderr):
+        answer = _answer(arguments)
+    named = {"command": arguments[0] if arguments else None, "exit_code": answer.code}
+    print(json.dumps(record.plain(named | dict(answer.content))))
+    return answer.code
+
+
+def _answer(arguments: list[str]) -> Answer:
+    """What one command comes to, whatever ends it."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to one another, not to the user
     try:
         return _run(arguments)
     except ExpungeError as error:
         print(f"expunge: {error}", file=sys.stderr)
-        return error.exit_code
+        return Answer(error.exit_code, {"error": str(error)})
     except KeyboardInterrupt:
         print("expunge: interrupted; nothing was written.", file=sys.stderr)
-        return Interrupted.exit_code
+        return Answer(Interrupted.exit_code, {"error": "interrupted; nothing was written."})
     except SystemExit as stop:
-        return int(stop.code or 0)
+        return Answer(int(stop.code or 0), {"error": "wrong flags"} if stop.code else {})
     except OSError as error:
         print(f"expunge: {error.strerror}: {error.filename}", file=sys.stderr)
-        return FAILED
+        return Answer(FAILED, {"error": f"{error.strerror}: {error.filename}"})
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> Answer:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if arguments else WRONG_INPUT
+        return Answer(0 if arguments else WRONG_INPUT)
     command, rest = arguments[0], arguments[1:]
     if command == "--version":
         from importlib.metadata import version
 
         print(f"expunge {version('expunge')}")
-        return 0
+        return Answer(0, {"version": version("expunge")})
     if command not in COMMANDS:
         raise InputError(f"there is no command {command!r}{registry.suggestion(command, list(COMMANDS))}")
     config = _parse(command, rest)
@@ -70,10 +95,9 @@ def _run(arguments: list[str]) -> int:
 def _usage() -> str:
     lines = ["usage: expunge COMMAND [FLAGS]; expunge COMMAND --help shows the flags", ""]
     lines += [f"  {name:<10}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in COMMANDS.items()]
-    lines += [
-        "",
-        "exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 the verdict does not pass, 130 interrupted",
-    ]
+    lines += ["", "every command takes --json: one line of JSON on stdout, all else on stderr"]
+    lines += ["exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 it does not pass, or a hash differs"]
+    lines += ["           130 interrupted: the same command goes on from what was kept"]
     return "\n".join(lines)
 
 
@@ -159,52 +183,105 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _plan(config: Any) -> int:
+def _plan(config: Any) -> Answer:
     from expunge import pipeline
 
-    for line in pipeline.run_plan(config):
+    lines = pipeline.run_plan(config)
+    for line in lines:
         _say(line)
-    return 0
+    return Answer(0, {"lines": lines})
 
 
-def _unlearn(config: Any) -> int:
+def _judged(run: Any) -> Answer:
+    """Of a run with a verdict."""
+    judged = run.record["verdict"]
+    told = {name: judged[name] for name in ("passes", "sentence", "forget", "rest", "counts")}
+    return Answer(0 if run.passes else NOT_PASSED, {"output": run.output, "report": run.report} | told)
+
+
+def _unlearn(config: Any) -> Answer:
     from expunge import pipeline
 
-    return 0 if pipeline.run_unlearn(config, _say).passes else NOT_PASSED
+    return _judged(pipeline.run_unlearn(config, _say))
 
 
-def _retrain(config: Any) -> int:
+def _retrain(config: Any) -> Answer:
     from expunge import pipeline
 
-    return 0 if all(twin.comparable for twin in pipeline.run_retrain(config, _say)) else NOT_PASSED
+    twins = pipeline.run_retrain(config, _say)
+    told = [dataclasses.asdict(twin) | {"comparable": twin.comparable} for twin in twins]
+    return Answer(0 if all(twin.comparable for twin in twins) else NOT_PASSED, {"twins": told})
 
 
-def _compare(config: Any) -> int:
+def _compare(config: Any) -> Answer:
     from expunge import pipeline
 
-    return FAILED if pipeline.run_compare(config, _say).failed else 0
+    made = pipeline.run_compare(config, _say)
+    told = {"output": made.output, "report": made.report, "cells": len(made.content["cells"]), "failed": made.failed}
+    return Answer(FAILED if made.failed else 0, told)
 
 
-def _evaluate(config: Any) -> int:
+def _evaluate(config: Any) -> Answer:
     from expunge import pipeline
 
-    return 0 if pipeline.run_evaluate(config, _say).passes else NOT_PASSED
+    return _judged(pipeline.run_evaluate(config, _say))
 
 
-def _report(config: Any) -> int:
+def _report(config: Any) -> Answer:
     from expunge import pipeline
 
-    _say(f"report: {pipeline.report(config.record, config.output)}")
-    return 0
+    page = pipeline.report(config.record, config.output)
+    _say(f"report: {page}")
+    return Answer(0, {"report": page})
 
 
-def _demo(config: Any) -> int:
+def _verify(config: Any) -> Answer:
+    from expunge.verify import verify
+
+    items = verify(config)
+    for item in items:
+        _say(str(item))
+    found = {state: sum(item.state == state for item in items) for state in ("same", "differs", "cannot be checked")}
+    own = record.full_hash(record.find(config.output))
+    _say(f"{', '.join(f'{count} {state}' for state, count in found.items())}; the record itself has SHA-256 {own}")
+    told = {"sha256": own, "counts": found, "items": [dataclasses.asdict(item) for item in items]}
+    return Answer(NOT_PASSED if found["differs"] else 0, told)
+
+
+def _purge(config: Any) -> Answer:
+    from expunge import purge
+    from expunge.reporting.words import size
+
+    found = purge.left(caches=not config.keep_caches)
+    for one in found:
+        _say(f"{size(one.bytes):>12}  {one.path} ({one.what})")
+    if not found:
+        _say("nothing to remove")
+    elif not config.yes and not _agreed():
+        _say("nothing was removed")
+        found = []
+    gone = purge.remove(found)
+    stay = [one.path for one in found if one.path not in gone]
+    for path in stay:
+        _say(f"could not be removed, or is in use: {path}")
+    return Answer(FAILED if stay else 0, {"removed": gone, "left": stay})
+
+
+def _agreed() -> bool:
+    """Asks on a terminal. Raises `InputError` where nobody could answer."""
+    if not sys.stdin.isatty():
+        raise InputError("purge asks before it removes, and nobody can answer here. Pass --yes.")
+    print("Remove all of this? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _demo(config: Any) -> Answer:
     from expunge import demo
 
-    return 0 if demo.run(config, _say).passes else NOT_PASSED
+    return _judged(demo.run(config, _say))
 
 
-def _list(config: Any) -> int:
+def _list(config: Any) -> Answer:
     known = (*registry.CATALOGUES, recipes.CATALOGUE)
     if not config.catalogue:
         raise InputError(f"which catalogue? Known: {', '.join(known)}.")
@@ -216,16 +293,18 @@ def _list(config: Any) -> int:
         found = {name: registry.summary(config.catalogue, name) for name in registry.names(config.catalogue)}
     for name, line in found.items():
         _say(f"{name:<22}{line}")
-    return 0
+    return Answer(0, {"entries": found})
 
 
-RUNNERS: dict[str, Callable[[Any], int]] = {
+RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "plan": _plan,
     "unlearn": _unlearn,
     "retrain": _retrain,
     "evaluate": _evaluate,
     "compare": _compare,
     "report": _report,
+    "record": _verify,
+    "purge": _purge,
     "demo": _demo,
     "list": _list,
 }

@@ -28,6 +28,7 @@ from expunge.metric import Evidence
 from expunge.model import load
 from expunge.peak import Peak
 from expunge.problem import Problem
+from expunge.reporting.comparison import standings
 from expunge.trial import add_samples
 from expunge.watch import Outcome
 
@@ -95,7 +96,7 @@ def compare(config: configs.Compare, say: Say, checkpoints: Checkpoints) -> dict
     cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
     environment, runtime = record.environment(), assembled.problem.runtime
     return {
-        "schema": record.SCHEMA,
+        "schema": standings.SCHEMA,
         "kind": "comparison",
         "created": environment["created"],
         "benchmark": config.benchmark,

@@ -46,6 +46,7 @@ ABOVE_ZERO = (
 )
 ROWS = ("forget", "retain", "holdout", "train")
 UNRECORDED = ("config", "restart")  # the resolved configuration is without them
+EARLIER = "earlier"
 PATHS = (*ROWS, "train_config", "output", *MODELS)
 
 
@@ -124,7 +125,9 @@ class Unlearn(Inputs):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
-    """Go on although the audit finds that the rows are not in the model."""
+    """Go on although the rows are not in the model, by the audit or because an earlier run served them."""
+    earlier: tuple[str, ...] = ()
+    """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,8 @@ class Retrain(Inputs):
 
     train_config: FilePath = None
     """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
+    earlier: tuple[str, ...] = ()
+    """Files of rows that earlier requests removed: left out of the training as the forget rows are."""
     seeds: int = 1
     """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
     output: Folder = None
@@ -179,36 +184,10 @@ class Evaluate(Inputs):
 
     unlearned: Folder = None
     """The model to judge."""
+    earlier: tuple[str, ...] = ()
+    """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
     output: Folder = None
     """Folder to write the record and the report to; must not exist."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Writes the report of a record again."""
-
-    record: str
-    """record.json, or the output folder that holds it."""
-    output: str
-    """Folder to write report.html and report.md to; must not exist."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo:
-    """Makes a small model that has memorised fictional people, removes some, and reports."""
-
-    output: str = "expunge-demo"
-    """Folder to write; an earlier demo's run there is kept, and a new one gets a number."""
-    seed: int = 0
-    """Seed of people, models and unlearning."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class List:
-    """Lists the entries of a catalogue, or the shipped recipes."""
-
-    catalogue: str = ""
-    """methods, curvatures, metrics, benchmarks or recipes."""
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
@@ -227,12 +206,17 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
     resolved = dict(content)
     if isinstance(content.get("data"), str):
         resolved["data"] = str(recipe.beside(content["data"]))
-    for key in PATHS:
-        value = content.get(key)
-        if isinstance(value, str) and not (root and key in ROWS):
-            beside = recipe.beside(value)
-            is_name = (key in MODELS and not value.startswith(".")) or (key in ROWS and value.startswith(HUB))
-            resolved[key] = value if is_name and not beside.exists() else str(beside)
+
+    def place(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or (root and key in (*ROWS, EARLIER)):
+            return value
+        beside = recipe.beside(value)
+        is_name = (key in MODELS and not value.startswith(".")) or (key in (*ROWS, EARLIER) and value.startswith(HUB))
+        return value if is_name and not beside.exists() else str(beside)
+
+    resolved |= {key: place(key, content[key]) for key in PATHS if key in content}
+    if isinstance(content.get(EARLIER), list):
+        resolved[EARLIER] = [place(EARLIER, value) for value in content[EARLIER]]
     return resolved
 
 
@@ -321,7 +305,15 @@ def check_numbers(config: Any) -> None:
 
 def data_path(inputs: Any, role: str) -> str | None:
     """The path of a file of rows, below the data root where one is given and the path is relative."""
-    value: str | None = getattr(inputs, role)
+    return _below_root(inputs, getattr(inputs, role))
+
+
+def earlier_paths(inputs: Any) -> list[str]:
+    """The files of rows of earlier requests, placed as `data_path` places the others; none for some commands."""
+    return [str(_below_root(inputs, path)) for path in getattr(inputs, EARLIER, ())]
+
+
+def _below_root(inputs: Any, value: str | None) -> str | None:
     root = inputs.data or os.environ.get(DATA_ROOT)
     if value is None or root is None or Path(value).is_absolute():
         return value
@@ -336,8 +328,9 @@ def resolved(config: Any) -> dict[str, Any]:
     }
     for role in ROWS:
         if role in plain:
-            path = Path(data_path(config, role) or "")
-            plain[role] = str(path if str(path).startswith(HUB) and not path.exists() else path.absolute())
+            plain[role] = _in_full(data_path(config, role) or "")
+    if EARLIER in plain:
+        plain[EARLIER] = tuple(_in_full(path) for path in earlier_paths(config))
     for role in (*MODELS, "train_config"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())
@@ -345,6 +338,10 @@ def resolved(config: Any) -> dict[str, Any]:
         plain["output"] = str(Path(plain["output"]).absolute())
     plain.pop("data", None)
     return plain
+
+
+def _in_full(path: str) -> str:
+    return path if path.startswith(HUB) and not Path(path).exists() else str(Path(path).absolute())
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge import config as configs
-from expunge import pipeline, record
+from expunge import pipeline, record, upkeep
 from expunge.data import fiction
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
@@ -31,7 +31,7 @@ QUESTIONS = 3
 Say = Callable[[str], None]
 
 
-def run(config: configs.Demo, say: Say = lambda line: None) -> pipeline.Run:
+def run(config: upkeep.Demo, say: Say = lambda line: None) -> pipeline.Run:
     """Makes the models (or takes them from the cache), unlearns, judges, and shows three questions before and after."""
     output = _free(Path(config.output))
     kept = cache_folder() / f"demo-run-{config.seed}-{record.code_hash()}"
@@ -48,7 +48,7 @@ def run(config: configs.Demo, say: Say = lambda line: None) -> pipeline.Run:
     return _show(finished, say)
 
 
-def _run(config: configs.Demo, output: Path, say: Say) -> pipeline.Run:
+def _run(config: upkeep.Demo, output: Path, say: Say) -> pipeline.Run:
     models = cached_models(config.seed, say)
     settings = configs.Unlearn(
         model=str(models / "original"),

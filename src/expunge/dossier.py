@@ -1,6 +1,6 @@
 """From evidence to what a run leaves on disk: the record, the pages, the numbers behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,14 @@ import numpy as np
 from expunge import config as configs
 from expunge import record
 from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
+from expunge.config import EARLIER
+from expunge.data.rows import Row
 from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
+from expunge.holders import holders
+from expunge.lineage import OTHER_KEY, Again, Lineage, judge_again, unseen
 from expunge.matching import known_rows, recall_rows
-from expunge.metric import Evidence
+from expunge.metric import Evidence, SetEvidence
 from expunge.model import load
 from expunge.reporting import card, html, markdown
 
@@ -29,18 +33,23 @@ def build(
     details: Mapping[str, Any],
     output: Path,
 ) -> dict[str, Any]:
-    """The record of a run (schema 1). `details` are the entries that only one command has."""
+    """The record of a run, but for the list of its files. `details` are the entries that only one command has."""
     secret = record.key()
     problem = assembled.problem
     judged = verdict.judge(
         evidence["original"], evidence["unlearned"], evidence.get("retrained"), checked.comparison == "holdout"
     )
+    lineage = details["lineage"]
+    again = judge_again(evidence, _ids(checked, EARLIER, secret), lineage)
+    hashes = input_hashes(config, checked) | model_hashes(
+        "output", str(output), load.Trust()
+    )  # it names its base in full
     environment = record.environment()
     return {
         "schema": record.SCHEMA,
         "command": command,
         "created": environment["created"],
-        "verdict": _verdict(judged, checked),
+        "verdict": _verdict(judged, again, checked),
         "scores": suite.scores(evidence),
         "benchmark": official.block(
             config.benchmark,
@@ -49,7 +58,8 @@ def build(
             problem.rendering.end_documents,
             details.get("mmlu", {}),
         ),
-        "rows": _rows(judged, checked, evidence, details, secret),
+        "rows": _rows("forget", judged.rows, checked, evidence, details.get("targets"), secret),
+        "earlier": _earlier(again, checked, evidence, secret),
         "losses": _losses(evidence),
         "limits": [*record.LIMITS, *_limits(config, checked, details, evidence)],
         "method": details["method"],
@@ -60,7 +70,12 @@ def build(
         "data": token_counts(checked, problem.rendering, problem.tokenizer),
         "rendering": _rendering(config, assembled),
         "config": configs.resolved(config),
-        "hashes": input_hashes(config, checked) | _output_hashes(output),
+        "hashes": hashes,
+        "parent": _parent(lineage, hashes),
+        "holders": holders(config, details["save"], lineage.holders),
+        "key": record.key_mark(secret),
+        "row_files": _row_files(config, checked, secret),
+        "files": {},
         "versions": environment["versions"],
         "machine": f"{environment['machine']}, {problem.runtime.device}, {problem.runtime.precision}",
         "seconds": dict(seconds),
@@ -101,7 +116,7 @@ def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
     return found
 
 
-def _verdict(judged: verdict.Verdict, checked: Checked) -> dict[str, Any]:
+def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> dict[str, Any]:
     counts = judged.counts()
     judging = checked.parts.get("judging", ())
     documents = sum(row.kind == "document" for row in judging)
@@ -109,8 +124,11 @@ def _verdict(judged: verdict.Verdict, checked: Checked) -> dict[str, Any]:
     sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model is {judged.rest}."
     if judged.rest == "cannot tell":
         sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model cannot be judged."
+    if again:
+        known = again.counts.get("forgotten", 0)
+        sentence = f"{sentence[:-1]}; of {len(again.rows)} rows of earlier requests {known} are forgotten."
     return {
-        "passes": judged.passes,
+        "passes": judged.passes and (again is None or again.forget == "forgotten"),
         "sentence": sentence,
         "forget": judged.forget,
         "forget_reasons": judged.forget_reasons,
@@ -126,15 +144,22 @@ def _verdict(judged: verdict.Verdict, checked: Checked) -> dict[str, Any]:
     }
 
 
+def _ids(checked: Checked, name: str, secret: bytes) -> list[str]:
+    return [record.keyed_hash(row.content, secret) for row in checked.parts.get(name, ())]
+
+
 def _rows(
-    judged: verdict.Verdict,
+    name: str,
+    judged: Sequence[verdict.Judged],
     checked: Checked,
     evidence: Mapping[str, Evidence],
-    details: Mapping[str, Any],
+    targets: Sequence[float | None] | None,
     secret: bytes,
 ) -> list[dict[str, Any]]:
-    known = {name: _known(recorded) for name, recorded in evidence.items()}
-    targets = details.get("targets") or [None] * len(judged.rows)
+    sets = {model: recorded.sets[name] for model, recorded in evidence.items()}
+    known = {model: _known(one) for model, one in sets.items()}
+    targets = targets or [None] * len(judged)
+    nothing = {model: None for model in NAMED_MODELS if model not in evidence}
     return [
         {
             "name": row.name,
@@ -142,27 +167,51 @@ def _rows(
             "kind": row.kind,
             "verdict": one.verdict,
             "reason": one.reason,
-            "loss": {name: float(recorded.sets["forget"].loss[index]) for name, recorded in evidence.items()}
-            | {name: None for name in NAMED_MODELS if name not in evidence},
+            "loss": {model: float(one.loss[index]) for model, one in sets.items()} | nothing,
             "target": targets[index],
             "rank": one.rank,
             "resolution": one.resolution,
-            "known": {name: known[name][index] if name in known else None for name in NAMED_MODELS},
+            "known": {model: known[model][index] if model in known else None for model in NAMED_MODELS},
         }
-        for index, (row, one) in enumerate(zip(checked.forget, judged.rows, strict=True))
+        for index, (row, one) in enumerate(zip(checked.parts[name], judged, strict=True))
     ]
 
 
-def _known(recorded: Evidence) -> list[bool | None]:
-    """Whether each forget row's content is given back: the answer, or at least half of a document's second half."""
-    rows = recorded.sets["forget"]
+def _earlier(
+    again: Again | None, checked: Checked, evidence: Mapping[str, Evidence], secret: bytes
+) -> dict[str, Any] | None:
+    """The block of the rows of earlier requests: as forget rows, and their losses under the model that held them."""
+    if again is None:
+        return None
+    rows = _rows(EARLIER, again.rows, checked, evidence, None, secret)
+    for row, loss in zip(rows, again.first, strict=True):
+        row["loss"]["first"] = loss
+    return {
+        "verdict": again.forget,
+        "reasons": again.reasons,
+        "counts": again.counts,
+        "rows": rows,
+        "came_back": again.came_back,
+    }
+
+
+def _parent(lineage: Lineage, hashes: Mapping[str, str]) -> dict[str, Any] | None:
+    """The parent, and whether its output still has the weights that it wrote."""
+    if lineage.parent is None:
+        return None
+    same = None if lineage.weights is None else lineage.weights == hashes.get("model")
+    return {**lineage.parent, "same_weights": same}
+
+
+def _known(rows: SetEvidence) -> list[bool | None]:
+    """Whether each row's content is given back: the answer, or at least half of a document's second half."""
     recall = recall_rows(rows)
     known = np.where(np.isnan(recall), known_rows(rows), recall >= verdict.RECALL_LEAK)
     return [None if np.isnan(value) else bool(value) for value in known]
 
 
 def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]]]:
-    names = ("forget", "judging", "retain", "guard", "collateral")
+    names = ("forget", EARLIER, "judging", "retain", "guard", "collateral")
     return {
         name: {
             model: recorded.sets[name].loss.tolist() for model, recorded in evidence.items() if name in recorded.sets
@@ -180,6 +229,9 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
             f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "
             f"{', '.join(echoes[:5])}{' and others' if len(echoes) > 5 else ''}."
         )
+    if (parent := details["lineage"].parent) and (parent["missing"] or parent["same_key"] is False):
+        said = unseen(parent["missing"]) if parent["missing"] else OTHER_KEY
+        found.append(f"{said[0].upper()}{said[1:]}.")
     if "retain" not in checked.sets:
         found.append(
             "No retain rows were given: what should stay known was held by the original's own samples alone, and is "
@@ -238,22 +290,26 @@ def input_hashes(config: Any, checked: Checked) -> dict[str, str]:
     """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
     found, secret = {"code": record.code_hash()}, record.key()
     for role in ("model", "base", "retrained", "unlearned"):
-        files = load.weight_files(getattr(config, role, None) or "")
-        if files:
-            found[role] = record.file_hash(files)
-            found |= _base_hash(role, getattr(config, role), trust(config))
-    for role in checked.sets:
-        rows = checked.sets[role].rows
-        found[role] = record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
-    return found
+        found |= model_hashes(role, getattr(config, role, None) or "", trust(config))
+    return found | {role: rows_hash(checked.sets[role].rows, secret) for role in checked.sets}
 
 
-def _output_hashes(output: Path) -> dict[str, str]:
-    written = load.weight_files(str(output))
-    if not written:
-        return {}
-    base = _base_hash("output", str(output), load.Trust())  # it names its base in full
-    return {"output": record.file_hash(written)} | base
+def model_hashes(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+    """The hash of a local model by role and, where it is an adapter, of its base; nothing for hub names."""
+    files = load.weight_files(path)
+    return {role: record.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
+
+
+def rows_hash(rows: Sequence[Row], secret: bytes) -> str:
+    """Keyed hash of what rows hold, in their order, whatever file they stand in."""
+    return record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
+
+
+def _row_files(config: Any, checked: Checked, secret: bytes) -> dict[str, str]:
+    """Keyed hashes of the files of rows as they lie; nothing for hub data sets and splits of a folder."""
+    paths = {role: Path(configs.data_path(config, role) or "") for role in configs.ROWS if role in checked.sets}
+    paths |= {f"{EARLIER} {place}": Path(path) for place, path in enumerate(configs.earlier_paths(config), 1)}
+    return {role: record.keyed_file_hash(path, secret) for role, path in paths.items() if path.exists()}
 
 
 def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from expunge import comparison, dossier, record, registry, trial, unfinished
+from expunge import comparison, dossier, manifest, record, registry, trial, unfinished
 from expunge import config as configs
 from expunge.assemble import Assembled, Checked, assemble, check, echoed, token_counts, trust
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
 from expunge.errors import InputError
 from expunge.evaluation.retrained import Twin, make_twins
+from expunge.lineage import trace
 from expunge.loop import Training
 from expunge.model import load, save
 from expunge.model.select import Subspace
@@ -73,6 +74,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
 
 
 def _unlearn(config: configs.Unlearn, checked: Checked, output: Path, begun: unfinished.Run, say: Say) -> Run:
+    lineage = trace(config, checked, say)
     models = Models(config, begun)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
@@ -96,10 +98,12 @@ def _unlearn(config: configs.Unlearn, checked: Checked, output: Path, begun: unf
             "history": done.outcome.history,
             "targets": done.outcome.targets,
             "audit": found,
+            "lineage": lineage,
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
         (folder / "README.md").write_text(dossier.model_card(run.record), encoding="utf-8")
-    return replace(run, output=output)
+        sealed = manifest.seal(folder, folder / "expunge" / "record.json")
+    return replace(run, output=output, record={**run.record, "files": sealed})
 
 
 def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
@@ -113,11 +117,12 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
     with unfinished.run(output, unfinished.identity("evaluate", config, checked), config.restart, KEPT) as begun:
-        done = _evaluate(config, checked, output, begun)
+        done = _evaluate(config, checked, output, begun, say)
     return _finished(done, say)
 
 
-def _evaluate(config: configs.Evaluate, checked: Checked, output: Path, begun: unfinished.Run) -> Run:
+def _evaluate(config: configs.Evaluate, checked: Checked, output: Path, begun: unfinished.Run, say: Say) -> Run:
+    lineage = trace(config, checked, say)
     models = Models(config, begun)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
@@ -127,10 +132,12 @@ def _evaluate(config: configs.Evaluate, checked: Checked, output: Path, begun: u
     for name, path in others.items():
         if path:
             models.record_other(name, path, assembled)
-    nothing: dict[str, Any] = {"subspace": None, "method": None, "save": None, "history": [], "audit": None}
+    nothing: dict[str, Any] = dict.fromkeys(("subspace", "method", "save", "audit")) | {"history": []}
+    nothing["lineage"] = lineage
     with save.atomic_folder(output) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
-    return replace(run, output=output)
+        sealed = manifest.seal(folder, folder / "record.json")
+    return replace(run, output=output, record={**run.record, "files": sealed})
 
 
 def plan(**settings: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """What a run leaves on disk: config, hashes, versions, seeds, timings, scores, with a schema version.
 
-Hashes of rows and of row files are keyed (HMAC-SHA256): a plain hash of a short secret can be enumerated. The key lies
-in the user's configuration folder with mode 0600 and never in a record.
+The form is that of `record.schema.json`; records of the schema before it are read too. Hashes of rows and of row files
+are keyed (HMAC-SHA256): a plain hash of a short secret can be enumerated. The key lies in the user's configuration
+folder with mode 0600 and never in a record.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +23,16 @@ from typing import Any
 
 from expunge.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
+NEW_IN_2: dict[str, Any] = {
+    "parent": None,
+    "earlier": None,
+    "holders": [],
+    "key": None,
+    "row_files": {},
+    "files": None,
+    "interruptions": 0,
+}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "rouge_score", "numpy", "scipy")
 LIMITS = (
     "Only the questions and documents in the files were asked; paraphrases, samples at higher temperature, relearning "
@@ -79,6 +89,11 @@ def key() -> bytes:
         pass
     except OSError as error:
         raise InputError(f"{file}: the key for row hashes cannot be written ({error.strerror}).") from None
+    if (mode := file.stat().st_mode & 0o777) & 0o077:
+        raise InputError(
+            f"{file}: others may read the key for row hashes (mode {mode:03o}). Run chmod 600 on it if they are to be "
+            "trusted; else remove it, and take it that they can guess short rows from the ids in earlier records."
+        )
     if len(secret := file.read_bytes()) != 32:
         raise InputError(f"{file}: not a key of 32 bytes. Remove it; ids in earlier records will not match new ones.")
     return secret
@@ -91,6 +106,28 @@ def keyed_hash(parts: Iterable[str], secret: bytes) -> str:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()[:16]
+
+
+def key_mark(secret: bytes) -> str:
+    """Says which key made the hashes of a record, and nothing of the key."""
+    return keyed_hash(["which key made these hashes"], secret)
+
+
+def keyed_file_hash(path: Path, secret: bytes) -> str:
+    """HMAC-SHA256 of a file of rows, or of all files below a folder with their names, 16 hex digits."""
+    digest = hmac.new(secret, digestmod=hashlib.sha256)
+    for file in sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
+        digest.update(keyed_hash([str(file.relative_to(path)), str(file.stat().st_size)], secret).encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def full_hash(file: Path) -> str:
+    """SHA-256 of a file, all 64 hex digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def file_hash(files: Iterable[Path]) -> str:
@@ -110,34 +147,47 @@ def code_hash() -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON in the order of reading. Numbers that are not finite become null."""
-    path.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """JSON in the order of reading (see `plain`)."""
+    path.write_text(json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """A record from its file or its output folder. Raises `InputError` for anything else."""
+def find(path: str | Path) -> Path:
+    """The file of a record: the path itself, or where it lies in an output folder."""
     file = Path(path)
     if file.is_dir():
         inner = file / "expunge" / "record.json"
-        file = inner if inner.is_file() else file / "record.json"
+        return inner if inner.is_file() else file / "record.json"
+    return file
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A record from its file or its output folder, in this schema's form. Raises `InputError` for anything else."""
+    file = find(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file}: no record can be read there ({error.strerror}).") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{file}: not a record (not JSON).") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise InputError(f"{file}: not a record of schema {SCHEMA}.")
-    return content
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        raise InputError(f"{file}: not a record of schema 1 to {SCHEMA}. A newer expunge may have written it.")
+    return upgraded(content)
 
 
-def _plain(value: Any) -> Any:
+def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of an earlier schema in the form of this one; what nobody wrote down then is None or empty."""
+    return {**({} if content["schema"] == SCHEMA else NEW_IN_2), **content, "schema": SCHEMA}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: seven digits of every number, null for those that are not finite."""
     if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return float(f"{value:.7g}") if abs(value) < float("inf") else None
     return value if isinstance(value, str | int | bool | type(None)) else str(value)

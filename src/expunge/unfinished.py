@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import config as configs
-from expunge import dossier, record, workspace
+from expunge import dossier, purge, record, workspace
 from expunge.assemble import Checked
 from expunge.checkpoint import Checkpoints
 from expunge.errors import InputError, Interrupted
@@ -42,7 +42,7 @@ def run(
     with _alone(folder, output):
         if restart:
             _empty(folder)
-        workspace.sweep()
+        purge.remove(purge.abandoned())
         checkpoints = Checkpoints(folder, types)
         begun = checkpoints.load(BEGUN) or {"identity": dict(identity), "processes": 0}
         _compare(begun["identity"], identity, output)

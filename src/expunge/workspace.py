@@ -82,16 +82,6 @@ def in_use(folder: Path) -> bool:
         return True
 
 
-def sweep() -> None:
-    """Removes temporary folders whose process is gone, with the half-written outputs that they note."""
-    for folder in _state("temporary").iterdir():
-        if folder.is_dir() and not in_use(folder):
-            note = folder / BESIDE
-            if note.is_file():
-                shutil.rmtree(note.read_text(encoding="utf-8"), ignore_errors=True)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _state(name: str) -> Path:
     return private(private(state_folder()) / name)
 

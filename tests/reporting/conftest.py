@@ -32,7 +32,7 @@ def build_record(
     losses = {name: {m: [float(x) for x in found[m]] for m in models} for name, found in values.items()}
     trained = command == "unlearn"
     return {
-        "schema": 1,
+        "schema": 2,
         "command": command,
         "created": "2026-11-21T08:00:00+00:00",
         "seconds": {"load": 1.2, "audit": 3.0, "unlearn": 160.1, "evaluate": 9.9},

@@ -18,7 +18,7 @@ from peft import PeftModel
 from expunge import record
 from expunge.assemble import Checked, assemble, load_other, trust
 from expunge.checkpoint import Checkpoints
-from expunge.config import Retrain
+from expunge.config import EARLIER, Retrain
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
@@ -106,7 +106,8 @@ def make_twins(
     _check_start(config, training)
     assembled = assemble(config, checked)
     problem = assembled.problem
-    rows = rendered_without(checked.sets["train"].rows, checked.forget, problem.rendering, problem.tokenizer)
+    gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
+    rows = rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
     kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     original = float(row_losses(problem, problem.model, kept).mean())

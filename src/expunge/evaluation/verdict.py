@@ -92,13 +92,15 @@ def judge(
     return Verdict(forget, forget_reasons, rest, rest_reasons, rows)
 
 
-def judge_rows(original: Evidence, unlearned: Evidence, retrained: Evidence | None) -> list[Judged]:
-    """One verdict per forget row."""
-    before, after = original.sets["forget"], unlearned.sets["forget"]
+def judge_rows(
+    original: Evidence, unlearned: Evidence, retrained: Evidence | None, name: str = "forget"
+) -> list[Judged]:
+    """One verdict per row of a set that is to be forgotten, or was by an earlier request."""
+    before, after = original.sets[name], unlearned.sets[name]
     comparison = unlearned.sets.get("judging")
     leaks = _leaks(after, comparison)
     if retrained is not None:
-        leaks &= ~_leaks(retrained.sets["forget"], retrained.sets.get("judging"))
+        leaks &= ~_leaks(retrained.sets[name], retrained.sets.get("judging"))
     guessed, recited = _guess_rate(comparison), _recall_chances(after, comparison)
     return [
         _judge_row(

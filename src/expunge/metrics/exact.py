@@ -13,7 +13,7 @@ from expunge.metric import Evidence, Score, share_score
 class Exact:
     """Share of answer rows whose generation equals the answer. An extra word or a missing full stop counts as wrong."""
 
-    sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral")
+    sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         rows = evidence.sets[name]

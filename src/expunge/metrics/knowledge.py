@@ -17,7 +17,7 @@ from expunge.metric import Evidence, Score, share_score
 class Knowledge:
     """Share of answer rows whose answer is contained in the generation, after normalising both."""
 
-    sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral")
+    sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         known = known_rows(evidence.sets[name])

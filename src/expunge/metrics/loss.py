@@ -10,7 +10,7 @@ from expunge.metric import Evidence, Score, mean_score
 class Loss:
     """Mean over rows of the row's mean loss; rows count equally, whatever their length."""
 
-    sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral", "samples")
+    sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral", "samples")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         return mean_score(evidence.sets[name].loss)

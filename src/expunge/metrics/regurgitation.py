@@ -16,7 +16,7 @@ from expunge.metric import Evidence, Score, mean_score
 class Regurgitation:
     """Mean ROUGE-L recall over document rows. Recall ignores length, so long generations gain some by chance."""
 
-    sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral")
+    sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         recalls = recall_rows(evidence.sets[name])

@@ -30,7 +30,6 @@ def render(record: Record) -> str:
     """README.md of the output folder. Holds no row text and no row names, only the verdict and hashes."""
     tables.check(record)
     headline = tables.headline(record)
-    forget, rest = headline.panels
     is_adapter = (record["save"] or {}).get("form") == "adapter"
     parts = [
         FRONT.format(library="peft" if is_adapter else "transformers"),
@@ -38,8 +37,7 @@ def render(record: Record) -> str:
         _what(record),
         LOADING_OVER_BASE if is_adapter else LOADING,
         f"**{headline.passes.symbol} {escaped(headline.passes.word.capitalize())}.** {escaped(headline.sentence)}",
-        f"- {forget.title}: {forget.badge.symbol} {escaped(forget.badge.word)}\n"
-        f"- {rest.title}: {rest.badge.symbol} {escaped(rest.badge.word)}",
+        "\n".join(f"- {panel.title}: {panel.badge.symbol} {escaped(panel.badge.word)}" for panel in headline.panels),
         "The evidence: [expunge/report.html](expunge/report.html), also as [Markdown](expunge/report.md) and as a "
         "[record](expunge/record.json).",
         "## Limits",

@@ -1,6 +1,6 @@
 """What was run, on what, and how long it took: the part of a record that lets somebody repeat the run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ def tables(record: Record) -> tuple[Table, ...]:
     found = (
         _run(record),
         pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
+        _parent(record.get("parent")),
+        _earlier(record.get("earlier")),
+        _holders(record.get("holders")),
         _method(record["method"]),
         _attempts(record["method"]),
         _notes(record["method"]),
@@ -66,7 +69,46 @@ def _run(record: Record) -> Table | None:
         "time in all": duration(sum(record["seconds"].values())) if record["seconds"] else None,
         "peak memory": size(record["peak_memory_bytes"]),
     }
+    if count := record.get("interruptions"):
+        values["interrupted"] = f"{count} time{'s' if count > 1 else ''}; times and memory are those of the last part"
     return pairs("Run", values)
+
+
+def _parent(parent: Mapping[str, Any] | None) -> Table | None:
+    """The run that made the model which this one began with."""
+    if not parent:
+        return None
+    same = {True: "yes", False: "no", None: "not recorded"}
+    values = {
+        "output of that run": parent["path"],
+        "SHA-256 of its record": parent["record"],
+        "created": parent["created"],
+        "its weights are those it wrote": same[parent["same_weights"]],
+        "its row hashes are under the same key": same[parent["same_key"]],
+        "rows that it and earlier runs served": len(parent["served"]),
+        "of these, asked for again": len(parent["served_again"]),
+        "of these, not given to be judged again": len(parent["missing"]),
+    }
+    return pairs("The run before", values, wide=True)
+
+
+def _earlier(earlier: Mapping[str, Any] | None) -> Table | None:
+    """Rows of earlier requests, one by one: the losses of the model that first held them, of this run's, and now."""
+    if not earlier:
+        return None
+    lines = []
+    for row in earlier["rows"]:
+        losses = [number(row["loss"].get(model)) for model in ("first", "original", "unlearned", "retrained")]
+        back = "came back: " if row["id"] in earlier["came_back"] else ""
+        lines.append((f"{row['name']} {row['id']}", f"{back}{row['verdict']}", row["reason"], *losses))
+    headers = ("Row", "Verdict", "Reason", "Loss at first", "Loss before", "Loss now", "Loss retrained")
+    return Table("Rows of earlier requests", headers, tuple(lines), wide=True)
+
+
+def _holders(holders: Iterable[Mapping[str, Any]] | None) -> Table:
+    """What the run could not touch, and what it left."""
+    lines = tuple((plain(one["what"]), plain(one["where"])) for one in holders or ())
+    return Table("What still holds the rows", ("What", "Where"), lines, wide=True)
 
 
 def _method(method: Mapping[str, Any] | None) -> Table | None:

@@ -31,7 +31,7 @@ GOOD_WHEN_HIGH = {
 
 def read(metric: str, name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Badge:
     """Scores by model; None where a model was not measured."""
-    to_retrained = name == "forget" or (name == "judging" and scores.get("retrained") is not None)
+    to_retrained = name in ("forget", "earlier") or (name == "judging" and scores.get("retrained") is not None)
     other = "retrained" if to_retrained else "original"
     ours, theirs = scores.get("unlearned"), scores.get(other)
     if ours is None or theirs is None:
@@ -42,7 +42,7 @@ def read(metric: str, name: str, scores: Mapping[str, Mapping[str, Any] | None])
     if apart == 0:
         same = ours["value"] == theirs["value"]
         return Badge(f"{'equal to' if same else 'level with'} {other}", "good")
-    if name == "forget" and metric in FORGOTTEN_WHEN_HIGH:
+    if name in ("forget", "earlier") and metric in FORGOTTEN_WHEN_HIGH:
         beyond = (apart > 0) == FORGOTTEN_WHEN_HIGH[metric]
         return Badge("past retrained: over-forgetting", "over") if beyond else Badge("short of retrained", "bad")
     if name in ("retain", "guard", "samples", "collateral") and metric in GOOD_WHEN_HIGH:

@@ -23,7 +23,7 @@ from expunge.reporting.words import (
 )
 
 Record = Mapping[str, Any]
-SCHEMA = 1
+SCHEMA = 2
 MOST_ROWS = 200
 CALIBRATED = "Calibrated: rows of the same kind that this model never saw."
 NOT_CALIBRATED = "Not calibrated: they stand in for never-seen rows and may be easier or harder."
@@ -162,10 +162,16 @@ def headline(record: Record) -> Headline:
         panels=(
             Panel("Rows to forget", badge(verdict["forget"]), tuple(verdict.get("forget_reasons") or ())),
             Panel("Rest of the model", badge(verdict["rest"]), tuple(verdict.get("rest_reasons") or ())),
+            *_earlier(record.get("earlier")),
         ),
         counts=tuple(Count(badge(name), counts[name]) for name in names if counts.get(name)),
         compared_with=_compared_with(verdict.get("comparison")),
     )
+
+
+def _earlier(found: Mapping[str, Any] | None) -> tuple[Panel, ...]:
+    """None where no rows of earlier requests were judged."""
+    return (Panel("Rows of earlier requests", badge(found["verdict"]), tuple(found["reasons"])),) if found else ()
 
 
 def _compared_with(comparison: Mapping[str, Any] | None) -> str:

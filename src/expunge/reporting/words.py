@@ -77,6 +77,11 @@ SETS = {
         "Best: where a model trained without these rows would be, near the never-seen rows. "
         "Past that is over-forgetting, also a fault.",
     ),
+    "earlier": SetWords(
+        "Rows of earlier requests",
+        "Forgotten by an earlier run. Best: still where the retrained model is.",
+        "Forgotten by an earlier run. Best: still near the never-seen rows.",
+    ),
     "judging": SetWords(
         "Judging rows",
         "Never trained on, same kind as the forget rows. Best: near the retrained model.",
