@@ -5,7 +5,10 @@ that `--help` answers at once.
 """
 
 import dataclasses
+import os
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -13,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from expunge import config as configs
-from expunge import recipes, registry
+from expunge import launcher, recipes, registry
 from expunge.errors import ExpungeError, InputError
 
 COMMANDS: dict[str, type[Any]] = {
@@ -33,21 +36,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to one another, not to the user
+    if launcher.processes() > 1:
+        return _one_of_several(arguments)
+    return _answered(arguments, _complain)
+
+
+def _answered(arguments: list[str], complain: Callable[[str], None]) -> int:
+    """The exit code of a command; what a user can act on is one line, given to `complain`."""
     try:
+        launcher.check(arguments[0] if arguments else "")
         return _run(arguments)
     except ExpungeError as error:
-        print(f"expunge: {error}", file=sys.stderr)
+        complain(f"expunge: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         compares = arguments[:1] == ["compare"]
         what = "finished cells are kept, and the same command goes on" if compares else "nothing was written"
-        print(f"expunge: interrupted; {what}.", file=sys.stderr)
+        complain(f"expunge: interrupted; {what}.")
         return FAILED
     except SystemExit as stop:
         return int(stop.code or 0)
     except OSError as error:
-        print(f"expunge: {error.strerror}: {error.filename}", file=sys.stderr)
+        complain(f"expunge: {error.strerror}: {error.filename}")
         return FAILED
+
+
+def _complain(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _one_of_several(arguments: list[str]) -> int:
+    """The same for one of several processes: the first of them prints; whichever fails first gives the one message.
+
+    A launcher ends all processes once one has ended with another code than 0, so they end together, or at once.
+    """
+    from expunge import distributed
+
+    stderr = sys.stderr
+    if launcher.rank():
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    signal.signal(signal.SIGTERM, _terminate)
+    company = distributed.join()
+    failures: list[str] = []
+    try:
+        code = _answered(arguments, failures.append)
+        if not failures:
+            distributed.leave()
+            return code
+    except _Terminated:
+        code = FAILED
+    except Exception:  # one process alone would show the same
+        code = FAILED
+        failures.append(traceback.format_exc())
+    if failures and company.speaks():
+        print(failures[0], file=stderr)
+    sys.stdout.flush()
+    stderr.flush()
+    os._exit(code)  # no tear-down, which could wait for the others
+
+
+class _Terminated(BaseException):
+    """The launcher ends this process, since another one failed; raised so that what was begun is cleared away."""
+
+
+def _terminate(*signalled: object) -> None:
+    raise _Terminated
 
 
 def _run(arguments: list[str]) -> int:

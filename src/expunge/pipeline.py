@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from expunge import comparison, dossier, record, registry, trial
+from expunge import comparison, distributed, dossier, record, registry, trial
 from expunge import config as configs
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
 from expunge.benchmark import Scored
@@ -106,7 +106,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     if config.retrained:
         _record_other(config, load.twins(config.retrained)[0], "retrained", assembled, models)
     with save.atomic_folder(output) as folder:
-        (folder / "expunge").mkdir()
+        distributed.from_main((folder / "expunge").mkdir)
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
             done = trial.run(config, assembled, base, folder, log, say, clock)
         models.record("unlearned", done.delivered.problem, assembled.judged)
@@ -119,7 +119,6 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
             "audit": audit,
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
-        (folder / "README.md").write_text(dossier.model_card(run.record), encoding="utf-8")
     return _finished(replace(run, output=output), say)
 
 
@@ -321,12 +320,19 @@ def _write(
     models: _Models,
     details: Mapping[str, Any],
 ) -> Run:
+    """Record, pages and numbers in `folder`, and the model card of an unlearned `output`: by the main process."""
     seconds = models.clock.seconds
     details = {**details, "mmlu": models.mmlu}
-    content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
-    texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
-    dossier.write(folder, content, models.evidence, texts or None)
-    return Run(output, content, texts)
+
+    def write() -> Run:
+        content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
+        texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
+        dossier.write(folder, content, models.evidence, texts or None)
+        if folder != output:
+            (output / "README.md").write_text(dossier.model_card(content), encoding="utf-8")
+        return Run(output, content, texts)
+
+    return distributed.from_main(write)
 
 
 def _finished(run: Run, say: Say) -> Run:
