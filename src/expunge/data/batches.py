@@ -37,7 +37,8 @@ class Batch:
 
     def part(self, places: Sequence[int]) -> "Batch":
         """The windows at some places, with their share of the weight and no more padding than they need."""
-        sizes = self.counted.sum(dim=1) if self.by_tokens else torch.ones(len(self.windows))
+        sizes = self.counted.sum(dim=1).tolist() if self.by_tokens else [1] * len(self.windows)
+        places = list(places)
         width = int(self.attention[places].sum(dim=1).max())
         return replace(
             self,
@@ -46,7 +47,7 @@ class Batch:
             counted=self.counted[places, :width],
             rows=self.rows[places],
             windows=self.windows[places],
-            weight=self.weight * float(sizes[places].sum() / sizes.sum()),
+            weight=self.weight * sum(sizes[place] for place in places) / sum(sizes),
         )
 
     def to(self, device: torch.device) -> "Batch":
