@@ -230,9 +230,8 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 def run_compare(config: configs.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
-    with unfinished.run(
-        output, lambda: {"command": "compare"}, config.restart, KEPT
-    ) as begun:  # cells know what made them
+    identity = partial(dict, command="compare")  # cells know what made them
+    with unfinished.run(output, identity, config.restart, KEPT) as begun:
         content = comparison.compare(config, say, begun.checkpoints)
         with save.atomic_folder(output) as folder:
             comparison_pages.write(folder, content)
