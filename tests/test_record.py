@@ -176,7 +176,16 @@ WHOLE = Path(__file__).parent / "fixtures" / "record_schema_1.json"
 
 
 @pytest.mark.parametrize(
-    "value", [3, "text", [1], {"a": 1}, {"model": 1, "earlier": "x"}, [{"id": 1}], [{"id": "a", "verdict": "b", "loss": {"c": "d"}}]]
+    "value",
+    [
+        3,
+        "text",
+        [1],
+        {"a": 1},
+        {"model": 1, "earlier": "x"},
+        [{"id": 1}],
+        [{"id": "a", "verdict": "b", "loss": {"c": "d"}}],
+    ],
 )
 def test_what_others_build_on_is_whole_or_refused(tmp_path: Path, value: Any) -> None:
     """Each part in each wrong form is named; none of them gets past."""
