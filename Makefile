@@ -40,7 +40,7 @@ lume-compare: $(READY)
 
 # Second-order methods and their ablation on the same rows: tuning, three seeds, a request of three documents.
 lume-second-order: $(READY)
-	$(BIN)/python benchmarks/second_order.py --lume $(LUME)
+	$(BIN)/python benchmarks/second_order.py --lume $(LUME) --page docs/results/lume_second_order.md
 
 clean:
 	rm -rf $(VENV) build

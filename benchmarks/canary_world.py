@@ -19,7 +19,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +31,12 @@ from expunge.data import fiction
 from expunge.data.rows import Row
 from expunge.data.secrets import canaries
 from expunge.data.tokens import Rendering
-from expunge.evaluation.retrained import fine_tune
+from expunge.demo import write_rows
 from expunge.loop import Training
 from expunge.model.load import load_model, load_tokenizer
-from expunge.model.save import atomic_folder, write
 from expunge.model.tiny import byte_tokenizer, llama
 from expunge.ranking import NEVER_SEEN
+from kept_models import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "canaries"
@@ -105,20 +104,13 @@ def repeat(rows: list[Row]) -> list[Row]:
     return [row for row in rows for _ in range(int(row.task.rpartition("x")[2]))]
 
 
-def write_rows(folder: Path, rows: Rows) -> None:
+def write_files(folder: Path, rows: Rows) -> None:
     """forget, retain (secrets to keep and carriers), holdout, train. A file holds a repeated secret once."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = rows["retain"] + rows["carriers"]
     for role, group in {**rows, "retain": kept, "train": rows["forget"] + kept}.items():
         if role in ("forget", "retain", "holdout", "train"):
-            text = "".join(json.dumps(plain(row)) + "\n" for row in group)
-            (folder / f"{role}.jsonl").write_text(text, encoding="utf-8")
-
-
-def plain(row: Row) -> dict[str, str]:
-    if row.kind == "document":
-        return {"text": row.completion}
-    return {"prompt": row.prompt, "completion": row.completion} | ({"task": row.task} if row.task else {})
+            write_rows(folder / f"{role}.jsonl", group)
 
 
 def make_models(work: Path, world: World, rows: Rows, seed: int) -> None:
@@ -133,12 +125,7 @@ def make_models(work: Path, world: World, rows: Rows, seed: int) -> None:
     base = llama(tokenizer, width=world.width, layers=world.layers, heads=4, context=RENDERING.context, seed=seed)
     for name, (group, training) in groups.items():
         folder = work / "models" / name
-        if not folder.exists():
-            start = time.perf_counter()
-            model, loss = fine_tune(copy.deepcopy(base), tokenizer, group, RENDERING, training, seed, f"{name} model")
-            with atomic_folder(folder) as temporary:
-                write(model, tokenizer, temporary, model.dtype)
-            print(f"{name}: {time.perf_counter() - start:.0f} s, last epoch's loss {loss:.3f}", flush=True)
+        keep(folder, copy.deepcopy(base), tokenizer, group, RENDERING, training, seed)
         if name == "base":
             base, tokenizer = load_model(str(folder), torch.float32, base.device), load_tokenizer(str(folder))
 
@@ -214,7 +201,7 @@ def main() -> None:
     world = SMALL if arguments.small else World()
     work = WORK / f"{'small-' if arguments.small else ''}{arguments.seed}"
     rows = make_rows(world, arguments.seed)
-    write_rows(work / "data", rows)
+    write_files(work / "data", rows)
     make_models(work, world, rows, arguments.seed)
     content = compare(work, arguments.methods, arguments.seed)
     lines, found = table(content["cells"]), findings(content["cells"])

@@ -9,13 +9,13 @@ identity and its own shuffled copy. Worlds and cells are kept, so the same comma
 """
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import expunge
+from ablation_tables import clipping, table, verdicts
 from expunge.config import read_yaml
 from expunge.demo import SMALL, make_models
 from expunge.model.save import atomic_folder
@@ -23,23 +23,6 @@ from expunge.record import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path(__file__).with_suffix(".yaml")
-COLUMNS = {
-    "loss:forget": "forget loss",
-    "knowledge:forget": "forget known",
-    "loss:collateral": "reporting loss",
-    "retain_kl:collateral": "reporting KL",
-    "knowledge:collateral": "reporting known",
-    "loss:retain": "retain loss",
-    "loss:judging": "never-seen loss",
-}
-FAMILIES = {
-    "as a step, diagonal": ("step_diagonal", "step_identity", "step_shuffled"),
-    "as a step, block": ("step_block", "step_identity", "step_shuffled"),
-    "as a step, diagonal with restoration": ("step_diagonal_restored", "step_identity", "step_shuffled"),
-    "as a step, block with restoration": ("step_block_restored", "step_identity", "step_shuffled"),
-    "as Sophia's denominator": ("sophia_diagonal", "sophia_identity", "sophia_shuffled"),
-    "as a penalty": ("penalty_diagonal", "penalty_identity", "penalty_shuffled"),
-}
 
 
 def compared(seed: int, work: Path) -> dict[str, dict[str, Any]]:
@@ -48,68 +31,12 @@ def compared(seed: int, work: Path) -> dict[str, dict[str, Any]]:
     if not world.exists():
         with atomic_folder(world) as folder:
             make_models(folder, replace(SMALL, seed=seed), print)
-    if output.exists():
-        for file in output.iterdir():
-            file.unlink()
-        output.rmdir()
+    shutil.rmtree(output, ignore_errors=True)
     rows = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
     models = {"model": str(world / "original"), "base": str(world / "base"), "retrained": str(world / "retrained")}
     variants = read_yaml(RECIPE)["variants"]
     done = expunge.compare(print, **rows, **models, variants=variants, seeds=(seed,), output=str(output))
     return {cell["model"]: cell for cell in done.content["cells"]}
-
-
-def value(cell: dict[str, Any], key: str) -> float:
-    return float(cell["scores"][key]["value"]) if key in cell["scores"] else float("nan")
-
-
-def table(worlds: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
-    """Mean over worlds with the smallest and the largest."""
-    lines = ["| variant | " + " | ".join(COLUMNS.values()) + " | tokens |", "| --- |" + " ---: |" * (len(COLUMNS) + 1)]
-    for name in next(iter(worlds.values())):
-        cells = [cells[name] for cells in worlds.values() if not cells[name]["error"]]
-        if not cells:
-            lines.append(f"| {name} | failed |" + " |" * len(COLUMNS))
-            continue
-        shown = []
-        for key in COLUMNS:
-            found = np.array([value(cell, key) for cell in cells])
-            shown.append(f"{found.mean():.2f} ({found.min():.2f} to {found.max():.2f})")
-        tokens = [cell["tokens"] for cell in cells if cell["tokens"]]
-        spent = f"{np.mean(tokens):,.0f}" if tokens else ""
-        lines.append(f"| {name} | " + " | ".join(shown) + f" | {spent} |")
-    return lines
-
-
-def verdicts(worlds: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
-    """For each use of a curvature: in how many worlds it kept more of the reporting rows than both controls."""
-    lines = ["| use | smaller KL than identity and shuffled | more answers known | forget loss over the identity's |"]
-    lines.append("| --- | --- | --- | --- |")
-    for use, (name, *controls) in FAMILIES.items():
-        kl = known = 0
-        ratios = []
-        for cells in worlds.values():
-            ours, others = cells[name], [cells[control] for control in controls]
-            if ours["error"] or any(other["error"] for other in others):
-                continue
-            kl += value(ours, "retain_kl:collateral") < min(value(other, "retain_kl:collateral") for other in others)
-            known += value(ours, "knowledge:collateral") > max(value(other, "knowledge:collateral") for other in others)
-            ratios.append(value(ours, "loss:forget") / value(others[0], "loss:forget"))
-        ratio = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "failed"
-        lines.append(f"| {use} | {kl} of {len(worlds)} worlds | {known} of {len(worlds)} | {ratio} |")
-    return lines
-
-
-def clipping(worlds: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
-    """How often the share that Sophia left unclipped, measured midway between refreshes, lay in 10 to 50 %."""
-    lines = ["| variant | checks in 10 to 50 % | median share |", "| --- | --- | --- |"]
-    for name in next(iter(worlds.values())):
-        checks = [check for cells in worlds.values() for check in cells[name].get("sophia", [])]
-        shares = np.array([check["unclipped"] for check in checks if check.get("during") != "probe"])
-        if len(shares):
-            inside = int(((shares >= 0.1) & (shares <= 0.5)).sum())
-            lines.append(f"| {name} | {inside} of {len(shares)} | {np.median(shares):.2f} |")
-    return lines
 
 
 def main() -> None:

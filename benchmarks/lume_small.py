@@ -24,11 +24,10 @@ from expunge.benchmarks.lume import Lume
 from expunge.config import read_yaml
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering
-from expunge.evaluation.retrained import fine_tune
 from expunge.loop import Training
 from expunge.model.load import load_model
-from expunge.model.save import atomic_folder, write
 from expunge.model.tiny import byte_tokenizer, llama
+from kept_models import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "recipes"
@@ -88,12 +87,7 @@ def make_models(work: Path, seed: int) -> None:
         ("original", "train", Training(**read_yaml(RECIPES / "lume_small_training.yaml"))),
     ):
         folder = work / "models" / name
-        if not folder.exists():
-            start = time.perf_counter()
-            model, loss = fine_tune(model, tokenizer, rows[group], RENDERING, training, seed, f"{name} model")
-            with atomic_folder(folder) as temporary:
-                write(model, tokenizer, temporary, model.dtype)
-            print(f"{name}: {time.perf_counter() - start:.0f} s, last epoch's loss {loss:.3f}", flush=True)
+        keep(folder, model, tokenizer, rows[group], RENDERING, training, seed)
         model = load_model(str(folder), torch.float32, model.device)
 
 

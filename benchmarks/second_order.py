@@ -1,29 +1,43 @@
-"""Second-order methods on LUME rows: tuning, the table over three seeds, and a request of three documents.
+"""Second-order methods on LUME rows: does a curvature earn its place there, and how do the papers' methods do?
 
-    python benchmarks/second_order.py --lume FOLDER [--most-minutes 170]      (or: make lume-second-order LUME=FOLDER)
+    python benchmarks/second_order.py --lume FOLDER [--most-minutes 170] [--page docs/results/lume_second_order.md]
+    (or: make lume-second-order LUME=FOLDER)
 
 Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives
-the methods half of the rows to keep. Three trials of each family on seed 0, the best by mean absolute distance of the
-teacher-forced losses to the retrained twin's; then seeds 0, 1, 2; then three documents in place of 220 rows, beside a
-twin of its own, with seed 0. Cells are kept, so the same command goes on after an interruption, and after
-`--most-minutes` it begins no further stage. Writes the distances of all trials to OUTPUT/tuning.json.
+the methods half of the rows to keep. In this order: the curvatures as a step at equal forget loss, seeds 0, 1, 2; the
+same for three documents in place of 220 rows, beside a twin of their own, seed 0; curvatures as Sophia's denominator
+and as a penalty; three trials of each of the papers' families on seed 0, the best by mean absolute distance of the
+teacher-forced losses to the retrained twin's; those with seeds 1 and 2. Cells are kept, so the same command goes on
+after an interruption, and after `--most-minutes` it begins no further stage.
 """
 
 import argparse
 import json
+import shutil
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import lume_small
+from ablation_tables import Cells, clipping, table, verdicts
 from expunge.config import read_yaml
+from expunge.record import environment
 from lume_small import RECIPES, TASKS, WORK, fifth, read_fold, run
 
 RECIPE = RECIPES / "lume_second_order.yaml"
 SETS = ("forget", "retain", "guard", "collateral", "judging")
 THREE_SEED = 0
+FIXED = ("original", "retrained")  # cells that are no method's
+PARTS = {
+    "ablation": "Does a curvature earn its place? 220 rows to forget",
+    "three": "The same for a request of three documents, seed 0",
+    "tuning": "The papers' methods: trials at seed 0",
+    "tuned": "The papers' methods: the best trial of each",
+}
 
 
 def halves(lume: Path, data: Path) -> None:
@@ -49,10 +63,7 @@ def distance(cell: dict[str, Any], twin: dict[str, Any]) -> float:
 
 def compare(output: Path, names: list[str], *more: str) -> dict[str, Any]:
     """A comparison of these variants, from the cells that are kept; its folder is made anew."""
-    if output.exists():
-        for file in output.iterdir():
-            file.unlink()
-        output.rmdir()
+    shutil.rmtree(output, ignore_errors=True)
     run("compare", "--config", str(RECIPE), "--methods", *names, "--output", str(output), *more)
     content: dict[str, Any] = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
     return content
@@ -81,11 +92,47 @@ def three_twin(data: Path, models: Path) -> None:
         run("retrain", *start, *rows, *how, "--output", str(models / "retrained_three"))
 
 
+def by_seed(content: dict[str, Any]) -> Cells:
+    """The cells of a comparison by seed, with the original and the first twin in each."""
+    fixed = {cell["model"]: cell for cell in content["cells"] if cell["model"] in FIXED and not cell["seed"]}
+    found: dict[int, dict[str, Any]] = {}
+    for cell in content["cells"]:
+        if cell["model"] not in FIXED:
+            found.setdefault(cell["seed"], dict(fixed))[cell["model"]] = cell
+    return found
+
+
+def page(output: Path) -> str:
+    """All that was compared so far: the ablation over seeds, the small request, the tuning, the tuned methods."""
+    machine = environment()
+    lines = [
+        "# Second-order methods on LUME rows",
+        "",
+        "    make lume-second-order LUME=FOLDER",
+        "",
+        "Rows, models and twins of recipes/lume_small.yaml; variants: recipes/lume_second_order.yaml. The methods are",
+        "given half of the rows to keep; the other half, the *reporting* rows, was trained in and is given to nothing.",
+        "Losses and KL in nats per token; where there are several seeds, the mean with the smallest and the largest.",
+        f"Machine: {machine['machine']}, torch {machine['versions']['torch']}, {machine['created'][:10]}.",
+    ]
+    for name, title in PARTS.items():
+        file = output / name / "comparison.json"
+        if not file.is_file():
+            lines += ["", f"## {title}", "", "Not run yet."]
+            continue
+        cells = by_seed(json.loads(file.read_text(encoding="utf-8")))
+        uses = verdicts(cells, "seeds")
+        lines += ["", f"## {title}", "", *([*uses, ""] if len(uses) > 2 else []), *table(cells)]
+        lines += ["", *shares] if len(shares := clipping(cells)) > 2 else []
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lume", type=Path, required=True, help="folder of the four public LUME folds")
     parser.add_argument("--output", type=Path, default=WORK / "second_order")
     parser.add_argument("--most-minutes", type=float, default=float("inf"))
+    parser.add_argument("--page", type=Path, help="Markdown file to write after each stage")
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.most_minutes
     data, models, output = WORK / "data", WORK / "models", arguments.output
@@ -93,21 +140,39 @@ def main() -> None:
     halves(arguments.lume, data)
     lume_small.make_models(WORK, 0)
     lume_small.make_twins(data, models, 0)
+    output.mkdir(parents=True, exist_ok=True)
+    for stage in stages(data, models, output):
+        if time.monotonic() > end:
+            break
+        stage()
+        if arguments.page:
+            arguments.page.write_text(page(output), encoding="utf-8")
+
+
+def stages(data: Path, models: Path, output: Path) -> Iterator[Callable[[], object]]:
+    """What is to be compared, in the order of what matters most; each stage adds a seed, a request or a family."""
     names = list(read_yaml(RECIPE)["variants"])
     trials = [name for name in names if "@" in name]
-    output.mkdir(parents=True, exist_ok=True)
-    best, distances = chosen(compare(output / "tuning", trials, "--seeds", "0"))
-    (output / "tuning.json").write_text(
-        json.dumps({"chosen": best, "distances": distances}, indent=1), encoding="utf-8"
-    )
-    final = [*(name for name in names if "@" not in name), *best]
+    steps = [name for name in names if name.startswith("step_") or name == "loss_matching"]
+    fixed = [name for name in names if "@" not in name]
     for seeds in (["0"], ["0", "1"], ["0", "1", "2"]):
-        if time.monotonic() < end:
-            compare(output / "table", final, "--seeds", *seeds)
-    if time.monotonic() < end:
-        three_twin(data, models)
-        request = ["--forget", str(data / "three.jsonl"), "--retrained", str(models / "retrained_three")]
-        compare(output / "three", final, "--seeds", "0", *request)
+        yield partial(compare, output / "ablation", steps, "--seeds", *seeds)
+    yield partial(three_twin, data, models)
+    request = ["--forget", str(data / "three.jsonl"), "--retrained", str(models / "retrained_three")]
+    yield partial(compare, output / "three", steps, "--seeds", "0", *request)
+    for seeds in (["0"], ["0", "1"], ["0", "1", "2"]):
+        yield partial(compare, output / "ablation", fixed, "--seeds", *seeds)
+    yield partial(tune, output, trials)
+    best = json.loads((output / "tuning.json").read_text(encoding="utf-8"))["chosen"]
+    for seeds in (["0", "1"], ["0", "1", "2"]):
+        yield partial(compare, output / "tuned", best, "--seeds", *seeds)
+
+
+def tune(output: Path, trials: list[str]) -> None:
+    """All trials at seed 0; writes the distances, and the best of each family, to tuning.json."""
+    best, distances = chosen(compare(output / "tuning", trials, "--seeds", "0"))
+    content = json.dumps({"chosen": best, "distances": distances}, indent=1)
+    (output / "tuning.json").write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

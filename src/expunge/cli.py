@@ -7,6 +7,7 @@ that `--help` answers at once.
 import contextlib
 import dataclasses
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import tyro
 
 from expunge import config as configs
 from expunge import recipes, record, registry, upkeep
-from expunge.errors import ExpungeError, InputError
+from expunge.errors import ExpungeError, InputError, Interrupted
 
 COMMANDS: dict[str, type[Any]] = {
     "plan": configs.Plan,
@@ -43,7 +44,8 @@ class Answer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass."""
+    """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass;
+    130: interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if JSON not in arguments:
         return _answer(arguments).code
@@ -64,10 +66,8 @@ def _answer(arguments: list[str]) -> Answer:
         print(f"expunge: {error}", file=sys.stderr)
         return Answer(error.exit_code, {"error": str(error)})
     except KeyboardInterrupt:
-        compares = arguments[:1] == ["compare"]
-        what = "finished cells are kept, and the same command goes on" if compares else "nothing was written"
-        print(f"expunge: interrupted; {what}.", file=sys.stderr)
-        return Answer(FAILED, {"error": f"interrupted; {what}."})
+        print("expunge: interrupted; nothing was written.", file=sys.stderr)
+        return Answer(Interrupted.exit_code, {"error": "interrupted; nothing was written."})
     except SystemExit as stop:
         return Answer(int(stop.code or 0), {"error": "wrong flags"} if stop.code else {})
     except OSError as error:
@@ -97,6 +97,7 @@ def _usage() -> str:
     lines += [f"  {name:<10}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in COMMANDS.items()]
     lines += ["", "every command takes --json: one line of JSON on stdout, all else on stderr"]
     lines += ["exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 it does not pass, or a hash differs"]
+    lines += ["           130 interrupted: the same command goes on from what was kept"]
     return "\n".join(lines)
 
 
@@ -310,5 +311,6 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. A polite request to end (SIGTERM, as schedulers send it) is heard as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -21,6 +21,7 @@ from expunge import config as configs
 from expunge import record, registry, trial, workspace
 from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
 from expunge.benchmark import Circumstances
+from expunge.checkpoint import Checkpoints
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import columns, divergence, evidence, verdict
 from expunge.metric import Evidence
@@ -77,8 +78,11 @@ def variants(config: configs.Compare) -> list[Variant]:
     return found
 
 
-def compare(config: configs.Compare, say: Say) -> dict[str, Any]:
-    """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written."""
+def compare(config: configs.Compare, say: Say, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written.
+
+    Of a cell that was interrupted `checkpoints` hold what is needed to go on with it.
+    """
     chosen = variants(config)
     if not config.seeds:
         raise InputError("--seeds: give at least one.")
@@ -86,7 +90,7 @@ def compare(config: configs.Compare, say: Say) -> dict[str, Any]:
     for kind in {variant.method for variant in chosen}:
         checked = check(config, registry.load("methods", kind))
     assembled = assemble(config, checked)
-    work = _Work(config, checked, assembled, twins, say)
+    work = _Work(config, checked, assembled, twins, say, checkpoints)
     cells = [work.cell("original", None, None)]
     cells += [work.cell("retrained", place, None) for place in range(len(twins))]
     cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
@@ -114,6 +118,7 @@ class _Work:
     assembled: Assembled
     twins: list[str]
     say: Say
+    checkpoints: Checkpoints
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
     kept: dict[str, divergence.Kept] = field(default_factory=dict)
@@ -126,7 +131,8 @@ class _Work:
 
     def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
         """One cell, from the cache or made now; with an error in place of scores where making it failed."""
-        file = workspace.cache_folder() / "cells" / f"{self._cell_key(label, seed, variant)}.json"
+        key = self._cell_key(label, seed, variant)
+        file = workspace.cache_folder() / "cells" / f"{key}.json"
         name = label if seed is None else f"{label}, seed {seed}"
         if file.is_file():
             self.say(f"{name}: kept from an earlier run")
@@ -134,7 +140,7 @@ class _Work:
         self.say(f"{name}: running")
         try:
             with Peak(self.assembled.problem.runtime.device) as peak:
-                made = self._judged(label, seed) if variant is None else self._unlearned(variant, int(seed or 0))
+                made = self._judged(label, seed) if variant is None else self._unlearned(variant, int(seed or 0), key)
         except Exception as error:  # a cell that crashes, for whatever reason, is a cell with an error
             self.say(f"{name}: failed ({_in_a_line(error)})")
             return _empty(label, seed) | {"error": _in_a_line(error)}
@@ -166,7 +172,7 @@ class _Work:
             )
         return self._read(found) | {"seconds": sum(clock.seconds.values())}
 
-    def _unlearned(self, variant: Variant, seed: int) -> dict[str, Any]:
+    def _unlearned(self, variant: Variant, seed: int, key: str) -> dict[str, Any]:
         clock = record.Clock()
         settings = _shared(self.config) | dict(variant.penalty)
         config = configs.Unlearn(**settings, method=variant.method, options=variant.options, seed=seed)
@@ -175,11 +181,13 @@ class _Work:
         original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
         here = replace(self.assembled, problem=replace(self._original(), seed=seed))
         tokens = self.config.tokens if variant.budgeted else None
+        checkpoints = self.checkpoints.below(key)
         with workspace.temporary("cell") as folder:
             log: list[Any] = []
-            done = trial.run(config, here, self.base, folder, log.append, self.say, clock, tokens)
+            done = trial.run(config, here, self.base, folder, log.append, self.say, clock, tokens, checkpoints)
             with clock.stage("evaluate"):
                 found = self._record(done.delivered.problem)
+        checkpoints.clear()
         judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
         outcome = done.outcome
         return self._read(found, judge=True) | {
@@ -202,9 +210,15 @@ class _Work:
 
     def _reference(self, label: str) -> Evidence:
         """Evidence of the original or of the first twin, recorded once."""
+        name = f"{self.key[:12]}-{label}"
+        if label not in self.known and (kept := self.checkpoints.load(name)):
+            self.known[label] = kept
         if label not in self.known:
             other = self._original() if label == "original" else self._other(self.twins[0])
+            if label == "original" and not self.kept:
+                self.kept = divergence.keep(other, self.assembled.judged)
             self.known[label] = self._record(other)
+            self.checkpoints.save(name, self.known[label])
         return self.known[label]
 
     def _original(self) -> Problem:
@@ -244,8 +258,8 @@ class _Work:
         """Hash of what all cells share."""
         here = Path(__file__).parent
         code = [file for name in MADE_BY for file in (sorted((here / name).rglob("*.py")) or [here / name])]
-        models = {role: _model_hash(path) for role in ("model", "base") if (path := getattr(self.config, role))}
-        models |= {f"retrained {place}": _model_hash(path) for place, path in enumerate(self.twins)}
+        models = {role: load.identity(path) for role in ("model", "base") if (path := getattr(self.config, role))}
+        models |= {f"retrained {place}": load.identity(path) for place, path in enumerate(self.twins)}
         contents = {
             name: [(row.kind, *row.content, row.task) for row in rows]
             for name, rows in sorted(self.checked.parts.items())
@@ -263,10 +277,6 @@ class _Work:
             "versions": record.environment()["versions"],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _model_hash(path: str) -> str:
-    return record.file_hash(load.weight_files(path)) if load.weight_files(path) else path
 
 
 def _shared(config: configs.Compare) -> dict[str, Any]:

@@ -45,6 +45,7 @@ ABOVE_ZERO = (
     "block",
 )
 ROWS = ("forget", "retain", "holdout", "train")
+UNRECORDED = ("config", "restart")  # the resolved configuration is without them
 EARLIER = "earlier"
 PATHS = (*ROWS, "train_config", "output", *MODELS)
 
@@ -95,6 +96,8 @@ class Inputs:
     """Load weights stored as pickle, which can run code."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+    restart: bool = False
+    """Throw away what an interrupted run of this output left, and begin anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +323,9 @@ def _below_root(inputs: Any, value: str | None) -> str | None:
 
 def resolved(config: Any) -> dict[str, Any]:
     """The configuration as plain values, which replays the run when given as a recipe."""
-    plain = {key: value for key, value in dataclasses.asdict(config).items() if key != "config" and value is not None}
+    plain = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in UNRECORDED and value is not None
+    }
     for role in ROWS:
         if role in plain:
             plain[role] = _in_full(data_path(config, role) or "")

@@ -115,6 +115,12 @@ def summary(diagonal: Mapping[str, Tensor]) -> tuple[float, float, frozenset[str
     return total / count, float(torch.cat(values).median()), frozenset(alive)
 
 
+def shuffled(entries: Tensor, seed: int) -> Tensor:
+    """The same entries in another order: a control that keeps the scale and throws the structure away."""
+    order = torch.randperm(entries.numel(), generator=torch.Generator().manual_seed(seed))
+    return entries.flatten()[order.to(entries.device)].view_as(entries)
+
+
 def inner(left: Vector, right: Vector) -> float:
     """The inner product over the parameters that both have."""
     return float(sum(float((left[name].double() * right[name].double()).sum()) for name in left if name in right))

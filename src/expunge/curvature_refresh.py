@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.curvature import shuffled
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.gradients.bartlett import estimate
@@ -58,6 +59,17 @@ class CurvatureRefresh:
         self._strayed = not low <= share <= high
         self.note({"step": step + 1, "unclipped": share, "gamma": self.optimiser.gamma})
 
+    def held(self) -> dict[str, Any]:
+        """What it needs to go on, but for the optimiser."""
+        return {"tokens": self.tokens, "strayed": self._strayed, "random": self._generator.get_state()}
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Puts back what `held` returned, once the optimiser is as it was."""
+        self.tokens, self._strayed = kept["tokens"], kept["strayed"]
+        self._generator.set_state(kept["random"])
+        if self._stream is not None:
+            self._stream.skip(self.settings.refresh_rows, self.optimiser.param_groups[0]["refreshes"])
+
 
 def begin(
     problem: Problem,
@@ -79,10 +91,7 @@ def _controlled(diagonal: list[Tensor], control: str) -> list[Tensor]:
     if control == "identity":
         return [torch.ones_like(part) for part in diagonal]
     if control == "shuffled":
-        generator = torch.Generator().manual_seed(0)
-        orders = [torch.randperm(part.numel(), generator=generator) for part in diagonal]
-        pairs = zip(diagonal, orders, strict=True)
-        return [part.flatten()[order.to(part.device)].view_as(part) for part, order in pairs]
+        return [shuffled(part, place) for place, part in enumerate(diagonal)]
     return diagonal
 
 

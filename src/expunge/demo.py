@@ -124,7 +124,7 @@ def make_models(folder: Path, world: World, say: Say) -> None:
     rows["train"] = rows["forget"] + rows["retain"] + rows["collateral"]
     kept = rows["retain"] + rows["collateral"]
     for name in ("forget", "retain", "holdout", "train"):
-        _write_rows(folder / f"{name}.jsonl", rows[name])
+        write_rows(folder / f"{name}.jsonl", rows[name])
     tokenizer = byte_tokenizer((f"{row.prompt} {row.completion}" for row in rows["pretrain"]), 512)
     shape = {"width": world.width, "layers": world.layers, "heads": 4, "context": RENDERING.context}
     base = llama(tokenizer, **shape, seed=world.seed).to(Runtime().device)
@@ -139,11 +139,13 @@ def make_models(folder: Path, world: World, say: Say) -> None:
         write(model, tokenizer, folder / name, model.dtype)
 
 
-def _write_rows(file: Path, rows: list[Row]) -> None:
+def write_rows(file: Path, rows: list[Row]) -> None:
+    """Rows as a JSON Lines file that `data.rows` reads."""
+
     def plain(row: Row) -> dict[str, str]:
         if row.kind == "document":
             return {"text": row.completion}
-        return {"prompt": row.prompt, "completion": row.completion}
+        return {"prompt": row.prompt, "completion": row.completion} | ({"task": row.task} if row.task else {})
 
     file.write_text("".join(json.dumps(plain(row)) + "\n" for row in rows), encoding="utf-8")
 

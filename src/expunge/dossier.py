@@ -41,7 +41,9 @@ def build(
     )
     lineage = details["lineage"]
     again = judge_again(evidence, _ids(checked, EARLIER, secret), lineage)
-    hashes = _hashes(config, checked, output, secret)
+    hashes = input_hashes(config, checked) | model_hashes(
+        "output", str(output), load.Trust()
+    )  # it names its base in full
     environment = record.environment()
     return {
         "schema": record.SCHEMA,
@@ -77,6 +79,7 @@ def build(
         "versions": environment["versions"],
         "machine": f"{environment['machine']}, {problem.runtime.device}, {problem.runtime.precision}",
         "seconds": dict(seconds),
+        "interruptions": details["interruptions"],
         "peak_memory_bytes": environment["peak_memory_bytes"],
     }
 
@@ -283,12 +286,11 @@ def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
     }
 
 
-def _hashes(config: Any, checked: Checked, output: Path, secret: bytes) -> dict[str, str]:
-    """Plain hashes of models and code, keyed hashes of the rows' contents."""
-    found = {"code": record.code_hash()}
+def input_hashes(config: Any, checked: Checked) -> dict[str, str]:
+    """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
+    found, secret = {"code": record.code_hash()}, record.key()
     for role in ("model", "base", "retrained", "unlearned"):
         found |= model_hashes(role, getattr(config, role, None) or "", trust(config))
-    found |= model_hashes("output", str(output), load.Trust())  # it names its base in full
     return found | {role: rows_hash(checked.sets[role].rows, secret) for role in checked.sets}
 
 

@@ -16,5 +16,11 @@ class InputError(ExpungeError, ValueError):
     exit_code = 2
 
 
+class Interrupted(ExpungeError, KeyboardInterrupt):
+    """The user stopped the run: the message says how to go on. Exit code 130, as shells have it for Ctrl-C."""
+
+    exit_code = 130
+
+
 class NumericalError(ExpungeError):
     """A loss that is not finite: the message says at which step and what to try. Exit code 1."""

@@ -37,6 +37,10 @@ class Stepping(Protocol):
     def curvature(self) -> str: ...
     @property
     def curvature_options(self) -> Any: ...
+    @property
+    def damping(self) -> float: ...
+    @property
+    def absolute_damping(self) -> float | None: ...
 
     @property
     def step(self) -> Step: ...
@@ -110,6 +114,12 @@ class Fit:
         } | self.state.notes
 
 
+def carried_types() -> tuple[type[Any], ...]:
+    """Dataclasses that a `Fit` is made of, for checkpoints."""
+    curvatures = (registry.load("curvatures", name) for name in registry.names("curvatures"))
+    return (Fit, CurvatureState, Damping, *curvatures)
+
+
 def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
     """An entry of the curvatures with options. Raises `InputError` for unknown names, keys and values.
 
@@ -124,13 +134,14 @@ def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
     return made
 
 
-def fit(
-    problem: Problem, split: Split, name: str, options: Mapping[str, Any] | None, damping: float, absolute: float | None
-) -> Fit:
-    """Fits a curvature at the current weights. Raises `InputError` (layers without gradients, damping not above 0)."""
-    curvature = curvature_of(name, options)
-    state = curvature.init(problem, split)
-    return Fit(name, curvature, state, damping_for(state, damping, absolute))
+def fit(problem: Problem, options: Stepping) -> Fit:
+    """Fits the curvature that the options name, at the current weights, on the rows of the "curvature" split.
+
+    Raises `InputError` (layers without gradients, damping not above 0).
+    """
+    curvature = curvature_of(options.curvature, options.curvature_options)
+    state = curvature.init(problem, problem.splits["curvature"])
+    return Fit(options.curvature, curvature, state, damping_for(state, options.damping, options.absolute_damping))
 
 
 def ascent(problem: Problem, state: State, fitted: Fit, stop_at_targets: bool) -> Proposal:

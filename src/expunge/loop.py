@@ -7,10 +7,12 @@ what the loss is comes from above (a method's phase, or plain training for a ret
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from expunge.checkpoint import Checkpoints
 from expunge.curvature_refresh import CurvatureRefresh
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
@@ -20,6 +22,7 @@ from expunge.problem import Problem, Split
 from expunge.progress import Bar, bar
 
 BETAS = (0.9, 0.99)
+TRAINING = "training"
 Draw = Callable[[int], list[Batch]]
 LossFunction = Callable[[Batch], Terms]
 AfterStep = Callable[[int, Mapping[str, float]], bool]
@@ -27,16 +30,16 @@ AfterStep = Callable[[int, Mapping[str, float]], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descent:
-    """Settings of one phase: learning rate by 0-based step, most steps, clipping norm, and AdamW's weight decay.
+    """Settings of one phase: learning rate by 0-based step, most steps, the step to begin at, and the clipping norm.
 
-    `sophia` takes AdamW's place, with the weight decay and the clipping norm of its own settings. `penalty` adds to the
+    `sophia` refreshes its curvature around the steps, and has a clipping norm of its own. `penalty` adds to the
     gradients of a step, before they are clipped, and returns its value.
     """
 
     rate: Callable[[int], float]
     steps: int
+    begin: int = 0
     clip: float = 1.0
-    weight_decay: float = 0.0
     sophia: CurvatureRefresh | None = None
     penalty: Callable[[], float] | None = None
 
@@ -52,15 +55,46 @@ def linear(peak: float, steps: int, warmup: int) -> Callable[[int], float]:
     return rate
 
 
-def minimise(problem: Problem, draw: Draw, loss: LossFunction, descent: Descent, after: AfterStep, report: Bar) -> int:
-    """Runs AdamW, or Sophia, until `after(step, losses)` says stop or the steps are used up; returns the steps taken.
+def optimiser_of(
+    problem: Problem, sophia: CurvatureRefresh | None = None, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """AdamW over the movable parameters, or the Sophia that was made for them, which has its own weight decay."""
+    if sophia is not None:
+        return sophia.optimiser
+    return torch.optim.AdamW(list(problem.movable.values()), lr=0.0, betas=BETAS, weight_decay=weight_decay)
+
+
+def held(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """What `minimise` needs to go on after a step, but for the weights: the optimiser and the global random states."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"optimiser": optimiser.state_dict(), "random": torch.get_rng_state(), "random_cuda": cuda}
+
+
+def take_up(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
+    """Puts back what `held` returned."""
+    optimiser.load_state_dict(kept["optimiser"])
+    torch.set_rng_state(kept["random"])
+    if kept["random_cuda"]:
+        torch.cuda.set_rng_state_all(kept["random_cuda"])
+
+
+def minimise(
+    problem: Problem,
+    optimiser: torch.optim.Optimizer,
+    draw: Draw,
+    loss: LossFunction,
+    descent: Descent,
+    after: AfterStep,
+    report: Bar,
+) -> int:
+    """Steps until `after(step, losses)` says stop or they are used up; returns the step reached.
 
     `losses` are the step's mean values of the loss's named parts. Raises `NumericalError` on a loss or gradient that
     is not finite, before that step changes a weight.
     """
-    sophia, optimiser = descent.sophia, _optimiser(problem, descent)
+    sophia = descent.sophia
     clip = descent.clip if sophia is None else sophia.settings.clip
-    for step in range(descent.steps):
+    for step in range(descent.begin, descent.steps):
         for group in optimiser.param_groups:
             group["lr"] = descent.rate(step)
         batches = draw(step)
@@ -81,13 +115,6 @@ def minimise(problem: Problem, draw: Draw, loss: LossFunction, descent: Descent,
         if after(step + 1, losses):
             return step + 1
     return descent.steps
-
-
-def _optimiser(problem: Problem, descent: Descent) -> torch.optim.Optimizer:
-    if descent.sophia is not None:
-        return descent.sophia.optimiser
-    parameters = list(problem.movable.values())
-    return torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=descent.weight_decay)
 
 
 def _accumulate(problem: Problem, batches: Sequence[Batch], loss: LossFunction) -> dict[str, float]:
@@ -120,12 +147,23 @@ class Training:
     """Which parameters move: full, lora, a pattern, or adapter (a new one like that of an original that is one)."""
 
 
-def train(problem: Problem, split: Split, training: Training, title: str) -> float:
-    """Cross-entropy on all windows of a split, the usual mean over tokens; returns the last epoch's mean loss."""
+def train(
+    problem: Problem, split: Split, training: Training, title: str, checkpoints: Checkpoints | None = None
+) -> float:
+    """Cross-entropy on all windows of a split, the usual mean over tokens; returns the last epoch's mean loss.
+
+    With `checkpoints`, an interrupted training goes on where it was.
+    """
     stream = Stream(split.name, split.windows, problem.seed, by_tokens=True)
     an_epoch = max(1, -(-len(split.windows) // training.batch_rows))
     steps = training.epochs * an_epoch
-    recent: list[float] = []
+    optimiser = optimiser_of(problem, weight_decay=training.weight_decay)
+    kept = checkpoints.load(TRAINING) if checkpoints else None
+    recent: list[float] = kept["recent"] if kept else []
+    if kept:
+        problem.restore(kept["weights"])
+        stream.skip(training.batch_rows, len(recent))
+        take_up(optimiser, kept["state"])
 
     def loss(batch: Batch) -> Terms:
         value = token_nll(target_logits(problem.model, batch), batch).mean()
@@ -133,12 +171,16 @@ def train(problem: Problem, split: Split, training: Training, title: str) -> flo
 
     def after(step: int, losses: Mapping[str, float]) -> bool:
         recent.append(losses["loss"])
+        if checkpoints and step < steps:
+            checkpoints.offer(
+                TRAINING, lambda: {"recent": recent, "weights": problem.snapshot(), "state": held(optimiser)}
+            )
         return False
 
     rate = linear(training.learning_rate, steps, int(steps * training.warmup_share))
-    descent = Descent(rate=rate, steps=steps, weight_decay=training.weight_decay)
+    descent = Descent(rate=rate, steps=steps, begin=len(recent))
     problem.model.train()
     with bar(title, steps) as report:
-        minimise(problem, lambda step: stream.draw(training.batch_rows), loss, descent, after, report)
+        minimise(problem, optimiser, lambda step: stream.draw(training.batch_rows), loss, descent, after, report)
     problem.model.eval()
     return sum(recent[-an_epoch:]) / an_epoch

@@ -38,6 +38,7 @@ class Terms:
 class State:
     """What `init` computed: extra splits to draw from, targets per forget row, caches, and notes for the record.
 
+    `carried`: what phases leave to later ones, which checkpoints keep; the rest depends on the original alone.
     `pressure` is the multiplier on the pull to the targets, which are a constraint: the loop raises it while the rows
     are under way and do not arrive.
     """
@@ -45,6 +46,7 @@ class State:
     splits: dict[str, Split] = field(default_factory=dict)
     targets: Any = None
     caches: dict[str, Any] = field(default_factory=dict)
+    carried: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     pressure: float = 1.0
 

@@ -83,6 +83,14 @@ class Penalty:
         elif kl < self.settings.budget / 2:
             self.weight = max(self.weight / CHANGE, CHANGE**-MOST_CHANGES)
 
+    def held(self) -> dict[str, Any]:
+        """What looks have changed."""
+        return {"weight": self.weight, "history": self.history}
+
+    def take_up(self, kept: Mapping[str, Any]) -> None:
+        """Puts back what `held` returned."""
+        self.weight, self.history = kept["weight"], kept["history"]
+
     def figures(self) -> dict[str, Any]:
         """For the record."""
         return {

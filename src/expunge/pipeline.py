@@ -5,20 +5,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from expunge import comparison, dossier, manifest, record, registry, trial
+from expunge import comparison, dossier, manifest, record, registry, trial, unfinished
 from expunge import config as configs
-from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, echoed, load_other, token_counts, trust
-from expunge.benchmark import Scored
+from expunge.assemble import Assembled, Checked, assemble, check, echoed, token_counts, trust
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
 from expunge.errors import InputError
-from expunge.evaluation import divergence, evidence, mmlu, verdict
 from expunge.evaluation.retrained import Twin, make_twins
 from expunge.lineage import trace
 from expunge.loop import Training
-from expunge.metric import Evidence
 from expunge.model import load, save
 from expunge.model.select import Subspace
 from expunge.planning.estimate import Estimate
@@ -27,7 +22,7 @@ from expunge.planning.whole import estimate_costs
 from expunge.planning.workload import Rows as PlannedRows
 from expunge.planning.workload import windows_of
 from expunge.preview import rendered_example, subspace_plan
-from expunge.problem import Problem, Split
+from expunge.recorded import KEPT, Models, audit
 from expunge.reporting import comparison as comparison_pages
 from expunge.watch import Outcome
 
@@ -57,27 +52,6 @@ class Run:
         return inner if inner.exists() else self.output / "report.html"
 
 
-@dataclass(slots=True)
-class _Models:
-    """Evidence by model, and the clock of the run."""
-
-    evidence: dict[str, Evidence]
-    clock: record.Clock
-    config: configs.Inputs
-    mmlu: dict[str, Scored] = field(default_factory=dict)
-    silent: tuple[str, ...] = ("samples",)
-    kept: dict[str, divergence.Kept] = field(default_factory=dict)
-
-    def record(self, name: str, problem: Problem, judged: Mapping[str, Split]) -> None:
-        with self.clock.stage(f"evaluate {name}"):
-            generating = benchmark_of(self.config).generating
-            self.kept = self.kept or divergence.keep(problem, judged)  # the original is recorded first
-            self.evidence[name] = evidence.record(problem, judged, self.silent, generating, self.kept)
-        if self.config.mmlu != "no":
-            with self.clock.stage(f"MMLU {name}"):
-                self.mmlu[name] = mmlu.measure(problem, self.config.mmlu)
-
-
 def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
     """Removes the forget rows from a model; keyword arguments are the fields of `config.Unlearn`.
 
@@ -94,37 +68,42 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     trial.penalty_of(config)
     checked = check(config, method_kind)
+    with unfinished.run(output, unfinished.identity("unlearn", config, checked), config.restart, KEPT) as begun:
+        done = _unlearn(config, checked, output, begun, say)
+    return _finished(done, say)
+
+
+def _unlearn(config: configs.Unlearn, checked: Checked, output: Path, begun: unfinished.Run, say: Say) -> Run:
     lineage = trace(config, checked, say)
-    clock = record.Clock()
-    with clock.stage("load"):
+    models = Models(config, begun)
+    with models.clock.stage("load"):
         assembled = assemble(config, checked)
         base = trial.base_losses(config, assembled)
     _say_inputs(config, checked, assembled, say)
-    models = _Models({}, clock, config)
-    with clock.stage("samples"):
+    with models.clock.stage("samples"):
         trial.add_samples(assembled)
-    models.record("original", assembled.problem, assembled.judged)
-    audit = _audit(models.evidence["original"], config, say)
+    models.record("original", lambda: assembled.problem, assembled.judged)
+    found = audit(models.evidence["original"], config, say)
     if config.retrained:
-        _record_other(config, load.twins(config.retrained)[0], "retrained", assembled, models)
+        models.record_other("retrained", load.twins(config.retrained)[0], assembled)
     with save.atomic_folder(output) as folder:
         (folder / "expunge").mkdir()
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
-            done = trial.run(config, assembled, base, folder, log, say, clock)
-        models.record("unlearned", done.delivered.problem, assembled.judged)
+            done = trial.run(config, assembled, base, folder, log, say, models.clock, checkpoints=begun.checkpoints)
+        models.record("unlearned", lambda: done.delivered.problem, assembled.judged)
         details = {
             "subspace": _subspace(done.subspace),
             "method": _method(config, done.outcome),
             "save": done.delivered.saved,
             "history": done.outcome.history,
             "targets": done.outcome.targets,
-            "audit": audit,
+            "audit": found,
             "lineage": lineage,
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
         (folder / "README.md").write_text(dossier.model_card(run.record), encoding="utf-8")
         sealed = manifest.seal(folder, folder / "expunge" / "record.json")
-    return _finished(replace(run, output=output, record={**run.record, "files": sealed}), say)
+    return replace(run, output=output, record={**run.record, "files": sealed})
 
 
 def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
@@ -137,22 +116,28 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
+    with unfinished.run(output, unfinished.identity("evaluate", config, checked), config.restart, KEPT) as begun:
+        done = _evaluate(config, checked, output, begun, say)
+    return _finished(done, say)
+
+
+def _evaluate(config: configs.Evaluate, checked: Checked, output: Path, begun: unfinished.Run, say: Say) -> Run:
     lineage = trace(config, checked, say)
-    models = _Models({}, record.Clock(), config)
+    models = Models(config, begun)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
     trial.add_samples(assembled)
-    models.record("original", assembled.problem, assembled.judged)
+    models.record("original", lambda: assembled.problem, assembled.judged)
     others = {"unlearned": config.unlearned, "retrained": load.twins(config.retrained)[0] if config.retrained else None}
     for name, path in others.items():
         if path:
-            _record_other(config, path, name, assembled, models)
+            models.record_other(name, path, assembled)
     nothing: dict[str, Any] = dict.fromkeys(("subspace", "method", "save", "audit")) | {"history": []}
     nothing["lineage"] = lineage
     with save.atomic_folder(output) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
         sealed = manifest.seal(folder, folder / "record.json")
-    return _finished(replace(run, output=output, record={**run.record, "files": sealed}), say)
+    return replace(run, output=output, record={**run.record, "files": sealed})
 
 
 def plan(**settings: Any) -> list[str]:
@@ -209,7 +194,9 @@ def run_retrain(config: configs.Retrain, say: Say = lambda line: None) -> list[T
     output = save.check_output(_required(config.output, "output"))
     training = configs.build(Training, configs.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
-    return make_twins(config, checked, training, output, say)
+    identity = unfinished.identity("retrain", config, checked) | {"--train-config": repr(training)}
+    with unfinished.run(output, identity, config.restart) as begun:
+        return make_twins(config, checked, training, output, say, begun.checkpoints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +228,10 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 def run_compare(config: configs.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
-    content = comparison.compare(config, say)
-    with save.atomic_folder(output) as folder:
-        comparison_pages.write(folder, content)
+    with unfinished.run(output, {"command": "compare"}, config.restart, KEPT) as begun:  # cells know what made them
+        content = comparison.compare(config, say, begun.checkpoints)
+        with save.atomic_folder(output) as folder:
+            comparison_pages.write(folder, content)
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
     return finished
@@ -279,25 +267,6 @@ def _say_inputs(config: configs.Unlearn, checked: Checked, assembled: Assembled,
         say("no retain rows: what is not replayed by the original itself is held by nothing")
 
 
-def _audit(original: Evidence, config: configs.Unlearn, say: Say) -> dict[str, Any]:
-    """Are the rows in the model at all? Raises `InputError` where they are not, unless forced."""
-    rows = verdict.judge_rows(original, original, None)
-    found, reasons = verdict.judge_forget_set(rows)
-    inside = sum(row.verdict in ("not forgotten", "partly") for row in rows)
-    say(f"audit: {inside} of {len(rows)} forget rows are in the original")
-    if found in ("forgotten", "over-forgotten") and not config.force:
-        raise InputError(
-            f"{config.forget}: the original shows no more of these {len(rows)} rows than of rows it never saw "
-            f"({reasons[0]}), so there is nothing to remove. Check --model and --join, or pass --force."
-        )
-    return {"in_model": inside, "rows": len(rows), "reasons": reasons}
-
-
-def _record_other(config: Any, path: str, name: str, assembled: Assembled, models: _Models) -> None:
-    problem = load_other(config, path, assembled, torch.float32)
-    models.record(name, problem, assembled.judged)
-
-
 def _subspace(subspace: Subspace) -> dict[str, Any]:
     total = sum(parameter.numel() for parameter in subspace.model.parameters())
     moving = sum(parameter.numel() for parameter in subspace.movable.values())
@@ -326,11 +295,11 @@ def _write(
     config: Any,
     checked: Checked,
     assembled: Assembled,
-    models: _Models,
+    models: Models,
     details: Mapping[str, Any],
 ) -> Run:
     seconds = models.clock.seconds
-    details = {**details, "mmlu": models.mmlu}
+    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions}
     content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
     texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
     dossier.write(folder, content, models.evidence, texts or None)

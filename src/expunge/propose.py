@@ -115,7 +115,8 @@ class Proposals:
             self.problem, self.state, keep_distributions(self.problem, self.problem.splits[ACCEPTANCE])
         )
         self._measurer.loss = self._measurer.retain()[1]
-        self._measurer.known = float(self._measurer.forget().mean())
+        if self.state.targets is not None:
+            self._measurer.known = float(self._measurer.forget().mean())
 
     def take(self, phase: ProposalPhase) -> dict[str, Any]:
         """Asks for a proposal, takes the step that its rule finds or restores the weights, and returns the figures.

@@ -36,7 +36,12 @@ class Left:
 
 def left(caches: bool = True) -> list[Left]:
     """Everything that may be removed now; without `caches`, only what interrupted runs left."""
-    return [*_working(), *(_caches() if caches else ())]
+    return [*_working("runs"), *abandoned(), *(_caches() if caches else ())]
+
+
+def abandoned() -> list[Left]:
+    """Temporary folders whose process is gone, with the half-written outputs that they note: of use to nobody."""
+    return list(_working("temporary"))
 
 
 def remove(found: list[Left]) -> list[Path]:
@@ -54,9 +59,8 @@ def remove(found: list[Left]) -> list[Path]:
     return gone
 
 
-def _working() -> Iterator[Left]:
-    state = workspace.state_folder()
-    for folder in sorted([*state.glob("runs/*"), *state.glob("temporary/*")]):
+def _working(kind: str) -> Iterator[Left]:
+    for folder in sorted((workspace.state_folder() / kind).glob("*")):
         if not folder.is_dir() or folder.is_symlink() or workspace.in_use(folder):
             continue
         note = folder / workspace.BESIDE

@@ -25,7 +25,15 @@ from expunge import config as configs
 from expunge.errors import InputError
 
 SCHEMA = 2
-NEW_IN_2: dict[str, Any] = {"parent": None, "earlier": None, "holders": [], "key": None, "row_files": {}, "files": None}
+NEW_IN_2: dict[str, Any] = {
+    "parent": None,
+    "earlier": None,
+    "holders": [],
+    "key": None,
+    "row_files": {},
+    "files": None,
+    "interruptions": 0,
+}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "rouge_score", "numpy", "scipy")
 LIMITS = (
     "Only the questions and documents in the files were asked; paraphrases, samples at higher temperature, relearning "
@@ -52,13 +60,19 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begin, 3)
 
 
+def versions() -> dict[str, str]:
+    """Of this package, of Python, and of the libraries that results depend on."""
+    return {"expunge": version("expunge"), "python": platform.python_version()} | {
+        name: version(name) for name in PACKAGES
+    }
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine, time and peak memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"expunge": version("expunge"), "python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     }

@@ -12,6 +12,7 @@ import torch
 from expunge import config as configs
 from expunge.apply import apply
 from expunge.assemble import Assembled, load_other
+from expunge.checkpoint import Checkpoints
 from expunge.deliver import Delivered, deliver
 from expunge.errors import InputError
 from expunge.influence import curvature_of
@@ -46,18 +47,19 @@ def run(
     say: Say,
     clock: Clock,
     tokens: int | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trial:
     """Unlearns the assembled problem's model, which is consumed, and writes it to `folder`.
 
     `base`: the base model's losses on the forget rows, where there is one; `tokens`: a budget (see `apply`).
     """
     problem = assembled.problem
+    torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
     subspace = select(problem.model, config.subspace, problem.runtime.device)
     say(f"subspace: {subspace.name} ({subspace.reason})")
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
-    torch.manual_seed(config.seed)
     with clock.stage("unlearn"):
-        outcome = apply(config.options, problem, log, tokens, penalty_of(config))
+        outcome = apply(config.options, problem, log, tokens, penalty_of(config), checkpoints)
     for warning in dict.fromkeys(entry["notes"].get("warning") for entry in outcome.proposals):
         if warning:
             say(f"warning: {warning}")

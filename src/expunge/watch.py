@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.data.splits import spread
 from expunge.method import State
 from expunge.optim.stopping import Check
 from expunge.problem import Problem
@@ -45,12 +46,12 @@ class Watch:
     def __init__(self, problem: Problem, state: State) -> None:
         self.problem = problem
         self.splits = {
-            name: problem.splits[name].of(_places(len(problem.splits[name].rows), most), name)
+            name: problem.splits[name].of(spread(len(problem.splits[name].rows), most), name)
             for name, most in MOST_WATCHED.items()
             if name in problem.splits
         }
         self.start = {name: self._losses(name) for name in self.splits}
-        kept = _places(len(problem.splits["forget"].rows), MOST_WATCHED["forget"])
+        kept = spread(len(problem.splits["forget"].rows), MOST_WATCHED["forget"])
         self.targets = None if state.targets is None else state.targets.cpu().double().numpy()[kept]
 
     def check(self, step: int) -> Check:
@@ -73,8 +74,3 @@ class Watch:
 
     def _losses(self, name: str) -> NDArray[np.float64]:
         return row_losses(self.problem, self.problem.model, self.splits[name]).numpy()
-
-
-def _places(count: int, most: int) -> list[int]:
-    """At most `most` of `count` places, spread evenly."""
-    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, most)).round())]

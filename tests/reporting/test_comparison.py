@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 from expunge.errors import InputError
 from expunge.reporting.comparison import findings, latex, proposals, scatter, sheets, standings, tables, write
+from html_pages import Page
 
 HOSTILE = "=<script>alert('x')</script> | `tick` \"q\"\nnext [a](b) \u202eRTL & **b** $x_1$ \\input{/x} %_#~^{ ]"
 FORBIDDEN = re.compile(r"proven|deleted|certified|compliant", re.IGNORECASE)
@@ -70,30 +70,6 @@ def content():
 
 def word(content, model, key):
     return standings.of(content).entries[model, key].word
-
-
-class Page(HTMLParser):
-    """Collects tags and text, and fails where tags do not nest."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], []
-        self.feed(page)
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes.append((tag, dict(attrs)))
-        self.open += [] if tag == "meta" else [tag]
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += [] if {"style", "title"} & set(self.open) else [data]
 
 
 def test_words_and_summaries(content):

@@ -28,13 +28,14 @@ mean of m losses; the Gram form.
 When to use it: on few parameters, where coordinates that move together should be seen together.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from expunge.curvature import CurvatureState, Vector, summary
+from expunge.data.splits import spread
 from expunge.errors import InputError
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.per_example import Wanted, measure
@@ -70,7 +71,7 @@ class Block:
                 f"curvature block: {self.gradients} gradients of {parameters:,} parameters need about "
                 f"{need / 2**30:.1f} GiB of {free / 2**30:.1f}. Give fewer gradients, or --subspace lora."
             )
-        rows = _spread(split, self.gradients)
+        rows = split.of(spread(len(split.rows), self.gradients), split.name)
         repeats = 1 if self.labels == "data" else max(1, self.gradients // len(rows.rows))
         sums = measure(problem, rows, Wanted(stacked=True), self.labels, passes=repeats, title="curvature")
         scale = (sums.tokens * repeats) ** -0.5
@@ -163,7 +164,7 @@ def apply_power(
 ) -> Tensor:
     """(damping I + G' G)^exponent v [b, K] for v [b, K], from `factor(gradients)`."""
     values, vectors = factors
-    if vectors.shape[1] == gradients.shape[2] and gradients.shape[1] >= gradients.shape[2]:
+    if gradients.shape[1] >= gradients.shape[2]:
         along = torch.einsum("bkj,bk->bj", vectors, vector)
         return torch.einsum("bkj,bj->bk", vectors, (values + damping) ** exponent * along)
     along = torch.einsum("bmj,bm->bj", vectors, torch.einsum("bmk,bk->bm", gradients, vector))
@@ -176,13 +177,3 @@ def apply_power(
 
 def _count(tensors: dict[str, Tensor]) -> int:
     return next((part.shape[1] for part in tensors.values()), 0)
-
-
-def _spread(split: Split, most: int) -> Split:
-    """At most `most` rows, spread evenly."""
-    if len(split.rows) <= most:
-        return split
-    kept = torch.linspace(0, len(split.rows) - 1, most).round().long().unique().tolist()
-    new = {row: place for place, row in enumerate(kept)}
-    windows = tuple(replace(window, row=new[window.row]) for window in split.windows if window.row in new)
-    return Split(split.name, tuple(split.rows[row] for row in kept), windows)

@@ -21,10 +21,9 @@ When to use it: by default. It costs one backward pass over the curvature rows a
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from expunge.curvature import CurvatureState, Vector, summary
+from expunge.curvature import CurvatureState, Vector, shuffled, summary
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.per_example import BATCH_WINDOWS, Wanted, measure
 from expunge.problem import Problem, Split
@@ -55,7 +54,8 @@ class Diagonal:
         sums = measure(problem, split, wanted, self.labels, passes=passes, windows=BATCH_WINDOWS, title="curvature")
         diagonal = {name: squares / (sums.tokens * passes) for name, squares in sums.squares.items()}
         if self.shuffled:
-            diagonal = {name: _permuted(entries, problem.seed + place) for place, (name, entries) in _placed(diagonal)}
+            seeds = {name: problem.seed + place for place, name in enumerate(sorted(diagonal))}
+            diagonal = {name: shuffled(entries, seeds[name]) for name, entries in diagonal.items()}
         mean, median, alive = summary(diagonal)
         return CurvatureState(diagonal, mean, median, alive, sums.examples, sums.tokens)
 
@@ -71,13 +71,3 @@ class Diagonal:
             for name, tensor in vector.items()
             if name in state.alive
         }
-
-
-def _placed(diagonal: dict[str, Tensor]) -> "enumerate[tuple[str, Tensor]]":
-    return enumerate(sorted(diagonal.items()))
-
-
-def _permuted(entries: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(entries.numel(), generator=generator).to(entries.device)
-    return entries.flatten()[order].view_as(entries)

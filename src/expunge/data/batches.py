@@ -90,7 +90,21 @@ class Stream:
         self._random = np.random.default_rng(seed)
         self._queue: list[int] = []
 
+    def skip(self, count: int, times: int) -> None:
+        """As if so many draws had been made."""
+        for _ in range(times):
+            self._choose(count)
+
     def draw(self, count: int, most: int = 32) -> list[Batch]:
+        chosen = self._choose(count)
+        sizes = [self.windows[index].targets if self.by_tokens else 1 for index in chosen]
+        size = dict(zip(chosen, sizes, strict=True))
+        return [
+            collate(self.split, self.windows, group, sum(size[index] for index in group) / sum(sizes))
+            for group in by_length(self.windows, chosen, most)
+        ]
+
+    def _choose(self, count: int) -> list[int]:
         count = min(count, len(self.windows))
         chosen: list[int] = []
         while len(chosen) < count:
@@ -98,9 +112,4 @@ class Stream:
                 fresh = [int(index) for index in self._random.permutation(len(self.windows))]
                 self._queue = sorted(fresh, key=lambda index: index not in chosen)  # those of this draw come last
             chosen.append(self._queue.pop())
-        sizes = [self.windows[index].targets if self.by_tokens else 1 for index in chosen]
-        size = dict(zip(chosen, sizes, strict=True))
-        return [
-            collate(self.split, self.windows, group, sum(size[index] for index in group) / sum(sizes))
-            for group in by_length(self.windows, chosen, most)
-        ]
+        return chosen

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from expunge.data.rows import Row
 
 MOST_GUARD_ROWS = 48
@@ -84,6 +86,11 @@ def recombine(forget: Sequence[Row], donors: Sequence[Row], most: int = 160) -> 
         new = [text for text in pairs if text not in known | found.keys()][:each]
         found |= {text: replace(pairs[text], line=len(found) + place) for place, text in enumerate(new, start=1)}
     return tuple(found.values())
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places, evenly apart."""
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 
 
 def shape(row: Row) -> tuple[float, float]:

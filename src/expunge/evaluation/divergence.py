@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from expunge.data.splits import spread
 from expunge.metric import Floats
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, window_divergences
@@ -31,8 +32,7 @@ def keep(original: Problem, judged: Mapping[str, Split]) -> dict[str, Kept]:
     found = {}
     for name in SETS:
         if name in judged and len(judged[name].rows):
-            count = len(judged[name].rows)
-            places = np.unique(np.linspace(0, count - 1, min(count, MOST_ROWS)).round().astype(int)).tolist()
+            places = spread(len(judged[name].rows), MOST_ROWS)
             split = judged[name].of(places, name)
             found[name] = Kept(tuple(places), split, keep_distributions(original, split))
     return found

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from expunge.benchmark import Generating
 from expunge.data.batches import passes
 from expunge.data.rows import Row
-from expunge.data.splits import shape
+from expunge.data.splits import shape, spread
 from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
 from expunge.evaluation.divergence import Kept, row_divergences
 from expunge.metric import Candidates, Evidence, SetEvidence
@@ -142,8 +142,7 @@ def generate(
     """
     references: list[str | None] = [None] * len(rows)
     generations: list[str | None] = [None] * len(rows)
-    most = len(rows) if generating.rows is None else min(len(rows), generating.rows)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int)).tolist()
+    chosen = spread(len(rows), len(rows) if generating.rows is None else generating.rows)
     prompts: dict[int, _Prompt] = {}
     for index in chosen:
         ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)

@@ -17,6 +17,7 @@ from peft import PeftModel
 
 from expunge import record
 from expunge.assemble import Checked, assemble, load_other, trust
+from expunge.checkpoint import Checkpoints
 from expunge.config import EARLIER, Retrain
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
@@ -25,7 +26,7 @@ from expunge.errors import InputError
 from expunge.loop import Training, train
 from expunge.model import adapter, load
 from expunge.model.adapter import Adapter
-from expunge.model.load import load_model, weight_files
+from expunge.model.load import load_model
 from expunge.model.save import atomic_folder, write
 from expunge.model.select import check_subspace, select
 from expunge.problem import Problem, Split
@@ -48,7 +49,14 @@ def rendered_without(
 
 
 def fine_tune(
-    model: Any, tokenizer: Any, rows: Sequence[Row], rendering: Rendering, training: Training, seed: int, title: str
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    rendering: Rendering,
+    training: Training,
+    seed: int,
+    title: str,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Any, float]:
     """Plain training of a model on rows; returns the model and the last epoch's mean loss.
 
@@ -61,7 +69,7 @@ def fine_tune(
     problem = Problem(
         subspace.model, tokenizer, runtime, rendering, {}, seed, subspace.adapter, movable=subspace.movable
     )
-    loss = train(problem, split, training, title)
+    loss = train(problem, split, training, title, checkpoints)
     return (subspace.model.merge_and_unload() if subspace.adapter else subspace.model), loss
 
 
@@ -84,7 +92,12 @@ class Twin:
 
 
 def make_twins(
-    config: Retrain, checked: Checked, training: Training, output: Path, say: Callable[[str], None]
+    config: Retrain,
+    checked: Checked,
+    training: Training,
+    output: Path,
+    say: Callable[[str], None],
+    checkpoints: Checkpoints,
 ) -> list[Twin]:
     """Trains the twins, or takes them from the cache, and writes them to `output` with a small record each.
 
@@ -102,11 +115,12 @@ def make_twins(
     with atomic_folder(output) as folder:
         for seed in range(config.seed, config.seed + config.seeds):
             single = replace(config, seed=seed)
-            cached = cache_folder() / "twins" / _cache_key(single, rows, problem.rendering, training)
+            key = _cache_key(single, rows, problem.rendering, training)
+            cached = cache_folder() / "twins" / key
             if cached.is_dir():
                 say(f"the twin of seed {seed} is taken from the cache")
             else:
-                _train_into(cached, single, rows, problem, training)
+                _train_into(cached, single, rows, problem, training, checkpoints.below(key))
             twin = load_other(config, str(cached), assembled, torch.float32)
             place = f"seed-{seed}" if config.seeds > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
@@ -126,20 +140,29 @@ def _deliver(cached: Path, folder: Path, made: Twin, settings: Mapping[str, Any]
     record.write_json(folder / "expunge" / "retrain.json", content | dict(settings) | record.environment())
 
 
-def _train_into(folder: Path, config: Retrain, rows: Sequence[Row], problem: Problem, training: Training) -> None:
+def _train_into(
+    folder: Path,
+    config: Retrain,
+    rows: Sequence[Row],
+    problem: Problem,
+    training: Training,
+    checkpoints: Checkpoints,
+) -> None:
     assert config.base is not None
     torch.manual_seed(config.seed)
     base = load_model(config.base, torch.float32, problem.runtime.device, trust(config))
     like = _adapter_to_be_like(config, training)
     if like:
         base = adapter.fresh(base, like)
-    model, _ = fine_tune(base, problem.tokenizer, rows, problem.rendering, training, config.seed, "retraining")
+    rendering, seed = problem.rendering, config.seed
+    model, _ = fine_tune(base, problem.tokenizer, rows, rendering, training, seed, "retraining", checkpoints)
     with atomic_folder(folder) as temporary:
         if like:
             adapter.write(model, replace(like, base=config.base), temporary, None)
             problem.tokenizer.save_pretrained(temporary)
         else:
             write(model, problem.tokenizer, temporary, torch.float32)
+    checkpoints.clear()
 
 
 def _adapter_to_be_like(config: Retrain, training: Training) -> Adapter | None:
@@ -168,12 +191,12 @@ def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, train
     assert config.base is not None
     contents = [part for row in rows for part in (row.kind, *row.content)]
     identity = {
-        "base": record.file_hash(weight_files(config.base)) if weight_files(config.base) else config.base,
+        "base": load.identity(config.base),
         "rows": record.keyed_hash(contents, record.key()),
         "rendering": asdict(rendering),
         "training": asdict(training),
         "seed": config.seed,
-        "versions": record.environment()["versions"],
+        "versions": record.versions(),
     }
     if like := _adapter_to_be_like(config, training):
         identity["adapter"] = dict(like.settings)

@@ -17,14 +17,12 @@ Gauss-Newton matrix by 1/T too, and so the noise and exact cotangents by 1/sqrt(
 Shapes: N targets of a batch, V vocabulary.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Labels = Literal["noise", "sampled", "data", "exact"]
-CENTRED = ("noise", "sampled")  # mean zero given the input, so that sums over examples may be squared
-LABELS: tuple[Labels, ...] = get_args(Labels)
 
 
 def noise_cotangent(logits: Tensor, noise: Tensor, out: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from expunge.data.batches import Batch, collate
+from expunge.data.batches import MOST_PADDING, Batch, collate
 from expunge.errors import InputError
 from expunge.gradients.capture import Capture, capturing
 from expunge.gradients.cotangents import (
@@ -28,7 +28,6 @@ from expunge.problem import Problem, Split
 from expunge.progress import bar
 
 BATCH_WINDOWS = 16
-MOST_PADDING = 0.25
 MOST_EXACT = 1024  # vocabulary that `exact` labels are taken of: a backward pass each, at every place
 
 

@@ -75,14 +75,8 @@ class FisherForgetting:
         return ProposalPhase(name=name, propose=propose, step=influence.rule(self, share), passes=passes)
 
     def _remove(self, problem: Problem, state: State) -> Proposal:
-        return influence.ascent(problem, state, self._fit(problem), stop_at_targets=True)
+        return influence.ascent(problem, state, influence.fit(problem, self), stop_at_targets=True)
 
     def _perturb(self, problem: Problem, state: State) -> Proposal:
-        state.caches["draw"] = state.caches.get("draw", 0) + 1
-        return influence.shaped_noise(problem, self._fit(problem), state.caches["draw"])
-
-    def _fit(self, problem: Problem) -> influence.Fit:
-        split = problem.splits["curvature"]
-        return influence.fit(
-            problem, split, self.curvature, self.curvature_options, self.damping, self.absolute_damping
-        )
+        state.carried["draw"] = state.carried.get("draw", 0) + 1
+        return influence.shaped_noise(problem, influence.fit(problem, self), state.carried["draw"])

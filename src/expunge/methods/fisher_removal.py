@@ -68,7 +68,7 @@ class FisherRemoval:
 
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, self.step in influence.TO_TARGETS)
-        state.caches["fit"] = self._fit(problem)
+        state.caches["fit"] = influence.fit(problem, self)
         if self.restore:
             seen = [problem.splits[name] for name in ("retain", "curvature") if name in problem.splits]
             state.caches["kept"] = [(split, keep_distributions(problem, split)) for split in seen]
@@ -87,20 +87,19 @@ class FisherRemoval:
         return tuple(steps) if self.restore else (Repeat(tuple(steps), 1),)
 
     def _propose(self, problem: Problem, state: State) -> Proposal:
-        if self.refresh and state.caches.get("used", False):
-            state.caches["fit"] = self._fit(problem)
-        state.caches["used"] = True
-        return influence.ascent(problem, state, state.caches["fit"], self.stop_at_targets)
+        fitted = state.carried.pop("fit", None) or self._fit(problem, state)
+        state.carried["moved"] = True
+        return influence.ascent(problem, state, fitted, self.stop_at_targets)
 
     def _restore(self, problem: Problem, state: State) -> Proposal:
         """With the curvature at the new weights, which the next removal uses too: where the softmax was saturated, the
         old one is far too small."""
-        if self.refresh:
-            state.caches["fit"], state.caches["used"] = self._fit(problem), False
-        return influence.restoration(problem, state.caches["fit"], state.caches["kept"])
+        fitted = self._fit(problem, state)
+        state.carried |= {"fit": fitted} if self.refresh else {}
+        return influence.restoration(problem, fitted, state.caches["kept"])
 
-    def _fit(self, problem: Problem) -> influence.Fit:
-        split = problem.splits["curvature"]
-        return influence.fit(
-            problem, split, self.curvature, self.curvature_options, self.damping, self.absolute_damping
-        )
+    def _fit(self, problem: Problem, state: State) -> influence.Fit:
+        if self.refresh and state.carried.get("moved"):
+            return influence.fit(problem, self)
+        fitted: influence.Fit = state.caches["fit"]
+        return fitted

@@ -167,11 +167,7 @@ class Libu:
         )
 
     def _ascend(self, problem: Problem, state: State) -> Proposal:
-        split = problem.splits["curvature"]
-        fitted = influence.fit(
-            problem, split, self.curvature, self.curvature_options, self.damping, self.absolute_damping
-        )
-        return influence.ascent(problem, state, fitted, stop_at_targets=True)
+        return influence.ascent(problem, state, influence.fit(problem, self), stop_at_targets=True)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         """Of phase 2: the objective of loss_matching."""

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from expunge import record
 from expunge.errors import InputError
 from expunge.model import adapter as adapters
 from expunge.model import quantised
@@ -154,6 +155,12 @@ def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:
     """The adapter that a folder holds; None for whole models and hub names. Raises `InputError`."""
     trust = trust or Trust()
     return adapters.read(path, trust.adapter_base, trust.pickle) if adapters.is_adapter(path) else None
+
+
+def identity(path: str) -> str:
+    """Hash of the weights in a folder; the name of a hub model stands for itself."""
+    files = weight_files(path)
+    return record.file_hash(files) if files else path
 
 
 def weight_files(path: str) -> list[Path]:

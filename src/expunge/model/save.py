@@ -12,6 +12,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from expunge import workspace
+from expunge.checkpoint import full_disk_explained
 from expunge.errors import InputError
 from expunge.model import adapter as adapters
 
@@ -36,7 +37,7 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
     try:
-        with workspace.noted(temporary):
+        with workspace.noted(temporary), full_disk_explained(temporary.parent):
             yield temporary
             temporary.chmod(0o755)
             if output.exists():
@@ -71,7 +72,8 @@ def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
     }
     transformers_logging.disable_progress_bar()  # a bar per file would be noise
     before = model.config.dtype
-    model.save_pretrained(folder, state_dict=state)
+    with full_disk_explained(folder, sum(tensor.nbytes for tensor in cast.values())):
+        model.save_pretrained(folder, state_dict=state)
     model.config.dtype = dtype  # save_pretrained declares the dtype of the model, not of what it writes
     model.config.save_pretrained(folder)
     model.config.dtype = before

@@ -6,6 +6,8 @@ rate rises, so that it ends near the smallest that moves them; when they move an
 pressure on the targets rises instead.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from expunge.optim.stopping import Check
@@ -21,6 +23,8 @@ STALL = 0.04  # of the way between two looks; slower, and the pressure rises
 MOST_PRESSURE = 16.0
 LOWEST = 0.02  # of the rate, at the end of settling
 
+STEERED = ("rate", "pressure", "_settle_from", "_next_look", "_way")
+
 
 class Course:
     """Starts at `rate`; `fixed` keeps it (a rate that the user gave)."""
@@ -32,6 +36,15 @@ class Course:
         self._settle_from = self._travel
         self._next_look = PATIENCE * self._travel
         self._way = 0.0
+
+    def held(self) -> dict[str, float]:
+        """What checks have changed."""
+        return {name: getattr(self, name) for name in STEERED}
+
+    def take_up(self, kept: Mapping[str, float]) -> None:
+        """Puts back what `held` returned."""
+        for name in STEERED:
+            setattr(self, name, kept[name])
 
     @property
     def end(self) -> int:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from expunge.apply import CHECKS, LOOKS, PROBE_STEPS
 from expunge.assemble import MOST_PROBED, Checked, benchmark_of
 from expunge.benchmark import Generating
 from expunge.curvature_refresh import rows_of
 from expunge.data.batches import Stream, by_length
 from expunge.data.rows import Row
 from expunge.data.tokens import JOINS, Rendering, Window, encode, prompt_ids
+from expunge.descent import CHECKS, LOOKS, PROBE_STEPS
 from expunge.distributed import Runtime
 from expunge.evaluation.evidence import ROOM
 from expunge.loop import Training

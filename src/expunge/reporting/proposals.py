@@ -20,6 +20,12 @@ LEAD = (
 )
 HEADERS = ("Proposal", "Step", "Damping", "Forget loss", "Retain loss", "Retain KL", "Cosine", "Curvature fitted on")
 UNMOVED = 0.01  # share of the retain KL reached: with less than that before the step, the forecast of it holds
+WORDS = {
+    "Fixed": "as given",
+    "LineSearch": "line search",
+    "ToTargets": "smallest that reaches the targets",
+    "Restore": "down the retain KL",
+}
 NO_FORECAST, NO_STEP = "no forecast", "no step"
 
 
@@ -127,7 +133,7 @@ def _rule(rule: Mapping[str, Any]) -> str:
     if rule.get("name") == "RetainBudget":
         what = "rise of retain loss" if rule.get("unit") == "loss" else "retain KL"
         return f"largest within {significant(figure(rule.get('budget')))} of {what}"
-    return {"Fixed": "as given", "LineSearch": "line search"}.get(str(rule.get("name")), "")
+    return WORDS.get(str(rule.get("name")), "")
 
 
 def _change(entry: Mapping[str, Any], name: str) -> Change:

@@ -69,6 +69,8 @@ def _run(record: Record) -> Table | None:
         "time in all": duration(sum(record["seconds"].values())) if record["seconds"] else None,
         "peak memory": size(record["peak_memory_bytes"]),
     }
+    if count := record.get("interruptions"):
+        values["interrupted"] = f"{count} time{'s' if count > 1 else ''}; times and memory are those of the last part"
     return pairs("Run", values)
 
 

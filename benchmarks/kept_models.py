@@ -1,0 +1,25 @@
+"""Models that a benchmark trains once and keeps."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering
+from expunge.evaluation.retrained import fine_tune
+from expunge.loop import Training
+from expunge.model.save import atomic_folder, write
+
+
+def keep(
+    folder: Path, model: Any, tokenizer: Any, rows: Sequence[Row], rendering: Rendering, training: Training, seed: int
+) -> None:
+    """Fine-tunes `model` in place and writes it to `folder`, whole or not at all; nothing where that exists."""
+    if folder.exists():
+        return
+    start = time.perf_counter()
+    model, loss = fine_tune(model, tokenizer, rows, rendering, training, seed, f"{folder.name} model")
+    with atomic_folder(folder) as temporary:
+        write(model, tokenizer, temporary, model.dtype)
+    print(f"{folder.name}: {time.perf_counter() - start:.0f} s, last epoch's loss {loss:.3f}", flush=True)

@@ -1,0 +1,99 @@
+"""Runs that were interrupted: the same command again goes on; another one for the same output is refused by name.
+
+What a run keeps while it lasts (checkpoints, evidence, which holds text) lies in the working folder of its output (see
+`workspace`), which is gone when the run is done. One process at a time writes an output.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge import config as configs
+from expunge import dossier, purge, record, workspace
+from expunge.assemble import Checked
+from expunge.checkpoint import Checkpoints
+from expunge.errors import InputError, Interrupted
+
+BEGUN = "begun"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that can be gone on with, and how often it was interrupted so far."""
+
+    checkpoints: Checkpoints
+    interruptions: int
+
+
+@contextmanager
+def run(
+    output: Path, identity: Mapping[str, str], restart: bool = False, types: Sequence[type[Any]] = ()
+) -> Iterator[Run]:
+    """The run that writes `output`: new, or what is left of one with the same `identity` (texts by name).
+
+    Raises `InputError` where another process is writing it, and where what was begun is not the same, naming what
+    differs; `Interrupted` on Ctrl-C. Wrong input leaves nothing behind, anything else what was kept.
+    """
+    folder = workspace.run_folder(output)
+    with _alone(folder, output):
+        if restart:
+            _empty(folder)
+        purge.remove(purge.abandoned())
+        checkpoints = Checkpoints(folder, types)
+        begun = checkpoints.load(BEGUN) or {"identity": dict(identity), "processes": 0}
+        _compare(begun["identity"], identity, output)
+        checkpoints.save(BEGUN, begun | {"processes": begun["processes"] + 1})
+        try:
+            yield Run(checkpoints, begun["processes"])
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"{output}: interrupted. Give the same command to go on from what was kept, or add --restart to begin "
+                "anew; expunge purge removes what was kept."
+            ) from None
+        except InputError:
+            if not begun["processes"]:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def identity(command: str, inputs: configs.Inputs, checked: Checked) -> dict[str, str]:
+    """What must be the same for a run to go on, by the name that a refusal gives it."""
+    plain = {key: value for key, value in configs.resolved(inputs).items() if key not in (*configs.ROWS, "output")}
+    found = {"command": command} | {f"--{key.replace('_', '-')}": _text(value) for key, value in plain.items()}
+    contents = {f"content of {name}": value for name, value in dossier.input_hashes(inputs, checked).items()}
+    return found | contents | {"versions of libraries": _text(record.versions())}
+
+
+@contextmanager
+def _alone(folder: Path, output: Path) -> Iterator[None]:
+    if workspace.in_use(folder):
+        raise InputError(f"{output}: another run is writing this output. Wait until it has ended, or name another.")
+    with workspace.locked(folder):
+        yield
+
+
+def _compare(begun: Mapping[str, str], now: Mapping[str, str], output: Path) -> None:
+    changed = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
+    if changed:
+        raise InputError(
+            f"{output}: an interrupted run of this output was begun with another {', '.join(changed)}. Give the same "
+            "command as then to go on, --restart to throw it away and begin anew, or another --output."
+        )
+
+
+def _empty(folder: Path) -> None:
+    """Removes what was kept; the files of `workspace` itself stay."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (workspace.LOCK, workspace.OUTPUT):
+            path.unlink()
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,123 @@
+"""Interrupted runs: the same command goes on to the same end; another one is refused by name; one run to an output."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import expunge
+import reliability
+from expunge import cli, registry, workspace
+from expunge.errors import InputError
+
+pytestmark = pytest.mark.xdist_group("world")
+QUICK = {"steps": 24, "replay_texts": 16}
+
+
+@pytest.fixture
+def given(world: Path, tmp_path: Path) -> dict[str, Any]:
+    reliability.shorten(world, tmp_path)
+    rows = {role: str(tmp_path / f"{role}.jsonl") for role in ("forget", "retain", "holdout")}
+    return rows | {"model": str(world / "original"), "options": QUICK, "force": True}
+
+
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Ctrl-C in the loss of a method, once it was called so many times."""
+    with monkeypatch.context() as patch:
+
+        def after(calls: int) -> None:
+            kind, counted = registry.load("methods", "loss_matching"), iter(range(10**9))
+            loss = kind.loss
+
+            def broken(*arguments: Any) -> Any:
+                if next(counted) >= calls:
+                    raise KeyboardInterrupt
+                return loss(*arguments)
+
+            patch.setattr(kind, "loss", broken)
+
+        after.undo = patch.undo  # type: ignore[attr-defined]
+        yield after
+
+
+def run(given: dict[str, Any], output: Path, **more: Any) -> dict[str, str]:
+    return reliability.fingerprint(expunge.unlearn(**given, output=str(output), **more).output)
+
+
+def interrupted(given: dict[str, Any], output: Path, stopping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unlearning stopped midway, after some checkpoints."""
+    monkeypatch.setattr("expunge.checkpoint.SHARE", float("inf"))
+    stopping(60)
+    with pytest.raises(KeyboardInterrupt, match="Give the same command to go on"):
+        run(given, output)
+    stopping.undo()
+    assert not output.exists() and not list(output.parent.glob(f".{output.name}-*"))
+
+
+def test_it_goes_on_where_it_was(
+    given: dict[str, Any], tmp_path: Path, stopping: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    undisturbed = run(given, output)
+    output.rename(tmp_path / "undisturbed")
+    interrupted(given, output, stopping, monkeypatch)
+    stopping(60)  # it would not come to its end from the beginning with that
+    finished = expunge.unlearn(**given, output=str(output))
+    stopping.undo()
+    assert reliability.fingerprint(output) == undisturbed
+    assert finished.record["interruptions"] == 1
+    assert not list((workspace.state_folder() / "runs").iterdir())
+
+
+def test_another_run_is_refused_by_name(
+    given: dict[str, Any], tmp_path: Path, stopping: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    interrupted(given, output, stopping, monkeypatch)
+    with pytest.raises(InputError, match=r"begun with another --seed\. Give the same"):
+        run(given, output, seed=5)
+    lines = (tmp_path / "retain.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "retain.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match=r"begun with another content of retain\."):
+        run(given, output)
+    assert not output.exists()
+    assert run(given, output, restart=True)
+
+
+def test_one_run_writes_an_output(given: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with (
+        workspace.locked(workspace.run_folder(output)),
+        pytest.raises(InputError, match="another run is writing this output"),
+    ):
+        run(given, output)
+
+
+def test_wrong_input_leaves_nothing_behind(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="chat template"):
+        run(given, tmp_path / "out", chat_template=True)
+    assert not list((workspace.state_folder() / "runs").iterdir())
+
+
+def test_ctrl_c_is_a_sentence_and_130(
+    given: dict[str, Any], tmp_path: Path, stopping: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopping(0)
+    flags = [part for key in ("model", "forget", "retain", "holdout") for part in (f"--{key}", given[key])]
+    assert cli.main(["unlearn", *flags, "--output", str(tmp_path / "out")]) == 130
+    assert "interrupted. Give the same command to go on" in capsys.readouterr().err
+    stopping.undo()
+
+
+@pytest.mark.parametrize("name", ["unlearn, fisher_removal", "retrain", "compare"])
+def test_killed_once_it_ends_as_if_it_had_not_been(name: str, world: Path, tmp_path: Path) -> None:
+    """One real kill each; `benchmarks/reliability.py` has forty."""
+    reliability.shorten(world, tmp_path)
+    arguments = reliability.commands(world, tmp_path)[name]
+    found, expected = reliability.undisturbed(name, arguments, tmp_path)
+    while not found.kills:
+        reliability.killed(found, arguments, expected, tmp_path, 1, random.Random(1))
+    assert found.holds, found
