@@ -20,7 +20,10 @@ from reporting.conftest import build_record
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("templates", "recipes")
-OUR_RULES = ('expunge = ["py.typed", "reporting/templates/*"]', '"share/expunge/recipes" = ["recipes/*.yaml"]')
+OUR_RULES = (
+    'expunge = ["py.typed", "record.schema.json", "reporting/templates/*"]',
+    '"share/expunge/recipes" = ["recipes/*.yaml"]',
+)
 WHERE = "import expunge; print(expunge.__file__)"
 pytestmark = pytest.mark.xdist_group("package")
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -172,6 +172,32 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes | None, words: 
         record.read(tmp_path)
 
 
+WHOLE = Path(__file__).parent / "fixtures" / "record_schema_1.json"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        "text",
+        [1],
+        {"a": 1},
+        {"model": 1, "earlier": "x"},
+        [{"id": 1}],
+        [{"id": "a", "verdict": "b", "loss": {"c": "d"}}],
+    ],
+)
+def test_what_others_build_on_is_whole_or_refused(tmp_path: Path, value: Any) -> None:
+    """Each part in each wrong form is named; none of them gets past."""
+    content = record.read_whole(WHOLE)
+    for name in record._FORMS:
+        if (name, value) in (("created", "text"), ("config", {"a": 1})):
+            continue
+        record.write_json(tmp_path / "record.json", content | {name: value})
+        with pytest.raises(InputError, match=f"the record's {name} cannot be read"):
+            record.read_whole(tmp_path)
+
+
 def test_clock_adds_up_per_stage() -> None:
     clock = record.Clock()
     with clock.stage("load"):

@@ -46,7 +46,7 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
     file = Path(config.model) / "expunge" / "record.json"
     if not file.is_file():
         return Lineage()
-    secret, content = record.key(), record.read(file)
+    secret, content = record.key(), record.read_whole(file)
     before = [*content["rows"], *((content["earlier"] or {}).get("rows", []))]
     served = {row["id"] for row in before} | set((content["parent"] or {}).get("served", []))
     done = frozenset(row["id"] for row in before if row["verdict"] in DONE)
@@ -75,7 +75,9 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
     }
     for line in _lines(parent, len(ids["forget"])):
         say(line)
-    losses = {row["id"]: row["loss"].get("first", row["loss"]["original"]) for row in before}
+    losses = {
+        row["id"]: loss for row in before if (loss := row["loss"].get("first", row["loss"].get("original"))) is not None
+    }
     return Lineage(
         parent=parent,
         weights=content["hashes"].get("output"),

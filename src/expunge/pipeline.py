@@ -151,6 +151,7 @@ def run_plan(config: configs.Plan) -> list[str]:
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
+    trace(config, rows.checked, lines.append)
     given = load.adapter_of(str(config.model), trust(config))
     device = Runtime(config.device).device
     lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))

@@ -14,13 +14,14 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from expunge import config as configs
 from expunge.errors import InputError
 
 SCHEMA = 2
@@ -173,6 +174,66 @@ def read(path: str | Path) -> dict[str, Any]:
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
         raise InputError(f"{file}: not a record of schema 1 to {SCHEMA}. A newer expunge may have written it.")
     return upgraded(content)
+
+
+def read_whole(path: str | Path) -> dict[str, Any]:
+    """A record whose parts that other runs build on have the form of the schema. Raises `InputError`."""
+    content = read(path)
+    if broken := [name for name, holds in _FORMS.items() if not holds(content.get(name))]:
+        raise InputError(f"{find(path)}: the record's {', '.join(broken)} cannot be read. Was it cut off or edited?")
+    return content
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+def _judged(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_judged_row, value))
+
+
+def _judged_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("loss"), dict):
+        return False
+    numbers = all(loss is None or type(loss) in (int, float) for loss in row["loss"].values())
+    return numbers and isinstance(row.get("id"), str) and isinstance(row.get("verdict"), str)
+
+
+def _paths(value: Any) -> bool:
+    """The configuration: every setting that names a file or a folder is text, or a list of texts."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name, ""), str) for name in ("benchmark", "adapter_base", *configs.PATHS))
+        and _texts(value.get(configs.EARLIER, []))
+    )
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "created": lambda value: isinstance(value, str),
+    "rows": _judged,
+    "earlier": lambda value: value is None or (isinstance(value, dict) and _judged(value.get("rows"))),
+    "config": _paths,
+    "hashes": _mapping,
+    "versions": _mapping,
+    "row_files": _mapping,
+    "holders": lambda value: (
+        isinstance(value, list) and all(_mapping(one) and {"what", "where"} <= one.keys() for one in value)
+    ),
+    "files": lambda value: (
+        value is None
+        or (isinstance(value, dict) and all(isinstance(one, dict) and "sha256" in one for one in value.values()))
+    ),
+    "parent": lambda value: (
+        value is None
+        or (
+            isinstance(value, dict) and _texts(value.get("served")) and _texts([value.get("path"), value.get("record")])
+        )
+    ),
+}
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,9 +32,7 @@ class Item:
 def verify(config: Verify) -> list[Item]:
     """Looks at everything a record has a hash of. Raises `InputError` where there is no record of a known form."""
     file = record.find(config.output)
-    content = record.read(file)
-    if missing := [name for name in ("hashes", "config", "rows", "versions") if name not in content]:
-        raise InputError(f"{file}: the record lacks {', '.join(missing)}. Was it cut off or edited?")
+    content = record.read_whole(file)
     folder = file.parent.parent if file.parent.name == "expunge" else file.parent
     return [
         *_files(content, folder, file),
@@ -104,7 +102,7 @@ def _rows(content: Mapping[str, Any], config: Verify) -> Iterator[Item]:
         yield _earlier(content, config, secret, reason)
     for role in roles:
         path = getattr(config, role) or content["config"].get(role) or ""
-        if reason or not Path(path).exists():
+        if reason or not _lies(path):
             yield _unknown(f"rows: {role}", reason or f"{path} is not there; give --{role}")
             continue
         yield from _one_role(content, role, path, secret)
@@ -114,7 +112,7 @@ def _earlier(content: Mapping[str, Any], config: Verify, secret: bytes, reason: 
     """Rows of earlier requests, of which those that were asked for again count as forget rows."""
     name, paths = f"rows: {EARLIER}", list(config.earlier) or content["config"].get(EARLIER, [])
     forget = config.forget or content["config"].get("forget", "")
-    gone = [path for path in (*paths, forget) if not Path(path).exists()]
+    gone = [path for path in (*paths, forget) if not _lies(path)]
     if reason or gone:
         return _unknown(name, reason or f"{gone[0]} is not there")
     make_row = _make_row(content)
@@ -123,6 +121,11 @@ def _earlier(content: Mapping[str, Any], config: Verify, secret: bytes, reason: 
     except InputError as error:
         return Item(name, "differs", str(error))
     return _compared(name, content["hashes"][EARLIER], dossier.rows_hash(found.rows, secret))
+
+
+def _lies(path: str) -> bool:
+    """Whether a file or a folder lies there; neither a device nor a pipe is read."""
+    return Path(path).is_file() or Path(path).is_dir()
 
 
 def _make_row(content: Mapping[str, Any]) -> Any:

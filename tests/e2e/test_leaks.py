@@ -56,21 +56,23 @@ def unlearn(place: Place, *more: str) -> None:
 def test_a_redacted_run_leaves_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    during: list[str] = []
+    """While it lasts, generations lie in its working folder, for its owner only, and nowhere else."""
+    state, during = place.folder / "cache" / "state", list[str]()
     deliver = trial.deliver
 
     def look(*arguments: Any) -> Any:
         during.extend(place.search({}))
+        assert {folder.stat().st_mode & 0o777 for folder in (state, *state.glob("*/*"))} == {0o700}
         return deliver(*arguments)
 
     monkeypatch.setattr(trial, "deliver", look)
     unlearn(place)
     assert cli.main(["plan", *place.flags, "--method", "gradient_ascent"]) == 0
     out, err = capfd.readouterr()
-    assert place.search({"stdout": out, "stderr": err}) == [] and during == []
+    assert place.search({"stdout": out, "stderr": err}) == []
+    assert during and [found for found in during if not found.startswith(f"{state}/runs/")] == []
     assert "forget: 10 rows" in out and (place.folder / "out" / "expunge" / "report.html").is_file()
-    state = place.folder / "cache" / "state"
-    assert [file for file in state.rglob("*") if file.is_file()] == [] and state.stat().st_mode & 0o777 == 0o700
+    assert [file for file in state.rglob("*") if file.is_file()] == []
     assert list((place.folder / "TMPDIR").iterdir()) == []
 
 

@@ -58,6 +58,8 @@ def build_record(
         "losses": losses,
         "rows": [_row(n, losses["forget"], models, forgotten, rows) for n in range(rows)],
         "verdict": _verdict(rows, forgotten),
+        "parent": None, "earlier": None, "key": "0" * 16, "row_files": {}, "files": {},
+        "holders": [{"what": "the original model", "where": "out/tuned"}],
         "limits": [
             "Only the attacks named here were run; a stronger one may still find a trace.",
             "The rows may be known from the training of the base model, which this run did not touch.",
