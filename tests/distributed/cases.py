@@ -50,7 +50,9 @@ def problem_of(subspace: str = "full", rows: int = 18, forget: int = 5) -> Probl
     rendering = Rendering(context=CONTEXT)
     splits = {}
     for name, count, long in (("forget", forget, 1), ("retain", rows, 4), ("unseen", forget, 1)):
-        answers = [Row(name, n, "answer", f"{name[0]} {n}?", "ab" * (n % 4 + 1) + str(n * 37)) for n in range(count - 1)]
+        answers = [
+            Row(name, n, "answer", f"{name[0]} {n}?", "ab" * (n % 4 + 1) + str(n * 37)) for n in range(count - 1)
+        ]
         group = (*answers, Row(name, count, "document", "", f"{name} is a long word" * long))
         splits[name] = Split(name, group, tuple(encode(group, rendering, tokenizer)))
     torch.manual_seed(0)
