@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from expunge import launcher
 from expunge.errors import ExpungeError, InputError
@@ -28,7 +29,8 @@ K = TypeVar("K", bound=Hashable)
 class Company:
     """The processes of one run, met. Each holds it from the start to say who speaks when something fails."""
 
-    def __init__(self, store: "dist.Store | None") -> None:
+    def __init__(self, store: Any = None) -> None:
+        """`store`: the key-value store that the processes share."""
         self._store = store
 
     def speaks(self) -> bool:
@@ -44,11 +46,10 @@ class Company:
 def join() -> Company:
     """Meets the other processes that the launcher started, once."""
     if launcher.processes() == 1 or _met():
-        return Company(None)
-    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        return Company()
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    group = dist.PrefixStore("expunge", store)
-    dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     return Company(store)
 
 
@@ -159,7 +160,7 @@ def wait() -> None:
     _all(None)
 
 
-def _all(value: Any) -> list[Any]:
+def _all(value: T) -> list[T]:
     """Every process's value, in their order."""
     if processes() == 1:
         return [value]

@@ -1,36 +1,23 @@
 """Two processes find what one does, in float64 to 1e-9; broken variants are rejected by the same comparison."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from distributed import pairs
 from distributed.cases import METHODS, broken, sound
 
 pytestmark = pytest.mark.xdist_group("two processes")
 TOLERANCE = 1e-9
-WITHIN = 300  # seconds
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Findings of both processes."""
     folder = tmp_path_factory.mktemp("pair")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, str(Path(__file__).with_name("cases.py")), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=WITHIN,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    for done in pairs.run("cases.py", [str(folder)], folder):
+        assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
 
 

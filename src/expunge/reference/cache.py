@@ -99,13 +99,13 @@ def log_likelihoods(problem: Problem, split: Split) -> Tensor:
 @torch.no_grad()
 def row_losses(problem: Problem, model: torch.nn.Module, split: Split) -> Tensor:
     """Mean loss [rows] of each row of a split under a model, in nats per target (float64, on the CPU)."""
-    sums, counts = both = torch.zeros(2, len(split.rows), dtype=torch.float64)
+    sums = torch.zeros(2, len(split.rows), dtype=torch.float64)
     with problem.runtime.autocast():
         for batch in passes(split.name, split.windows):
             moved = batch.to(problem.runtime.device)
             means = window_means(token_nll(target_logits(model, moved), moved), moved).cpu().double()
             sizes = batch.counted.sum(dim=1).double()
-            sums.index_add_(0, batch.rows, means * sizes)
-            counts.index_add_(0, batch.rows, sizes)
-    distributed.total_({"sums and counts": both})
-    return sums / counts
+            sums[0].index_add_(0, batch.rows, means * sizes)
+            sums[1].index_add_(0, batch.rows, sizes)
+    distributed.total_({"losses and targets": sums})
+    return sums[0] / sums[1]
