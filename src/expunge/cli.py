@@ -15,6 +15,7 @@ import tyro
 from expunge import config as configs
 from expunge import recipes, registry
 from expunge.errors import ExpungeError, InputError
+from expunge.visible import in_a_line
 
 COMMANDS: dict[str, type[Any]] = {
     "plan": configs.Plan,
@@ -36,17 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except ExpungeError as error:
-        print(f"expunge: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         compares = arguments[:1] == ["compare"]
         what = "finished cells are kept, and the same command goes on" if compares else "nothing was written"
-        print(f"expunge: interrupted; {what}.", file=sys.stderr)
+        _complain(f"interrupted; {what}.")
         return FAILED
     except SystemExit as stop:
         return int(stop.code or 0)
     except OSError as error:
-        print(f"expunge: {error.strerror}: {error.filename}", file=sys.stderr)
+        _complain(f"{error.strerror}: {error.filename}")
         return FAILED
 
 
@@ -63,7 +64,7 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise InputError(f"there is no command {command!r}{registry.suggestion(command, list(COMMANDS))}")
     config = _parse(command, rest)
-    configs.check_numbers(config)
+    configs.check_values(config)
     return RUNNERS[command](config)
 
 
@@ -153,7 +154,12 @@ def _flag(arguments: list[str], name: str) -> str | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """A line may hold names and tokens that somebody else chose: none of them may steer the terminal."""
+    print(in_a_line(line), flush=True)
+
+
+def _complain(line: str) -> None:
+    print(f"expunge: {in_a_line(line)}", file=sys.stderr)
 
 
 def _plan(config: Any) -> int:

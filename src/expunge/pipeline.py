@@ -245,7 +245,7 @@ def report(record_path: str | Path, output: str | Path) -> Path:
     """Writes report.html and report.md of a record to a new folder; returns the page. Raises `InputError`."""
     content = record.read(record_path)
     target = save.check_output(output)
-    with save.atomic_folder(target) as folder:
+    with save.atomic_folder(target) as folder, dossier.foreign(record_path):
         dossier.write_pages(folder, content, None)
     return target / "report.html"
 

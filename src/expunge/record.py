@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import InputError
+from expunge.reading import check_name, read_json
 
 SCHEMA = 1
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "rouge_score", "numpy", "scipy")
@@ -110,18 +111,14 @@ def write_json(path: Path, content: Any) -> None:
 
 def read(path: str | Path) -> dict[str, Any]:
     """A record from its file or its output folder. Raises `InputError` for anything else."""
+    check_name(str(path), "the path of the record")
     file = Path(path)
     if file.is_dir():
         inner = file / "expunge" / "record.json"
         file = inner if inner.is_file() else file / "record.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: no record can be read there ({error.strerror}).") from None
-    except ValueError:
-        raise InputError(f"{file}: not a record (not JSON).") from None
+    content = read_json(file, "the record", "Name a record.json, or the output folder of a run.")
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise InputError(f"{file}: not a record of schema {SCHEMA}.")
+        raise InputError(f"{file}: not a record of schema {SCHEMA}. Name a record.json, or the output folder of a run.")
     return content
 
 
