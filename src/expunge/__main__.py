@@ -1,7 +1,5 @@
 """`python -m expunge`."""
 
-import sys
+from expunge.cli import entry
 
-from expunge.cli import main
-
-sys.exit(main())
+entry()

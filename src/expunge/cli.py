@@ -5,6 +5,7 @@ that `--help` answers at once.
 """
 
 import dataclasses
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -235,5 +236,7 @@ RUNNERS: dict[str, Callable[[Any], int]] = {
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. A terminal that cannot show a sign gets its escape in place of a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -29,7 +29,7 @@ def parquet(file: Path, role: str) -> Iterator[tuple[int, Any]]:
         size = sum(data.row_group(place).total_byte_size for place in range(data.num_row_groups))
         _check_size(str(file), size)
         # a dictionary holds a long cell once and every row of a batch anew: so many that they fit even then
-        rows = max(1, min(BATCH, MOST_BYTES // max(1, size)))
+        rows = max(1, min(BATCH, MOST_BYTES // (16 * max(1, size))))
         yield from records(str(file), opened.iter_batches(batch_size=rows))
 
 
@@ -58,18 +58,17 @@ def records(source: str, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """Number and record of every row of Arrow record batches or tables. Raises `InputError` beyond 4 GiB."""
     number, size = 0, 0
     for batch in batches:
-        size += batch.nbytes
-        _check_size(source, size)
+        _check_size(source, batch.nbytes)
         names = batch.schema.names
         if len(set(names)) < len(names):
             raise InputError(f"{source}: two columns have the same name. Rename one of them.")
         columns = [batch.column(place) for place in range(len(names))]
         for place in range(batch.num_rows):
             number += 1
-            yield (
-                number,
-                {name: _cell(source, number, column[place]) for name, column in zip(names, columns, strict=True)},
-            )
+            row = {name: _cell(source, number, column[place]) for name, column in zip(names, columns, strict=True)}
+            size += _weight(row)
+            _check_size(source, size)
+            yield number, row
 
 
 def _arrow(source: str, path: Path, names: list[str]) -> Iterator[tuple[int, Any]]:
@@ -98,6 +97,15 @@ def _whole(batch: Any) -> Any:
     """The batch, after a look at its offsets: Arrow's reader trusts them, and wrong ones would end the process."""
     batch.validate(full=True)
     return batch
+
+
+def _weight(value: Any) -> int:
+    """About the bytes of a value, each use of a text counted: a dictionary in a file holds it only once."""
+    if isinstance(value, dict):
+        return sum(len(str(key)) + _weight(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return 8 * len(value) + sum(map(_weight, value))
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def _cell(source: str, number: int, cell: Any) -> Any:
