@@ -153,9 +153,7 @@ def call(case: Case, given: dict[str, str]) -> int:
 def flags(case: Case, model: Path, folder: Path) -> dict[str, str]:
     given = {flag: str(folder / name) for flag, name in case.files.items()} | {"output": str(folder / "out")}
     if case.command == "unlearn":
-        given |= {"model": str(model), "holdout": str(folder / "rows.jsonl")}
-    if case.kind in RECIPES:
-        del given["holdout"]
+        given |= {"model": str(model), "holdout": str(folder / "holdout.jsonl")}
     return given
 
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import fuzz_rows
-from fuzz_rows import DEEP, EITHER, REFUSED, Made, anything, as_bytes, damaged, lines
+from fuzz_rows import ACCEPTED, DEEP, EITHER, REFUSED, Made, anything, as_bytes, damaged, lines
 
 VALID = "seed: 3\nmethod: loss_matching\noptions:\n  steps: 5\njoin: space\nforget: rows.jsonl\nshow_rows: false\n"
 PLAIN = ("x", "3", "0", "auto", "lora", "./x", "npo", "rows", "cpu", "no", "null", "true", "0.5", "''", "~", "{a: 1}")
@@ -54,6 +54,14 @@ def recipe_values(chance: Random, folder: Path) -> Made:
     if "forget:" not in content:
         content += "forget: rows.jsonl\n"
     return recipe(chance, folder, content), EITHER, False
+
+
+def recipe_plain(chance: Random, folder: Path) -> Made:
+    """Settings in any order, with comments, a byte order mark, Windows line ends: all are accepted."""
+    parts = ["seed: 3", "method: loss_matching", "options:\n  steps: 5", "join: space", "forget: rows.jsonl", "# é עם"]
+    content = "\n".join(chance.sample(parts, len(parts))) + "\n"
+    raw = chance.choice((b"", b"\xef\xbb\xbf")) + content.replace("\n", chance.choice(("\n", "\r\n"))).encode()
+    return recipe(chance, folder, raw), ACCEPTED, False
 
 
 def recipe_damaged(chance: Random, folder: Path) -> Made:
@@ -114,6 +122,11 @@ def record_entries(chance: Random, folder: Path, example: Any) -> Made:
     return as_bytes(folder, json.dumps(whole).encode(), "record.json"), EITHER, False
 
 
+def record_plain(chance: Random, folder: Path, example: Any) -> Made:
+    raw = json.dumps(example, indent=chance.choice((None, 1))).encode()
+    return as_bytes(folder, chance.choice((b"", b"\xef\xbb\xbf")) + raw, "record.json"), ACCEPTED, False
+
+
 def record_damaged(chance: Random, folder: Path, example: Any) -> Made:
     raw = damaged(chance, json.dumps(example, indent=1).encode())
     return as_bytes(folder, raw, "record.json"), EITHER, False
@@ -137,7 +150,8 @@ def make(kind: str, seed: int, folder: Path, example: Any) -> Case:
     if kind in RECORDS:
         name, expected, lined = RECORDS[kind](chance, folder, example)
         return Case(kind, expected, {"record": name}, name, lined, "report")
-    (folder / "rows.jsonl").write_bytes(lines([{"text": f"row {n} of the recipe"} for n in range(8)]))
+    for file in ("rows", "holdout"):
+        (folder / f"{file}.jsonl").write_bytes(lines([{"text": f"row {n} of {file}"} for n in range(8)]))
     if kind in RECIPES:
         name, expected, lined = RECIPES[kind](chance, folder)
         return Case(kind, expected, {"config": name}, name, lined)

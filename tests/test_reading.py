@@ -1,4 +1,4 @@
-"""Files that somebody else wrote: anything that is no regular file of strict text, JSON or YAML is refused, with line."""
+"""Files that somebody else wrote: what is no regular file of strict text, JSON or YAML is refused, with its line."""
 
 import json
 import os

@@ -43,7 +43,9 @@ def records(source: str, role: str) -> Records:
     if suffix not in FORMATS:
         if not os.path.lexists(source):
             raise InputError(f"{source}: the {role} rows do not exist. Check the path, or name a hub data set {HUB}...")
-        raise InputError(f"{source}: the {role} file must end in {', '.join(FORMATS)}, or be a folder of datasets.")
+        raise InputError(
+            f"{source}: the {role} file must end in {', '.join(FORMATS)}, or be a folder of datasets. Convert it."
+        )
     if suffix == ".parquet":
         return tables.parquet(file, role)
     return {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](file, read_text(file, f"the {role} file"))
