@@ -94,9 +94,11 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
     """Unlearn and plan take the named method's options as `--options.NAME`."""
     named = _flag(rest, "method") or values.get("method")
     options = values.pop("options", None)
-    default = configs.build(kind, values, str(_flag(rest, "config")))
+    recipe = _flag(rest, "config")
+    default = configs.build(kind, values, str(recipe))
+    source = f"{recipe}: options" if recipe else "options"
     if options is not None and not isinstance(options, dict):
-        raise InputError("options: expected keys and values in the recipe.")
+        raise InputError(f"{source}: expected keys and values, found {type(options).__name__}. Write steps: 5, say.")
     asks_help = {"-h", "--help"} & set(rest)
     if (named or default.method) == "all":
         bare = _without_options(kind)
@@ -106,7 +108,7 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
         print(f"methods: {', '.join(registry.names('methods'))}; with --method NAME --help, its options follow\n")
         return _tyro(_without_options(kind), rest, command, None)
     method = registry.load("methods", str(named or default.method))
-    chosen = configs.build(method, options or {}, "options")
+    chosen = configs.build(method, options or {}, source)
     taking = dataclasses.make_dataclass(
         kind.__name__,
         [("options", method, dataclasses.field(default_factory=method))],
