@@ -213,7 +213,7 @@ def _check_weights(folder: Path, pickle: bool) -> None:
         names = settings_of(index).get("weight_map")
         if not isinstance(names, dict):
             raise InputError(f"{index}: no weight_map of names and files. Save the model anew.")
-        for name in dict.fromkeys(names.values()):
+        for name in names.values():
             if not isinstance(name, str) or Path(name).name != name:
                 raise InputError(f"{index}: names a file outside its folder. Save the model anew.")
             if not name.endswith(".safetensors") and not pickle and index.name.startswith("model.safetensors"):
