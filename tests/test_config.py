@@ -69,7 +69,7 @@ def test_refusal_check_rejects_silence(tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_recipes(tmp_path: Path) -> None:
-    check_refused(load, tmp_path / "none.yaml", ("cannot be read",))
+    check_refused(load, tmp_path / "none.yaml", ("does not exist",))
     assert load(recipe(tmp_path, "# nothing\n")) == Unlearn()
 
 

@@ -26,7 +26,7 @@ def test_recipe(file: Path) -> None:
         return
     kind = config.Compare if OF_COMPARE & set(content) else config.Unlearn
     recipe = config.build(kind, config.from_yaml(file, kind), str(file))
-    config.check_numbers(recipe)
+    config.check_values(recipe)
     assert recipe.model and recipe.forget and recipe.retain
     local = [value for key in config.PATHS if key in content and (value := getattr(recipe, key)) != content[key]]
     assert len(local) >= 2

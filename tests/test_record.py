@@ -152,9 +152,9 @@ def test_records_are_found_in_output_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "no record can be read"),
+        (None, "does not exist"),
         (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
+        (b"\xff", "line 1: not UTF-8"),
         (b"[]", "schema"),
         (b"{}", "schema"),
         (b'{"schema": %d}' % (record.SCHEMA + 1), "schema"),

@@ -5,6 +5,7 @@ that `--help` answers at once.
 """
 
 import dataclasses
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from expunge import config as configs
 from expunge import recipes, record, registry, upkeep
 from expunge.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, told
 from expunge.errors import InputError
+from expunge.visible import in_a_line
 
 COMMANDS: dict[str, type[Any]] = {
     "plan": configs.Plan,
@@ -49,7 +51,7 @@ def _run(arguments: list[str]) -> Answer:
     if command not in COMMANDS:
         raise InputError(f"there is no command {command!r}{registry.suggestion(command, list(COMMANDS))}")
     config = _parse(command, rest)
-    configs.check_numbers(config)
+    configs.check_values(config)
     return RUNNERS[command](config)
 
 
@@ -80,9 +82,11 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
     """Unlearn and plan take the named method's options as `--options.NAME`."""
     named = _flag(rest, "method") or values.get("method")
     options = values.pop("options", None)
-    default = configs.build(kind, values, str(_flag(rest, "config")))
+    recipe = _flag(rest, "config")
+    default = configs.build(kind, values, str(recipe))
+    source = f"{recipe}: options" if recipe else "options"
     if options is not None and not isinstance(options, dict):
-        raise InputError("options: expected keys and values in the recipe.")
+        raise InputError(f"{source}: expected keys and values, found {type(options).__name__}. Write steps: 5, say.")
     asks_help = {"-h", "--help"} & set(rest)
     if (named or default.method) == "all":
         bare = _without_options(kind)
@@ -92,7 +96,7 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
         print(f"methods: {', '.join(registry.names('methods'))}; with --method NAME --help, its options follow\n")
         return _tyro(_without_options(kind), rest, command, None)
     method = registry.load("methods", str(named or default.method))
-    chosen = configs.build(method, options or {}, "options")
+    chosen = configs.build(method, options or {}, source)
     taking = dataclasses.make_dataclass(
         kind.__name__,
         [("options", method, dataclasses.field(default_factory=method))],
@@ -141,7 +145,8 @@ def _flag(arguments: list[str], name: str) -> str | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """A line may hold names and tokens that somebody else chose: none of them may steer the terminal."""
+    print(in_a_line(line), flush=True)
 
 
 def _plan(config: Any) -> Answer:
@@ -272,6 +277,12 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
 
 
 def entry() -> None:
-    """The console script. A polite request to end (SIGTERM, as schedulers send it) is heard as Ctrl-C."""
+    """The console script.
+
+    A terminal that cannot show a sign gets its escape in place of a traceback. A polite request to end (SIGTERM, as
+    schedulers send it) is heard as Ctrl-C.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

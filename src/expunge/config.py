@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tyro
 import yaml
 
-from expunge import recipes, registry
+from expunge import reading, recipes, registry, strict_yaml
 from expunge.errors import InputError
 
 FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
+LARGEST = 2**63 - 1  # what a seed may be
 HUB = "hub:"  # what the name of a hub data set starts with
 MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
 ABOVE_ZERO = (
@@ -200,7 +202,7 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
     known = [field.name for field in dataclasses.fields(kind)]
     for key in content:
         if key not in known:
-            raise InputError(f"{path}: unknown key {str(key)!r}{registry.suggestion(str(key), known)}")
+            raise InputError(f"{path}: unknown key {reprlib.repr(str(key))}{registry.suggestion(str(key), known)}")
     recipe = recipes.find(path)
     root = root or content.get("data") or os.environ.get(DATA_ROOT)
     resolved = dict(content)
@@ -208,6 +210,8 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
         resolved["data"] = str(recipe.beside(content["data"]))
 
     def place(key: str, value: Any) -> Any:
+        if isinstance(value, str):
+            reading.check_name(value, f"{path}: {key}")
         if not isinstance(value, str) or (root and key in (*ROWS, EARLIER)):
             return value
         beside = recipe.beside(value)
@@ -223,21 +227,11 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping, from a file or a shipped recipe's name. Raises `InputError`."""
     file = recipes.find(path).file
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8. Save the recipe as UTF-8.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise InputError(f"{path}, line {mark.line + 1 if mark else 1}: not YAML.") from None
-    except ValueError:
-        raise InputError(f"{path}: not YAML (a date that does not exist?).") from None
+    content = strict_yaml.parse(reading.read_text(file, "the recipe"), str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys and values, found {type(content).__name__}.")
+        raise InputError(f"{path}: expected keys and values, found {type(content).__name__}. Write `key: value` lines.")
     return content
 
 
@@ -247,7 +241,7 @@ def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     values = {key: _meant(value, fields[key].type) if key in fields else value for key, value in values.items()}
     for key, value in values.items():
         if key not in fields:
-            raise InputError(f"{source}: unknown key {key!r}{registry.suggestion(str(key), list(fields))}")
+            raise InputError(f"{source}: unknown key {reprlib.repr(key)}{registry.suggestion(str(key), list(fields))}")
         _check_type(key, value, fields[key].type, source)
     return kind(**values)
 
@@ -268,7 +262,8 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
     allowed = get_args(declared)
     if get_origin(declared) is Literal:
         if value not in allowed:
-            raise InputError(f"{source}: {key} must be one of {', '.join(map(str, allowed))}, found {value!r}.")
+            choice = ", ".join(map(str, allowed))
+            raise InputError(f"{source}: {key} must be one of {choice}, found {reprlib.repr(value)}.")
         return
     if declared is Any:
         return
@@ -288,17 +283,23 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
 
 
 def _check_number(key: str, value: Any, source: str) -> None:
+    if not isinstance(value, int | float):
+        return
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise InputError(f"{source}: {key} is a number of over 63 bits. Give a smaller one.")
     above = key in ABOVE_ZERO
-    if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 if above else value >= 0)):
+    if not (math.isfinite(value) and (value > 0 if above else value >= 0)):
         raise InputError(f"{source}: {key} must be a number {'above 0' if above else '0 or more'}, found {value}.")
 
 
-def check_numbers(config: Any) -> None:
-    """The numbers of a configuration and of its method's options. Raises `InputError`, naming the flag."""
+def check_values(config: Any) -> None:
+    """Numbers and paths of a configuration and of its method's options. Raises `InputError`, naming the flag."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            check_numbers(value)
+            check_values(value)
+        if field.name in (*PATHS, "data", "record") and isinstance(value, str):
+            reading.check_name(value, f"given: {field.name}")
         for one in value if isinstance(value, tuple) else (value,):
             _check_number(field.name, one, "given")
 

@@ -1,16 +1,19 @@
 """From evidence to what a run leaves on disk: the record, the pages, the numbers behind them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from expunge import config as configs
 from expunge import record
 from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
 from expunge.config import EARLIER
 from expunge.data.rows import Row
+from expunge.errors import InputError
 from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
 from expunge.holders import holders
@@ -21,6 +24,7 @@ from expunge.model import load
 from expunge.reporting import card, html, markdown
 
 NAMED_MODELS = ("original", "unlearned", "retrained")
+ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, TemplateError)
 
 
 def build(
@@ -99,6 +103,21 @@ def write_pages(folder: Path, content: Mapping[str, Any], texts: Any) -> None:
     """report.html and report.md from a record; row text only where `texts` are given."""
     (folder / "report.html").write_text(html.render(content, texts), encoding="utf-8")
     (folder / "report.md").write_text(markdown.render(content, texts), encoding="utf-8")
+
+
+@contextmanager
+def foreign(path: str | Path) -> Iterator[None]:
+    """Turns what goes wrong with a record that this run did not write into an `InputError` that names it.
+
+    Its entries may be of any type, and each page takes them apart in its own way; our own records get no such net.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except ODD as error:
+        what = f"its entries are not those of a record ({type(error).__name__})"
+        raise InputError(f"{path}: {what}. Was it edited? Take the one that the run wrote.") from error
 
 
 def model_card(content: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from expunge import launcher, record
 from expunge.errors import ExpungeError, Interrupted
+from expunge.visible import in_a_line
 
 FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
 JSON = "--json"
@@ -73,7 +74,7 @@ def _answer(arguments: list[str], command: Command, complain: Complain) -> Answe
 
 
 def _complain(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(in_a_line(message), file=sys.stderr)
 
 
 def _one_of_several(arguments: list[str], command: Command) -> int:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-import yaml
 from torch import Tensor
 
-from expunge import registry
-from expunge.config import build, check_numbers
+from expunge import registry, strict_yaml
+from expunge.config import build, check_values
 from expunge.curvature import Curvature, CurvatureState, Damping, Vector, cosine, damping_for, inner
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
@@ -57,7 +56,7 @@ def check(options: Stepping) -> None:
 
     Raises `InputError`. Called on construction, so that wrong options are answered before any model is loaded.
     """
-    check_numbers(options)
+    check_values(options)
     curvature_of(options.curvature, options.curvature_options)
     rule(options)
 
@@ -129,8 +128,12 @@ def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
         raise InputError(
             f"options of curvature {name}: expected keys and values ({{labels: data}}), found {type(options).__name__}."
         )
-    values = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in (options or {}).items()}
-    made: Curvature = build(registry.load("curvatures", name), values, f"curvature {name}")
+    source = f"curvature {name}"
+    values = {
+        key: strict_yaml.parse(value, source) if isinstance(value, str) else value
+        for key, value in (options or {}).items()
+    }
+    made: Curvature = build(registry.load("curvatures", name), values, source)
     return made
 
 

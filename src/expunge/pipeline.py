@@ -231,7 +231,7 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 def run_compare(config: configs.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
-    identity = partial(dict, command="compare")  # cells know what made them
+    identity = partial(dict[str, str], command="compare")  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
         content = comparison.compare(config, say, begun.checkpoints)
         with save.atomic_folder(output) as folder:
@@ -245,7 +245,7 @@ def report(record_path: str | Path, output: str | Path) -> Path:
     """Writes report.html and report.md of a record to a new folder; returns the page. Raises `InputError`."""
     content = record.read(record_path)
     target = save.check_output(output)
-    with save.atomic_folder(target) as folder:
+    with save.atomic_folder(target) as folder, dossier.foreign(record_path):
         dossier.write_pages(folder, content, None)
     return target / "report.html"
 

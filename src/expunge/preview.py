@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode_row
+from expunge.errors import InputError
 from expunge.model.adapter import Adapter
 from expunge.model.select import OWN, choose, select
 
@@ -45,11 +46,20 @@ def subspace_plan(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         if given:
-            model = get_peft_model(model, given.configuration())
+            model = _wrapped(model, given)
         count = sum(parameter.numel() for parameter in model.parameters())
         name, reason = ("adapter", OWN) if given else choose(asked, count, device)
         moving = sum(tensor.numel() for tensor in select(model, name, device).movable.values())
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
+
+
+def _wrapped(model: Any, given: Adapter) -> Any:
+    configuration = given.configuration()
+    try:
+        return get_peft_model(model, configuration)
+    except Exception as error:  # of peft, for settings of the wrong type
+        reason = f"peft refuses its settings ({type(error).__name__})"
+        raise InputError(f"{given.folder}: {reason}. Save the adapter anew.") from None
 
 
 def _placeholder(text: str) -> str:

@@ -23,8 +23,10 @@ from typing import Any
 
 from expunge import config as configs
 from expunge.errors import InputError
+from expunge.reading import check_name, read_json
 
 SCHEMA = 2
+REMEDY = "Name a record.json, or the output folder of a run; a newer expunge may have written another schema."
 NEW_IN_2: dict[str, Any] = {
     "parent": None,
     "earlier": None,
@@ -163,16 +165,12 @@ def find(path: str | Path) -> Path:
 
 def read(path: str | Path) -> dict[str, Any]:
     """A record from its file or its output folder, in this schema's form. Raises `InputError` for anything else."""
+    check_name(str(path), "the path of the record")
     file = find(path)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: no record can be read there ({error.strerror}).") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{file}: not a record (not JSON).") from None
+    content = read_json(file, "the record", REMEDY)
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
-        raise InputError(f"{file}: not a record of schema 1 to {SCHEMA}. A newer expunge may have written it.")
+        raise InputError(f"{file}: not a record of schema 1 to {SCHEMA}. {REMEDY}")
     return upgraded(content)
 
 

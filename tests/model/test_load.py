@@ -45,9 +45,9 @@ def adapter(folder: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (shutil.rmtree, "no such folder for --model"),
     "no config": (without("config.json"), "no config.json"),
-    "config broken": (config("{"), "not a JSON object"),
+    "config broken": (config("{"), "line 1: the file of settings is not JSON"),
     "config a list": (config("[]"), "not a JSON object"),
-    "config in latin-1": (lambda folder: (folder / "config.json").write_bytes(b'{"a": "\xff"}'), "not a JSON object"),
+    "config in latin-1": (lambda folder: (folder / "config.json").write_bytes(b'{"a": "\xff"}'), "not UTF-8"),
     "unknown type": (config('{"model_type": "lama"}'), "'lama'"),
     "no type": (config("{}"), "None"),
     "type a list": (config('{"model_type": []}'), "model type"),

@@ -4,7 +4,8 @@ import pytest
 
 from expunge.errors import InputError
 from expunge.reporting import provenance, tables
-from expunge.reporting.words import duration, number, size, visible
+from expunge.reporting.words import duration, number, size
+from expunge.visible import visible
 
 
 def line_of(comparison, group, metric):

@@ -6,7 +6,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from expunge.config import HUB
 from expunge.data import hub, tables
 from expunge.errors import InputError
+from expunge.reading import NotJSON, parse_json, read_text
 
 LINED = (".jsonl", ".json", ".csv")  # formats that people read line by line; in all others rows are numbered
 FORMATS = (*LINED, ".parquet")
@@ -43,55 +43,51 @@ def records(source: str, role: str) -> Records:
     if suffix not in FORMATS:
         if not os.path.lexists(source):
             raise InputError(f"{source}: the {role} rows do not exist. Check the path, or name a hub data set {HUB}...")
-        raise InputError(f"{source}: the {role} file must end in {', '.join(FORMATS)}, or be a folder of datasets.")
+        raise InputError(
+            f"{source}: the {role} file must end in {', '.join(FORMATS)}, or be a folder of datasets. Convert it."
+        )
     if suffix == ".parquet":
         return tables.parquet(file, role)
-    return {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](file, _text(file, role))
-
-
-def _text(file: Path, role: str) -> str:
-    try:
-        raw = file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{file}: the {role} file does not exist. Check the path.") from None
-    except OSError as error:
-        raise InputError(f"{file}: the {role} file cannot be read ({error.strerror}).") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8. Save the file as UTF-8.") from None
+    return {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](file, read_text(file, f"the {role} file"))
 
 
 def _jsonl(file: Path, text: str) -> Records:
     for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
             try:
-                yield line, json.loads(content)
-            except (ValueError, RecursionError):  # also integers of over 4300 digits
-                raise InputError(f"{file}, line {line}: not JSON. Each line must be one JSON object.") from None
+                yield line, parse_json(content)
+            except NotJSON as error:
+                raise InputError(f"{file}, line {line}: {error}. Each line must be one JSON object.") from None
 
 
 def _json(file: Path, text: str) -> Records:
     try:
-        content = json.loads(text) if text.strip() else []
-    except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        raise InputError(f"{file}, line {line}: not JSON. The file must be one array of objects.") from None
-    except RecursionError:
-        raise InputError(f"{file}: nested too deeply. The file must be one array of flat objects.") from None
+        content = parse_json(text) if text.strip() else []
+    except NotJSON as error:
+        where = f"{file}, line {error.line}" if error.line else str(file)
+        raise InputError(f"{where}: {error}. The file must be one array of flat objects.") from None
     if not isinstance(content, list):
-        raise InputError(f"{file}: expected a JSON array of objects, found {type(content).__name__}.")
+        raise InputError(
+            f"{file}: expected a JSON array of objects, found {type(content).__name__}. Put the rows in [ ], or write "
+            "one a line to a .jsonl file."
+        )
     yield from enumerate(content, start=1)
 
 
 def _csv(file: Path, text: str) -> Records:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # documents may be longer than 131,072 characters
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="(more cells than columns)")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise InputError(f"{file}, line 1: two columns have the same name. Rename one of them.")
         for record in reader:
+            if None in record:
+                remedy = "Put cells that hold commas in quotes."
+                raise InputError(f"{file}, line {reader.line_num}: more cells than columns. {remedy}")
             if None in record.values():
-                raise InputError(f"{file}, line {reader.line_num}: fewer cells than the header has columns.")
+                raise InputError(f"{file}, line {reader.line_num}: fewer cells than columns. Fill it in or remove it.")
             yield reader.line_num, record
     except csv.Error as error:
-        raise InputError(f"{file}, line {reader.reader.line_num}: not CSV ({error}).") from None
+        line = reader.reader.line_num
+        raise InputError(f"{file}, line {line}: not CSV ({error}). Save the file as CSV anew.") from None

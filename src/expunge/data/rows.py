@@ -7,7 +7,6 @@ like everything else.
 """
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,15 @@ from typing import Any, Literal
 
 from expunge.data.files import place, records
 from expunge.errors import InputError
+from expunge.reading import shown
 
 Kind = Literal["document", "answer"]
 SHAPES: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "completion"), ("input", "output"), ("question", "answer"))
 CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "value")}  # columns, and keys of a turn
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
 METADATA = ("id", "task")
+QUOTE = "Write it as text, in quotes."
+TURNS = 'Write turns as {"role": "user", "content": "..."}.'
 KNOWN = "text | prompt + completion | input + output | question + answer | messages, and optionally " + ", ".join(
     METADATA
 )
@@ -122,10 +124,10 @@ def without(rows: RowSet, removed: RowSet) -> tuple[Row, ...]:
 def _row(source: str, line: int, record: Any) -> Row:
     where = place(source, line)
     if not isinstance(record, dict):
-        raise InputError(f"{where}: expected an object with named columns, found {type(record).__name__}.")
+        what = f"expected an object with named columns, found {type(record).__name__}"
+        raise InputError(f"{where}: {what}. Known: {KNOWN}.")
     columns = {str(column) for column in record} - set(METADATA)
-    task = str(record.get("task") or "")
-    _check_text(where, "task", task)
+    task = _task(where, record.get("task"))
     for column, keys in CONVERSATIONS.items():
         if columns == {column}:
             turns = _turns(f"{where}: column {column!r}", record[column], keys)
@@ -133,12 +135,12 @@ def _row(source: str, line: int, record: Any) -> Row:
             return Row(source, line, "answer", prompt, turns[-1][1], task, messages=turns)
     shape = next((shape for shape in SHAPES if set(shape) == columns), None)
     if shape is None:
-        listed = ", ".join(map(_shown, list(map(str, record))[:8])) or "none"
+        listed = ", ".join(map(shown, list(map(str, record))[:8])) or "none"
         raise InputError(f"{where}: columns {listed} do not make a row. Known: {KNOWN}.")
     for column in shape:
         value = record[column]
         if not isinstance(value, str):
-            raise InputError(f"{where}: column {column!r} must be text, found {type(value).__name__}.")
+            raise InputError(f"{where}: column {column!r} must be text, found {type(value).__name__}. {QUOTE}")
         if not value.strip() and (column == shape[-1]):
             raise InputError(
                 f"{where}: column {column!r} is empty, so there is nothing to forget or keep. Remove the row."
@@ -149,49 +151,56 @@ def _row(source: str, line: int, record: Any) -> Row:
     return Row(source, line, kind, prompt, record[shape[-1]], task)
 
 
+def _task(where: str, value: Any) -> str:
+    if value is not None and not isinstance(value, str | int):
+        what = f"must be text or a whole number, found {type(value).__name__}"
+        raise InputError(f"{where}: column 'task' {what}. {QUOTE}")
+    _check_text(where, "task", task := "" if value is None else str(value))
+    return task
+
+
 def _turns(where: str, value: Any, keys: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     """The turns of a conversation. Raises `InputError`."""
     if not isinstance(value, list):
-        raise InputError(f"{where} must be a list of turns, found {type(value).__name__}.")
+        raise InputError(f"{where} must be a list of turns, found {type(value).__name__}. {TURNS}")
     turns = tuple(_turn(f"{where}, turn {number}", turn, keys) for number, turn in enumerate(value, start=1))
     roles = [role for role, _ in turns]
     if roles[-1:] != ["assistant"]:
-        raise InputError(f"{where} must end with a turn of the assistant: that is what is forgotten or kept.")
+        raise InputError(
+            f"{where} must end with a turn of the assistant. That is what is forgotten or kept; cut off what follows."
+        )
     if "user" not in roles:
         raise InputError(f"{where} has no turn of the user. Write a text without one as a {SHAPES[0][0]} row.")
     if "system" in roles[1:]:
-        raise InputError(f"{where}: a system turn must be the first; most chat templates refuse or move others.")
+        raise InputError(f"{where}: a system turn must be the first. Move it there; most chat templates refuse others.")
     return turns
 
 
 def _turn(where: str, turn: Any, keys: tuple[str, str]) -> tuple[str, str]:
     if not isinstance(turn, dict):
-        raise InputError(f"{where}: expected an object with {keys[0]} and {keys[1]}, found {type(turn).__name__}.")
+        what = f"expected an object with {keys[0]} and {keys[1]}, found {type(turn).__name__}"
+        raise InputError(f"{where}: {what}. {TURNS}")
     given = {str(key) for key, value in turn.items() if value is not None}  # tables fill what a turn lacks with nulls
     if given != set(keys):
-        listed = ", ".join(map(_shown, sorted(given)[:8])) or "none"
+        listed = ", ".join(map(shown, sorted(given)[:8])) or "none"
         raise InputError(
-            f"{where}: keys {listed}, expected {keys[0]} and {keys[1]} alone; tool calls are not supported."
+            f"{where}: keys {listed}, expected {keys[0]} and {keys[1]} alone. Tool calls are not supported."
         )
     role, text = turn[keys[0]], turn[keys[1]]
     if not isinstance(role, str) or role not in ROLES:
         what = "tool turns are not supported: their text is no one's to forget" if role == "tool" else "unknown role"
         raise InputError(f"{where}: {what}. Known: system, user, assistant.")
     if not isinstance(text, str):
-        raise InputError(f"{where}: {keys[1]} must be text, found {type(text).__name__}.")
+        raise InputError(f"{where}: {keys[1]} must be text, found {type(text).__name__}. {QUOTE}")
     if not text.strip() and ROLES[role] == "assistant":
-        raise InputError(f"{where}: the assistant's turn is empty, so there is nothing to forget or keep.")
+        raise InputError(f"{where}: the assistant's turn is empty, so there is nothing to forget or keep. Remove it.")
     _check_text(where, keys[1], text)
     return ROLES[role], text
-
-
-def _shown(column: str) -> str:
-    """A column's name, unless it may be text of a row (a CSV without a header)."""
-    return repr(column) if re.fullmatch(r"[a-z_]{1,20}", column) or column.startswith("(more") else "(not a name)"
 
 
 def _check_text(where: str, column: str, value: str) -> None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise InputError(f"{where}: column {column!r} holds half a surrogate pair, which is no text.") from None
+        what = f"column {column!r} holds half a surrogate pair, which is no text"
+        raise InputError(f"{where}: {what}. Remove it.") from None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from expunge import reading
 from expunge.errors import InputError
 
 MOST_BYTES = 4 << 30  # of one set of rows, unpacked
@@ -22,10 +23,14 @@ def parquet(file: Path, role: str) -> Iterator[tuple[int, Any]]:
     """Number and record of every row of a Parquet file. Raises `InputError`, also for one that unpacks to too much."""
     from pyarrow import parquet as format  # pyarrow takes a quarter of a second, which other formats need not pay
 
+    reading.check_regular(file, f"the {role} file")
     with _readable(str(file), f"the {role} file"), format.ParquetFile(file, memory_map=True) as opened:
         data = opened.metadata
-        _check_size(str(file), sum(data.row_group(place).total_byte_size for place in range(data.num_row_groups)))
-        yield from records(str(file), opened.iter_batches(batch_size=BATCH))
+        size = sum(data.row_group(place).total_byte_size for place in range(data.num_row_groups))
+        _check_size(str(file), size)
+        # a dictionary holds a long cell once and every row of a batch anew: so many that they fit even then
+        rows = max(1, min(BATCH, MOST_BYTES // (16 * max(1, size))))
+        yield from records(str(file), opened.iter_batches(batch_size=rows))
 
 
 def folder(path: Path, split: str) -> Iterator[tuple[int, Any]]:
@@ -53,22 +58,24 @@ def records(source: str, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """Number and record of every row of Arrow record batches or tables. Raises `InputError` beyond 4 GiB."""
     number, size = 0, 0
     for batch in batches:
-        size += batch.nbytes
-        _check_size(source, size)
+        _check_size(source, batch.nbytes)
         names = batch.schema.names
         if len(set(names)) < len(names):
             raise InputError(f"{source}: two columns have the same name. Rename one of them.")
         columns = [batch.column(place) for place in range(len(names))]
         for place in range(batch.num_rows):
             number += 1
-            yield (
-                number,
-                {name: _cell(source, number, column[place]) for name, column in zip(names, columns, strict=True)},
-            )
+            row = {name: _cell(source, number, column[place]) for name, column in zip(names, columns, strict=True)}
+            size += _weight(row)
+            _check_size(source, size)
+            yield number, row
 
 
 def _arrow(source: str, path: Path, names: list[str]) -> Iterator[tuple[int, Any]]:
     with _readable(source, "the data set"):
+        for name in names:
+            reading.check_regular(path / name, "the data file")
+            reading.check_inside(path / name, path, "the data file")
         _check_size(source, sum((path / name).stat().st_size for name in names))
         yield from records(source, (_whole(batch) for name in names for batch in _batches(path / name)))
 
@@ -90,6 +97,15 @@ def _whole(batch: Any) -> Any:
     """The batch, after a look at its offsets: Arrow's reader trusts them, and wrong ones would end the process."""
     batch.validate(full=True)
     return batch
+
+
+def _weight(value: Any) -> int:
+    """About the bytes of a value, each use of a text counted: a dictionary in a file holds it only once."""
+    if isinstance(value, dict):
+        return sum(len(str(key)) + _weight(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return 8 * len(value) + sum(map(_weight, value))
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def _cell(source: str, number: int, cell: Any) -> Any:

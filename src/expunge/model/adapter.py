@@ -6,6 +6,7 @@ the keys, shapes and dtypes that were given, and the very configuration.
 """
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 
 from expunge.errors import InputError
+from expunge.reading import check_inside, check_name, check_regular, read_json
 
 SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -44,7 +46,11 @@ class Adapter:
 
     def configuration(self) -> LoraConfig:
         """Its configuration for peft, set to train."""
-        config = LoraConfig.from_pretrained(str(self.folder))
+        try:
+            config = LoraConfig.from_pretrained(str(self.folder))
+        except Exception as error:
+            file = self.folder / SETTINGS
+            raise InputError(f"{file}: peft refuses it ({_first_line(error)}). Save the adapter anew.") from None
         config.inference_mode = False
         config.base_model_name_or_path = None
         return config
@@ -64,11 +70,8 @@ def is_adapter(path: str | None) -> bool:
 def read(path: str, base: str | None, pickle: bool) -> Adapter:
     """The adapter in a folder, `base` in place of the base it names. Raises `InputError` for what cannot be used."""
     file = Path(path) / SETTINGS
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        kind, task = str(settings.get("peft_type")), settings.get("task_type")
-    except (ValueError, AttributeError):
-        raise InputError(f"{file}: not a JSON object.") from None
+    settings = settings_of(file)
+    kind, task = str(settings.get("peft_type")), settings.get("task_type")
     if kind != "LORA":
         raise InputError(
             f"{file}: a {kind} adapter has no LoRA matrices beside the base's layers, so nothing of its own can be "
@@ -84,7 +87,19 @@ def read(path: str, base: str | None, pickle: bool) -> Adapter:
                 f"{path}: only pickle weights ({PICKLED}), which can run code when loaded. Convert them to "
                 "safetensors, or pass --allow-pickle if you trust their origin."
             )
+    for name in (WEIGHTS, PICKLED):
+        if os.path.lexists(Path(path) / name):
+            check_regular(Path(path) / name, "the adapter's file of weights", most=None)
+            check_inside(Path(path) / name, Path(path), "the adapter's file of weights")
     return Adapter(Path(path), settings, _base(file, settings, base))
+
+
+def settings_of(file: Path) -> dict[str, Any]:
+    """A file of settings beside weights. Raises `InputError` for what is no strict JSON object."""
+    settings = read_json(file, "the file of settings", "Save the model anew.")
+    if not isinstance(settings, dict):
+        raise InputError(f"{file}: not a JSON object, found {type(settings).__name__}. Save the model anew.")
+    return settings
 
 
 def _base(file: Path, settings: Mapping[str, Any], given: str | None) -> str:
@@ -92,6 +107,7 @@ def _base(file: Path, settings: Mapping[str, Any], given: str | None) -> str:
     if given:
         return given
     named, revision = str(settings.get("base_model_name_or_path") or ""), settings.get("revision")
+    check_name(named, f"{file}: base_model_name_or_path")
     remedy = "Name the base with --adapter-base FOLDER."
     if not named:
         raise InputError(f"{file}: no base is named (base_model_name_or_path). {remedy}")

@@ -4,9 +4,10 @@ A folder may hold a PEFT adapter in place of a whole model: then the model is it
 `model.adapter`). `check` looks at a folder without loading weights, so that wrong input is answered at once.
 """
 
-import json
 import logging
+import os
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from expunge import record
 from expunge.errors import InputError
 from expunge.model import adapter as adapters
 from expunge.model import quantised
-from expunge.model.adapter import Adapter
+from expunge.model.adapter import Adapter, settings_of
+from expunge.reading import check_inside, check_regular
 
 MOST_CONTEXT = 1024
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
@@ -53,6 +55,7 @@ def check(path: str, role: str, trust: Trust | None = None, weights: bool = True
         _check_base(adapter, trust)
         return
     _check_config(folder, trust or Trust())
+    _check_weights(folder, bool(trust and trust.pickle))
     if weights and not list(folder.glob("*.safetensors")):
         pickled = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         if not pickled:
@@ -173,7 +176,7 @@ def weight_files(path: str) -> list[Path]:
 def quantisation(path: str) -> str | None:
     """How the weights of a local folder are quantised; None where they are not, and for hub names."""
     file = Path(path) / "config.json"
-    return quantised.scheme(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    return quantised.scheme(settings_of(file)) if file.is_file() else None
 
 
 def _check_base(adapter: Adapter, trust: Trust | None) -> None:
@@ -195,19 +198,43 @@ def _check_config(folder: Path, trust: Trust) -> None:
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder}: no config.json, so this is no model folder. Give one that save_pretrained wrote.")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        family = config.get("model_type")
-    except (ValueError, AttributeError):
-        raise InputError(f"{file}: not a JSON object.") from None
+    config = settings_of(file)
+    family = config.get("model_type")
     if scheme := quantised.scheme(config):
         quantised.check_library(str(folder), scheme)
     if str(family) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trust.remote_code:
-        raise InputError(f"{file}: model type {str(family)!r} is no causal language model that transformers knows.")
+        own = "It comes with code of its own: pass --trust-remote-code if you trust its origin."
+        raise InputError(
+            f"{file}: model type {reprlib.repr(str(family))} is no causal language model that transformers knows. "
+            f"{own if 'auto_map' in config else 'Give one that is.'}"
+        )
+
+
+def _check_weights(folder: Path, pickle: bool) -> None:
+    """Raises `InputError` where weights lie outside the folder: through a link, or by a name in the index of shards.
+
+    The loader would follow both, and would take a shard for a pickle unless its name ends in .safetensors.
+    """
+    files = [*folder.glob("*.safetensors"), *(folder.glob("*.bin") if pickle else ())]
+    for index in folder.glob("*.index.json"):
+        names = settings_of(index).get("weight_map")
+        if not isinstance(names, dict):
+            raise InputError(f"{index}: no weight_map of names and files. Save the model anew.")
+        for name in names.values():
+            if not isinstance(name, str) or Path(name).name != name:
+                raise InputError(f"{index}: names a file outside its folder. Save the model anew.")
+            if not name.endswith(".safetensors") and not pickle and index.name.startswith("model.safetensors"):
+                raise InputError(
+                    f"{index}: names a file that is not safetensors, so it may be a pickle, which can run code when "
+                    "loaded. Convert it, or pass --allow-pickle if you trust its origin."
+                )
+    for file in files:
+        check_regular(file, "the file of weights", most=None)
+        check_inside(file, folder, "the file of weights")
 
 
 def _is_hub_name(path: str) -> bool:
-    return not Path(path).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None
+    return not os.path.exists(path) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ def scheme(config: Any) -> str | None:
     found = found or getattr(config, "quantization_config", None)
     if not found:
         return None
-    plain = found if isinstance(found, Mapping) else found.to_dict()
+    plain = found if isinstance(found, Mapping) else found.to_dict() if hasattr(found, "to_dict") else {}
     bits = plain.get("load_in_4bit") or plain.get("load_in_8bit")
     name = str(getattr(plain.get("quant_method"), "value", plain.get("quant_method") or ""))
     return name or ("bitsandbytes" if bits else "an unnamed scheme")

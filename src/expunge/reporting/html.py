@@ -8,7 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from expunge.reporting import benchmark, clipping, forecasts, plots, proposal_plots, proposals, provenance, tables
-from expunge.reporting.words import MEANINGS, NOT_MEASURED, visible
+from expunge.reporting.words import MEANINGS, NOT_MEASURED
+from expunge.visible import visible
 
 Record = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from expunge.reporting import benchmark, clipping, forecasts, proposals, provenance, tables
-from expunge.reporting.words import visible
+from expunge.visible import visible
 
 Record = Mapping[str, Any]
 # Everything that could start an element of GitHub Markdown within a line; an underscore only at the edge of a word.
-MARKS = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
+MARKS = re.compile(r"[\\`*\[\]|~$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 STARTS = re.compile(r"^(\d*)(?=[#+=-]|[.)](\s|$))")  # of a heading, a list, a rule
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 

@@ -28,10 +28,14 @@ MOST_ROWS = 200
 CALIBRATED = "Calibrated: rows of the same kind that this model never saw."
 NOT_CALIBRATED = "Not calibrated: they stand in for never-seen rows and may be easier or harder."
 WORST_FIRST = ("not forgotten", "partly", "over-forgotten", "cannot tell", "forgotten")
-NEEDED = (
-    *("command", "config", "created", "data", "hashes", "history", "limits", "losses", "machine", "method"),
-    *("peak_memory_bytes", "rendering", "rows", "save", "scores", "seconds", "subspace", "verdict", "versions"),
-)
+TEXTS, LISTS, MAPPINGS = (str,), (list,), (dict,)
+NEEDED: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("command", "created", "machine"), TEXTS),
+    **dict.fromkeys(("history", "limits", "rows", "scores"), LISTS),
+    **dict.fromkeys(("config", "data", "hashes", "losses", "seconds", "verdict", "versions"), MAPPINGS),
+    **dict.fromkeys(("method", "rendering", "save", "subspace"), (dict, type(None))),
+    "peak_memory_bytes": (int,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +150,13 @@ def check(record: Record) -> None:
             f"This version reports on records of schema {SCHEMA}; this one says {record.get('schema')!r}. "
             "Report with the version of expunge that wrote it: see 'versions' in record.json."
         )
-    missing = [key for key in NEEDED if key not in record]
+    missing = [key for key in sorted(NEEDED) if key not in record]
     if missing:
         raise InputError(f"The record lacks {', '.join(missing)}. Was record.json cut off or edited?")
+    for key, types in NEEDED.items():
+        if not isinstance(record[key], types):
+            found, wanted = type(record[key]).__name__, " or ".join(one.__name__ for one in types)
+            raise InputError(f"In the record, {key} must be {wanted}, found {found}. Was record.json edited?")
 
 
 def headline(record: Record) -> Headline:

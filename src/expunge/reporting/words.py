@@ -1,7 +1,6 @@
 """The words, colours and number formats of the pages: one place, so that HTML and Markdown say the same."""
 
 import math
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,21 +148,3 @@ def size(count: float | None) -> str:
     if count is None:
         return NOT_MEASURED
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
-def visible(text: str) -> str:
-    """Control characters by name: a row must not reorder, hide or cut off the page around it.
-
-    Line ends and tabs stay. Lone surrogates, which JSON allows and UTF-8 does not, count as control characters.
-    """
-    return "".join(f"[U+{ord(sign):04X}]" if _unsafe(sign) else sign for sign in text.replace("\r\n", "\n"))
-
-
-def _unsafe(sign: str) -> bool:
-    if sign in "\n\t":
-        return False
-    return unicodedata.category(sign) in ("Cc", "Cs") or sign in "\u200e\u200f\u061c\u2028\u2029" or _reorders(sign)
-
-
-def _reorders(sign: str) -> bool:
-    return "\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"

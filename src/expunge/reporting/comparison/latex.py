@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from expunge.band import AS_RETRAINED, CANNOT_TELL, DIFFERS, NOT_FINITE
 from expunge.reporting.comparison import tables
 from expunge.reporting.comparison.standings import Standings
-from expunge.reporting.words import visible
+from expunge.visible import visible
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

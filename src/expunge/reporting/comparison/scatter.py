@@ -21,7 +21,8 @@ from expunge.band import Pooled
 from expunge.reporting.comparison.standings import ORIGINAL, RETRAINED, Column, Model, Standings
 from expunge.reporting.comparison.tables import name_of
 from expunge.reporting.plots import COLOURS, INK, STYLE, Plot, plain_frame, svg_element
-from expunge.reporting.words import number, visible
+from expunge.reporting.words import number
+from expunge.visible import visible
 
 LONGEST_LABEL = 34
 SHADE = "#dcebdd"
