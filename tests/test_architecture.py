@@ -34,6 +34,11 @@ def test_size_and_docstring(file: Path) -> None:
         assert ast.get_docstring(ast.parse(source))
 
 
+def test_only_one_file_touches_the_other_processes() -> None:
+    found = [file.stem for file in SOURCES if re.search(r"torch\.distributed|\baccelerate import", file.read_text())]
+    assert found == ["distributed"]
+
+
 def test_thresholds_in_the_docs_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
     documented = {name: float(value) for name, value in re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", page, re.M)}

@@ -66,7 +66,7 @@ def test_a_tree_comes_back(tmp_path: Path) -> None:
     kept.save("tree", TREE)
     assert same(kept.load("tree"), TREE)
     assert not same(kept.load("tree"), TREE | {"array": TREE["array"] + 1e-16 + 1e-12})
-    kept.drop("tree")
+    kept.clear()
     assert kept.load("tree") is None
 
 

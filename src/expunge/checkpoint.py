@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expunge import distributed
 from expunge.errors import ExpungeError, InputError
 
 SHARE = 0.05  # of the time, at most, that goes into writing checkpoints that are only offered
@@ -42,11 +43,19 @@ class Checkpoints:
 
     def below(self, name: str) -> "Checkpoints":
         """Those of a part of the run, in a folder of their own."""
-        (self.folder / name).mkdir(exist_ok=True, mode=0o700)
+        if distributed.main_process():
+            (self.folder / name).mkdir(exist_ok=True, mode=0o700)
         return Checkpoints(self.folder / name, tuple(self._types.values()))
 
     def load(self, name: str) -> Any:
-        """What was saved under the name, None where nothing was. Raises `InputError` for a file that is not whole."""
+        """What was saved under the name, None where nothing was. Raises `InputError` for a file that is not whole.
+
+        All processes of a run ask together, so that they agree on whether there is anything.
+        """
+        return self.read(name) if distributed.from_main(self._file(name).is_file) else None
+
+    def read(self, name: str) -> Any:
+        """The same, by one process alone."""
         file = self._file(name)
         if not file.is_file():
             return None
@@ -58,7 +67,12 @@ class Checkpoints:
             raise InputError(f"{file}: not a checkpoint ({type(error).__name__}). Begin anew with --restart.") from None
 
     def save(self, name: str, value: Any) -> None:
-        """Writes it, in place of the one before. Raises `ExpungeError` where the disk is full; the old one is kept."""
+        """Writes it, in place of the one before; of several processes the main one does.
+
+        Raises `ExpungeError` where the disk is full; the old one is kept.
+        """
+        if not distributed.main_process():
+            return
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(_pack(value, tensors, self._types))
         size = len(tree) + sum(tensor.nbytes for tensor in tensors.values())
@@ -75,12 +89,13 @@ class Checkpoints:
 
     def offer(self, name: str, value: Callable[[], Any]) -> None:
         """Saves it where little of the time has gone into saving so far."""
-        if time.monotonic() >= self._not_before:
+        if distributed.main_process() and time.monotonic() >= self._not_before:
             self.save(name, value())
 
     def clear(self) -> None:
         """Removes them all, and their folder."""
-        shutil.rmtree(self.folder)
+        if distributed.main_process():
+            shutil.rmtree(self.folder)
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

@@ -4,20 +4,18 @@ The first look at argv finds the command, the recipe and the method that was nam
 that `--help` answers at once.
 """
 
-import contextlib
 import dataclasses
-import json
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import tyro
 
 from expunge import config as configs
 from expunge import recipes, record, registry, upkeep
-from expunge.errors import ExpungeError, InputError, Interrupted
+from expunge.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, told
+from expunge.errors import InputError
 
 COMMANDS: dict[str, type[Any]] = {
     "plan": configs.Plan,
@@ -31,48 +29,11 @@ COMMANDS: dict[str, type[Any]] = {
     "demo": upkeep.Demo,
     "list": upkeep.List,
 }
-FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
-JSON = "--json"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
-    """How a command ended, and what `--json` says of it."""
-
-    code: int
-    content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: finished, the verdict passes; 1: failed; 2: wrong input; 3: finished, it does not pass;
-    130: interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if JSON not in arguments:
-        return _answer(arguments).code
-    arguments = [argument for argument in arguments if argument != JSON]
-    with contextlib.redirect_stdout(sys.stderr):
-        answer = _answer(arguments)
-    named = {"command": arguments[0] if arguments else None, "exit_code": answer.code}
-    print(json.dumps(record.plain(named | dict(answer.content))))
-    return answer.code
-
-
-def _answer(arguments: list[str]) -> Answer:
-    """What one command comes to, whatever ends it."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to one another, not to the user
-    try:
-        return _run(arguments)
-    except ExpungeError as error:
-        print(f"expunge: {error}", file=sys.stderr)
-        return Answer(error.exit_code, {"error": str(error)})
-    except KeyboardInterrupt:
-        print("expunge: interrupted; nothing was written.", file=sys.stderr)
-        return Answer(Interrupted.exit_code, {"error": "interrupted; nothing was written."})
-    except SystemExit as stop:
-        return Answer(int(stop.code or 0), {"error": "wrong flags"} if stop.code else {})
-    except OSError as error:
-        print(f"expunge: {error.strerror}: {error.filename}", file=sys.stderr)
-        return Answer(FAILED, {"error": f"{error.strerror}: {error.filename}"})
+    """Runs one command and returns its exit code (see `ending`)."""
+    return told(list(sys.argv[1:] if argv is None else argv), _run)
 
 
 def _run(arguments: list[str]) -> Answer:

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 
 from expunge import config as configs
+from expunge import distributed
 from expunge.assemble import Assembled, load_other, trust
 from expunge.model import adapter, load, save
 from expunge.problem import Problem
@@ -52,7 +53,7 @@ def _save(config: configs.Unlearn, problem: Problem, folder: Path, say: Say) -> 
     form = ("adapter" if given else "merged") if config.save == "auto" else config.save
     saved: dict[str, Any] = {"form": form, "dtype": "float32", "note": ""}
     if form == "adapter" and not given:
-        save.write_adapter(problem.model, problem.tokenizer, folder)
+        distributed.from_main(lambda: save.write_adapter(problem.model, problem.tokenizer, folder))
         say(f"warning: {OWN_ADAPTER}")
         return saved | {"note": OWN_ADAPTER, "base": adapter.in_full(config.model)}
     if form == "adapter" and given:
@@ -73,12 +74,17 @@ def _write(
     given = load.adapter_of(config.model, trust(config))
     if saved["form"] == "merged":
         assert dtype is not None
-        save.write(problem.model, problem.tokenizer, folder, dtype)
+        distributed.from_main(lambda: save.write(problem.model, problem.tokenizer, folder, dtype))
         saved["dtype"] = str(dtype).removeprefix("torch.")
     else:
         assert given is not None
-        saved["dtype"] = adapter.write(problem.model, given, folder, dtype)
-        problem.tokenizer.save_pretrained(folder)
+        saved["dtype"] = distributed.from_main(lambda: _write_given(problem, given, folder, dtype))
+
+
+def _write_given(problem: Problem, given: adapter.Adapter, folder: Path, dtype: torch.dtype | None) -> str:
+    written: str = adapter.write(problem.model, given, folder, dtype)
+    problem.tokenizer.save_pretrained(folder)
+    return written
 
 
 def _reload(config: configs.Unlearn, folder: Path, saved: Mapping[str, Any], assembled: Assembled) -> Problem:

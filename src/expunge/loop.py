@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge import distributed
 from expunge.checkpoint import Checkpoints
 from expunge.curvature_refresh import CurvatureRefresh
-from expunge.data.batches import Batch, Stream
+from expunge.data.batches import Batch, Stream, dealt
 from expunge.errors import NumericalError
 from expunge.method import Terms
 from expunge.model.losses import target_logits, token_nll
@@ -118,14 +119,21 @@ def minimise(
 
 
 def _accumulate(problem: Problem, batches: Sequence[Batch], loss: LossFunction) -> dict[str, float]:
+    """Gradients of the weighted sum over the batches, and its parts; of all processes' batches, on each of them."""
     sums: dict[str, Tensor] = {}
-    for batch in batches:
+    for batch in dealt(batches):
         moved = batch.to(problem.runtime.device)
         with problem.runtime.autocast():
             terms = loss(moved)
         problem.runtime.backward(terms.total * moved.weight)
         for name, value in terms.parts.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * moved.weight
+            wide = value.detach().to(torch.promote_types(value.dtype, torch.float32))
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + wide * moved.weight
+    gradients = {name: tensor.grad for name, tensor in problem.movable.items() if tensor.grad is not None}
+    distributed.total_(gradients)
+    for name, gradient in gradients.items():
+        problem.movable[name].grad = gradient
+    distributed.total_(sums)
     return {name: float(value) for name, value in sums.items()}
 
 

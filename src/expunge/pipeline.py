@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge import comparison, dossier, manifest, record, registry, trial, unfinished
+from expunge import comparison, distributed, dossier, manifest, record, registry, trial, unfinished
 from expunge import config as configs
 from expunge.assemble import Assembled, Checked, assemble, check, echoed, token_counts, trust
 from expunge.data.tokens import Rendering
@@ -68,7 +69,8 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     trial.penalty_of(config)
     checked = check(config, method_kind)
-    with unfinished.run(output, unfinished.identity("unlearn", config, checked), config.restart, KEPT) as begun:
+    identity = partial(unfinished.identity, "unlearn", config, checked)
+    with unfinished.run(output, identity, config.restart, KEPT) as begun:
         done = _unlearn(config, checked, output, begun, say)
     return _finished(done, say)
 
@@ -87,7 +89,7 @@ def _unlearn(config: configs.Unlearn, checked: Checked, output: Path, begun: unf
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
     with save.atomic_folder(output) as folder:
-        (folder / "expunge").mkdir()
+        distributed.from_main((folder / "expunge").mkdir)
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
             done = trial.run(config, assembled, base, folder, log, say, models.clock, checkpoints=begun.checkpoints)
         models.record("unlearned", lambda: done.delivered.problem, assembled.judged)
@@ -101,9 +103,7 @@ def _unlearn(config: configs.Unlearn, checked: Checked, output: Path, begun: unf
             "lineage": lineage,
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
-        (folder / "README.md").write_text(dossier.model_card(run.record), encoding="utf-8")
-        sealed = manifest.seal(folder, folder / "expunge" / "record.json")
-    return replace(run, output=output, record={**run.record, "files": sealed})
+    return replace(run, output=output)
 
 
 def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
@@ -116,7 +116,8 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
-    with unfinished.run(output, unfinished.identity("evaluate", config, checked), config.restart, KEPT) as begun:
+    identity = partial(unfinished.identity, "evaluate", config, checked)
+    with unfinished.run(output, identity, config.restart, KEPT) as begun:
         done = _evaluate(config, checked, output, begun, say)
     return _finished(done, say)
 
@@ -136,8 +137,7 @@ def _evaluate(config: configs.Evaluate, checked: Checked, output: Path, begun: u
     nothing["lineage"] = lineage
     with save.atomic_folder(output) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
-        sealed = manifest.seal(folder, folder / "record.json")
-    return replace(run, output=output, record={**run.record, "files": sealed})
+    return replace(run, output=output)
 
 
 def plan(**settings: Any) -> list[str]:
@@ -194,7 +194,10 @@ def run_retrain(config: configs.Retrain, say: Say = lambda line: None) -> list[T
     output = save.check_output(_required(config.output, "output"))
     training = configs.build(Training, configs.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
-    identity = unfinished.identity("retrain", config, checked) | {"--train-config": repr(training)}
+
+    def identity() -> dict[str, str]:
+        return unfinished.identity("retrain", config, checked) | {"--train-config": repr(training)}
+
     with unfinished.run(output, identity, config.restart) as begun:
         return make_twins(config, checked, training, output, say, begun.checkpoints)
 
@@ -228,7 +231,8 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 def run_compare(config: configs.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
-    with unfinished.run(output, {"command": "compare"}, config.restart, KEPT) as begun:  # cells know what made them
+    identity = partial(dict, command="compare")  # cells know what made them
+    with unfinished.run(output, identity, config.restart, KEPT) as begun:
         content = comparison.compare(config, say, begun.checkpoints)
         with save.atomic_folder(output) as folder:
             comparison_pages.write(folder, content)
@@ -298,12 +302,20 @@ def _write(
     models: Models,
     details: Mapping[str, Any],
 ) -> Run:
+    """Record, pages and numbers in `folder`, and the model card of an unlearned `output`: by the main process."""
     seconds = models.clock.seconds
     details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions}
-    content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
-    texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
-    dossier.write(folder, content, models.evidence, texts or None)
-    return Run(output, content, texts)
+
+    def write() -> Run:
+        content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
+        texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
+        dossier.write(folder, content, models.evidence, texts or None)
+        if folder != output:
+            (output / "README.md").write_text(dossier.model_card(content), encoding="utf-8")
+        sealed = manifest.seal(output, folder / "record.json")
+        return Run(output, {**content, "files": sealed}, texts)
+
+    return distributed.from_main(write)
 
 
 def _finished(run: Run, say: Say) -> Run:

@@ -1,6 +1,7 @@
 """One unlearning of one model, from its subspace to the files read back: `unlearn`, and each cell of `compare`."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from expunge import config as configs
+from expunge import distributed
 from expunge.apply import apply
 from expunge.assemble import Assembled, load_other
 from expunge.checkpoint import Checkpoints
@@ -107,8 +109,8 @@ def options_of(kind: Any, options: Any) -> Any:
 
 @contextmanager
 def logging_to(file: Path) -> Iterator[Log]:
-    """A log of one JSON line per check."""
-    with file.open("w", encoding="utf-8") as lines:
+    """A log of one JSON line per check; only the main process writes it."""
+    with (file if distributed.main_process() else Path(os.devnull)).open("w", encoding="utf-8") as lines:
 
         def log(entry: Mapping[str, Any]) -> None:
             lines.write(json.dumps(entry) + "\n")

@@ -6,14 +6,14 @@ What a run keeps while it lasts (checkpoints, evidence, which holds text) lies i
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expunge import config as configs
-from expunge import dossier, purge, record, workspace
+from expunge import distributed, dossier, purge, record, workspace
 from expunge.assemble import Checked
 from expunge.checkpoint import Checkpoints
 from expunge.errors import InputError, Interrupted
@@ -31,34 +31,50 @@ class Run:
 
 @contextmanager
 def run(
-    output: Path, identity: Mapping[str, str], restart: bool = False, types: Sequence[type[Any]] = ()
+    output: Path, identity: Callable[[], Mapping[str, str]], restart: bool = False, types: Sequence[type[Any]] = ()
 ) -> Iterator[Run]:
     """The run that writes `output`: new, or what is left of one with the same `identity` (texts by name).
 
     Raises `InputError` where another process is writing it, and where what was begun is not the same, naming what
-    differs; `Interrupted` on Ctrl-C. Wrong input leaves nothing behind, anything else what was kept.
+    differs; `Interrupted` on Ctrl-C. Wrong input leaves nothing behind, anything else what was kept. Of the processes
+    of one run the main one looks after all this.
     """
+    if not distributed.main_process():
+        folder, interruptions = distributed.from_main(lambda: (Path(), 0))
+        yield Run(Checkpoints(folder, types), interruptions)
+        return
     folder = workspace.run_folder(output)
     with _alone(folder, output):
         if restart:
             _empty(folder)
         purge.remove(purge.abandoned())
         checkpoints = Checkpoints(folder, types)
-        begun = checkpoints.load(BEGUN) or {"identity": dict(identity), "processes": 0}
-        _compare(begun["identity"], identity, output)
-        checkpoints.save(BEGUN, begun | {"processes": begun["processes"] + 1})
+        interruptions = _begin(checkpoints, identity(), output)
         try:
-            yield Run(checkpoints, begun["processes"])
+            yield Run(checkpoints, distributed.from_main(lambda: (folder, interruptions))[1])
         except KeyboardInterrupt:
             raise Interrupted(
                 f"{output}: interrupted. Give the same command to go on from what was kept, or add --restart to begin "
                 "anew; expunge purge removes what was kept."
             ) from None
         except InputError:
-            if not begun["processes"]:
+            if not interruptions:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begin(checkpoints: Checkpoints, identity: Mapping[str, str], output: Path) -> int:
+    """How many processes of this run were interrupted so far. Raises `InputError` where it is not the same run."""
+    begun = checkpoints.read(BEGUN) or {"identity": dict(identity), "processes": 0}
+    changed = [name for name in {**begun["identity"], **identity} if begun["identity"].get(name) != identity.get(name)]
+    if changed:
+        raise InputError(
+            f"{output}: an interrupted run of this output was begun with another {', '.join(changed)}. Give the same "
+            "command as then to go on, --restart to throw it away and begin anew, or another --output."
+        )
+    checkpoints.save(BEGUN, begun | {"processes": begun["processes"] + 1})
+    return int(begun["processes"])
 
 
 def identity(command: str, inputs: configs.Inputs, checked: Checked) -> dict[str, str]:
@@ -75,15 +91,6 @@ def _alone(folder: Path, output: Path) -> Iterator[None]:
         raise InputError(f"{output}: another run is writing this output. Wait until it has ended, or name another.")
     with workspace.locked(folder):
         yield
-
-
-def _compare(begun: Mapping[str, str], now: Mapping[str, str], output: Path) -> None:
-    changed = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
-    if changed:
-        raise InputError(
-            f"{output}: an interrupted run of this output was begun with another {', '.join(changed)}. Give the same "
-            "command as then to go on, --restart to throw it away and begin anew, or another --output."
-        )
 
 
 def _empty(folder: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from expunge.data.batches import Batch, Stream, by_length, collate, passes
+from expunge import distributed
+from expunge.data.batches import Batch, Stream, by_length, collate, dealt, passes
 from expunge.data.tokens import Window
 
 PAD = 0  # what the padded places hold, and here also the end token, inside a row too
@@ -119,3 +120,32 @@ def test_weights_of_a_draw_sum_to_one(by_tokens: bool) -> None:
     for batch in batches:
         share = int(batch.counted.sum()) / 287 if by_tokens else len(batch.rows) / 8
         assert batch.weight == pytest.approx(share)
+
+
+def dealt_to(rank: int, count: int, drawn: list[Batch], monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """What one of several processes gets."""
+    monkeypatch.setattr(distributed, "processes", lambda: count)
+    monkeypatch.setattr(distributed, "_rank", lambda: rank)
+    return list(dealt(drawn))
+
+
+@pytest.mark.parametrize("by_tokens", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_every_window_is_dealt_to_one_process_with_its_weight(
+    by_tokens: bool, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths 2 to 8 are seven windows in batches of at most four; of 20 processes most get none."""
+    windows = make([2, 3, 4, 5, 6, 7, 8])
+    drawn = Stream("retain", windows, 0, by_tokens).draw(7, most=4)
+    shares = [dealt_to(rank, count, drawn, monkeypatch) for rank in range(count)]
+    given = [window for share in shares for batch in share for window in batch.windows.tolist()]
+    assert sorted(given) == list(range(7))
+    sizes = [sum(len(batch.windows) for batch in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(batch.weight for share in shares for batch in share) == pytest.approx(1)
+    everything = sum(window.targets for window in windows)
+    for batch in (batch for share in shares for batch in share):
+        targets = sum(windows[index].targets for index in batch.windows.tolist())
+        assert batch.weight == pytest.approx(targets / everything if by_tokens else len(batch.windows) / 7)
+        assert batch.attention.any(dim=0).all()  # no column is padding alone
+        assert [windows[index].row for index in batch.windows.tolist()] == batch.rows.tolist()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge import distributed
 from expunge.data.tokens import Window
 
 MOST_PADDING = 0.25
@@ -21,7 +22,8 @@ class Batch:
 
     `ids` [B, T] long; `attention` [B, T] bool, true within each window's length; `counted` [B, T] bool, true where
     the token is a target; `rows` [B] index of each window's row in its split; `windows` [B] index of each window in
-    its split; `weight` the share of its draw that this batch carries (batches of one draw sum to 1).
+    its split; `weight` the share of its draw that this batch carries (batches of one draw sum to 1), which goes by
+    windows or, with `by_tokens`, by targets.
     """
 
     split: str
@@ -31,6 +33,22 @@ class Batch:
     rows: Tensor
     windows: Tensor
     weight: float = 1.0
+    by_tokens: bool = False
+
+    def part(self, places: Sequence[int]) -> "Batch":
+        """The windows at some places, with their share of the weight and no more padding than they need."""
+        sizes = self.counted.sum(dim=1).tolist() if self.by_tokens else [1] * len(self.windows)
+        places = list(places)
+        width = int(self.attention[places].sum(dim=1).max())
+        return replace(
+            self,
+            ids=self.ids[places, :width],
+            attention=self.attention[places, :width],
+            counted=self.counted[places, :width],
+            rows=self.rows[places],
+            windows=self.windows[places],
+            weight=self.weight * sum(sizes[place] for place in places) / sum(sizes),
+        )
 
     def to(self, device: torch.device) -> "Batch":
         return replace(
@@ -43,7 +61,9 @@ class Batch:
         )
 
 
-def collate(split: str, windows: Sequence[Window], chosen: Sequence[int], weight: float = 1.0) -> Batch:
+def collate(
+    split: str, windows: Sequence[Window], chosen: Sequence[int], weight: float = 1.0, by_tokens: bool = False
+) -> Batch:
     """One batch of the chosen windows."""
     picked = [windows[index] for index in chosen]
     width = max(len(window.ids) for window in picked)
@@ -56,7 +76,7 @@ def collate(split: str, windows: Sequence[Window], chosen: Sequence[int], weight
         attention[place, :length] = True
         counted[place, :length] = torch.tensor(window.counted)
     rows = torch.tensor([window.row for window in picked])
-    return Batch(split, ids, attention, counted, rows, torch.tensor(list(chosen)), weight)
+    return Batch(split, ids, attention, counted, rows, torch.tensor(list(chosen)), weight, by_tokens)
 
 
 def by_length(windows: Sequence[Window], chosen: Sequence[int], most: int) -> list[list[int]]:
@@ -73,16 +93,31 @@ def by_length(windows: Sequence[Window], chosen: Sequence[int], most: int) -> li
 
 
 def passes(split: str, windows: Sequence[Window], most: int = 32) -> Iterator[Batch]:
-    """Every window once, grouped by length: for measuring, not for training."""
-    for group in by_length(windows, range(len(windows)), most):
+    """Every window once, grouped by length: for measuring, not for training.
+
+    Of several processes each gets other batches, so what is found in them is to be summed or gathered. A batch is the
+    same however many processes there are, and so is what is found in it, to the last bit.
+    """
+    for group in distributed.share(by_length(windows, range(len(windows)), most)):
         yield collate(split, windows, group)
+
+
+def dealt(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """This process's part of the batches of one step: each window goes to one process, in turn; weights follow."""
+    places = [(batch, place) for batch in range(len(batches)) for place in range(len(batches[batch].windows))]
+    own: dict[int, list[int]] = {}
+    for batch, place in distributed.share(places):
+        own.setdefault(batch, []).append(place)
+    for batch, chosen in own.items():
+        whole = len(chosen) == len(batches[batch].windows)
+        yield batches[batch] if whole else batches[batch].part(chosen)
 
 
 class Stream:
     """Draws windows of one split without replacement, epoch by epoch, from a seed of its own.
 
     `draw(n)` returns the batches that together hold `n` windows (all of them where there are fewer), weighted by
-    windows or, with `by_tokens`, by targets.
+    windows or, with `by_tokens`, by targets. Every process draws the same ones (`dealt` gives each its part).
     """
 
     def __init__(self, split: str, windows: Sequence[Window], seed: int, by_tokens: bool = False) -> None:
@@ -100,7 +135,7 @@ class Stream:
         sizes = [self.windows[index].targets if self.by_tokens else 1 for index in chosen]
         size = dict(zip(chosen, sizes, strict=True))
         return [
-            collate(self.split, self.windows, group, sum(size[index] for index in group) / sum(sizes))
+            collate(self.split, self.windows, group, sum(size[index] for index in group) / sum(sizes), self.by_tokens)
             for group in by_length(self.windows, chosen, most)
         ]
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from expunge import distributed
 from expunge.benchmark import Generating
 from expunge.data.batches import passes
 from expunge.data.rows import Row
@@ -108,7 +109,7 @@ def _without_end(window: Window, end: int | None) -> Window:
 
 @torch.no_grad()
 def _token_losses(problem: Problem, split: Split) -> list[Floats]:
-    found: list[Floats] = [np.empty(0)] * len(split.windows)
+    found: dict[int, Floats] = {}
     with problem.runtime.autocast():
         for batch in passes(split.name, split.windows):
             moved = batch.to(problem.runtime.device)
@@ -116,7 +117,8 @@ def _token_losses(problem: Problem, split: Split) -> list[Floats]:
             sizes = batch.counted.sum(dim=1).tolist()
             for index, part in zip(batch.windows.tolist(), losses.split(sizes), strict=True):
                 found[index] = part.numpy()
-    return found
+    everywhere = distributed.gathered(found)
+    return [everywhere[index] for index in range(len(split.windows))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,6 @@ def generate(
     Special tokens are dropped; spaces at the ends are kept.
     """
     references: list[str | None] = [None] * len(rows)
-    generations: list[str | None] = [None] * len(rows)
     chosen = spread(len(rows), len(rows) if generating.rows is None else generating.rows)
     prompts: dict[int, _Prompt] = {}
     for index in chosen:
@@ -149,18 +150,18 @@ def generate(
         prompts[index], references[index] = _prompt(problem, ids, reference, generating), reference
     end = problem.tokenizer.eos_token_id
     batch = batch or generation.batch_size(sum(tensor.numel() for tensor in problem.model.parameters()))
-    done = 0
+    said: dict[int, str] = {}
     with bar("generating", len(chosen)) as report, problem.runtime.autocast():
-        for group in _groups(problem, prompts, batch):
+        for group in distributed.share(_groups(problem, prompts, batch)):
             room = [prompts[index].room for index in group]
             new = generation.greedy(problem.model, [prompts[index].ids for index in group], room, end)
             for index, ids in zip(group, new, strict=True):
                 last = end_of_answer(rows[index], problem.rendering, problem.tokenizer)
-                said = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
-                generations[index] = _text(problem.tokenizer, said, generating.clean_up)
-            done += len(group)
-            report(done)
-    return references, generations
+                answer = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
+                said[index] = _text(problem.tokenizer, answer, generating.clean_up)
+            report(len(said))
+    said = distributed.gathered(said)
+    return references, [said.get(index) for index in range(len(rows))]
 
 
 def _prompt(problem: Problem, ids: list[int], reference: str, generating: Generating) -> _Prompt:
@@ -184,7 +185,8 @@ def _groups(problem: Problem, prompts: Mapping[int, _Prompt], batch: int) -> lis
     """
     if not prompts:
         return []
-    padded = generation.padding_is_harmless(problem.model, [prompt.ids for prompt in prompts.values()])
+    ids = [prompt.ids for prompt in prompts.values()]
+    padded = distributed.from_main(lambda: generation.padding_is_harmless(problem.model, ids))
     groups: list[list[int]] = []
     for index in sorted(prompts, key=lambda index: prompts[index].order(padded)):
         group = [prompts[other] for other in [*groups[-1], index]] if groups else []

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from scipy.stats import norm
 
+from expunge import distributed
 from expunge.benchmark import Missing, Scored
 from expunge.metric import CONFIDENCE, Score
 from expunge.problem import Problem
@@ -19,7 +20,11 @@ QUESTIONS = 14_042
 
 
 def measure(problem: Problem, shots: Shots) -> Scored:
-    """The accuracy, or why there is none: nothing that lm-eval raises ends a run."""
+    """The accuracy, or why there is none: nothing that lm-eval raises ends a run. One of several processes runs it."""
+    return distributed.from_main(lambda: _measure(problem, shots))
+
+
+def _measure(problem: Problem, shots: Shots) -> Scored:
     try:
         library = importlib.import_module("lm_eval")
         adapter = importlib.import_module("lm_eval.models.huggingface").HFLM

@@ -9,13 +9,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from expunge import record
+from expunge import distributed, record
 from expunge.assemble import Checked, assemble, load_other, trust
 from expunge.checkpoint import Checkpoints
 from expunge.config import EARLIER, Retrain
@@ -115,16 +116,18 @@ def make_twins(
     with atomic_folder(output) as folder:
         for seed in range(config.seed, config.seed + config.seeds):
             single = replace(config, seed=seed)
-            key = _cache_key(single, rows, problem.rendering, training)
+            key = distributed.from_main(partial(_cache_key, single, rows, problem.rendering, training))
             cached = cache_folder() / "twins" / key
-            if cached.is_dir():
+            if distributed.from_main(cached.is_dir):
                 say(f"the twin of seed {seed} is taken from the cache")
             else:
                 _train_into(cached, single, rows, problem, training, checkpoints.below(key))
             twin = load_other(config, str(cached), assembled, torch.float32)
             place = f"seed-{seed}" if config.seeds > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
-            _deliver(cached, folder / place, made, {"training": asdict(training), "seed": seed, "rows": len(rows)})
+            settings = {"training": asdict(training), "seed": seed, "rows": len(rows)}
+            if distributed.main_process():
+                _deliver(cached, folder / place, made, settings)
             word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
             say(f"loss on the kept rows: twin {made.loss:.3f}, original {original:.3f}: {word}")
             twins.append(made)
@@ -157,10 +160,10 @@ def _train_into(
     rendering, seed = problem.rendering, config.seed
     model, _ = fine_tune(base, problem.tokenizer, rows, rendering, training, seed, "retraining", checkpoints)
     with atomic_folder(folder) as temporary:
-        if like:
+        if like and distributed.main_process():
             adapter.write(model, replace(like, base=config.base), temporary, None)
             problem.tokenizer.save_pretrained(temporary)
-        else:
+        elif distributed.main_process():
             write(model, problem.tokenizer, temporary, torch.float32)
     checkpoints.clear()
 

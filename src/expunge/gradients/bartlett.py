@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expunge import distributed
 from expunge.data.batches import Batch
 from expunge.gradients.cotangents import noise_cotangent
 from expunge.model.losses import target_ids, target_logits
@@ -52,21 +53,41 @@ def estimate(problem: Problem, batches: Iterable[Batch], generator: torch.Genera
     `generator` lies on the problem's device and is the only source of chance. Gradients that the parameters hold are
     left alone. The model runs in the mode it is in; dropout would add its own noise.
     """
-    parameters = list(problem.movable.values())
-    squares = [torch.zeros_like(parameter) for parameter in parameters]
-    targets = tokens = 0
-    for batch in batches:
-        moved = batch.to(problem.runtime.device)
-        with problem.runtime.autocast():
-            logits = target_logits(problem.model, moved)
-        scalar = _surrogate(logits, moved, generator, estimator)
-        gradients = torch.autograd.grad(scalar, parameters, allow_unused=True)
-        for square, gradient in zip(squares, gradients, strict=True):
-            if gradient is not None:
-                square.addcmul_(gradient, gradient)
-        targets += len(logits)
-        tokens += int(batch.attention.sum())
-    return Estimate([square / max(1, targets) for square in squares], targets, tokens)
+    batches = list(batches)
+    own = set(distributed.share(range(len(batches))))
+    squares = {name: torch.zeros_like(parameter) for name, parameter in problem.movable.items()}
+    for place, batch in enumerate(batches):
+        if place in own:
+            _add_squares(problem, batch, generator, estimator, squares)
+        else:
+            _pass_over(problem, batch, generator, estimator)
+    distributed.total_(squares)
+    targets = sum(int(batch.counted.sum()) for batch in batches)
+    tokens = sum(int(batch.attention.sum()) for batch in batches)
+    return Estimate([square / max(1, targets) for square in squares.values()], targets, tokens)
+
+
+def _add_squares(
+    problem: Problem, batch: Batch, generator: torch.Generator, estimator: Estimator, squares: dict[str, Tensor]
+) -> None:
+    moved = batch.to(problem.runtime.device)
+    with problem.runtime.autocast():
+        logits = target_logits(problem.model, moved)
+    scalar = _surrogate(logits, moved, generator, estimator)
+    gradients = torch.autograd.grad(scalar, list(problem.movable.values()), allow_unused=True)
+    for square, gradient in zip(squares.values(), gradients, strict=True):
+        if gradient is not None:
+            square.addcmul_(gradient, gradient)
+
+
+def _pass_over(problem: Problem, batch: Batch, generator: torch.Generator, estimator: Estimator) -> None:
+    """Draws what another process draws for this batch, so that a batch has the same chance whoever takes it."""
+    if estimator == "squared":
+        return
+    shape = (int(batch.counted.sum()), problem.model.config.vocab_size)
+    dtype = torch.promote_types(problem.model.dtype, torch.float32)
+    drawn = torch.empty(shape, dtype=dtype, device=generator.device)
+    drawn.normal_(generator=generator) if estimator == "noise" else drawn.exponential_(generator=generator)
 
 
 def _surrogate(logits: Tensor, batch: Batch, generator: torch.Generator, estimator: Estimator) -> Tensor:

@@ -8,10 +8,12 @@ Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from expunge import distributed
 from expunge.data.batches import MOST_PADDING, Batch, collate
 from expunge.errors import InputError
 from expunge.gradients.capture import Capture, capturing
@@ -131,16 +133,16 @@ def measure(
             f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
             f"for models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."
         )
-    gathered = _Gathered(Sums(), wanted)
+    gathered = _Gathered(Sums(), wanted, len(split.rows), passes)
     seed = problem.seed if seed is None else seed
-    pieces = list(row_pieces(split, windows))
+    pieces = _own(list(row_pieces(split, windows)))
     with (
         capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
         bar(title or f"gradients of {split.name} rows", passes * len(pieces)) as report,
     ):
         for number in range(passes):
-            for place, piece in enumerate(pieces):
-                gathered.open(piece)
+            for place, (first, piece) in enumerate(pieces):
+                gathered.open(piece, number * len(split.rows) + first)
                 _walk(problem, capture, piece, labels, mixed(seed, number))
                 gathered.close(piece)
                 report(number * len(pieces) + place + 1)
@@ -148,6 +150,18 @@ def measure(
     gathered.sums.tokens = sum(window.targets for window in split.windows)
     gathered.sums.passes = passes
     return gathered.finished()
+
+
+def _own(pieces: Sequence[Piece]) -> list[tuple[int, Piece]]:
+    """This process's pieces, each with the place of its first row among the rows of all; a long row stays together."""
+    runs: list[list[Piece]] = []
+    for piece in pieces:
+        if runs and runs[-1][-1].unfinished:
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    firsts = accumulate((len(run[0].places) for run in runs), initial=0)
+    return [(first, piece) for first, run in distributed.share(list(zip(firsts, runs, strict=False))) for piece in run]
 
 
 def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed: int) -> None:
@@ -191,17 +205,20 @@ def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]
 
 @dataclass(slots=True)
 class _Gathered:
-    """Adds what the hooks hand over to the sums."""
+    """Adds what the hooks hand over to the sums, and those of all processes in the end."""
 
     sums: Sums
     wanted: Wanted
+    examples: int
+    passes: int
     _places: tuple[int, ...] = ()
+    _first: int = 0
     _batch: dict[str, Tensor] = field(default_factory=dict)
-    _norms: dict[int, Tensor] = field(default_factory=dict)
-    _stacked: dict[str, list[Tensor]] = field(default_factory=dict)
+    _norms: dict[str, Tensor] = field(default_factory=dict)
 
-    def open(self, piece: Piece) -> None:
-        self._places = piece.places
+    def open(self, piece: Piece, first: int) -> None:
+        """`first`: the vector of its first row among those of all passes."""
+        self._places, self._first = piece.places, first
 
     def close(self, piece: Piece) -> None:
         """The end of a batch: the point at which a batch's sum is squared, where that was wanted."""
@@ -220,17 +237,19 @@ class _Gathered:
         if self.wanted.by_batch:
             _add(self._batch, name, gradients.sum(dim=0))
         if self.wanted.norms:
-            for place, norm in zip(self._places[rows], gradients.flatten(1).square().sum(dim=1), strict=True):
-                self._norms[place] = self._norms.get(place, torch.zeros_like(norm)) + norm
+            norms = self._norms.setdefault("norms", gradients.new_zeros(self.examples))
+            norms[list(self._places[rows])] += gradients.flatten(1).square().sum(dim=1)
         if self.wanted.stacked:
-            self._stacked.setdefault(name, []).append(gradients.clone())
+            if name not in self.sums.stacked:
+                self.sums.stacked[name] = gradients.new_zeros(self.passes * self.examples, *gradients.shape[1:])
+            self.sums.stacked[name][self._first + rows.start : self._first + rows.stop] = gradients
         if self.wanted.squares and not self.wanted.by_batch:
             _add(self.sums.squares, name, gradients.square_().sum(dim=0))  # in place, so it comes last
 
     def finished(self) -> Sums:
-        if self.wanted.norms:
-            self.sums.norms = torch.stack([self._norms[place] for place in sorted(self._norms)])
-        self.sums.stacked = {name: torch.cat(parts) for name, parts in self._stacked.items()}
+        for found in (self.sums.total, self.sums.squares, self.sums.stacked, self._norms):
+            distributed.total_(found)
+        self.sums.norms = self._norms.get("norms", self.sums.norms)
         return self.sums
 
 

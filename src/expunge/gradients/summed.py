@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from expunge import distributed
 from expunge.data.batches import Batch, collate, passes
 from expunge.model.losses import kept_kl, per_window, target_logits, token_nll
 from expunge.problem import Problem, Split
@@ -65,7 +66,9 @@ def _gradient(problem: Problem, split: Split, loss: Callable[[Batch], Tensor]) -
         for sum_, gradient in zip(total, found, strict=True):
             if gradient is not None:
                 sum_ += gradient
-    return dict(zip(problem.movable, total, strict=True))
+    named = dict(zip(problem.movable, total, strict=True))
+    distributed.total_(named)
+    return named
 
 
 def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[str, Tensor]:
@@ -78,7 +81,7 @@ def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[st
         torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in parameters
     ]
     starts = range(0, len(split.windows), windows)
-    for start in starts:
+    for start in distributed.share(starts):
         chosen = range(start, min(start + windows, len(split.windows)))
         batch = collate(split.name, split.windows, chosen).to(problem.runtime.device)
         with problem.runtime.autocast():
@@ -86,4 +89,6 @@ def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[st
         for square, gradient in zip(squares, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             if gradient is not None:
                 square += gradient.to(square.dtype).square() / len(starts)
-    return dict(zip(problem.movable, squares, strict=True))
+    named = dict(zip(problem.movable, squares, strict=True))
+    distributed.total_(named)
+    return named

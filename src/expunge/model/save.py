@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from expunge import workspace
+from expunge import distributed, workspace
 from expunge.checkpoint import full_disk_explained
 from expunge.errors import InputError
 from expunge.model import adapter as adapters
@@ -32,13 +32,20 @@ def check_output(output: str | Path) -> Path:
 
 @contextlib.contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
-    """A temporary sibling of `output`, renamed to it at the end; removed where the work inside fails."""
+    """A temporary sibling of `output`, renamed to it at the end; removed where the work inside fails.
+
+    Of several processes the main one makes and renames it, and all get its name.
+    """
+    if not distributed.main_process():
+        yield distributed.from_main(lambda: output)
+        distributed.wait()
+        return
     made = [folder for folder in (output.absolute().parent, *output.absolute().parents[1:]) if not folder.exists()]
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
     try:
         with workspace.noted(temporary), full_disk_explained(temporary.parent):
-            yield temporary
+            yield distributed.from_main(lambda: temporary)
             temporary.chmod(0o755)
             if output.exists():
                 raise InputError(f"{output}: the output appeared while this ran; nothing was overwritten.")
@@ -49,6 +56,7 @@ def atomic_folder(output: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
+    distributed.wait()
 
 
 def merge(model: Any, adapter: bool) -> Any:

@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
+from expunge import distributed, launcher
 from expunge.errors import InputError
 
 LORA_RANK = 32
@@ -63,10 +64,10 @@ def check_subspace(asked: str, is_adapter: bool) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device."""
+    """Bytes that are free on the device for this process: the same on each of several, which decide alike."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+        return distributed.least(int(torch.cuda.mem_get_info(device)[0]))
+    return distributed.least(int(psutil.virtual_memory().available) // launcher.neighbours())
 
 
 def select(model: Any, asked: str, device: torch.device) -> Subspace:
@@ -96,6 +97,7 @@ def select(model: Any, asked: str, device: torch.device) -> Subspace:
         with torch.no_grad():
             for tensor in movable.values():
                 tensor.data = tensor.data.float()
+        distributed.as_main_(movable.values())
         return Subspace(wrapped, movable, name, reason, adapter=True)
     movable = {
         key: tensor

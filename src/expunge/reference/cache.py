@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from expunge import distributed
 from expunge.data.batches import Batch, passes
 from expunge.model.losses import kept_kl, per_window, target_logits, token_nll, window_means
 from expunge.problem import Problem, Split
@@ -36,8 +37,7 @@ class KeptDistributions:
 @torch.no_grad()
 def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
     """Runs the original over a split once. About 2 kB a target at K = 256."""
-    log_probs: list[Tensor] = [torch.empty(0)] * len(split.windows)
-    ids: list[Tensor] = [torch.empty(0)] * len(split.windows)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
     with problem.original() as original, problem.runtime.autocast():
         for batch in passes(split.name, split.windows):
             moved = batch.to(problem.runtime.device)
@@ -47,8 +47,9 @@ def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
             sizes = moved.counted.sum(dim=1).tolist()
             parts = zip(batch.windows.tolist(), best.values.split(sizes), best.indices.split(sizes), strict=True)
             for index, values, places in parts:
-                log_probs[index], ids[index] = values.cpu(), places.int().cpu()
-    return KeptDistributions(tuple(log_probs), tuple(ids))
+                found[index] = values.cpu().clone(), places.int().cpu()  # a view would be sent with its whole batch
+    ordered = [one for _, one in sorted(distributed.gathered(found).items())]
+    return KeptDistributions(tuple(values for values, _ in ordered), tuple(places for _, places in ordered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,7 @@ class Divergences:
 @torch.no_grad()
 def window_divergences(problem: Problem, split: Split, kept: KeptDistributions) -> Divergences:
     """KL(original, current) and the loss of the problem's current model; `kept` are the original's distributions."""
-    kl, loss = torch.zeros(2, len(split.windows), dtype=torch.float64)
-    targets = 0
+    kl, loss = sums = torch.zeros(2, len(split.windows), dtype=torch.float64)
     with problem.runtime.autocast():
         for batch in passes(split.name, split.windows):
             moved = batch.to(problem.runtime.device)
@@ -80,8 +80,8 @@ def window_divergences(problem: Problem, split: Split, kept: KeptDistributions) 
             found = kept_kl(logits.log_softmax(dim=1), *kept.of(moved))
             kl[batch.windows] = per_window(found.double(), moved).cpu()
             loss[batch.windows] = per_window(token_nll(logits, moved).double(), moved).cpu()
-            targets += len(logits)
-    return Divergences(kl, loss, targets)
+    distributed.total_({"kl and loss": sums})
+    return Divergences(kl, loss, sum(window.targets for window in split.windows))
 
 
 @torch.no_grad()
@@ -92,19 +92,20 @@ def log_likelihoods(problem: Problem, split: Split) -> Tensor:
         for batch in passes(split.name, split.windows):
             moved = batch.to(problem.runtime.device)
             found[batch.windows] = -per_window(token_nll(target_logits(original, moved), moved), moved).float().cpu()
+    distributed.total_({"log-likelihoods": found})
     return found
 
 
 @torch.no_grad()
 def row_losses(problem: Problem, model: torch.nn.Module, split: Split) -> Tensor:
     """Mean loss [rows] of each row of a split under a model, in nats per target (float64, on the CPU)."""
-    sums = torch.zeros(len(split.rows), dtype=torch.float64)
-    counts = torch.zeros(len(split.rows), dtype=torch.float64)
+    sums = torch.zeros(2, len(split.rows), dtype=torch.float64)
     with problem.runtime.autocast():
         for batch in passes(split.name, split.windows):
             moved = batch.to(problem.runtime.device)
             means = window_means(token_nll(target_logits(model, moved), moved), moved).cpu().double()
             sizes = batch.counted.sum(dim=1).double()
-            sums.index_add_(0, batch.rows, means * sizes)
-            counts.index_add_(0, batch.rows, sizes)
-    return sums / counts
+            sums[0].index_add_(0, batch.rows, means * sizes)
+            sums[1].index_add_(0, batch.rows, sizes)
+    distributed.total_({"losses and targets": sums})
+    return sums[0] / sums[1]

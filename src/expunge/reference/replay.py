@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from expunge import distributed
 from expunge.data.rows import Row
 from expunge.data.tokens import Window
 from expunge.model import generation
@@ -30,13 +31,18 @@ class Replay:
     repeats: int
 
 
-@torch.no_grad()
 def sample(problem: Problem, count: int, tokens: int, batch: int = 128) -> Replay:
     """Samples until `count` texts of at most `tokens` tokens are kept, or three times as many were sampled.
 
     Half start from the begin token where the tokenizer adds one, half from the first few tokens of rows that are not
-    forgotten; without such rows, from the first token of the forget rows.
+    forgotten; without such rows, from the first token of the forget rows. One of several processes samples for all:
+    each text hangs on the draws before it.
     """
+    return distributed.from_main(lambda: _sample(problem, count, tokens, batch))
+
+
+@torch.no_grad()
+def _sample(problem: Problem, count: int, tokens: int, batch: int) -> Replay:
     random = np.random.default_rng(problem.seed)
     grams = _grams([window.ids for window in problem.splits["forget"].windows])
     kept: list[Window] = []

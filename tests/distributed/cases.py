@@ -1,0 +1,299 @@
+"""What two processes must find as one does: a program that both run, which leaves its findings in a file by rank.
+
+Everything is float64 on a tiny Llama whose rows differ in length, one of them longer than the context.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge import distributed, influence, registry
+from expunge.apply import apply
+from expunge.curvature import damping_for
+from expunge.data import batches
+from expunge.data.batches import Batch, Stream
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering, encode
+from expunge.distributed import Runtime
+from expunge.evaluation import divergence, evidence
+from expunge.gradients.bartlett import estimate
+from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.summed import divergence_gradient, mean_gradient, squared_batch_means
+from expunge.loop import Training, _accumulate, train
+from expunge.method import ProposalPhase, State, Terms
+from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.model.select import select
+from expunge.model.tiny import byte_tokenizer, llama
+from expunge.optim.step_size import RetainBudget
+from expunge.problem import Problem, Split, divided
+from expunge.propose import Proposals
+from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses
+from expunge.watch import Outcome
+
+Found = dict[str, Any]
+CONTEXT = 32
+FEW = {"steps": 10, "epochs": 10, "replay_texts": 4, "replay_tokens": 12, "learning_rate": 1e-3, "forget_rows": 5}
+FEW |= {"budget": 1e-3, "cycles": 2}
+METHODS, CURVATURES = registry.names("methods"), registry.names("curvatures")
+
+
+def problem_of(subspace: str = "full", rows: int = 18, forget: int = 5) -> Problem:
+    """Answers of many lengths, and of each set a document; the retain set's is longer than the context."""
+    tokenizer = byte_tokenizer([], 258)
+    model = llama(tokenizer, width=16, layers=1, heads=2, context=CONTEXT, seed=0).double().eval()
+    rendering = Rendering(context=CONTEXT)
+    splits = {}
+    for name, count, long in (("forget", forget, 1), ("retain", rows, 4), ("unseen", forget, 1)):
+        answers = [
+            Row(name, n, "answer", f"{name[0]} {n}?", "ab" * (n % 4 + 1) + str(n * 37)) for n in range(count - 1)
+        ]
+        group = (*answers, Row(name, count, "document", "", f"{name} is a long word" * long))
+        splits[name] = Split(name, group, tuple(encode(group, rendering, tokenizer)))
+    torch.manual_seed(0)
+    chosen = select(model, subspace, torch.device("cpu"))
+    for tensor in chosen.movable.values():
+        tensor.data = tensor.data.double()
+    return Problem(
+        chosen.model, tokenizer, Runtime("cpu"), rendering, splits, 0, chosen.adapter, movable=chosen.movable
+    )
+
+
+def cross_entropy(problem: Problem) -> Callable[[Batch], Terms]:
+    def loss(batch: Batch) -> Terms:
+        value = window_means(token_nll(target_logits(problem.model, batch), batch), batch).mean()
+        return Terms({batch.split: value}, -value if batch.split == "forget" else value)
+
+    return loss
+
+
+def accumulated(problem: Problem) -> Found:
+    """Gradients and parts of one step: five forget windows and seven retain windows, so that shares are unequal."""
+    drawn = [
+        batch
+        for name, count in (("forget", 5), ("retain", 7))
+        for batch in Stream(name, problem.splits[name].windows, 3).draw(count)
+    ]
+    parts = _accumulate(problem, drawn, cross_entropy(problem))
+    gradients = {name: tensor.grad for name, tensor in problem.movable.items()}
+    problem.model.zero_grad(set_to_none=True)
+    return parts | {name: gradient for name, gradient in gradients.items() if gradient is not None}
+
+
+def plain_training(problem: Problem) -> Found:
+    """By tokens, in steps of five windows."""
+    loss = train(problem, problem.splits["retain"], Training(epochs=1, batch_rows=5, learning_rate=1e-2), "training")
+    return problem.snapshot() | {"loss": loss}
+
+
+def moved(problem: Problem) -> Problem:
+    """The weights a little away from the original's."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in problem.movable.values():
+            tensor += 0.1 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    return problem
+
+
+def gradients(problem: Problem) -> Found:
+    """Mean gradients of every kind, and what the original's cached distributions and likelihoods are."""
+    kept = [(split, keep_distributions(problem, split)) for split in problem.splits.values()]
+    found: Found = {"log-likelihoods": log_likelihoods(problem, problem.splits["retain"])}
+    moved(problem)
+    for name, gradient in (
+        ("rows", mean_gradient(problem, problem.splits["retain"], "row")),
+        ("tokens", mean_gradient(problem, problem.splits["retain"], "token")),
+        ("some rows", mean_gradient(problem, problem.splits["forget"], "row", [1, 3])),
+        ("divergence", divergence_gradient(problem, kept)),
+        ("squared batch means", squared_batch_means(problem, problem.splits["retain"], 4)),
+    ):
+        found |= {f"{name}: {key}": value for key, value in gradient.items()}
+    return found | {"losses": row_losses(problem, problem.model, problem.splits["retain"])}
+
+
+def statistics(problem: Problem) -> Found:
+    """Sums over examples under each label source and shortcut, in batches of two, which cut the long row."""
+    kinds: dict[str, tuple[Wanted, Any]] = {
+        "all": (Wanted(total=True, squares=True, norms=True, stacked=True), "noise"),
+        "sampled": (Wanted(squares=True), "sampled"),
+        "empirical": (Wanted(squares=True), "data"),
+        "by batch": (Wanted(squares=True, by_batch=True), "noise"),
+    }
+    linear = measure(problem_of("*proj*"), problem.splits["retain"], Wanted(squares=True, by_token=True), "noise")
+    found: Found = {f"by token: {name}": value for name, value in linear.squares.items()}
+    for kind, (wanted, labels) in kinds.items():
+        sums = measure(problem, problem.splits["retain"], wanted, labels, passes=2, windows=2)
+        for part in ("total", "squares", "stacked"):
+            found |= {f"{kind}, {part}: {name}": value for name, value in getattr(sums, part).items()}
+        if wanted.norms:
+            found[f"{kind}, norms"] = sums.norms
+    return found
+
+
+def curvature(name: str, problem: Problem) -> Found:
+    """The matrix times a vector, its inverse and its fourth root."""
+    made = registry.load("curvatures", name)()
+    state = made.init(problem, problem.splits["retain"])
+    vector = mean_gradient(problem, problem.splits["forget"], "row")
+    damping = damping_for(state, 0.1).value
+    products = {
+        "C v": made.matvec(state, vector),
+        "C^-1 v": made.solve(state, vector, damping),
+        "C^-1/4 v": made.power(state, vector, -0.25, damping),
+    }
+    found = {f"{what}: {key}": value for what, parts in products.items() for key, value in parts.items()}
+    return found | {"mean": state.mean, "median": state.median}
+
+
+def estimates(problem: Problem) -> Found:
+    """Sophia's curvature: three batches, whose chance does not depend on who takes them."""
+    found: Found = {}
+    for kind in ("noise", "bartlett", "squared"):
+        drawn = Stream("retain", problem.splits["retain"].windows, 1).draw(11, 4)
+        made = estimate(problem, drawn, torch.Generator().manual_seed(2), kind)  # type: ignore[arg-type]
+        found |= {f"{kind} {place}": part for place, part in enumerate(made.diagonal)}
+        found |= {f"{kind} targets": made.targets, f"{kind} tokens": made.tokens}
+    return found
+
+
+def budget(problem: Problem) -> Found:
+    """A step up the forget loss, as long as a retain budget allows."""
+    problem = divided(problem, {"retain": 1, "curvature": 2, "acceptance": 1})
+    fitted = influence.fit(problem, problem.splits["curvature"], "diagonal", None, 0.1, None)
+    phase = ProposalPhase(
+        propose=lambda problem, state: influence.ascent(problem, state, fitted, stop_at_targets=False),
+        step=RetainBudget(budget=1e-3),
+        passes={},
+    )
+    taken = Proposals(problem, State(), Outcome(), lambda entry: None).take(phase)
+    figures = ("step", "tokens", "direction_norm", "guess", "measurements")
+    return problem.snapshot() | {name: taken[name] for name in figures} | taken["retain_kl"]
+
+
+def method(name: str, problem: Problem) -> Found:
+    """All phases of a method, ten steps of each."""
+    kind = registry.load("methods", name)
+    known = kind.__dataclass_fields__
+    torch.manual_seed(0)
+    outcome = apply(kind(**{key: value for key, value in FEW.items() if key in known}), problem, lambda entry: None)
+    found = problem.snapshot() | {"steps": outcome.steps, "tokens": outcome.tokens, "stopped": outcome.stopped}
+    found |= {f"step {place}": proposal["step"] for place, proposal in enumerate(outcome.proposals)}
+    found |= {f"loss at {check['step']}": check["forget"] for check in outcome.history if "forget" in check}
+    return found | {f"target {place}": value for place, value in enumerate(outcome.targets or [])}
+
+
+def scores(problem: Problem) -> Found:
+    """Evidence: losses, generations in the order of the rows, and the distance from the original."""
+    judged = dict(problem.splits)
+    kept = divergence.keep(problem, judged)
+    recorded = evidence.record(moved(problem), judged, ("unseen",), kept=kept)
+    found: Found = {}
+    for name, one in recorded.sets.items():
+        found |= {f"{name} loss": torch.tensor(one.loss), f"{name} tokens": torch.tensor(one.token_loss)}
+        found |= {f"{name} references": one.references, f"{name} generations": one.generations}
+        if one.kl is not None:
+            found[f"{name} kl"] = torch.tensor(one.kl)
+    return found
+
+
+def fewer_windows_than_processes() -> Found:
+    """One row in each set: one of two processes has nothing to do, and takes part all the same."""
+    problem = problem_of(rows=1, forget=1)
+    problem = replace(problem, splits={name: split.of([0], name) for name, split in problem.splits.items()})
+    only = {name: replace(split, windows=split.windows[:1]) for name, split in problem.splits.items()}
+    problem = replace(problem, splits=only)
+    stacked = measure(problem, problem.splits["retain"], Wanted(stacked=True), "noise").stacked
+    found = accumulated(problem) | {f"of an example: {key}": value for key, value in stacked.items()}
+    return found | {f"score {key}": value for key, value in scores(problem).items()}
+
+
+def own_order() -> Found:
+    """Where processes decide alike: what the main one holds, and the least of all."""
+    tensor = torch.full((3,), float(distributed._rank() + 1))
+    distributed.as_main_([tensor])
+    return {"as main": tensor, "least": distributed.least(7 + distributed._rank())}
+
+
+def sound() -> dict[str, Callable[[], Found]]:
+    """The cases by name."""
+    cases: dict[str, Callable[[], Found]] = {
+        "gradients of a step": lambda: accumulated(problem_of()),
+        "gradients of a step, LoRA": lambda: accumulated(problem_of("lora")),
+        "plain training": lambda: plain_training(problem_of()),
+        "mean gradients": lambda: gradients(problem_of()),
+        "sums over examples": lambda: statistics(problem_of()),
+        "Sophia's estimates": lambda: estimates(problem_of()),
+        "retain budget": lambda: budget(problem_of()),
+        "scores": lambda: scores(problem_of()),
+        "fewer windows than processes": fewer_windows_than_processes,
+        "deciding alike": own_order,
+    }
+    cases |= {f"curvature {name}": lambda name=name: curvature(name, problem_of()) for name in CURVATURES}  # type: ignore[misc]
+    return cases | {f"method {name}": lambda name=name: method(name, problem_of()) for name in METHODS}  # type: ignore[misc]
+
+
+@contextmanager
+def changed(place: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(place, name)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        setattr(place, name, original)
+
+
+def _mean_of_means(batch: Batch, places: Any) -> Batch:
+    """The weight of a part as if all parts were of one size."""
+    return replace(WHOLE(batch, places), weight=batch.weight / distributed.processes())
+
+
+WHOLE = Batch.part
+
+
+def broken() -> dict[str, Callable[[], Found]]:
+    """Cases as they come out where something is wrong, by the name of the sound case and what is wrong."""
+
+    def wrong(place: Any, name: str, value: Any, case: Callable[[], Found]) -> Callable[[], Found]:
+        def run() -> Found:
+            with changed(place, name, value):
+                return case()
+
+        return run
+
+    def step() -> Found:
+        return accumulated(problem_of())
+
+    def diagonal() -> Found:
+        return curvature("diagonal", problem_of())
+
+    def same_rows(items: Any) -> Any:
+        return items[:: distributed.processes()]
+
+    def nothing_summed(tensors: dict[str, Tensor]) -> None:
+        return
+
+    return {
+        "gradients of a step/the same rows on both": wrong(distributed, "share", same_rows, step),
+        "gradients of a step/mean of means": wrong(batches.Batch, "part", _mean_of_means, step),
+        "gradients of a step/not summed": wrong(distributed, "total_", nothing_summed, step),
+        "curvature diagonal/the same rows on both": wrong(distributed, "share", same_rows, diagonal),
+        "curvature diagonal/not summed": wrong(distributed, "total_", nothing_summed, diagonal),
+    }
+
+
+def main(folder: Path) -> None:
+    """Runs all cases as one of the launched processes."""
+    torch.set_num_threads(1)
+    Runtime("cpu")
+    found = {name: case() for name, case in (sound() | broken()).items()}
+    torch.save(found, folder / f"found-{distributed._rank()}.pt")
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
