@@ -5,7 +5,7 @@ the runs before it served. So rows that were served already are known again with
 once to be forgotten are refused; and where the earlier rows themselves are given (`--earlier`), they are judged again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,24 +55,18 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
         for name, found in checked.sets.items()
     }
     _refuse_kept(ids.get("retain", {}), served, str(file))
-    again = [one for one in ids["forget"] if one in served]
-    if len(again) == len(ids["forget"]) and done.issuperset(again) and not getattr(config, "force", True):
-        raise InputError(
-            f"{config.forget}: all {len(again)} rows were served already: the run of {content['created'][:10]} that "
-            f"wrote {config.model} forgot them. Give the rows of a new request, or pass --force to run again."
-        )
-    same_key = None if content["key"] is None else content["key"] == record.key_mark(secret)
-    missing = served - ids["forget"].keys() - ids.get(EARLIER, {}).keys()
     parent = {
         "path": str(Path(config.model).absolute()),
         "record": record.full_hash(file),
         "created": content["created"],
         "same_weights": None,
-        "same_key": same_key,
-        "served": sorted(served),
-        "served_again": again,
-        "missing": [] if same_key is False else sorted(missing),
+        "same_key": None if content["key"] is None else content["key"] == record.key_mark(secret),
+        **_served(served, ids["forget"].keys(), ids.get(EARLIER, {}).keys()),
     }
+    if parent["same_key"] is False:
+        parent["missing"] = []
+    if not getattr(config, "force", True):
+        _refuse_done(config, parent, ids["forget"].keys(), done)
     for line in _lines(parent, len(ids["forget"])):
         say(line)
     losses = {
@@ -85,6 +79,20 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
         done=done,
         holders=tuple(content["holders"]),
     )
+
+
+def _served(served: set[str], forget: KeysView[str], earlier: KeysView[str]) -> dict[str, list[str]]:
+    """Ids of rows that runs before served, those of them that are asked for again, and those that nobody gave."""
+    again = [one for one in forget if one in served]
+    return {"served": sorted(served), "served_again": again, "missing": sorted(served - forget - earlier)}
+
+
+def _refuse_done(config: Any, parent: Mapping[str, Any], forget: KeysView[str], done: frozenset[str]) -> None:
+    if forget <= done:
+        raise InputError(
+            f"{config.forget}: all {len(forget)} rows were served already: the run of {parent['created'][:10]} that "
+            f"wrote {config.model} forgot them. Give the rows of a new request, or pass --force to run again."
+        )
 
 
 def _refuse_kept(retain: Mapping[str, Row], served: set[str], file: str) -> None:
