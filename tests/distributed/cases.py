@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge import distributed, influence, registry
+from distributed import world
+from expunge import distributed, influence, pipeline, registry
 from expunge.apply import apply
 from expunge.curvature import damping_for
 from expunge.data import batches
@@ -219,6 +220,25 @@ def own_order() -> Found:
     return {"as main": tensor, "least": distributed.least(7 + distributed._rank())}
 
 
+def commands(folder: Path) -> Found:
+    """Retrain, with a twin from the cache and one that is made now, and evaluate: in float32, from files to files."""
+
+    def made() -> None:
+        tokenizer = byte_tokenizer([], 258)
+        world.write(folder, llama(tokenizer, width=16, layers=1, heads=2, context=CONTEXT, seed=0), tokenizer)
+
+    distributed.from_main(made)
+    model, rows = str(folder / "model"), {role: str(folder / f"{role}.jsonl") for role in ("forget", "retain")}
+    given = {"model": model, **rows, "device": "cpu"}
+    training = {"base": model, "train": str(folder / "train.jsonl"), "train_config": str(folder / "training.yaml")}
+    twins = []
+    for output, seeds in (("one", 1), ("two", 2)):
+        twins += pipeline.retrain(**given, **training, output=str(folder / output), seeds=seeds)
+    run = pipeline.evaluate(**given, unlearned=str(twins[0].output), output=str(folder / "judged"))
+    scores = {f"{one['metric']} of {one['set']}, {one['model']}": one["value"] for one in run.record["scores"]}
+    return {f"twin {place}": twin.loss for place, twin in enumerate(twins)} | scores
+
+
 def sound() -> dict[str, Callable[[], Found]]:
     """The cases by name."""
     cases: dict[str, Callable[[], Found]] = {
@@ -291,6 +311,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     Runtime("cpu")
     found = {name: case() for name, case in (sound() | broken()).items()}
+    found["commands"] = commands(folder)
     torch.save(found, folder / f"found-{distributed._rank()}.pt")
     distributed.leave()
 
