@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from expunge import config as configs
-from expunge import record
+from expunge import distributed, record
 from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
 from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
 from expunge.matching import known_rows, recall_rows
 from expunge.metric import Evidence
 from expunge.model import load
+from expunge.problem import Problem
 from expunge.reporting import card, html, markdown
 
 NAMED_MODELS = ("original", "unlearned", "retrained")
@@ -62,10 +63,15 @@ def build(
         "config": configs.resolved(config),
         "hashes": _hashes(config, checked, output, secret),
         "versions": environment["versions"],
-        "machine": f"{environment['machine']}, {problem.runtime.device}, {problem.runtime.precision}",
+        "machine": _machine(environment["machine"], problem),
         "seconds": dict(seconds),
         "peak_memory_bytes": environment["peak_memory_bytes"],
     }
+
+
+def _machine(name: str, problem: Problem) -> str:
+    several = [f"{distributed.processes()} processes"] if distributed.processes() > 1 else []
+    return ", ".join([name, str(problem.runtime.device), problem.runtime.precision, *several])
 
 
 def write(folder: Path, content: dict[str, Any], evidence: Mapping[str, Evidence], texts: Any) -> None:
