@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from expunge import config as configs
-from expunge import record
+from expunge import distributed, record
 from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
 from expunge.config import EARLIER
 from expunge.data.rows import Row
@@ -21,6 +21,7 @@ from expunge.lineage import OTHER_KEY, Again, Lineage, judge_again, unseen
 from expunge.matching import known_rows, recall_rows
 from expunge.metric import Evidence, SetEvidence
 from expunge.model import load
+from expunge.problem import Problem
 from expunge.reporting import card, html, markdown
 
 NAMED_MODELS = ("original", "unlearned", "retrained")
@@ -81,11 +82,16 @@ def build(
         "row_files": _row_files(config, checked, secret),
         "files": {},
         "versions": environment["versions"],
-        "machine": f"{environment['machine']}, {problem.runtime.device}, {problem.runtime.precision}",
+        "machine": _machine(environment["machine"], problem),
         "seconds": dict(seconds),
         "interruptions": details["interruptions"],
         "peak_memory_bytes": environment["peak_memory_bytes"],
     }
+
+
+def _machine(name: str, problem: Problem) -> str:
+    several = [f"{distributed.processes()} processes"] if distributed.processes() > 1 else []
+    return ", ".join([name, str(problem.runtime.device), problem.runtime.precision, *several])
 
 
 def write(folder: Path, content: dict[str, Any], evidence: Mapping[str, Evidence], texts: Any) -> None:

@@ -48,7 +48,7 @@ def check(command: str = "") -> None:
     for name, kind in REFUSED.items():
         if os.environ.get(name, "false").lower() in ("true", "1"):
             raise InputError(f"the launcher is set to {kind} ({name}), which is not tested and so refused. {INSTEAD}")
-    if processes() == 1 and any(int(os.environ.get(name, "1")) > 1 for name in MPI):
+    if processes() == 1 and any(int(os.environ.get(name) or 1) > 1 for name in MPI):
         raise InputError(f"several processes started by MPI are not tested and so refused. {INSTEAD}")
     if command and processes() > 1 and command not in SHARED:
         raise InputError(

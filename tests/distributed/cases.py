@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge import distributed, influence, registry
+from distributed import world
+from expunge import distributed, influence, pipeline, registry
 from expunge.apply import apply
 from expunge.curvature import damping_for
 from expunge.data import batches
@@ -27,6 +28,7 @@ from expunge.gradients.per_example import Wanted, measure
 from expunge.gradients.summed import divergence_gradient, mean_gradient, squared_batch_means
 from expunge.loop import Training, _accumulate, train
 from expunge.method import ProposalPhase, State, Terms
+from expunge.methods.fisher_removal import FisherRemoval
 from expunge.model.losses import target_logits, token_nll, window_means
 from expunge.model.select import select
 from expunge.model.tiny import byte_tokenizer, llama
@@ -164,7 +166,7 @@ def estimates(problem: Problem) -> Found:
 def budget(problem: Problem) -> Found:
     """A step up the forget loss, as long as a retain budget allows."""
     problem = divided(problem, {"retain": 1, "curvature": 2, "acceptance": 1})
-    fitted = influence.fit(problem, problem.splits["curvature"], "diagonal", None, 0.1, None)
+    fitted = influence.fit(problem, FisherRemoval())
     phase = ProposalPhase(
         propose=lambda problem, state: influence.ascent(problem, state, fitted, stop_at_targets=False),
         step=RetainBudget(budget=1e-3),
@@ -217,6 +219,25 @@ def own_order() -> Found:
     tensor = torch.full((3,), float(distributed._rank() + 1))
     distributed.as_main_([tensor])
     return {"as main": tensor, "least": distributed.least(7 + distributed._rank())}
+
+
+def commands(folder: Path) -> Found:
+    """Retrain, with a twin from the cache and one that is made now, and evaluate: in float32, from files to files."""
+
+    def made() -> None:
+        tokenizer = byte_tokenizer([], 258)
+        world.write(folder, llama(tokenizer, width=16, layers=1, heads=2, context=CONTEXT, seed=0), tokenizer)
+
+    distributed.from_main(made)
+    model, rows = str(folder / "model"), {role: str(folder / f"{role}.jsonl") for role in ("forget", "retain")}
+    given = {"model": model, **rows, "device": "cpu"}
+    training = {"base": model, "train": str(folder / "train.jsonl"), "train_config": str(folder / "training.yaml")}
+    twins = []
+    for output, seeds in (("one", 1), ("two", 2)):
+        twins += pipeline.retrain(**given, **training, output=str(folder / output), seeds=seeds)
+    run = pipeline.evaluate(**given, unlearned=str(twins[0].output), output=str(folder / "judged"))
+    scores = {f"{one['metric']} of {one['set']}, {one['model']}": one["value"] for one in run.record["scores"]}
+    return {f"twin {place}": twin.loss for place, twin in enumerate(twins)} | scores
 
 
 def sound() -> dict[str, Callable[[], Found]]:
@@ -291,6 +312,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     Runtime("cpu")
     found = {name: case() for name, case in (sound() | broken()).items()}
+    found["commands"] = commands(folder)
     torch.save(found, folder / f"found-{distributed._rank()}.pt")
     distributed.leave()
 

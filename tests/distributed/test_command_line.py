@@ -15,7 +15,7 @@ from distributed import pairs, world
 from expunge import cli, distributed, launcher
 
 pytestmark = pytest.mark.xdist_group("two processes")
-OWN = ("created", "seconds", "peak_memory_bytes", "hashes", "versions", "machine")  # of a run, not of what it found
+OWN = ("created", "seconds", "peak_memory_bytes", "hashes", "machine")  # of a run, not of what it found
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
@@ -48,7 +48,7 @@ def differences(one: Any, other: Any, place: str = "") -> list[str]:
 def record_of(output: Path) -> dict[str, Any]:
     content = json.loads((output / "expunge" / "record.json").read_text())
     content["config"].pop("output")
-    return {key: value for key, value in content.items() if key not in OWN}
+    return content
 
 
 def test_the_record_is_that_of_one_process(
@@ -64,6 +64,10 @@ def test_the_record_is_that_of_one_process(
     assert (tmp_path / "two" / "model.safetensors").is_file(), done.stderr[-4000:]
     assert (done.returncode == 0) == (code == 0)
     one, two = record_of(tmp_path / "one"), record_of(tmp_path / "two")
+    assert two["machine"] == f"{one['machine']}, 2 processes"
+    for content in (one, two):
+        for key in OWN:
+            del content[key]
     assert differences(one, two) == []
     assert differences(one, two | {"history": one["history"][:1]})
     assert done.stdout.count("verdict: ") == 1 == done.stdout.count("report: ")

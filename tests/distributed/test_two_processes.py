@@ -1,12 +1,13 @@
 """Two processes find what one does, in float64 to 1e-9; broken variants are rejected by the same comparison."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from distributed import pairs
-from distributed.cases import METHODS, broken, sound
+from distributed.cases import METHODS, broken, commands, sound
 
 pytestmark = pytest.mark.xdist_group("two processes")
 TOLERANCE = 1e-9
@@ -51,6 +52,19 @@ def test_two_processes_equal_one(name: str, pair: list[dict[str, Any]]) -> None:
 def test_broken_variants_are_rejected(name: str, pair: list[dict[str, Any]]) -> None:
     expected = sound()[name.split("/")[0]]()
     assert not same(pair[0][name], expected, tolerance=1e-3)
+
+
+def test_retrain_and_evaluate_share_their_work(
+    pair: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, whose rounding the training carries on: to 1 in 1,000. The twin from the cache is the same twice."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))
+    expected = commands(tmp_path)
+    first, second = (found["commands"] for found in pair)
+    assert same(first, expected, tolerance=1e-3)
+    assert same(second, first, tolerance=0.0)
+    assert first["twin 0"] == first["twin 1"] != first["twin 2"]
 
 
 def test_every_method_is_among_the_cases() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from expunge.assemble import check
 from expunge.config import Inputs, build
 from expunge.errors import InputError
 from expunge.methods.fisher_removal import FisherRemoval
+from expunge.problem import Problem
 from gradients.shapes import lora_of, model_of, problem_of
 
 METHODS = ("fisher_forgetting", "fisher_removal", "libu")
 NUMBERS = ("damping", "absolute_damping", "budget", "step_size")
-DAMPING = 0.1
 
 # Method, options, and what the answer must say.
 WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
@@ -50,6 +51,12 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("fisher_removal", {"curvature_options": {"passes": 0}}, ("passes must be a number above 0",)),
     *((method, {"step": "fixed"}, ("give step_size",)) for method in METHODS),
 ]
+
+
+def fit(problem: Problem, curvature: str, options: dict[str, Any]) -> influence.Fit:
+    """The curvature fitted on the retain rows."""
+    here = replace(problem, splits={"curvature": problem.splits["retain"]})
+    return influence.fit(here, FisherRemoval(curvature=curvature, curvature_options=options))
 
 
 def check_refused(refusing: Callable[[], object], words: tuple[str, ...]) -> None:
@@ -138,12 +145,9 @@ def test_a_layer_that_has_no_curvature_is_named(curvature: str) -> None:
     problem = problem_of(model)
     options = {"gradients": 4} if curvature == "block" else {}
 
-    def fit() -> influence.Fit:
-        return influence.fit(problem, problem.splits["retain"], curvature, options, DAMPING, None)
-
-    check_refused(fit, ("layers.1.mlp.scale belongs to Scaled", "subspace"))
+    check_refused(lambda: fit(problem, curvature, options), ("layers.1.mlp.scale belongs to Scaled", "subspace"))
     del problem.movable["model.layers.1.mlp.scale"]
-    assert fit().state.mean > 0
+    assert fit(problem, curvature, options).state.mean > 0
 
 
 @pytest.mark.parametrize("curvature", ["diagonal", "block"])
@@ -153,7 +157,7 @@ def test_a_curvature_that_is_not_finite_is_named(curvature: str) -> None:
     with torch.no_grad():
         next(iter(problem.movable.values())).view(-1)[0] = float("nan")
     check_refused(
-        lambda: influence.fit(problem, problem.splits["retain"], curvature, options, DAMPING, None),
+        lambda: fit(problem, curvature, options),
         ("the curvature of", "lora_", "is not finite"),
     )
 
@@ -162,7 +166,7 @@ def test_exact_labels_are_for_tiny_vocabularies(monkeypatch: pytest.MonkeyPatch)
     problem = problem_of(lora_of("opt"))
     monkeypatch.setattr(problem.model.config, "vocab_size", 50_000)
     check_refused(
-        lambda: influence.fit(problem, problem.splits["retain"], "diagonal", {"labels": "exact"}, DAMPING, None),
+        lambda: fit(problem, "diagonal", {"labels": "exact"}),
         ("labels exact", "50,000", "labels: noise"),
     )
 
