@@ -18,6 +18,7 @@ from expunge.problem import Problem
 from gradients.shapes import lora_of, model_of, problem_of
 
 METHODS = ("fisher_forgetting", "fisher_removal", "libu")
+DAMPING = 0.1
 NUMBERS = ("damping", "absolute_damping", "budget", "step_size")
 
 # Method, options, and what the answer must say.
