@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from expunge.errors import InputError
@@ -41,3 +42,20 @@ class Runtime:
     def clip(self, parameters: Iterable[Tensor], norm: float) -> Tensor:
         """Clips the gradients to `norm` (their global l2 norm) and returns the norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(list(parameters), norm)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or this machine, has no memory left for what was asked."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or (isinstance(error, Exception) and should_reduce_batch_size(error)) or _says_so(error)
+
+
+def _says_so(error: BaseException) -> bool:
+    """What PyTorch's allocators of main memory say where accelerate does not know them."""
+    said = isinstance(error, RuntimeError) and str(error)
+    return bool(said) and any(words in said for words in ("not enough memory", "can't allocate memory"))
+
+
+def release_memory() -> None:
+    """Hands back to the device what nothing holds any more."""
+    clear_device_cache(garbage_collection=True)

@@ -15,7 +15,7 @@ from expunge.curvature_refresh import CurvatureRefresh
 from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.method import Terms
-from expunge.model.losses import target_logits, token_nll
+from expunge.model.losses import target_nll
 from expunge.problem import Problem, Split
 from expunge.progress import Bar, bar
 
@@ -91,15 +91,27 @@ def _optimiser(problem: Problem, descent: Descent) -> torch.optim.Optimizer:
 
 
 def _accumulate(problem: Problem, batches: Sequence[Batch], loss: LossFunction) -> dict[str, float]:
+    """Gradients of a step's batches, in parts that fit. Where memory does not hold one, the step starts over with
+    smaller ones: a backward pass that was cut off has left gradients in some of the parameters."""
     sums: dict[str, Tensor] = {}
-    for batch in batches:
-        moved = batch.to(problem.runtime.device)
+
+    def add(part: Batch) -> None:
+        moved = part.to(problem.runtime.device)
         with problem.runtime.autocast():
             terms = loss(moved)
         problem.runtime.backward(terms.total * moved.weight)
         for name, value in terms.parts.items():
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * moved.weight
+
+    while not all(problem.portions.fits(part, add) for part in _parts(problem, batches)):
+        sums.clear()
+        for tensor in problem.movable.values():
+            tensor.grad = None
     return {name: float(value) for name, value in sums.items()}
+
+
+def _parts(problem: Problem, batches: Sequence[Batch]) -> list[Batch]:
+    return [part for batch in batches for part in batch.parts(problem.portions.tokens)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +140,7 @@ def train(problem: Problem, split: Split, training: Training, title: str) -> flo
     recent: list[float] = []
 
     def loss(batch: Batch) -> Terms:
-        value = token_nll(target_logits(problem.model, batch), batch).mean()
+        value = target_nll(problem.model, batch).mean()
         return Terms({"loss": value}, value)
 
     def after(step: int, losses: Mapping[str, float]) -> bool:

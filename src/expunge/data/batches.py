@@ -12,7 +12,8 @@ from torch import Tensor
 
 from expunge.data.tokens import Window
 
-MOST_PADDING = 0.25
+MOST_PADDING = 0.15  # of a window, and SLACK tokens: below a tenth over rows like LUME's, with few more batches
+SLACK = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class Batch:
 
     `ids` [B, T] long; `attention` [B, T] bool, true within each window's length; `counted` [B, T] bool, true where
     the token is a target; `rows` [B] index of each window's row in its split; `windows` [B] index of each window in
-    its split; `weight` the share of its draw that this batch carries (batches of one draw sum to 1).
+    its split; `weight` the share of its draw that this batch carries (batches of one draw sum to 1), counted in windows
+    or, with `by_tokens`, in targets.
     """
 
     split: str
@@ -31,6 +33,40 @@ class Batch:
     rows: Tensor
     windows: Tensor
     weight: float = 1.0
+    by_tokens: bool = False
+
+    @property
+    def size(self) -> int:
+        """Places B * T, padding included."""
+        return self.ids.numel()
+
+    def parts(self, most: int | None) -> list["Batch"]:
+        """The batch in parts of at most `most` places, though never less than a window, each with its share of the
+        weight and no wider than it needs to be; the batch itself where it is small enough."""
+        if most is None or self.size <= most or len(self.ids) == 1:
+            return [self]
+        widths = self.attention.sum(dim=1).tolist()
+        groups: list[list[int]] = []
+        for place, width in enumerate(widths):
+            widest = max([width, *(widths[other] for other in groups[-1])]) if groups else width
+            if groups and (len(groups[-1]) + 1) * widest <= most:
+                groups[-1].append(place)
+            else:
+                groups.append([place])
+        return [self._part(group[0], group[-1] + 1, max(widths[place] for place in group)) for group in groups]
+
+    def _part(self, begin: int, end: int, width: int) -> "Batch":
+        counted = self.counted[begin:end, :width]
+        share = counted.sum().item() / self.counted.sum().item() if self.by_tokens else (end - begin) / len(self.ids)
+        return replace(
+            self,
+            ids=self.ids[begin:end, :width],
+            attention=self.attention[begin:end, :width],
+            counted=counted,
+            rows=self.rows[begin:end],
+            windows=self.windows[begin:end],
+            weight=self.weight * share,
+        )
 
     def to(self, device: torch.device) -> "Batch":
         return replace(
@@ -43,7 +79,9 @@ class Batch:
         )
 
 
-def collate(split: str, windows: Sequence[Window], chosen: Sequence[int], weight: float = 1.0) -> Batch:
+def collate(
+    split: str, windows: Sequence[Window], chosen: Sequence[int], weight: float = 1.0, by_tokens: bool = False
+) -> Batch:
     """One batch of the chosen windows."""
     picked = [windows[index] for index in chosen]
     width = max(len(window.ids) for window in picked)
@@ -56,7 +94,12 @@ def collate(split: str, windows: Sequence[Window], chosen: Sequence[int], weight
         attention[place, :length] = True
         counted[place, :length] = torch.tensor(window.counted)
     rows = torch.tensor([window.row for window in picked])
-    return Batch(split, ids, attention, counted, rows, torch.tensor(list(chosen)), weight)
+    return Batch(split, ids, attention, counted, rows, torch.tensor(list(chosen)), weight, by_tokens)
+
+
+def is_near(length: int, longest: int) -> bool:
+    """Whether a window of some length may stand beside a longer one."""
+    return length >= (1 - MOST_PADDING) * longest - SLACK
 
 
 def by_length(windows: Sequence[Window], chosen: Sequence[int], most: int) -> list[list[int]]:
@@ -65,7 +108,7 @@ def by_length(windows: Sequence[Window], chosen: Sequence[int], most: int) -> li
     groups: list[list[int]] = []
     for index in reversed(ordered):
         longest = len(windows[groups[-1][0]].ids) if groups else 0
-        if groups and len(groups[-1]) < most and len(windows[index].ids) >= (1 - MOST_PADDING) * longest - 4:
+        if groups and len(groups[-1]) < most and is_near(len(windows[index].ids), longest):
             groups[-1].append(index)
         else:
             groups.append([index])
@@ -101,6 +144,6 @@ class Stream:
         sizes = [self.windows[index].targets if self.by_tokens else 1 for index in chosen]
         size = dict(zip(chosen, sizes, strict=True))
         return [
-            collate(self.split, self.windows, group, sum(size[index] for index in group) / sum(sizes))
+            collate(self.split, self.windows, group, sum(size[index] for index in group) / sum(sizes), self.by_tokens)
             for group in by_length(self.windows, chosen, most)
         ]

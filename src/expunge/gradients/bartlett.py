@@ -28,6 +28,7 @@ from torch import Tensor
 
 from expunge.data.batches import Batch
 from expunge.gradients.cotangents import noise_cotangent
+from expunge.gradients.summed import batch_gradient
 from expunge.model.losses import target_ids, target_logits
 from expunge.problem import Problem
 
@@ -55,16 +56,15 @@ def estimate(problem: Problem, batches: Iterable[Batch], generator: torch.Genera
     parameters = list(problem.movable.values())
     squares = [torch.zeros_like(parameter) for parameter in parameters]
     targets = tokens = 0
+
+    def surrogate(part: Batch) -> Tensor:
+        return _surrogate(target_logits(problem.model, part), part, generator, estimator)
+
     for batch in batches:
-        moved = batch.to(problem.runtime.device)
-        with problem.runtime.autocast():
-            logits = target_logits(problem.model, moved)
-        scalar = _surrogate(logits, moved, generator, estimator)
-        gradients = torch.autograd.grad(scalar, parameters, allow_unused=True)
-        for square, gradient in zip(squares, gradients, strict=True):
+        for square, gradient in zip(squares, batch_gradient(problem, batch, surrogate), strict=True):
             if gradient is not None:
                 square.addcmul_(gradient, gradient)
-        targets += len(logits)
+        targets += int(batch.counted.sum())
         tokens += int(batch.attention.sum())
     return Estimate([square / max(1, targets) for square in squares], targets, tokens)
 

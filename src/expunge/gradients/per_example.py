@@ -8,11 +8,12 @@ Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from expunge.data.batches import Batch, collate
+from expunge.data.batches import Batch, collate, is_near
 from expunge.errors import InputError
 from expunge.gradients.capture import Capture, capturing
 from expunge.gradients.cotangents import (
@@ -28,7 +29,6 @@ from expunge.problem import Problem, Split
 from expunge.progress import bar
 
 BATCH_WINDOWS = 16
-MOST_PADDING = 0.25
 MOST_EXACT = 1024  # vocabulary that `exact` labels are taken of: a backward pass each, at every place
 
 
@@ -75,19 +75,21 @@ class Piece:
     unfinished: bool = False
 
 
-def row_pieces(split: Split, most: int = BATCH_WINDOWS) -> Iterator[Piece]:
-    """Every row once, rows of like length together, at most `most` windows in a batch."""
+def row_pieces(split: Split, most: int = BATCH_WINDOWS, tokens: int | None = None) -> Iterator[Piece]:
+    """Every row once, rows of like length together, at most `most` windows in a batch and so many `tokens`."""
     windows: dict[int, list[int]] = {}
     for index, window in enumerate(split.windows):
         windows.setdefault(window.row, []).append(index)
     lengths = {row: max(len(split.windows[index].ids) for index in own) for row, own in windows.items()}
     group: list[int] = []
     for row in sorted(windows, key=lambda row: (-lengths[row], row)):
-        if len(windows[row]) > most:
-            yield from _long_row(split, row, windows[row], most)
+        longest = lengths[group[0] if group else row]
+        fitting = most if tokens is None else max(1, min(most, tokens // longest))
+        if len(windows[row]) > fitting:
+            yield from _long_row(split, row, windows[row], fitting)
             continue
-        full = sum(len(windows[other]) for other in group) + len(windows[row]) > most
-        if group and (full or lengths[row] < (1 - MOST_PADDING) * lengths[group[0]] - 4):
+        full = sum(len(windows[other]) for other in group) + len(windows[row]) > fitting
+        if group and (full or not is_near(lengths[row], longest)):
             yield _piece(split, group, windows)
             group = []
         group.append(row)
@@ -132,23 +134,34 @@ def measure(
             f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
             f"for models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."
         )
-    gathered = _Gathered(Sums(), wanted)
     seed = problem.seed if seed is None else seed
-    pieces = list(row_pieces(split, windows))
-    with (
-        capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
-        bar(title or f"gradients of {split.name} rows", passes * len(pieces)) as report,
-    ):
-        for number in range(passes):
-            for place, piece in enumerate(pieces):
-                gathered.open(piece)
-                _walk(problem, capture, piece, labels, mixed(seed, number))
-                gathered.close(piece)
-                report(number * len(pieces) + place + 1)
+    seeds = [mixed(seed, number) for number in range(passes)]
+    title = title or f"gradients of {split.name} rows"
+    while (gathered := _walked(problem, split, wanted, labels, seeds, windows, title)) is None:
+        pass  # memory did not hold a piece, and what hooks had handed over of it cannot be taken back: all over again
     gathered.sums.examples = len(split.rows)
     gathered.sums.tokens = sum(window.targets for window in split.windows)
     gathered.sums.passes = passes
     return gathered.finished()
+
+
+def _walked(
+    problem: Problem, split: Split, wanted: Wanted, labels: Labels, seeds: Sequence[int], windows: int, title: str
+) -> "_Gathered | None":
+    """What passes with these seeds gather; None where memory did not hold a piece, which is smaller the next time."""
+    gathered = _Gathered(Sums(), wanted)
+    pieces = list(row_pieces(split, windows, problem.portions.tokens))
+    with (
+        capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
+        bar(title, len(seeds) * len(pieces)) as report,
+    ):
+        for done, (seed, piece) in enumerate(product(seeds, pieces), start=1):
+            gathered.open(piece)
+            if not problem.portions.fits(piece.batch, lambda _: _walk(problem, capture, piece, labels, seed)):  # noqa: B023
+                return None
+            gathered.close(piece)
+            report(done)
+    return gathered
 
 
 def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed: int) -> None:
