@@ -310,7 +310,7 @@ class _Run:
         if self.penalty:
             self.penalty.look(self.before + check.step)
         self.outcome.history.append(figures)
-        self.log(figures)
+        self.log(figures | {"batch_tokens": self.problem.portions.tokens})
         if np.isfinite(check.forget).all():
             self.good = self.problem.snapshot()
 

@@ -23,27 +23,10 @@ Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
 DATA_ROOT = "EXPUNGE_DATA"
 HUB = "hub:"  # what the name of a hub data set starts with
 MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
-ABOVE_ZERO = (
-    "learning_rate",
-    "epochs",
-    "steps",
-    "tokens",
-    "forget_rows",
-    "batch_rows",
-    "replay_tokens",
-    "beta",
-    "width",
-    "penalty_budget",
-    "damping",
-    "absolute_damping",
-    "budget",
-    "step_size",
-    "cycles",
-    "refresh_every",
-    "passes",
-    "gradients",
-    "block",
-)
+ABOVE_ZERO = """
+    learning_rate epochs steps tokens forget_rows batch_rows batch_tokens replay_tokens beta width penalty_budget
+    damping absolute_damping budget step_size cycles refresh_every passes gradients block
+""".split()
 ROWS = ("forget", "retain", "holdout", "train")
 PATHS = (*ROWS, "train_config", "output", *MODELS)
 
@@ -84,6 +67,8 @@ class Inputs:
     """Tokens that count in prompt + completion rows."""
     context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
     """Longest window in tokens; longer rows are cut into windows."""
+    batch_tokens: int | Literal["auto"] = "auto"
+    """Most tokens, padding included, that go through the model at a time; auto: what memory holds. Results stay."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "auto"
@@ -122,6 +107,9 @@ class Unlearn(Inputs):
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
     """Go on although the audit finds that the rows are not in the model."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +128,9 @@ class Compare(Inputs):
     """short: a few tokens beyond each reference, without the benchmark's official scores; much faster."""
     tokens: int | None = None
     """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
     output: Folder = None
     """Folder to write tables, plot and page to; must not exist."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -166,6 +157,9 @@ class Retrain(Inputs):
     """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
     seeds: int = 1
     """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
     output: Folder = None
     """Folder to write; must not exist."""
 
@@ -283,7 +277,7 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
         if value not in allowed:
             raise InputError(f"{source}: {key} must be one of {', '.join(map(str, allowed))}, found {value!r}.")
         return
-    if declared is Any:
+    if declared is Any or any(get_origin(one) is Literal and value in get_args(one) for one in allowed):
         return
     if get_origin(declared) is tuple:
         if not isinstance(value, tuple):

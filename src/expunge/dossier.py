@@ -65,6 +65,7 @@ def build(
         "machine": f"{environment['machine']}, {problem.runtime.device}, {problem.runtime.precision}",
         "seconds": dict(seconds),
         "peak_memory_bytes": environment["peak_memory_bytes"],
+        "batch_tokens": problem.portions.figures(),
     }
 
 

@@ -17,6 +17,7 @@ from expunge.errors import InputError
 from expunge.influence import curvature_of
 from expunge.model.select import Subspace, select
 from expunge.penalty import PenaltySettings
+from expunge.planning.guess import begin
 from expunge.record import Clock
 from expunge.reference.cache import row_losses
 from expunge.reference.replay import sample
@@ -55,9 +56,12 @@ def run(
     subspace = select(problem.model, config.subspace, problem.runtime.device)
     say(f"subspace: {subspace.name} ({subspace.reason})")
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
+    begin(problem, subspace.name, config, say)
     torch.manual_seed(config.seed)
     with clock.stage("unlearn"):
         outcome = apply(config.options, problem, log, tokens, penalty_of(config))
+    if problem.portions.halvings:
+        say(f"memory: batches were cut {problem.portions.halvings} times, to {problem.portions.tokens} tokens")
     for warning in dict.fromkeys(entry["notes"].get("warning") for entry in outcome.proposals):
         if warning:
             say(f"warning: {warning}")

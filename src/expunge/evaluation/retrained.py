@@ -19,6 +19,7 @@ from peft import PeftModel
 from expunge import record
 from expunge.assemble import Checked, assemble, load_other, trust
 from expunge.config import Retrain
+from expunge.data.portions import Portions
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
@@ -27,6 +28,7 @@ from expunge.loop import Training, train
 from expunge.model import adapter, load
 from expunge.model.adapter import Adapter
 from expunge.model.load import load_model, weight_files
+from expunge.model.recompute import allow
 from expunge.model.save import atomic_folder, write
 from expunge.model.select import check_subspace, select
 from expunge.problem import Problem, Split
@@ -48,9 +50,19 @@ def rendered_without(
 
 
 def fine_tune(
-    model: Any, tokenizer: Any, rows: Sequence[Row], rendering: Rendering, training: Training, seed: int, title: str
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    rendering: Rendering,
+    training: Training,
+    seed: int,
+    title: str,
+    portions: Portions | None = None,
+    recompute: bool = False,
 ) -> tuple[Any, float]:
     """Plain training of a model on rows; returns the model and the last epoch's mean loss.
+
+    `portions`: how many tokens at a time; none: what memory holds. `recompute`: with gradient checkpointing.
 
     A LoRA of our own is merged; an adapter that the model came with is trained and stays one.
     """
@@ -58,8 +70,18 @@ def fine_tune(
     split = Split("train", tuple(rows), tuple(encode(rows, rendering, tokenizer)))
     model = model if isinstance(model, PeftModel) else model.float()  # an adapter's base may be quantised
     subspace = select(model, training.subspace, runtime.device)
+    portions = portions or Portions()
+    allow(portions, subspace.model, recompute)
     problem = Problem(
-        subspace.model, tokenizer, runtime, rendering, {}, seed, subspace.adapter, movable=subspace.movable
+        subspace.model,
+        tokenizer,
+        runtime,
+        rendering,
+        {},
+        seed,
+        subspace.adapter,
+        movable=subspace.movable,
+        portions=portions,
     )
     loss = train(problem, split, training, title)
     return (subspace.model.merge_and_unload() if subspace.adapter else subspace.model), loss
@@ -109,7 +131,8 @@ def make_twins(
             twin = load_other(config, str(cached), assembled, torch.float32)
             place = f"seed-{seed}" if config.seeds > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
-            _deliver(cached, folder / place, made, {"training": asdict(training), "seed": seed, "rows": len(rows)})
+            settings = {"training": asdict(training), "seed": seed, "rows": len(rows)}
+            _deliver(cached, folder / place, made, settings | {"batch_tokens": problem.portions.figures()})
             word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
             say(f"loss on the kept rows: twin {made.loss:.3f}, original {original:.3f}: {word}")
             twins.append(made)
@@ -132,7 +155,17 @@ def _train_into(folder: Path, config: Retrain, rows: Sequence[Row], problem: Pro
     like = _adapter_to_be_like(config, training)
     if like:
         base = adapter.fresh(base, like)
-    model, _ = fine_tune(base, problem.tokenizer, rows, problem.rendering, training, config.seed, "retraining")
+    model, _ = fine_tune(
+        base,
+        problem.tokenizer,
+        rows,
+        problem.rendering,
+        training,
+        config.seed,
+        "retraining",
+        problem.portions,
+        config.gradient_checkpointing,
+    )
     with atomic_folder(folder) as temporary:
         if like:
             adapter.write(model, replace(like, base=config.base), temporary, None)

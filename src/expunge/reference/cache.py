@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch
-from expunge.model.losses import kept_kl, per_window, read_targets, target_ids, target_nll, nll, window_means
+from expunge.model.losses import kept_kl, nll, per_window, read_targets, target_ids, target_nll, window_means
 from expunge.problem import Problem, Split
 
 KEPT = 256
