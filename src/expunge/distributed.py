@@ -46,14 +46,11 @@ class Runtime:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or this machine, has no memory left for what was asked."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or (isinstance(error, Exception) and should_reduce_batch_size(error)) or _says_so(error)
-
-
-def _says_so(error: BaseException) -> bool:
-    """What PyTorch's allocators of main memory say where accelerate does not know them."""
-    said = isinstance(error, RuntimeError) and str(error)
-    return bool(said) and any(words in said for words in ("not enough memory", "can't allocate memory"))
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    ours = any(words in said for words in ("not enough memory", "can't allocate memory"))  # other systems' main memory
+    return bool(said) and (ours or should_reduce_batch_size(error))
 
 
 def release_memory() -> None:
