@@ -4,7 +4,7 @@
 
 Writes memory.md and memory.json there. Each step is a process of its own, of a Llama with random weights and a
 vocabulary of 50,000, whose logits outweigh all else. Bytes are the rise of the peak resident set from before the step,
-with an allocator that hands freed blocks back at once. Rows are read only for their lengths; nothing of them is written.
+with an allocator that hands freed blocks back at once. Rows are read for their lengths only; none of them is written.
 """
 
 import argparse
@@ -91,8 +91,8 @@ def page(steps: dict[str, dict[str, float]], shares: dict[str, float]) -> str:
         "# Memory of a step, and padding",
         "",
         f"One step of a Llama of {LAYERS} layers of width {WIDTH} with a vocabulary of {VOCABULARY:,}, on {WINDOWS}",
-        f"windows of {TOKENS} tokens. Bytes beyond weights and gradients at the peak; processor time of one thread on a",
-        "busy machine. `benchmarks/memory_that_fits.py` makes this page.",
+        f"windows of {TOKENS} tokens. Bytes beyond weights and gradients at the peak; processor time of one thread.",
+        "`benchmarks/memory_that_fits.py` makes this page.",
         "",
         "| a step with | MiB at its peak | seconds | loss |",
         "| --- | ---: | ---: | ---: |",
