@@ -59,10 +59,12 @@ def test_dropout_stays_off_and_on(make_opt: Callable[..., Any]) -> None:
     model = make_opt()
     recompute_layers(model)
     ids = torch.arange(8)[None]
-    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert torch.equal(model(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
     model.train()
-    assert not torch.equal(model(ids).logits, model(ids).logits)
-    model(ids).logits.sum().backward()  # recomputed under the same dropout, else this raises or differs
+    assert not torch.equal(model(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
+    model(
+        ids, use_cache=False
+    ).logits.sum().backward()  # recomputed under the same dropout, else this raises or differs
 
 
 def test_models_without_such_layers_are_refused_only_where_it_was_asked_for() -> None:
