@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check docs lume lume-compare lume-second-order clean
+.PHONY: demo test test-oldest check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -25,6 +25,18 @@ check: $(READY)
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
+# The same tests beside the oldest model libraries that pyproject.toml allows. Types are not checked there: they are
+# those of the newest.
+OLDEST := .venv-oldest
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev]"
+	touch $@
+
+test-oldest: $(OLDEST)/.ready
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup
+
 # The pages of docs/methods and docs/curvatures, from the docstrings.
 docs: $(READY)
 	$(BIN)/python docs/catalogue.py
@@ -43,4 +55,4 @@ lume-second-order: $(READY)
 	$(BIN)/python benchmarks/second_order.py --lume $(LUME) --page docs/results/lume_second_order.md
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(OLDEST) build

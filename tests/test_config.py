@@ -90,6 +90,15 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
     assert build(LossMatching, values, "options").learning_rate == 1e-5
 
 
+@pytest.mark.parametrize(("value", "fine"), [("auto", True), (512, True), ("512x", False), (0, False), (1.5, False)])
+def test_batch_tokens_are_a_number_or_auto(value: Any, fine: bool) -> None:
+    if fine:
+        assert build(Evaluate, {"batch_tokens": value}, "recipe").batch_tokens == value
+    else:
+        with pytest.raises(InputError, match="batch_tokens"):
+            build(Evaluate, {"batch_tokens": value}, "recipe")
+
+
 def test_nulls_are_defaults(tmp_path: Path) -> None:
     assert load(recipe(tmp_path, "data:\nmodel:\ncontext:\n")) == Unlearn()
 

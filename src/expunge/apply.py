@@ -148,6 +148,7 @@ class _Application:
             "logged": self.logged,
             "carried": self.state.carried,
             "penalty": self.penalty.held() if self.penalty else None,
+            "portions": self.problem.portions.held(),
         }
         if descending is None:
             self.checkpoints.save(NAME, tree | {"weights": self.problem.snapshot(), "descending": None})
@@ -170,6 +171,7 @@ class _Application:
             setattr(self.outcome, name, getattr(kept["outcome"], name))
         self.state.notes, self.state.carried = self.outcome.notes, kept["carried"]
         self.due, self.ends, self.descents = kept["due"], kept["ends"], kept["descents"]
+        self.problem.portions.take_up(kept["portions"])
         if self.penalty:
             self.penalty.take_up(kept["penalty"])
         for entry in kept["logged"]:

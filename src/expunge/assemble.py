@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from expunge import registry
 from expunge.benchmark import Benchmark
 from expunge.config import EARLIER, Inputs, data_path, earlier_paths
+from expunge.data.portions import Portions
 from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
 from expunge.data.splits import halve, recombine, set_guard_apart
 from expunge.data.tokens import JOINS, Rendering, Window, encode
@@ -228,7 +229,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     dtype = _working_dtype(inputs, config, runtime)
     model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
     _check_vocabulary(inputs.model, model, tokenizer)
-    problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed)
+    problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}
     rendering = _settle(problem, checked.forget, inputs, joins)
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
@@ -236,6 +237,11 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
     judged = {name: split for name, split in splits.items() if name not in ("unseen", "counterfactual")}
     return Assembled(problem, judged, joins, dtype)
+
+
+def _portions(inputs: Inputs) -> Portions:
+    """No limit until memory sets one, or the one that was given."""
+    return Portions() if inputs.batch_tokens == "auto" else Portions(tokens=inputs.batch_tokens, adapts=False)
 
 
 def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dtype) -> Problem:

@@ -25,27 +25,10 @@ DATA_ROOT = "EXPUNGE_DATA"
 LARGEST = 2**63 - 1  # what a seed may be
 HUB = "hub:"  # what the name of a hub data set starts with
 MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
-ABOVE_ZERO = (
-    "learning_rate",
-    "epochs",
-    "steps",
-    "tokens",
-    "forget_rows",
-    "batch_rows",
-    "replay_tokens",
-    "beta",
-    "width",
-    "penalty_budget",
-    "damping",
-    "absolute_damping",
-    "budget",
-    "step_size",
-    "cycles",
-    "refresh_every",
-    "passes",
-    "gradients",
-    "block",
-)
+ABOVE_ZERO = """
+    learning_rate epochs steps tokens forget_rows batch_rows batch_tokens replay_tokens beta width penalty_budget
+    damping absolute_damping budget step_size cycles refresh_every passes gradients block
+""".split()
 ROWS = ("forget", "retain", "holdout", "train")
 UNRECORDED = ("config", "restart")  # the resolved configuration is without them
 EARLIER = "earlier"
@@ -88,6 +71,8 @@ class Inputs:
     """Tokens that count in prompt + completion rows."""
     context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
     """Longest window in tokens; longer rows are cut into windows."""
+    batch_tokens: int | Literal["auto"] = "auto"
+    """Most tokens, padding included, that go through the model at a time; auto: what memory holds. Results stay."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "auto"
@@ -130,6 +115,9 @@ class Unlearn(Inputs):
     """Go on although the rows are not in the model, by the audit or because an earlier run served them."""
     earlier: tuple[str, ...] = ()
     """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +136,9 @@ class Compare(Inputs):
     """short: a few tokens beyond each reference, without the benchmark's official scores; much faster."""
     tokens: int | None = None
     """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
     output: Folder = None
     """Folder to write tables, plot and page to; must not exist."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -176,6 +167,9 @@ class Retrain(Inputs):
     """Files of rows that earlier requests removed: left out of the training as the forget rows are."""
     seeds: int = 1
     """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
     output: Folder = None
     """Folder to write; must not exist."""
 
@@ -265,7 +259,7 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
             choice = ", ".join(map(str, allowed))
             raise InputError(f"{source}: {key} must be one of {choice}, found {reprlib.repr(value)}.")
         return
-    if declared is Any:
+    if declared is Any or any(get_origin(one) is Literal and value in get_args(one) for one in allowed):
         return
     if get_origin(declared) is tuple:
         if not isinstance(value, tuple):

@@ -245,7 +245,7 @@ class Descending:
         if self.penalty:
             self.penalty.look(self.before + check.step)
         self.outcome.history.append(figures)
-        self.log(figures)
+        self.log(figures | {"batch_tokens": self.problem.portions.tokens})
         if np.isfinite(check.forget).all():
             self.good = self.problem.snapshot()
             if self.keep is not None and not last:

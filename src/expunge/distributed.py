@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
@@ -224,3 +225,17 @@ def _cuda(asked: str) -> torch.device:
         raise InputError(f"--device {asked}: several processes take a device each. Use --device cuda.")
     torch.cuda.set_device(own)
     return own
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or this machine, has no memory left for what was asked."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    ours = any(words in said for words in ("not enough memory", "can't allocate memory"))  # other systems' main memory
+    return bool(said) and (ours or should_reduce_batch_size(error))
+
+
+def release_memory() -> None:
+    """Hands back to the device what nothing holds any more."""
+    clear_device_cache(garbage_collection=True)

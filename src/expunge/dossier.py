@@ -86,6 +86,7 @@ def build(
         "seconds": dict(seconds),
         "interruptions": details["interruptions"],
         "peak_memory_bytes": environment["peak_memory_bytes"],
+        "batch_tokens": problem.portions.figures(),
     }
 
 

@@ -24,3 +24,7 @@ class Interrupted(ExpungeError, KeyboardInterrupt):
 
 class NumericalError(ExpungeError):
     """A loss that is not finite: the message says at which step and what to try. Exit code 1."""
+
+
+class DoesNotFit(ExpungeError):
+    """Memory that does not hold the smallest piece of work: the message says which and what to try. Exit code 1."""

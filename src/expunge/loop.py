@@ -18,7 +18,7 @@ from expunge.curvature_refresh import CurvatureRefresh
 from expunge.data.batches import Batch, Stream, dealt
 from expunge.errors import NumericalError
 from expunge.method import Terms
-from expunge.model.losses import target_logits, token_nll
+from expunge.model.losses import target_nll
 from expunge.problem import Problem, Split
 from expunge.progress import Bar, bar
 
@@ -119,22 +119,36 @@ def minimise(
 
 
 def _accumulate(problem: Problem, batches: Sequence[Batch], loss: LossFunction) -> dict[str, float]:
-    """Gradients of the weighted sum over the batches, and its parts; of all processes' batches, on each of them."""
-    sums: dict[str, Tensor] = {}
-    for batch in dealt(batches):
-        moved = batch.to(problem.runtime.device)
+    """Gradients of the weighted sum over the batches, and its parts; of all processes' batches, on each of them.
+
+    In parts that fit. Where memory does not hold one, this process's share of the step starts over with smaller ones:
+    a backward pass that was cut off has left gradients in some of the parameters.
+    """
+    own, sums = list(dealt(batches)), dict[str, Tensor]()
+
+    def add(part: Batch) -> None:
+        moved = part.to(problem.runtime.device)
         with problem.runtime.autocast():
             terms = loss(moved)
         problem.runtime.backward(terms.total * moved.weight)
         for name, value in terms.parts.items():
             wide = value.detach().to(torch.promote_types(value.dtype, torch.float32))
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + wide * moved.weight
+
+    while not all(problem.portions.fits(part, add) for part in _parts(problem, own)):
+        sums.clear()
+        for tensor in problem.movable.values():
+            tensor.grad = None
     gradients = {name: tensor.grad for name, tensor in problem.movable.items() if tensor.grad is not None}
     distributed.total_(gradients)
     for name, gradient in gradients.items():
         problem.movable[name].grad = gradient
     distributed.total_(sums)
     return {name: float(value) for name, value in sums.items()}
+
+
+def _parts(problem: Problem, batches: Sequence[Batch]) -> list[Batch]:
+    return [part for batch in batches for part in batch.parts(problem.portions.tokens)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +188,7 @@ def train(
         take_up(optimiser, kept["state"])
 
     def loss(batch: Batch) -> Terms:
-        value = token_nll(target_logits(problem.model, batch), batch).mean()
+        value = target_nll(problem.model, batch).mean()
         return Terms({"loss": value}, value)
 
     def after(step: int, losses: Mapping[str, float]) -> bool:

@@ -1,6 +1,6 @@
 """The problem that every stage receives: a model, its rows as windows, and which parameters may move."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expunge.data.batches import Batch, passes
+from expunge.data.portions import Portions
 from expunge.data.rows import Row
 from expunge.data.splits import deal
 from expunge.data.tokens import Rendering, Window
@@ -47,7 +49,8 @@ class Problem:
     half of the holdout) or "counterfactual" where there are such rows; a method may have its retain rows divided (see
     `divided`), "acceptance" among the parts: the rows that proposed steps are measured on. `movable` are the
     parameters that may move; `adapter` says that our own LoRA is on the model, not one that was given; `base` the base
-    model's loss [forget rows], in nats per target, where a base model was given.
+    model's loss [forget rows], in nats per target, where a base model was given; `portions` how many tokens go through
+    the model at a time, the same for all stages.
     """
 
     model: Any
@@ -59,6 +62,15 @@ class Problem:
     adapter: bool = False
     movable: dict[str, Tensor] = field(default_factory=dict)
     base: NDArray[np.float64] | None = None
+    portions: Portions = field(default_factory=Portions)
+
+    def over(self, split: Split, work: Callable[[Batch], None]) -> None:
+        """Calls `work` with all windows of a split once, in batches that fit, on the device.
+
+        The work must change nothing before it has all that it asks of the model (see `Portions.each`).
+        """
+        for batch in passes(split.name, split.windows):
+            self.portions.each(batch, lambda part: work(part.to(self.runtime.device)))
 
     @contextmanager
     def original(self) -> Iterator[Any]:

@@ -20,11 +20,13 @@ from expunge.errors import InputError
 from expunge.influence import curvature_of
 from expunge.model.select import Subspace, select
 from expunge.penalty import PenaltySettings
+from expunge.planning.guess import begin
 from expunge.record import Clock
 from expunge.reference.cache import row_losses
 from expunge.reference.replay import sample
 from expunge.watch import Log, Outcome
 
+CHOICES = "choices"  # made by the memory that was free when the run began; it goes on with the same
 SAMPLES = 64
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 7919  # away from the seeds that replay draws from
@@ -56,12 +58,20 @@ def run(
     `base`: the base model's losses on the forget rows, where there is one; `tokens`: a budget (see `apply`).
     """
     problem = assembled.problem
+    kept = checkpoints.load(CHOICES) if checkpoints else None
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
-    subspace = select(problem.model, config.subspace, problem.runtime.device)
+    subspace = select(problem.model, kept["subspace"] if kept else config.subspace, problem.runtime.device)
     say(f"subspace: {subspace.name} ({subspace.reason})")
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
+    begin(problem, subspace.name, config, say)
+    if kept:
+        problem.portions.take_up(kept["portions"])
+    elif checkpoints:
+        checkpoints.save(CHOICES, {"subspace": subspace.name, "portions": problem.portions.held()})
     with clock.stage("unlearn"):
         outcome = apply(config.options, problem, log, tokens, penalty_of(config), checkpoints)
+    if problem.portions.halvings:
+        say(f"memory: batches were cut {problem.portions.halvings} times, to {problem.portions.tokens} tokens")
     for warning in dict.fromkeys(entry["notes"].get("warning") for entry in outcome.proposals):
         if warning:
             say(f"warning: {warning}")

@@ -20,7 +20,7 @@ from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
 from expunge.evaluation import columns, evidence
 from expunge.metric import Candidates, Evidence, Score, SetEvidence
-from expunge.model.losses import token_nll
+from expunge.model.losses import target_logits, token_nll
 from expunge.model.tiny import llama
 from expunge.problem import Problem, Split
 
@@ -169,7 +169,7 @@ def _with_the_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_token_late(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(evidence, "token_nll", lambda logits, batch: token_nll(logits.roll(1, 0), batch))
+    patch.setattr(evidence, "target_nll", lambda model, batch: token_nll(target_logits(model, batch).roll(1, 0), batch))
 
 
 def _own_last(patch: pytest.MonkeyPatch) -> None:

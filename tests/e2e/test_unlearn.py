@@ -102,6 +102,8 @@ def test_forget_alone_on_lora_as_adapter(world: Path, tmp_path: Path) -> None:
         **inputs(world, "forget"),
         output=str(tmp_path / "out"),
         subspace="lora",
+        batch_tokens=600,
+        gradient_checkpointing=True,
         save="adapter",
         options=QUICK | {"steps": 40, "learning_rate": 3e-3},
     )
@@ -109,6 +111,9 @@ def test_forget_alone_on_lora_as_adapter(world: Path, tmp_path: Path) -> None:
     assert not run.record["method"]["notes"]["targets"]["calibrated"]
     assert "who has both has the original back" in run.record["save"]["note"]
     limits = " ".join(run.record["limits"])
+    assert run.record["batch_tokens"] == {"begun": None, "tokens": 600, "halvings": 0, "texts": None}
+    log = (run.output / "expunge" / "log.jsonl").read_text().splitlines()
+    assert {json.loads(line).get("batch_tokens") for line in log} == {600}
     assert "No retain rows" in limits and "No holdout" in limits
     forget = next(
         s for s in run.record["scores"] if (s["metric"], s["set"], s["model"]) == ("loss", "forget", "unlearned")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data.batches import Batch
+from expunge.data.portions import Portions
 from expunge.distributed import Runtime
 from expunge.gradients import bartlett
 from expunge.gradients.bartlett import estimate
@@ -34,7 +35,8 @@ class Toy(nn.Module):
 
 def problem() -> Any:
     model = Toy()
-    return SimpleNamespace(model=model, movable=dict(model.named_parameters()), runtime=Runtime("cpu"))
+    movable = dict(model.named_parameters())
+    return SimpleNamespace(model=model, movable=movable, runtime=Runtime("cpu"), portions=Portions())
 
 
 def batch(rows: list[list[int]], weight: float = 1.0) -> Batch:

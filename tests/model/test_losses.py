@@ -12,7 +12,18 @@ from torch.nn import functional
 
 from expunge.data.batches import Batch, collate
 from expunge.data.tokens import Window
-from expunge.model.losses import huber, kept_kl, per_window, target_ids, target_logits, token_nll, window_means
+from expunge.model import losses
+from expunge.model.losses import (
+    huber,
+    kept_kl,
+    per_window,
+    target_ids,
+    target_kl,
+    target_logits,
+    target_nll,
+    token_nll,
+    window_means,
+)
 
 LN2 = 0.6931472
 
@@ -139,6 +150,106 @@ def test_padding_check_rejects_a_mask_by_pad_token(make_llama: Callable[..., Any
     for broken in (masked, over_padding):
         with pytest.raises(AssertionError):
             check_padding(broken, model)
+
+
+def five_rows() -> Batch:
+    random = torch.Generator().manual_seed(2)
+    ids = [[0, *torch.randint(2, 258, (n,), generator=random).tolist(), 1] for n in (3, 30, 11, 17, 29)]
+    return batch_of(ids, [[0] * (len(tokens) // 3) + [1] * (len(tokens) - len(tokens) // 3) for tokens in ids])
+
+
+def kept_of(batch: Batch, entries: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(3)
+    logits = torch.randn(int(batch.counted.sum()), 258, generator=random, dtype=torch.float64)
+    return tuple(logits.log_softmax(1).topk(entries, dim=1))  # type: ignore[return-value]
+
+
+Value = Callable[[Any, Batch], Tensor]
+
+
+def plain_value(model: Any, batch: Batch) -> Tensor:
+    """A scalar of the losses and divergences of single targets, from the whole logits."""
+    logits, places = target_logits(model, batch), torch.arange(int(batch.counted.sum())).double()
+    kl = kept_kl(logits.log_softmax(dim=1), *kept_of(batch, 20))
+    return (token_nll(logits, batch) * places.cos()).sum() + (kl * places.sin()).sum()
+
+
+def chunked_value(model: Any, batch: Batch) -> Tensor:
+    places = torch.arange(int(batch.counted.sum())).double()
+    kl = target_kl(model, batch, kept_of(batch, 20))
+    return (target_nll(model, batch) * places.cos()).sum() + (kl * places.sin()).sum()
+
+
+def check_chunks(
+    chunked: Value, model: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch, within: float = 1e-10
+) -> None:
+    """Values and gradients of logits made seven targets at a time, against the whole."""
+    batch = five_rows()
+    expected = plain_value(model, batch)
+    gradients = torch.autograd.grad(expected, list(model.parameters()))
+    monkeypatch.setattr(losses, "MOST_LOGITS", 0)
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", 7 * 258 + 5)
+    calls.clear()
+    found = chunked(model, batch)
+    assert max(calls) <= 7 and len(calls) > 10  # places that went through the head at once
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-10)
+    for one, other in zip(gradients, torch.autograd.grad(found, list(model.parameters())), strict=True):
+        assert torch.allclose(one, other, rtol=within, atol=within / 100)
+
+
+def counting(model: Any, calls: list[int]) -> Any:
+    """Notes how many places the head sees at once (beside the first of each window)."""
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, given, out: calls.append(out.shape[1] if len(out) == 1 else 1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("family", "within"), [("make_llama", 1e-5), ("make_gpt2", 1e-10), ("make_opt", 1e-10)]
+)  # Llama's norms round to float32 whatever the model's dtype
+def test_chunks_change_neither_values_nor_gradients(
+    family: str, within: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    model = counting(request.getfixturevalue(family)().double(), calls)
+    check_chunks(chunked_value, model, calls, monkeypatch, within)
+    with torch.no_grad():
+        assert float(chunked_value(model, five_rows())) == pytest.approx(float(plain_value(model, five_rows())), 1e-10)
+
+
+def _without_the_last(model: Any, batch: Batch) -> Tensor:
+    nll = target_nll(model, batch)
+    return chunked_value(model, batch) - nll[-1] * float(torch.tensor(len(nll) - 1.0).double().cos())
+
+
+def _detached(model: Any, batch: Batch) -> Tensor:
+    value = chunked_value(model, batch)
+    return 0.5 * value + 0.5 * value.detach()
+
+
+@pytest.mark.parametrize("broken", [_without_the_last, _detached, plain_value])  # the last makes them all at once
+def test_chunk_check_rejects(broken: Value, make_gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    with pytest.raises(AssertionError):
+        check_chunks(broken, counting(make_gpt2().double(), calls), calls, monkeypatch)
+
+
+def test_models_that_change_what_the_head_makes_are_asked_for_their_own_logits(
+    make_llama: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that cap logits: the head alone would give other losses."""
+    model = make_llama().double()
+
+    def cap(module: Any, given: Any, output: Any) -> Any:
+        output.logits = 2 * torch.tanh(output.logits / 2) + 1.0
+        output.logits[..., 7] += 1
+        return output
+
+    model.register_forward_hook(cap)
+    batch = five_rows()
+    expected = token_nll(target_logits(model, batch), batch)
+    monkeypatch.setattr(losses, "MOST_LOGITS", 0)
+    assert torch.equal(target_nll(model, batch), expected)
 
 
 ORIGINAL = torch.tensor([[1 / 2, 1 / 4, 1 / 4]], dtype=torch.float64).log()

@@ -125,3 +125,11 @@ def test_measuring_groups_as_a_run_does() -> None:
     groups = by_length(given, range(5), 32)
     assert workload.measuring(given) == [(2, 40, 77), (3, 12, 32)]
     assert [len(group) for group in groups] == [2, 3]
+
+
+def test_limits_cut_what_goes_through_at_once_and_nothing_else() -> None:
+    """At most 40 places: 2 windows of 20 at a time, with their share of the targets; 1 where even one is longer."""
+    found = workload.cut(work(drawn=[(5, 20, 50), (2, 45, 30)], measured=[(4, 10, 36)], checked=[]), 40)
+    assert found.drawn == [(2, 20, 20), (2, 20, 20), (1, 20, 10), (1, 45, 15), (1, 45, 15)]
+    assert found.measured == [(4, 10, 36)]
+    assert steps(work(drawn=[(8, 20, 152)]), setting()) > steps(workload.cut(work(drawn=[(8, 20, 152)]), 40), setting())

@@ -93,6 +93,29 @@ def test_a_deep_stack_is_extended_from_two_shallow_ones() -> None:
         assert stack.cache_bytes() == 9 * 2 * 2 * (64 // 4) * 4  # layers, keys and values, 2 heads, 16 wide, 4 bytes
 
 
+def test_recomputed_layers_keep_less_and_cost_a_forward_pass_more() -> None:
+    shape = MAKERS["grouped llama"]()
+    shape.num_hidden_layers = 8
+    if getattr(shape, "layer_types", None):
+        shape.layer_types = shape.layer_types[:1] * 8
+    for subspace in ("full", "lora"):
+        plain, light = (trace.Stack(shape, subspace, torch.float32, recompute=flag) for flag in (False, True))
+        before, after = plain.trace(8, 40, 312, True), light.trace(8, 40, 312, True)
+        assert after.peak < 0.8 * before.peak and after.forward == before.forward
+        assert 0.5 * before.forward < after.whole - before.whole <= before.forward
+        assert light.trace(8, 40, 312, False) == plain.trace(8, 40, 312, False)  # nothing is kept to begin with
+
+
+def test_logits_in_chunks_are_traced_as_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = MAKERS["grouped llama"]()
+    shape.vocab_size = 4000
+    stack = trace.Stack(shape, "full", torch.float32)
+    whole = stack.trace(8, 40, 312, True).peak
+    monkeypatch.setattr("expunge.model.losses.MOST_LOGITS", 8 * 40 * 4000 - 1)
+    monkeypatch.setattr("expunge.model.losses.CHUNK_LOGITS", 4000 * 30)
+    assert stack.trace(8, 40, 312, True).peak < whole - 2 * 4 * 312 * 4000  # two copies of all logits at least
+
+
 def test_a_pattern_of_layers_is_traced_whole() -> None:
     shape = MAKERS["opt"]()
     shape.num_hidden_layers = 6

@@ -13,7 +13,8 @@ from torch import Tensor
 from expunge import distributed
 from expunge.data.tokens import Window
 
-MOST_PADDING = 0.25
+MOST_PADDING = 0.15  # of a window, and SLACK tokens: below a tenth over rows like LUME's, with few more batches
+SLACK = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,26 @@ class Batch:
     windows: Tensor
     weight: float = 1.0
     by_tokens: bool = False
+
+    @property
+    def size(self) -> int:
+        """Places B * T, padding included."""
+        return self.ids.numel()
+
+    def parts(self, most: int | None) -> list["Batch"]:
+        """The batch in parts of at most `most` places, though never less than a window, each with its share of the
+        weight and no wider than it needs to be; the batch itself where it is small enough."""
+        if most is None or self.size <= most or len(self.ids) == 1:
+            return [self]
+        widths = self.attention.sum(dim=1).tolist()
+        groups: list[list[int]] = []
+        for place, width in enumerate(widths):
+            widest = max([width, *(widths[other] for other in groups[-1])]) if groups else width
+            if groups and (len(groups[-1]) + 1) * widest <= most:
+                groups[-1].append(place)
+            else:
+                groups.append([place])
+        return [self.part(group) for group in groups]
 
     def part(self, places: Sequence[int]) -> "Batch":
         """The windows at some places, with their share of the weight and no more padding than they need."""
@@ -79,13 +100,18 @@ def collate(
     return Batch(split, ids, attention, counted, rows, torch.tensor(list(chosen)), weight, by_tokens)
 
 
+def is_near(length: int, longest: int) -> bool:
+    """Whether a window of some length may stand beside a longer one."""
+    return length >= (1 - MOST_PADDING) * longest - SLACK
+
+
 def by_length(windows: Sequence[Window], chosen: Sequence[int], most: int) -> list[list[int]]:
     """Groups the chosen windows so that each group has at most `most` windows and little padding."""
     ordered = sorted(chosen, key=lambda index: (len(windows[index].ids), index))
     groups: list[list[int]] = []
     for index in reversed(ordered):
         longest = len(windows[groups[-1][0]].ids) if groups else 0
-        if groups and len(groups[-1]) < most and len(windows[index].ids) >= (1 - MOST_PADDING) * longest - 4:
+        if groups and len(groups[-1]) < most and is_near(len(windows[index].ids), longest):
             groups[-1].append(index)
         else:
             groups.append([index])

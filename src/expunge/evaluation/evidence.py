@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from expunge import distributed
 from expunge.benchmark import Generating
-from expunge.data.batches import passes
+from expunge.data.batches import Batch
 from expunge.data.rows import Row
 from expunge.data.splits import shape, spread
 from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
 from expunge.evaluation.divergence import Kept, row_divergences
 from expunge.metric import Candidates, Evidence, SetEvidence
 from expunge.model import generation
-from expunge.model.losses import target_logits, token_nll
+from expunge.model.losses import target_nll
 from expunge.problem import Problem, Split
 from expunge.progress import bar
 
@@ -110,13 +110,15 @@ def _without_end(window: Window, end: int | None) -> Window:
 @torch.no_grad()
 def _token_losses(problem: Problem, split: Split) -> list[Floats]:
     found: dict[int, Floats] = {}
+
+    def look(batch: Batch) -> None:
+        losses = target_nll(problem.model, batch).double().cpu()
+        sizes = batch.counted.sum(dim=1).tolist()
+        for index, part in zip(batch.windows.tolist(), losses.split(sizes), strict=True):
+            found[index] = part.numpy()
+
     with problem.runtime.autocast():
-        for batch in passes(split.name, split.windows):
-            moved = batch.to(problem.runtime.device)
-            losses = token_nll(target_logits(problem.model, moved), moved).double().cpu()
-            sizes = batch.counted.sum(dim=1).tolist()
-            for index, part in zip(batch.windows.tolist(), losses.split(sizes), strict=True):
-                found[index] = part.numpy()
+        problem.over(split, look)
     everywhere = distributed.gathered(found)
     return [everywhere[index] for index in range(len(split.windows))]
 
@@ -152,13 +154,17 @@ def generate(
     batch = batch or generation.batch_size(sum(tensor.numel() for tensor in problem.model.parameters()))
     said: dict[int, str] = {}
     with bar("generating", len(chosen)) as report, problem.runtime.autocast():
-        for group in distributed.share(_groups(problem, prompts, batch)):
+
+        def answer(group: Sequence[int]) -> None:
             room = [prompts[index].room for index in group]
             new = generation.greedy(problem.model, [prompts[index].ids for index in group], room, end)
             for index, ids in zip(group, new, strict=True):
                 last = end_of_answer(rows[index], problem.rendering, problem.tokenizer)
-                answer = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
-                said[index] = _text(problem.tokenizer, answer, generating.clean_up)
+                own = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
+                said[index] = _text(problem.tokenizer, own, generating.clean_up)
+
+        for group in distributed.share(_groups(problem, prompts, batch)):
+            problem.portions.generate(group, answer)
             report(len(said))
     said = distributed.gathered(said)
     return references, [said.get(index) for index in range(len(rows))]

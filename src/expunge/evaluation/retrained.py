@@ -20,6 +20,7 @@ from expunge import distributed, record
 from expunge.assemble import Checked, assemble, load_other, trust
 from expunge.checkpoint import Checkpoints
 from expunge.config import EARLIER, Retrain
+from expunge.data.portions import Portions
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
@@ -28,6 +29,7 @@ from expunge.loop import Training, train
 from expunge.model import adapter, load
 from expunge.model.adapter import Adapter
 from expunge.model.load import load_model
+from expunge.model.recompute import allow
 from expunge.model.save import atomic_folder, write
 from expunge.model.select import check_subspace, select
 from expunge.problem import Problem, Split
@@ -57,9 +59,13 @@ def fine_tune(
     training: Training,
     seed: int,
     title: str,
+    portions: Portions | None = None,
+    recompute: bool = False,
     checkpoints: Checkpoints | None = None,
 ) -> tuple[Any, float]:
     """Plain training of a model on rows; returns the model and the last epoch's mean loss.
+
+    `portions`: how many tokens at a time; none: what memory holds. `recompute`: with gradient checkpointing.
 
     A LoRA of our own is merged; an adapter that the model came with is trained and stays one.
     """
@@ -67,8 +73,18 @@ def fine_tune(
     split = Split("train", tuple(rows), tuple(encode(rows, rendering, tokenizer)))
     model = model if isinstance(model, PeftModel) else model.float()  # an adapter's base may be quantised
     subspace = select(model, training.subspace, runtime.device)
+    portions = portions or Portions()
+    allow(portions, subspace.model, recompute)
     problem = Problem(
-        subspace.model, tokenizer, runtime, rendering, {}, seed, subspace.adapter, movable=subspace.movable
+        subspace.model,
+        tokenizer,
+        runtime,
+        rendering,
+        {},
+        seed,
+        subspace.adapter,
+        movable=subspace.movable,
+        portions=portions,
     )
     loss = train(problem, split, training, title, checkpoints)
     return (subspace.model.merge_and_unload() if subspace.adapter else subspace.model), loss
@@ -127,7 +143,7 @@ def make_twins(
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
             settings = {"training": asdict(training), "seed": seed, "rows": len(rows)}
             if distributed.main_process():
-                _deliver(cached, folder / place, made, settings)
+                _deliver(cached, folder / place, made, settings | {"batch_tokens": problem.portions.figures()})
             word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
             say(f"loss on the kept rows: twin {made.loss:.3f}, original {original:.3f}: {word}")
             twins.append(made)
@@ -157,8 +173,18 @@ def _train_into(
     like = _adapter_to_be_like(config, training)
     if like:
         base = adapter.fresh(base, like)
-    rendering, seed = problem.rendering, config.seed
-    model, _ = fine_tune(base, problem.tokenizer, rows, rendering, training, seed, "retraining", checkpoints)
+    model, _ = fine_tune(
+        base,
+        problem.tokenizer,
+        rows,
+        problem.rendering,
+        training,
+        config.seed,
+        "retraining",
+        problem.portions,
+        config.gradient_checkpointing,
+        checkpoints,
+    )
     with atomic_folder(folder) as temporary:
         if like and distributed.main_process():
             adapter.write(model, replace(like, base=config.base), temporary, None)

@@ -29,6 +29,7 @@ from torch import Tensor
 from expunge import distributed
 from expunge.data.batches import Batch
 from expunge.gradients.cotangents import noise_cotangent
+from expunge.gradients.summed import batch_gradient
 from expunge.model.losses import target_ids, target_logits
 from expunge.problem import Problem
 
@@ -70,12 +71,10 @@ def estimate(problem: Problem, batches: Iterable[Batch], generator: torch.Genera
 def _add_squares(
     problem: Problem, batch: Batch, generator: torch.Generator, estimator: Estimator, squares: dict[str, Tensor]
 ) -> None:
-    moved = batch.to(problem.runtime.device)
-    with problem.runtime.autocast():
-        logits = target_logits(problem.model, moved)
-    scalar = _surrogate(logits, moved, generator, estimator)
-    gradients = torch.autograd.grad(scalar, list(problem.movable.values()), allow_unused=True)
-    for square, gradient in zip(squares.values(), gradients, strict=True):
+    def surrogate(part: Batch) -> Tensor:
+        return _surrogate(target_logits(problem.model, part), part, generator, estimator)
+
+    for square, gradient in zip(squares.values(), batch_gradient(problem, batch, surrogate), strict=True):
         if gradient is not None:
             square.addcmul_(gradient, gradient)
 

@@ -6,15 +6,15 @@ whoever uses them says what they are divided by, once. See `gradients.cotangents
 Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from expunge import distributed
-from expunge.data.batches import MOST_PADDING, Batch, collate
+from expunge.data.batches import Batch, collate, is_near
 from expunge.errors import InputError
 from expunge.gradients.capture import Capture, capturing
 from expunge.gradients.cotangents import (
@@ -76,19 +76,25 @@ class Piece:
     unfinished: bool = False
 
 
-def row_pieces(split: Split, most: int = BATCH_WINDOWS) -> Iterator[Piece]:
-    """Every row once, rows of like length together, at most `most` windows in a batch."""
+def row_pieces(
+    split: Split, most: int = BATCH_WINDOWS, tokens: int | None = None, rows: Collection[int] | None = None
+) -> Iterator[Piece]:
+    """Every row once (or some `rows`), those of like length together, at most `most` windows in a batch and so many
+    `tokens`."""
     windows: dict[int, list[int]] = {}
     for index, window in enumerate(split.windows):
-        windows.setdefault(window.row, []).append(index)
+        if rows is None or window.row in rows:
+            windows.setdefault(window.row, []).append(index)
     lengths = {row: max(len(split.windows[index].ids) for index in own) for row, own in windows.items()}
     group: list[int] = []
     for row in sorted(windows, key=lambda row: (-lengths[row], row)):
-        if len(windows[row]) > most:
-            yield from _long_row(split, row, windows[row], most)
+        longest = lengths[group[0] if group else row]
+        fitting = most if tokens is None else max(1, min(most, tokens // longest))
+        if len(windows[row]) > fitting:
+            yield from _long_row(split, row, windows[row], fitting)
             continue
-        full = sum(len(windows[other]) for other in group) + len(windows[row]) > most
-        if group and (full or lengths[row] < (1 - MOST_PADDING) * lengths[group[0]] - 4):
+        full = sum(len(windows[other]) for other in group) + len(windows[row]) > fitting
+        if group and (full or not is_near(lengths[row], longest)):
             yield _piece(split, group, windows)
             group = []
         group.append(row)
@@ -133,35 +139,41 @@ def measure(
             f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
             f"for models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."
         )
-    gathered = _Gathered(Sums(), wanted, len(split.rows), passes)
     seed = problem.seed if seed is None else seed
-    pieces = _own(list(row_pieces(split, windows)))
-    with (
-        capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
-        bar(title or f"gradients of {split.name} rows", passes * len(pieces)) as report,
-    ):
-        for number in range(passes):
-            for place, (first, piece) in enumerate(pieces):
-                gathered.open(piece, number * len(split.rows) + first)
-                _walk(problem, capture, piece, labels, mixed(seed, number))
-                gathered.close(piece)
-                report(number * len(pieces) + place + 1)
+    seeds = [mixed(seed, number) for number in range(passes)]
+    title = title or f"gradients of {split.name} rows"
+    while (gathered := _walked(problem, split, wanted, labels, seeds, windows, title)) is None:
+        pass  # memory did not hold a piece, and what hooks had handed over of it cannot be taken back: all over again
     gathered.sums.examples = len(split.rows)
     gathered.sums.tokens = sum(window.targets for window in split.windows)
     gathered.sums.passes = passes
     return gathered.finished()
 
 
-def _own(pieces: Sequence[Piece]) -> list[tuple[int, Piece]]:
-    """This process's pieces, each with the place of its first row among the rows of all; a long row stays together."""
-    runs: list[list[Piece]] = []
-    for piece in pieces:
-        if runs and runs[-1][-1].unfinished:
-            runs[-1].append(piece)
-        else:
-            runs.append([piece])
-    firsts = accumulate((len(run[0].places) for run in runs), initial=0)
-    return [(first, piece) for first, run in distributed.share(list(zip(firsts, runs, strict=False))) for piece in run]
+def _own(split: Split, windows: int, tokens: int | None) -> list[Piece]:
+    """This process's pieces: the same rows stand together however many processes there are, but for what `tokens`
+    cuts on each of them."""
+    together = list(dict.fromkeys(piece.places for piece in row_pieces(split, windows)))
+    return [piece for rows in distributed.share(together) for piece in row_pieces(split, windows, tokens, rows)]
+
+
+def _walked(
+    problem: Problem, split: Split, wanted: Wanted, labels: Labels, seeds: Sequence[int], windows: int, title: str
+) -> "_Gathered | None":
+    """What passes with these seeds gather; None where memory did not hold a piece, which is smaller the next time."""
+    gathered = _Gathered(Sums(), wanted, len(split.rows), len(seeds))
+    pieces = _own(split, windows, problem.portions.tokens)
+    with (
+        capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
+        bar(title, len(seeds) * len(pieces)) as report,
+    ):
+        for done, ((number, seed), piece) in enumerate(product(enumerate(seeds), pieces), start=1):
+            gathered.open(piece, number)
+            if not problem.portions.fits(piece.batch, lambda _: _walk(problem, capture, piece, labels, seed)):  # noqa: B023
+                return None
+            gathered.close(piece)
+            report(done)
+    return gathered
 
 
 def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed: int) -> None:
@@ -216,9 +228,9 @@ class _Gathered:
     _batch: dict[str, Tensor] = field(default_factory=dict)
     _norms: dict[str, Tensor] = field(default_factory=dict)
 
-    def open(self, piece: Piece, first: int) -> None:
-        """`first`: the vector of its first row among those of all passes."""
-        self._places, self._first = piece.places, first
+    def open(self, piece: Piece, number: int) -> None:
+        """`number`: of the pass."""
+        self._places, self._first = piece.places, number * self.examples
 
     def close(self, piece: Piece) -> None:
         """The end of a batch: the point at which a batch's sum is squared, where that was wanted."""
@@ -242,7 +254,7 @@ class _Gathered:
         if self.wanted.stacked:
             if name not in self.sums.stacked:
                 self.sums.stacked[name] = gradients.new_zeros(self.passes * self.examples, *gradients.shape[1:])
-            self.sums.stacked[name][self._first + rows.start : self._first + rows.stop] = gradients
+            self.sums.stacked[name][[self._first + place for place in self._places[rows]]] = gradients
         if self.wanted.squares and not self.wanted.by_batch:
             _add(self.sums.squares, name, gradients.square_().sum(dim=0))  # in place, so it comes last
 

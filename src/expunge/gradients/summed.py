@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from expunge import distributed
-from expunge.data.batches import Batch, collate, passes
-from expunge.model.losses import kept_kl, per_window, target_logits, token_nll
+from expunge.data.batches import Batch, collate
+from expunge.model.losses import per_window, target_kl, target_nll
 from expunge.problem import Problem, Split
 
 Per = Literal["row", "token"]
@@ -27,7 +27,7 @@ def mean_gradient(problem: Problem, split: Split, per: Per, rows: Sequence[int] 
     weights = counted / targets / counted.sum() if per == "row" else counted / (targets * counted).sum()
 
     def loss(batch: Batch) -> Tensor:
-        nll = token_nll(target_logits(problem.model, batch), batch)
+        nll = target_nll(problem.model, batch)
         share = weights[batch.rows.cpu()].to(nll.device, nll.dtype)
         return (per_window(nll, batch) * share).sum()
 
@@ -47,8 +47,7 @@ def divergence_gradient(problem: Problem, splits: Sequence[tuple[Split, Kept]]) 
     for split, kept in splits:
 
         def loss(batch: Batch, kept: Kept = kept) -> Tensor:
-            logits = target_logits(problem.model, batch)
-            return kept_kl(logits.log_softmax(dim=1), *kept.of(batch)).sum() / tokens
+            return target_kl(problem.model, batch, kept.of(batch)).sum() / tokens
 
         for name, part in _gradient(problem, split, loss).items():
             total[name] = total[name] + part if name in total else part
@@ -58,14 +57,16 @@ def divergence_gradient(problem: Problem, splits: Sequence[tuple[Split, Kept]]) 
 def _gradient(problem: Problem, split: Split, loss: Callable[[Batch], Tensor]) -> dict[str, Tensor]:
     parameters = list(problem.movable.values())
     total = [torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in parameters]
-    for batch in passes(split.name, split.windows):
-        moved = batch.to(problem.runtime.device)
+
+    def add(batch: Batch) -> None:
         with problem.runtime.autocast():
-            value = loss(moved)
+            value = loss(batch)
         found = torch.autograd.grad(value, parameters, allow_unused=True)
         for sum_, gradient in zip(total, found, strict=True):
             if gradient is not None:
                 sum_ += gradient
+
+    problem.over(split, add)
     named = dict(zip(problem.movable, total, strict=True))
     distributed.total_(named)
     return named
@@ -82,13 +83,32 @@ def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[st
     ]
     starts = range(0, len(split.windows), windows)
     for start in distributed.share(starts):
-        chosen = range(start, min(start + windows, len(split.windows)))
-        batch = collate(split.name, split.windows, chosen).to(problem.runtime.device)
-        with problem.runtime.autocast():
-            loss = token_nll(target_logits(problem.model, batch), batch).mean()
-        for square, gradient in zip(squares, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        batch = collate(split.name, split.windows, range(start, min(start + windows, len(split.windows))))
+        targets = int(batch.counted.sum())
+
+        def loss(part: Batch, targets: int = targets) -> Tensor:
+            return target_nll(problem.model, part).sum() / targets
+
+        for square, gradient in zip(squares, batch_gradient(problem, batch, loss), strict=True):
             if gradient is not None:
                 square += gradient.to(square.dtype).square() / len(starts)
     named = dict(zip(problem.movable, squares, strict=True))
     distributed.total_(named)
     return named
+
+
+def batch_gradient(problem: Problem, batch: Batch, loss: Callable[[Batch], Tensor]) -> list[Tensor | None]:
+    """Gradient of each movable parameter of a loss that is a *sum* over the windows of a batch, in parts that fit."""
+    parameters = list(problem.movable.values())
+    total: list[Tensor | None] = [None] * len(parameters)
+
+    def add(part: Batch) -> None:
+        with problem.runtime.autocast():
+            value = loss(part.to(problem.runtime.device))
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+        for place, gradient in enumerate(found):
+            before = total[place]
+            total[place] = gradient if before is None else before if gradient is None else before + gradient
+
+    problem.portions.each(batch, add)
+    return total

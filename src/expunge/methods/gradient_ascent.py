@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from expunge.data.batches import Batch
 from expunge.method import LossPhase, Phase, State, Terms
-from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.model.losses import target_nll, window_means
 from expunge.problem import Problem
 
 
@@ -43,5 +43,5 @@ class GradientAscent:
         return (phase,)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
-        loss = window_means(token_nll(target_logits(problem.model, batch), batch), batch).mean()
+        loss = window_means(target_nll(problem.model, batch), batch).mean()
         return Terms({"forget": loss}, -loss)

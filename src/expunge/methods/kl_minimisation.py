@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from expunge.data.batches import Batch
 from expunge.method import LossPhase, Phase, State, Terms
-from expunge.model.losses import kept_kl, target_logits, token_nll, window_means
+from expunge.model.losses import target_kl, target_nll, window_means
 from expunge.problem import Problem
 from expunge.reference.cache import keep_distributions
 
@@ -50,10 +50,9 @@ class KlMinimisation:
         return (phase,)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
-        logits = target_logits(problem.model, batch)
         if batch.split == "forget":
-            loss = window_means(token_nll(logits, batch), batch).mean()
+            loss = window_means(target_nll(problem.model, batch), batch).mean()
             return Terms({"forget": loss}, -loss)
         kept = state.caches["retain"].of(batch)
-        kl = window_means(kept_kl(logits.log_softmax(dim=1), *kept), batch).mean()
+        kl = window_means(target_kl(problem.model, batch, kept), batch).mean()
         return Terms({"retain_kl": kl}, self.retain_weight * kl)

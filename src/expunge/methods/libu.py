@@ -40,7 +40,7 @@ from expunge.data.batches import Batch
 from expunge.gradients.summed import mean_gradient, squared_batch_means
 from expunge.influence import Step, Unit
 from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, State, Terms
-from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.model.losses import target_nll, window_means
 from expunge.optim.sophia import LIBU, SophiaSettings
 from expunge.optim.step_size import Fixed
 from expunge.problem import Problem
@@ -209,5 +209,5 @@ class Libu:
 
 def _cross_entropy(problem: Problem, state: State, batch: Batch) -> Terms:
     """What their phase 2 minimises: it trains the forget rows."""
-    loss = window_means(token_nll(target_logits(problem.model, batch), batch), batch).mean()
+    loss = window_means(target_nll(problem.model, batch), batch).mean()
     return Terms({"forget": loss}, loss)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from expunge.data.batches import Batch
 from expunge.method import LossPhase, Phase, State, Terms
-from expunge.model.losses import per_window, target_logits, token_nll, window_means
+from expunge.model.losses import per_window, target_nll, window_means
 from expunge.problem import Problem
 from expunge.reference.cache import log_likelihoods
 
@@ -50,7 +50,7 @@ class Npo:
         return (phase,)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
-        nll = token_nll(target_logits(problem.model, batch), batch)
+        nll = target_nll(problem.model, batch)
         loss = window_means(nll, batch).mean()
         if batch.split == "retain":
             return Terms({"retain": loss}, self.retain_weight * loss)

@@ -1,21 +1,121 @@
 """Pure functions on logits and batches.
 
-Shapes: B windows, T tokens, V vocabulary, N targets of the batch (true entries of `counted`), K kept entries of the
-original's distribution.
+The logits of a batch are the largest thing that a pass makes: for a vocabulary of 100,000 more than all activations.
+So only those of targets are looked at, and where there are many they are made from the last hidden states chunk by
+chunk, and made again in the backward pass: no [N, V] exists, and the values and gradients are the same.
+
+Shapes: B windows, T tokens, D width, V vocabulary, N targets of the batch (true entries of `counted`), n targets of a
+chunk, K kept entries of the original's distribution.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from expunge.data.batches import Batch
 
+MOST_LOGITS = 2**25  # entries B * T * V that are made at once: 128 MiB in float32
+CHUNK_LOGITS = 2**23  # entries n * V of a chunk, of which a backward pass holds about four
+Pick = Callable[[Tensor], Tensor]
+Read = Callable[..., tuple[Tensor, ...]]
+
 
 def target_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """Logits [N, V], in float32 or wider, that predict the batch's targets, in row-major order of `batch.counted`."""
-    logits: Tensor = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False).logits
-    counted = logits[batch.counted.roll(-1, dims=1)]  # a window's first token never counts, so nothing wraps around
-    return counted.to(torch.promote_types(counted.dtype, torch.float32))
+    """Logits [N, V], in float32 or wider, that predict the batch's targets, in row-major order of `batch.counted`.
+
+    All at once: for what needs them whole. Losses are `target_nll`, `target_kl` or `read_targets`.
+    """
+    return _wide(_before_targets(batch)(_logits(model, batch.ids, batch.attention)))
+
+
+def target_nll(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """Negative log-likelihood [N] of each target under the model, in nats."""
+    return read_targets(model, batch, lambda logits, ids: (nll(logits, ids),), target_ids(batch))[0]
+
+
+def target_kl(model: torch.nn.Module, batch: Batch, kept: tuple[Tensor, Tensor]) -> Tensor:
+    """KL(original, model) [N] at each target in nats; `kept` [N, K] are the original's log-probabilities and ids."""
+
+    def read(logits: Tensor, log_probs: Tensor, ids: Tensor) -> tuple[Tensor]:
+        return (kept_kl(logits.log_softmax(dim=1), log_probs, ids),)
+
+    return read_targets(model, batch, read, *kept)[0]
+
+
+def read_targets(model: torch.nn.Module, batch: Batch, read: Read, *given: Tensor) -> tuple[Tensor, ...]:
+    """What `read(logits [n, V], *given [n, ...])` returns for the targets, joined to [N, ...].
+
+    `read` treats every target by itself, so that it does not matter how many it sees at a time.
+    """
+    return read_logits(model, (batch.ids, batch.attention), _before_targets(batch), read, *given)
+
+
+def read_logits(
+    model: Any, inputs: tuple[Tensor, Tensor], pick: Pick, read: Read, *given: Tensor
+) -> tuple[Tensor, ...]:
+    """As `read_targets`, for ids and attention [B, T] and the places that `pick` takes: [B, T, ...] to [N, ...]."""
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", 0)
+    states = _states(model, *inputs) if inputs[0].numel() * vocabulary > MOST_LOGITS else None
+    if states is None:
+        return read(_wide(pick(_logits(model, *inputs))), *given)
+    head, picked = model.get_output_embeddings(), pick(states)
+
+    def from_states(states: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        return read(_wide(head(states[None])[0]), *given)
+
+    most = max(1, CHUNK_LOGITS // vocabulary)
+    chunks = zip(*(tensor.split(most) for tensor in (picked, *given)), strict=True)
+    if torch.is_grad_enabled():
+        found = [checkpoint(from_states, *chunk, use_reentrant=False) for chunk in chunks]
+    else:
+        found = [from_states(*chunk) for chunk in chunks]
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def _states(model: Any, ids: Tensor, attention: Tensor) -> Tensor | None:
+    """What comes into the output head [B, T, D]; None where the logits are not just what the head makes of it.
+
+    The head gets the first place only, and what it makes of that is compared with what the model returns: some models
+    scale or cap their logits.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        return None
+    caught: list[Tensor] = []
+
+    def catch(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        caught.append(arguments[0])
+        return (arguments[0][:, :1], *arguments[1:])
+
+    handle = head.register_forward_pre_hook(catch)
+    try:
+        first = _logits(model, ids, attention)
+    finally:
+        handle.remove()
+    if len(caught) != 1 or caught[0].shape[:2] != ids.shape:
+        return None
+    with torch.no_grad():
+        same = first.is_meta or torch.equal(head(caught[0][:, :1]).to(first.dtype), first)  # a plan has no data
+    return caught[0] if same else None
+
+
+def _logits(model: Any, ids: Tensor, attention: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids, attention_mask=attention.long(), use_cache=False).logits
+    return logits
+
+
+def _before_targets(batch: Batch) -> Pick:
+    """Picks the places that predict the targets; a window's first token never counts, so nothing wraps around."""
+    places = batch.counted.roll(-1, dims=1)
+    return lambda values: values[places]
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def target_ids(batch: Batch) -> Tensor:
@@ -23,9 +123,14 @@ def target_ids(batch: Batch) -> Tensor:
     return batch.ids[batch.counted]
 
 
+def nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """Negative log-likelihood [n] of each of the `ids` [n] by its logits [n, V], in nats."""
+    return F.cross_entropy(logits, ids, reduction="none")
+
+
 def token_nll(logits: Tensor, batch: Batch) -> Tensor:
-    """Negative log-likelihood [N] of each target, in nats."""
-    return F.cross_entropy(logits, target_ids(batch), reduction="none")
+    """Negative log-likelihood [N] of each target by its logits [N, V], in nats."""
+    return nll(logits, target_ids(batch))
 
 
 def per_window(values: Tensor, batch: Batch) -> Tensor:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from expunge import distributed, workspace
@@ -80,8 +82,14 @@ def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
     }
     transformers_logging.disable_progress_bar()  # a bar per file would be noise
     before = model.config.dtype
-    with full_disk_explained(folder, sum(tensor.nbytes for tensor in cast.values())):
-        model.save_pretrained(folder, state_dict=state)
+    own = model.generation_config
+    model.generation_config = GenerationConfig()  # transformers 5.0 raises on a checkpoint's odd settings, at the end
+    try:
+        with full_disk_explained(folder, sum(tensor.nbytes for tensor in cast.values())):
+            model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.generation_config = own
+    own.to_json_file(folder / GENERATION_CONFIG_NAME, use_diff=True, keys_to_pop=["compile_config"])
     model.config.dtype = dtype  # save_pretrained declares the dtype of the model, not of what it writes
     model.config.save_pretrained(folder)
     model.config.dtype = before

@@ -75,7 +75,7 @@ class Estimator:
         self.asked = "lora" if given else config.subspace  # an adapter that was given is planned for as our own LoRA
         saved = "adapter" if given and config.save == "auto" else config.save
         self.setting = Setting(self.asked, saved, shipped, bool(config.base), bool(config.retrained))
-        self.builder = Builder(shape, stored, config.trust_remote_code)
+        self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)
         self._curves = cache(
             lambda subspace: self.builder.stack(subspace, torch.float32).curves(rows.longest, training=True)
         )
@@ -87,7 +87,7 @@ class Estimator:
 
     def unlearning(self, name: str, method: Any) -> Cost:
         """The cost of one method, an instance of its dataclass."""
-        work = workload.unlearning(method, self.config, self.rows, self.runtime, self.builder.plain().total)
+        work = self._work(method, self.rows)
         subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
         used = memory.unlearning(self.builder, work, self.setting, self.runtime.device, self.free)
         return self._cost(name, subspace, work, used)
@@ -100,11 +100,16 @@ class Estimator:
         used = memory.retraining(self.builder, work, subspace, self.runtime.device, self.free)
         return self._cost("retraining", subspace, work, used)
 
+    def _work(self, method: Any, rows: Rows) -> Workload:
+        work = workload.unlearning(method, self.config, rows, self.runtime, self.builder.plain().total)
+        tokens = self.config.batch_tokens
+        return work if tokens == "auto" else workload.cut(work, tokens)
+
     def room(self, method: Any, size: int) -> tuple[Fit, ...]:
         """Whether a run fits into `size` free bytes as it is asked for, and else with which flags."""
         tried: list[Fit] = []
         for flags, setting, rows in self._variants(size):
-            work = workload.unlearning(method, self.config, rows, self.runtime, self.builder.plain().total)
+            work = self._work(method, rows)
             used = memory.unlearning(self.builder, work, setting, self.runtime.device, size)
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
             peak = used.peak + self.interpreter

@@ -39,10 +39,10 @@ class Memory:
 class Builder:
     """Blueprints and traced passes of one configuration, each made once."""
 
-    def __init__(self, shape: Any, stored: torch.dtype, trust_remote_code: bool) -> None:
+    def __init__(self, shape: Any, stored: torch.dtype, trust_remote_code: bool, recompute: bool = False) -> None:
         self.stored = stored
         self.blueprint = cache(lambda subspace, dtype: blueprint(shape, subspace, dtype, trust_remote_code))
-        self.stack = cache(lambda subspace, dtype: Stack(shape, subspace, dtype, trust_remote_code))
+        self.stack = cache(lambda subspace, dtype: Stack(shape, subspace, dtype, trust_remote_code, recompute))
         self._peak = cache(
             lambda subspace, dtype, shape, training: (
                 self.stack(subspace, dtype).trace(shape[0], shape[1], shape[2], training).peak

@@ -25,6 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from expunge.model.losses import nll, read_logits
+from expunge.model.recompute import recompute_layers
 from expunge.model.select import select
 
 ATEN = torch.ops.aten
@@ -108,15 +110,27 @@ class Traced:
 
 
 class Stack:
-    """One model's passes: traced whole where it is shallow or its layers differ, else at two depths and extended."""
+    """One model's passes: traced whole where it is shallow or its layers differ, else at two depths and extended.
 
-    def __init__(self, config: Any, subspace: str, dtype: torch.dtype, trust_remote_code: bool = False) -> None:
+    `recompute`: with gradient checkpointing.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        subspace: str,
+        dtype: torch.dtype,
+        trust_remote_code: bool = False,
+        recompute: bool = False,
+    ) -> None:
         layers = getattr(config, "num_hidden_layers", 0)
         equal = len(set(getattr(config, "layer_types", None) or ())) <= 1
         named = subspace not in ("full", "lora")  # a pattern may name layers that a shorter stack lacks
         depths = DEPTHS if layers > DEPTHS[-1] and equal and not named else (layers,)
         configs = [with_layers(config, depth) for depth in depths] if len(depths) > 1 else [config]
         self.models = [blueprint(one, subspace, dtype, trust_remote_code).model for one in configs]
+        for model in self.models if recompute else ():
+            recompute_layers(model, _Fused)
         self.reach = (layers - depths[0]) / (depths[-1] - depths[0]) if len(depths) > 1 else 0.0
 
     def trace(self, windows: int, tokens: int, targets: int, training: bool) -> Traced:
@@ -198,9 +212,11 @@ def _attention_flops(products: int, skip: int = 0) -> Any:
 
 def _losses(model: Any, ids: Tensor, chosen: Tensor) -> Tensor:
     """As `model.losses`, with the targets chosen by place: a mask would need data."""
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    picked = logits.flatten(0, 1)[chosen].float()
-    return F.cross_entropy(picked, chosen, reduction="none")
+
+    def read(logits: Tensor, labels: Tensor) -> tuple[Tensor]:
+        return (nll(logits, labels),)
+
+    return read_logits(model, (ids, torch.ones_like(ids)), lambda values: values.flatten(0, 1)[chosen], read, chosen)[0]
 
 
 def _fit(tokens: int, short: int, long: int) -> Curve:

@@ -282,6 +282,28 @@ def _size(row: Row, rows: Rows, how: Generating) -> tuple[int, int]:
     return needed if how.tokens is None else min(how.tokens, context - prompt), prompt
 
 
+def cut(work: Workload, tokens: int) -> Workload:
+    """The same work with at most so many tokens at a time, as `Batch.parts` cuts batches."""
+    return replace(
+        work,
+        drawn=_cut(work.drawn, tokens),
+        checked=_cut(work.checked, tokens),
+        measured=_cut(work.measured, tokens),
+        passed=[(times, part) for times, shape in work.passed for part in _cut([shape], tokens)],
+    )
+
+
+def _cut(shapes: Iterable[Shape], most: int) -> list[Shape]:
+    """Shapes of the parts; targets are shared out evenly."""
+    parts: list[Shape] = []
+    for windows, tokens, targets in shapes:
+        fitting = max(1, most // tokens)
+        for begin in range(0, windows, fitting):
+            part = min(fitting, windows - begin)
+            parts.append((part, tokens, math.ceil(targets * part / windows)))
+    return parts
+
+
 def largest(shapes: Iterable[Shape]) -> Shape:
     """The shape that bounds all: most windows times tokens, and most targets."""
     found = list(shapes)

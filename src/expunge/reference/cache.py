@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from expunge import distributed
-from expunge.data.batches import Batch, passes
-from expunge.model.losses import kept_kl, per_window, target_logits, token_nll, window_means
+from expunge.data.batches import Batch
+from expunge.model.losses import kept_kl, nll, per_window, read_targets, target_ids, target_nll, window_means
 from expunge.problem import Problem, Split
 
 KEPT = 256
@@ -39,17 +39,24 @@ def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
     """Runs the original over a split once. About 2 kB a target at K = 256."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
     with problem.original() as original, problem.runtime.autocast():
-        for batch in passes(split.name, split.windows):
-            moved = batch.to(problem.runtime.device)
-            full = target_logits(original, moved).log_softmax(dim=1)
-            kept = full.shape[1] if full.shape[1] <= EXACT_UP_TO else KEPT
-            best = full.topk(kept, dim=1)
-            sizes = moved.counted.sum(dim=1).tolist()
-            parts = zip(batch.windows.tolist(), best.values.split(sizes), best.indices.split(sizes), strict=True)
-            for index, values, places in parts:
-                found[index] = values.cpu().clone(), places.int().cpu()  # a view would be sent with its whole batch
+
+        def keep(batch: Batch) -> None:
+            values, indices = read_targets(original, batch, _likeliest)
+            sizes = batch.counted.sum(dim=1).tolist()
+            parts = zip(batch.windows.tolist(), values.split(sizes), indices.split(sizes), strict=True)
+            for index, own, places in parts:
+                found[index] = own.cpu().clone(), places.int().cpu()  # a view would be sent with its whole batch
+
+        problem.over(split, keep)
     ordered = [one for _, one in sorted(distributed.gathered(found).items())]
     return KeptDistributions(tuple(values for values, _ in ordered), tuple(places for _, places in ordered))
+
+
+def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and ids [n, K] of what is kept."""
+    full = logits.log_softmax(dim=1)
+    best = full.topk(full.shape[1] if full.shape[1] <= EXACT_UP_TO else KEPT, dim=1)
+    return best.values, best.indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +80,17 @@ class Divergences:
 def window_divergences(problem: Problem, split: Split, kept: KeptDistributions) -> Divergences:
     """KL(original, current) and the loss of the problem's current model; `kept` are the original's distributions."""
     kl, loss = sums = torch.zeros(2, len(split.windows), dtype=torch.float64)
+
+    def read(logits: Tensor, labels: Tensor, log_probs: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return kept_kl(logits.log_softmax(dim=1), log_probs, ids), nll(logits, labels)
+
+    def look(batch: Batch) -> None:
+        found = read_targets(problem.model, batch, read, target_ids(batch), *kept.of(batch))
+        places = batch.windows.cpu()
+        kl[places], loss[places] = (per_window(values.double(), batch).cpu() for values in found)
+
     with problem.runtime.autocast():
-        for batch in passes(split.name, split.windows):
-            moved = batch.to(problem.runtime.device)
-            logits = target_logits(problem.model, moved)
-            found = kept_kl(logits.log_softmax(dim=1), *kept.of(moved))
-            kl[batch.windows] = per_window(found.double(), moved).cpu()
-            loss[batch.windows] = per_window(token_nll(logits, moved).double(), moved).cpu()
+        problem.over(split, look)
     distributed.total_({"kl and loss": sums})
     return Divergences(kl, loss, sum(window.targets for window in split.windows))
 
@@ -89,9 +100,11 @@ def log_likelihoods(problem: Problem, split: Split) -> Tensor:
     """Log-likelihood [windows] of each window's targets under the original, in nats (float32, on the CPU)."""
     found = torch.zeros(len(split.windows))
     with problem.original() as original, problem.runtime.autocast():
-        for batch in passes(split.name, split.windows):
-            moved = batch.to(problem.runtime.device)
-            found[batch.windows] = -per_window(token_nll(target_logits(original, moved), moved), moved).float().cpu()
+
+        def look(batch: Batch) -> None:
+            found[batch.windows.cpu()] = -per_window(target_nll(original, batch), batch).float().cpu()
+
+        problem.over(split, look)
     distributed.total_({"log-likelihoods": found})
     return found
 
@@ -100,12 +113,14 @@ def log_likelihoods(problem: Problem, split: Split) -> Tensor:
 def row_losses(problem: Problem, model: torch.nn.Module, split: Split) -> Tensor:
     """Mean loss [rows] of each row of a split under a model, in nats per target (float64, on the CPU)."""
     sums = torch.zeros(2, len(split.rows), dtype=torch.float64)
+
+    def look(batch: Batch) -> None:
+        means = window_means(target_nll(model, batch), batch).cpu().double()
+        sizes, rows = batch.counted.sum(dim=1).cpu().double(), batch.rows.cpu()
+        sums[0].index_add_(0, rows, means * sizes)
+        sums[1].index_add_(0, rows, sizes)
+
     with problem.runtime.autocast():
-        for batch in passes(split.name, split.windows):
-            moved = batch.to(problem.runtime.device)
-            means = window_means(token_nll(target_logits(model, moved), moved), moved).cpu().double()
-            sizes = batch.counted.sum(dim=1).double()
-            sums[0].index_add_(0, batch.rows, means * sizes)
-            sums[1].index_add_(0, batch.rows, sizes)
+        problem.over(split, look)
     distributed.total_({"losses and targets": sums})
     return sums[0] / sums[1]

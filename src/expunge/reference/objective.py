@@ -18,7 +18,7 @@ from expunge.data.batches import Batch
 from expunge.data.splits import shape
 from expunge.errors import InputError
 from expunge.method import State, Terms
-from expunge.model.losses import huber, kept_kl, target_logits, token_nll, window_means
+from expunge.model.losses import huber, target_kl, target_nll, window_means
 from expunge.problem import Problem, Split
 from expunge.reference.cache import keep_distributions, row_losses
 from expunge.reference.replay import sample
@@ -45,15 +45,14 @@ class Weights(Protocol):
 
 def loss(weights: Weights, problem: Problem, state: State, batch: Batch) -> Terms:
     """The objective on one batch of one split."""
-    logits = target_logits(problem.model, batch)
     if batch.split in ("forget", "retain"):
-        means = window_means(token_nll(logits, batch), batch)
+        means = window_means(target_nll(problem.model, batch), batch)
         if batch.split == "retain":
             return Terms({"retain": means.mean()}, weights.retain_weight * means.mean())
         gap = means - state.targets[batch.rows]
         pull = state.pressure * huber(gap, weights.width).mean()
         return Terms({"forget": means.mean(), "gap": gap.abs().mean()}, pull)
-    kl = window_means(kept_kl(logits.log_softmax(dim=1), *state.caches[batch.split].of(batch)), batch).mean()
+    kl = window_means(target_kl(problem.model, batch, state.caches[batch.split].of(batch)), batch).mean()
     weight = weights.unseen_weight if batch.split == "unseen" else weights.replay_weight
     return Terms({f"{batch.split}_kl": kl}, weight * kl)
 

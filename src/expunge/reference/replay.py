@@ -53,7 +53,7 @@ def _sample(problem: Problem, count: int, tokens: int, batch: int) -> Replay:
         torch.manual_seed(problem.seed)
         while len(kept) < count and sampled < 3 * count:
             openings = _openings(problem, batch, random)
-            for ids, start in _generate(problem, openings, tokens):
+            for ids, start in _generated(problem, openings, tokens):
                 sampled += 1
                 if _grams([ids]) & grams:
                     dropped["near_forget"] += 1
@@ -86,6 +86,13 @@ def _openings(problem: Problem, batch: int, random: np.random.Generator) -> list
 def _begin(problem: Problem) -> tuple[int, ...]:
     """The special tokens that the tokenizer puts before every text; empty where it puts none."""
     return tuple(problem.tokenizer("", add_special_tokens=True)["input_ids"][:1])
+
+
+def _generated(problem: Problem, openings: Sequence[tuple[int, ...]], tokens: int) -> list[tuple[tuple[int, ...], int]]:
+    """The continued openings, as many at a time as memory holds; where that was less, other draws of the same kind."""
+    texts: list[tuple[tuple[int, ...], int]] = []
+    problem.portions.generate(openings, lambda some: texts.extend(_generate(problem, some, tokens)))
+    return texts
 
 
 def _generate(problem: Problem, openings: Sequence[tuple[int, ...]], tokens: int) -> list[tuple[tuple[int, ...], int]]:

@@ -1,0 +1,214 @@
+"""Where memory runs out the work is cut, and what comes of it stays what it was: weights, sums, losses, generations."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from expunge import loop
+from expunge.apply import apply
+from expunge.data.batches import Batch, collate
+from expunge.errors import DoesNotFit
+from expunge.evaluation import evidence
+from expunge.gradients.bartlett import estimate
+from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.summed import mean_gradient, squared_batch_means
+from expunge.loop import Descent, minimise
+from expunge.method import Terms
+from expunge.methods.gradient_difference import GradientDifference
+from expunge.methods.kl_minimisation import KlMinimisation
+from expunge.methods.loss_matching import LossMatching
+from expunge.model.recompute import allow
+from expunge.problem import Problem
+from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses, window_divergences
+from scarce import SAYS, problem_in_doubles, scarce
+
+MOST = 60  # places: less than most batches of these rows, more than the longest of them
+METHODS = [
+    GradientDifference(epochs=2, forget_rows=8, learning_rate=1e-3),
+    KlMinimisation(epochs=1, forget_rows=8, learning_rate=1e-3),
+    LossMatching(steps=3, forget_rows=8, learning_rate=1e-3, replay_texts=0),
+]
+
+
+def weights_after(method: Any, most: int | None = None, backward: bool = False) -> dict[str, Tensor]:
+    problem = problem_in_doubles()
+    if most is None:
+        apply(method, problem, lambda entry: None)
+        return problem.snapshot()
+    with scarce(problem, most, backward):
+        apply(method, problem, lambda entry: None)
+    assert problem.portions.halvings and problem.portions.tokens and problem.portions.tokens <= most
+    return problem.snapshot()
+
+
+@cache
+def undisturbed(method: Any) -> dict[str, Tensor]:
+    return weights_after(method)
+
+
+def check_weights(method: Any, backward: bool) -> None:
+    whole, cut = undisturbed(method), weights_after(method, MOST, backward)
+    assert max(float((whole[name] - cut[name]).abs().max()) for name in whole) <= 1e-12
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("method", METHODS, ids=lambda one: type(one).__name__)
+def test_weights_are_those_of_an_undisturbed_run(method: Any, backward: bool) -> None:
+    check_weights(method, backward)
+
+
+def _drops_what_failed(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
+    for part in loop._parts(problem, batches):
+        problem.portions.fits(part, lambda one: problem.runtime.backward(loss(one).total * one.weight))
+    return {}
+
+
+def _counts_what_failed_twice(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
+    """What a backward pass had accumulated before it failed stays."""
+    for batch in batches:
+        problem.portions.each(batch, lambda one: problem.runtime.backward(loss(one).total * one.weight))
+    return {}
+
+
+def _takes_means_of_means(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
+    while True:
+        parts = loop._parts(problem, batches)
+        even = [lambda one: problem.runtime.backward(loss(one).total / len(parts))]  # noqa: B023
+        if all(problem.portions.fits(part, even[0]) for part in parts):
+            return {}
+        problem.model.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("broken", [_drops_what_failed, _counts_what_failed_twice, _takes_means_of_means])
+def test_check_rejects(broken: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In backward passes, which the loop is the first to meet."""
+    undisturbed(METHODS[0])
+    monkeypatch.setattr(loop, "_accumulate", broken)
+    with pytest.raises(AssertionError):
+        check_weights(METHODS[0], backward=True)
+
+
+def same(first: Any, second: Any) -> None:
+    if isinstance(first, Tensor):
+        assert torch.allclose(first.double(), second.double(), rtol=1e-10, atol=1e-13)
+    elif isinstance(first, dict):
+        for name, part in first.items():
+            same(part, second[name])
+    else:
+        for one, other in zip(first, second, strict=True):
+            same(one, other)
+
+
+def _divergences(problem: Problem) -> Any:
+    split = problem.splits["retain"]
+    kept = keep_distributions(problem, split)
+    with torch.no_grad():
+        next(iter(problem.movable.values())).add_(0.01)
+    found = window_divergences(problem, split, kept)
+    return [found.kl, found.loss, *kept.log_probs]
+
+
+def _per_example(problem: Problem) -> Any:
+    wanted = Wanted(total=True, squares=True, norms=True)
+    sums = measure(problem, problem.splits["forget"], wanted, "noise", passes=2)
+    return [sums.total, sums.squares, sums.norms]
+
+
+def _sophia(problem: Problem) -> Any:
+    windows = problem.splits["retain"].windows
+    batches = [collate("retain", windows, range(6)), collate("retain", windows, range(6, len(windows)))]
+    return estimate(problem, batches, torch.Generator(), "squared").diagonal
+
+
+def _gradients(problem: Problem) -> Any:
+    split = problem.splits["forget"]
+    return [mean_gradient(problem, split, "row"), squared_batch_means(problem, split, 4)]
+
+
+MEASURED: dict[str, Callable[[Problem], Any]] = {
+    "row losses": lambda problem: row_losses(problem, problem.model, problem.splits["forget"]),
+    "likelihoods": lambda problem: log_likelihoods(problem, problem.splits["forget"]),
+    "divergences": _divergences,
+    "per example": _per_example,
+    "sophia": _sophia,
+    "gradients": _gradients,
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_stays(name: str) -> None:
+    whole = MEASURED[name](problem_in_doubles())
+    problem = problem_in_doubles()
+    with scarce(problem, MOST):
+        cut = MEASURED[name](problem)
+    assert problem.portions.halvings
+    same(whole, cut)
+
+
+def test_evidence_and_generations_stay() -> None:
+    whole = problem_in_doubles()
+    expected = evidence.record(whole, whole.splits).sets["forget"]
+    problem = problem_in_doubles()
+    with scarce(problem, MOST):
+        found = evidence.record(problem, problem.splits).sets["forget"]
+    assert problem.portions.texts and problem.portions.halvings
+    assert found.generations == expected.generations
+    assert found.token_loss == pytest.approx(expected.token_loss, rel=1e-10)
+
+
+def steps(problem: Problem) -> None:
+    """Two plain steps on one window."""
+
+    def loss(batch: Batch) -> Terms:
+        value = problem.model(input_ids=batch.ids).logits.square().mean()
+        return Terms({"loss": value}, value)
+
+    batch = collate("forget", problem.splits["forget"].windows, [0])
+    minimise(
+        problem, lambda step: [batch], loss, Descent(rate=lambda step: 1e-3, steps=2), lambda *_: False, lambda *_: None
+    )
+
+
+def test_a_window_that_does_not_fit_ends_the_run_with_remedies() -> None:
+    problem = problem_in_doubles()
+    with scarce(problem, 3), pytest.raises(DoesNotFit, match=r"single window of \d+ tokens.*--gradient-checkpointing"):
+        steps(problem)
+    problem.portions.adapts = False
+    with scarce(problem, 3), pytest.raises(DoesNotFit, match="smaller --batch-tokens"):
+        steps(problem)
+
+
+def test_layers_are_recomputed_before_a_run_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One window does not fit until layers are recomputed; the weights are those of a run with memory enough."""
+    expected = problem_in_doubles()
+    steps(expected)
+    problem, recomputed = problem_in_doubles(), []
+    allow(problem.portions, problem.model, asked=False)
+    lighter = problem.portions.lighter
+    assert lighter is not None
+    monkeypatch.setattr(problem.portions, "lighter", lambda: recomputed.append(lighter()) or recomputed[-1])
+
+    def refuse(module: Any, arguments: Any, named: Any) -> None:
+        if not recomputed:
+            raise RuntimeError(SAYS)
+
+    with_hook = problem.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    steps(problem)
+    with_hook.remove()
+    assert recomputed == [True]
+    same(expected.snapshot(), problem.snapshot())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    problem = problem_in_doubles()
+
+    def breaks(batch: Batch) -> Terms:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        loop._accumulate(problem, [collate("forget", problem.splits["forget"].windows, [0, 1])], breaks)
+    assert problem.portions.halvings == 0
