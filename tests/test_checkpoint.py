@@ -123,6 +123,7 @@ class Case:
     method: str
     options: tuple[tuple[str, Any], ...] = ()
     penalty: PenaltySettings | None = None
+    tokens: int | None = None
 
     def method_made(self) -> Any:
         return replace(short(self.method), **dict(self.options))
@@ -137,6 +138,8 @@ CASES = [Case(name) for name in METHODS] + [
     Case("fisher_forgetting", (("reading", "noisy_newton"), ("cycles", 2))),
     Case("libu", (("variant", "as_published"),)),
     Case("loss_matching", penalty=PenaltySettings(curvature="diagonal")),
+    Case("npo", tokens=4000),
+    Case("loss_matching", tokens=9000),
     Case("npo", penalty=PenaltySettings(curvature="diagonal")),
 ]
 TYPES = (*KEPT, *influence.carried_types())
@@ -157,7 +160,7 @@ def whole(case: Case, folder: Path, lives: int = 10**9) -> End:
     torch.manual_seed(0)
     problem, log = problem_for(case.method, "lora"), []
     Mortal.written, Mortal.lives = 0, lives
-    outcome = apply(case.method_made(), problem, log.append, None, case.penalty, Mortal(folder, TYPES))
+    outcome = apply(case.method_made(), problem, log.append, case.tokens, case.penalty, Mortal(folder, TYPES))
     return End(problem.snapshot(), outcome, log)
 
 

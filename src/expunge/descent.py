@@ -79,6 +79,8 @@ class Descending:
 
     def whole(self, kept: Mapping[str, Any] | None = None) -> str:
         """Runs it all, or what is left of it after what an earlier process `kept`; returns why it ended."""
+        if kept is not None:
+            self.attempts, self.phase = kept["attempts"], replace(self.phase, steps=kept["steps"])
         return self.with_targets(kept) if self.phase.aims else self.plainly(kept)
 
     def plainly(self, kept: Mapping[str, Any] | None) -> str:
@@ -105,7 +107,6 @@ class Descending:
             rate, best = self.phase.learning_rate or self._probe(start), None
         else:
             start, rate, best = (kept["aiming"][name] for name in ("start", "rate", "best"))
-            self.attempts, self.phase = kept["attempts"], replace(self.phase, steps=kept["steps"])
         while True:
             self._aiming = {"start": start, "rate": rate, "best": best}
             check, steps = self._attempt(rate, kept)

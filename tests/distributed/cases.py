@@ -75,10 +75,10 @@ def cross_entropy(problem: Problem) -> Callable[[Batch], Terms]:
 
 
 def accumulated(problem: Problem) -> Found:
-    """Gradients and parts of one step: five forget windows and seven retain windows, so that shares are unequal."""
+    """Gradients and parts of one step: five forget windows and eight retain windows, so that shares are unequal."""
     drawn = [
         batch
-        for name, count in (("forget", 5), ("retain", 7))
+        for name, count in (("forget", 5), ("retain", 8))
         for batch in Stream(name, problem.splits[name].windows, 3).draw(count)
     ]
     parts = _accumulate(problem, drawn, cross_entropy(problem))

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from distributed import pairs, world
-from expunge import cli, distributed, launcher
+from expunge import cli, distributed, ending, launcher
+from expunge.ending import Answer
 
 pytestmark = pytest.mark.xdist_group("two processes")
-OWN = ("created", "seconds", "peak_memory_bytes", "hashes", "machine")  # of a run, not of what it found
+OWN = ("created", "seconds", "peak_memory_bytes", "hashes", "machine", "files")  # of a run, not of what it found
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
@@ -90,7 +91,7 @@ def test_an_error_of_one_ends_all_with_one_message(arguments: list[str], tmp_pat
 def test_what_nobody_foresaw_is_shown_by_the_first_to_fail(
     speaks: bool, said: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(arguments: list[str]) -> int:
+    def fail(arguments: list[str]) -> Answer:
         raise RuntimeError("out of everything")
 
     def end(code: int) -> None:
@@ -99,9 +100,9 @@ def test_what_nobody_foresaw_is_shown_by_the_first_to_fail(
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "join", lambda: SimpleNamespace(speaks=lambda: speaks))
-    monkeypatch.setattr(cli.signal, "signal", lambda *given: None)
+    monkeypatch.setattr(ending.signal, "signal", lambda *given: None)
     monkeypatch.setattr(cli, "_run", fail)
-    monkeypatch.setattr(cli.os, "_exit", end)
+    monkeypatch.setattr(ending.os, "_exit", end)
     with pytest.raises(SystemExit) as ended:
         cli.main(["unlearn"])
     assert ended.value.code == 1

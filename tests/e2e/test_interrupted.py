@@ -25,58 +25,62 @@ def given(world: Path, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def stopping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Ctrl-C in the loss of a method, once it was called so many times."""
-    with monkeypatch.context() as patch:
+    """Ctrl-C in the loss of a method, once it was called so many times; `called` says how often it was."""
+    kind = registry.load("methods", "loss_matching")
+    loss = kind.loss
 
-        def after(calls: int) -> None:
-            kind, counted = registry.load("methods", "loss_matching"), iter(range(10**9))
-            loss = kind.loss
+    class Stopping:
+        def __init__(self) -> None:
+            self.called, self.most = 0, 10**9
 
-            def broken(*arguments: Any) -> Any:
-                if next(counted) >= calls:
-                    raise KeyboardInterrupt
-                return loss(*arguments)
+        def after(self, calls: int) -> None:
+            self.called, self.most = 0, calls
 
-            patch.setattr(kind, "loss", broken)
+    stopping = Stopping()
 
-        after.undo = patch.undo  # type: ignore[attr-defined]
-        yield after
+    def counted(*arguments: Any) -> Any:
+        stopping.called += 1
+        if stopping.called > stopping.most:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(kind, "loss", counted)
+    yield stopping
 
 
 def run(given: dict[str, Any], output: Path, **more: Any) -> dict[str, str]:
     return reliability.fingerprint(expunge.unlearn(**given, output=str(output), **more).output)
 
 
-def interrupted(given: dict[str, Any], output: Path, stopping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unlearning stopped midway, after some checkpoints."""
-    monkeypatch.setattr("expunge.checkpoint.SHARE", float("inf"))
-    stopping(60)
+def interrupted(given: dict[str, Any], output: Path, stopping: Any, calls: int) -> None:
+    """An unlearning stopped after so many calls of the loss."""
+    stopping.after(calls)
     with pytest.raises(KeyboardInterrupt, match="Give the same command to go on"):
         run(given, output)
-    stopping.undo()
+    stopping.after(10**9)
     assert not output.exists() and not list(output.parent.glob(f".{output.name}-*"))
 
 
-def test_it_goes_on_where_it_was(
-    given: dict[str, Any], tmp_path: Path, stopping: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.checkpoint.SHARE", float("inf"))
+
+
+def test_it_goes_on_where_it_was(given: dict[str, Any], tmp_path: Path, stopping: Any) -> None:
     output = tmp_path / "out"
-    undisturbed = run(given, output)
+    undisturbed, whole = run(given, output), stopping.called
     output.rename(tmp_path / "undisturbed")
-    interrupted(given, output, stopping, monkeypatch)
-    stopping(60)  # it would not come to its end from the beginning with that
+    interrupted(given, output, stopping, whole - 8)
+    stopping.after(whole // 2)  # it would not come to its end from the beginning with that
     finished = expunge.unlearn(**given, output=str(output))
-    stopping.undo()
     assert reliability.fingerprint(output) == undisturbed
     assert finished.record["interruptions"] == 1
     assert not list((workspace.state_folder() / "runs").iterdir())
 
 
-def test_another_run_is_refused_by_name(
-    given: dict[str, Any], tmp_path: Path, stopping: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_run_is_refused_by_name(given: dict[str, Any], tmp_path: Path, stopping: Any) -> None:
     output = tmp_path / "out"
-    interrupted(given, output, stopping, monkeypatch)
+    interrupted(given, output, stopping, 3)
     with pytest.raises(InputError, match=r"begun with another --seed\. Give the same"):
         run(given, output, seed=5)
     lines = (tmp_path / "retain.jsonl").read_text().splitlines(keepends=True)
@@ -105,11 +109,10 @@ def test_wrong_input_leaves_nothing_behind(given: dict[str, Any], tmp_path: Path
 def test_ctrl_c_is_a_sentence_and_130(
     given: dict[str, Any], tmp_path: Path, stopping: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopping(0)
+    stopping.after(0)
     flags = [part for key in ("model", "forget", "retain", "holdout") for part in (f"--{key}", given[key])]
     assert cli.main(["unlearn", *flags, "--output", str(tmp_path / "out")]) == 130
     assert "interrupted. Give the same command to go on" in capsys.readouterr().err
-    stopping.undo()
 
 
 @pytest.mark.parametrize("name", ["unlearn, fisher_removal", "retrain", "compare"])
