@@ -2,12 +2,12 @@
 
     python benchmarks/fuzz.py --cases 2000 --output docs/results
 
-Each case is a folder with one spoilt file (see `fuzz_cases.py` and `fuzz_rows.py`), given to the command line in this
-process, with a model folder that exists and must never be loaded. A case is at fault where there is a traceback, where
-anything was written, where the exit code is not 2, where the message is not one line with file, line and remedy or
-holds text of a row, where a file that is right was refused or one that is wrong accepted, and where it computed for
-over 20 seconds or took five minutes. Ends with 1 where any case is at fault. The limit for rows that unpack is lowered
-to 64 MiB, so that bombs cost no memory.
+Each case is a folder with one spoilt file (see `fuzz_cases.py` and `fuzz_rows.py`), given to `run_unlearn` (rows) or to
+the command line (all else) in this process, with a model folder that exists and must never be loaded. A case is at
+fault where there is a traceback, where anything was written, where the exit code is not 2, where the message is not one
+line with file, line and remedy or holds text of a row, where a file that is right was refused or one that is wrong
+accepted, and where it computed for over 20 seconds or took five minutes. Ends with 1 where any case is at fault. The
+limit for rows that unpack is lowered to 64 MiB, so that bombs cost no memory.
 """
 
 import argparse
@@ -218,9 +218,11 @@ def page(content: dict[str, Any]) -> str:
             "",
             f"    {content['command']}",
             "",
-            f"{content['cases']} files of {len(KINDS)} kinds (see `benchmarks/fuzz_cases.py` and `fuzz_rows.py`), given to",
-            "the command line in one process. The kinds that end in `plain` are right and must be accepted; of the others,",
-            f"chance leaves some right. Faults: {faults}.",
+            f"{content['cases']} files of {len(KINDS)} kinds (`benchmarks/fuzz_cases.py`, `benchmarks/fuzz_rows.py`):",
+            "rows through `run_unlearn`; recipes, records and odd file names through the command line, in one process.",
+            "The kinds that end in `plain` are right and must be accepted; of the others, chance leaves some right.",
+            "",
+            f"Faults: {faults}.",
             "",
             "*Refused*: exit code 2, nothing written, one line with file, line and remedy, no text of a row.",
             "*Accepted*: all checks were passed and a model would have been loaded, or the report was written.",
