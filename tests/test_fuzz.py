@@ -60,7 +60,8 @@ BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
 def test_each_guard_that_is_taken_out_is_found(fuzz: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     place, broken, kinds, fault = BROKEN[case]
     monkeypatch.setattr(place, broken)
-    assert fault in {one.fault for one in fuzz.run_all(8 * len(kinds), SEED, kinds)}
+    count = 32 if case == "records" else 8  # most of them are refused before the guard, or are right all the same
+    assert fault in {one.fault for one in fuzz.run_all(count, SEED, kinds)}
 
 
 @pytest.mark.parametrize(
