@@ -2,12 +2,12 @@
 
     python benchmarks/fuzz.py --cases 2000 --output docs/results
 
-Each case is a folder with one spoilt file (see `fuzz_cases.py` and `fuzz_rows.py`), given to the command line in this
-process, with a model folder that exists and must never be loaded. A case is at fault where there is a traceback, where
-anything was written, where the exit code is not 2, where the message is not one line with file, line and remedy or
-holds text of a row, where a file that is right was refused or one that is wrong accepted, and where it computed for
-over 20 seconds or took five minutes. Ends with 1 where any case is at fault. The limit for rows that unpack is lowered
-to 64 MiB, so that bombs cost no memory.
+Each case is a folder with one spoilt file (see `fuzz_cases.py` and `fuzz_rows.py`), given to `run_unlearn` (rows) or to
+the command line (all else) in this process, with a model folder that exists and must never be loaded. A case is at
+fault where there is a traceback, where anything was written, where the exit code is not 2, where the message is not one
+line with file, line and remedy or holds text of a row, where a file that is right was refused or one that is wrong
+accepted, and where it computed for over 20 seconds or took five minutes. Ends with 1 where any case is at fault. The
+limit for rows that unpack is lowered to 64 MiB, so that bombs cost no memory.
 """
 
 import argparse
@@ -207,23 +207,26 @@ def run_all(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> list[Resul
 
 def page(content: dict[str, Any]) -> str:
     """The results as Markdown."""
-    rows = [
-        f"| {kind} | {sum(counts.values())} | {counts[REFUSED]} | {counts[ACCEPTED]} | {content['faults'][kind]} |"
-        for kind, counts in content["outcomes"].items()
-    ]
-    faults = ", ".join(f"{name} {content['by_fault'][name]}" for name in FAULTS)
+    rows = []
+    for kind, found in content["outcomes"].items():
+        counts = (sum(found.values()), *(found.get(name, 0) for name in (REFUSED, ACCEPTED)))
+        rows.append(f"| {kind} | " + " | ".join(map(str, (*counts, content["faults"].get(kind, 0)))) + " |")
+    faults = ", ".join(f"{name} {content['by_fault'].get(name, 0)}" for name in FAULTS)
     return "\n".join(
         [
             "# Hostile input",
             "",
             f"    {content['command']}",
             "",
-            f"{content['cases']} files, spoilt in {len(KINDS)} ways (`benchmarks/fuzz_cases.py`), given to `expunge",
-            f"unlearn` or `expunge report`. Faults: {faults}.",
+            f"{content['cases']} files of {len(KINDS)} kinds (`benchmarks/fuzz_cases.py`, `benchmarks/fuzz_rows.py`):",
+            "rows through `run_unlearn`; recipes, records and odd file names through the command line, in one process.",
+            "The kinds that end in `plain` are right and must be accepted; of the others, chance leaves some right.",
+            "",
+            f"Faults: {faults}.",
             "",
             "*Refused*: exit code 2, nothing written, one line with file, line and remedy, no text of a row.",
-            "*Accepted*: the file was right all the same, and passed all checks. Faults: see `benchmarks/fuzz.py`.",
-            f"Machine: {content['machine']}; {content['seconds']} s.",
+            "*Accepted*: all checks were passed and a model would have been loaded, or the report was written.",
+            f"Machine: {content['machine']}.",
             "",
             "| kind | cases | refused | accepted | faults |",
             "| --- | ---: | ---: | ---: | ---: |",

@@ -44,12 +44,12 @@ def echoing(text: str) -> Any:
 BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
     "json": ("expunge.data.files.parse_json", json.loads, ("rows_deep",), "traceback"),
     "keys twice": ("expunge.data.files.parse_json", json.loads, ("rows_twice",), "wrong outcome"),
-    "surrogates": ("expunge.data.rows._check_text", lambda *given: None, ("rows_surrogates",), "traceback"),
+    "surrogates": ("expunge.data.rows._check_text", lambda *given: None, ("rows_surrogates",), "wrong outcome"),
     "yaml": ("expunge.strict_yaml.parse", lambda text, source: yaml.safe_load(text), ("recipe_deep",), "traceback"),
     "records": ("expunge.dossier.foreign", contextlib.nullcontext, ("record_entries",), "traceback"),
     "terminal": ("expunge.cli.in_a_line", str, ("rows_names",), "message"),
-    "names": ("expunge.data.rows.shown", repr, ("rows_anything",), "leak"),
-    "row text": ("expunge.data.files.parse_json", echoing, ("rows_nul", "rows_types"), "leak"),
+    "names": ("expunge.data.rows.shown", repr, ("rows_surrogates",), "leak"),
+    "row text": ("expunge.data.files.parse_json", echoing, ("rows_types",), "leak"),
     "litter": ("expunge.data.files.read_text", littering, ("rows_types",), "output"),
     "exit code": ("expunge.errors.InputError.exit_code", 1, ("rows_types",), "exit code"),
     "too strict": ("expunge.reading.BYTE_ORDER_MARK", b"", ("rows_plain",), "wrong outcome"),
@@ -60,7 +60,8 @@ BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
 def test_each_guard_that_is_taken_out_is_found(fuzz: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     place, broken, kinds, fault = BROKEN[case]
     monkeypatch.setattr(place, broken)
-    assert fault in {one.fault for one in fuzz.run_all(8 * len(kinds), SEED, kinds)}
+    count = 32 if case == "records" else 8  # most of them are refused before the guard, or are right all the same
+    assert fault in {one.fault for one in fuzz.run_all(count, SEED, kinds)}
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def check_regular(file: str | Path, what: str, most: int | None = MOST_BYTES) ->
 
 def check_name(path: str, where: str) -> None:
     """Raises `InputError` for a path that no file system here takes, on which every look at it would fail."""
-    parts = (part.encode("utf-8", "surrogatepass") for part in path.split(os.sep))
-    if len(path) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in parts):
+    raw = path.encode("utf-8", "surrogatepass")
+    if len(raw) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in raw.split(os.sep.encode())):
         raise InputError(f"{where} has {len(path):,} characters, too many for a path. Name another.")
 
 
