@@ -169,9 +169,7 @@ def _with_the_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_token_late(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        evidence, "target_nll", lambda model, batch: token_nll(target_logits(model, batch).roll(1, 0), batch)
-    )
+    patch.setattr(evidence, "target_nll", lambda model, batch: token_nll(target_logits(model, batch).roll(1, 0), batch))
 
 
 def _own_last(patch: pytest.MonkeyPatch) -> None:
