@@ -22,7 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "logits in chunks, layers recomputed": {"recompute": True},
     "the same, half of the windows at a time": {"recompute": True, "half": True},
 }
-WINDOWS = 8
+WINDOWS = 16
 DRAWS = {"12 rows": 12, "24 rows": 24, "48 rows": 48}
 HANDS_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
 

@@ -62,9 +62,7 @@ def test_dropout_stays_off_and_on(make_opt: Callable[..., Any]) -> None:
     assert torch.equal(model(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
     model.train()
     assert not torch.equal(model(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
-    model(
-        ids, use_cache=False
-    ).logits.sum().backward()  # recomputed under the same dropout, else this raises or differs
+    model(ids, use_cache=False).logits.sum().backward()  # recomputed under the same dropout
 
 
 def test_models_without_such_layers_are_refused_only_where_it_was_asked_for() -> None:

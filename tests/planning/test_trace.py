@@ -101,7 +101,7 @@ def test_recomputed_layers_keep_less_and_cost_a_forward_pass_more() -> None:
     for subspace in ("full", "lora"):
         plain, light = (trace.Stack(shape, subspace, torch.float32, recompute=flag) for flag in (False, True))
         before, after = plain.trace(8, 40, 312, True), light.trace(8, 40, 312, True)
-        assert after.peak < 0.8 * before.peak and after.forward == before.forward
+        assert after.peak < 0.4 * before.peak and after.forward == before.forward
         assert 0.5 * before.forward < after.whole - before.whole <= before.forward
         assert light.trace(8, 40, 312, False) == plain.trace(8, 40, 312, False)  # nothing is kept to begin with
 

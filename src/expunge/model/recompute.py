@@ -37,9 +37,14 @@ def allow(portions: Portions, model: Any, asked: bool) -> None:
 
     Raises `InputError` where it was asked for and the model has no such layers.
     """
-    if asked and not recompute_layers(model) and not any(_recomputes(layer) for layer in model.modules()):
+    if asked and not recompute_layers(model) and not recomputes(model):
         raise InputError("--gradient-checkpointing: this model has no layers that can be recomputed. Drop the flag.")
     portions.lighter = partial(recompute_layers, model)
+
+
+def recomputes(model: Any) -> bool:
+    """Whether any layer of a model is recomputed."""
+    return any(_recomputes(layer) for layer in model.modules())
 
 
 def _recomputes(layer: Any) -> bool:

@@ -12,7 +12,8 @@ Shapes: B windows, T tokens, N targets, V vocabulary.
 import copy
 import weakref
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from contextlib import nullcontext
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from expunge.model.losses import nll, read_logits
-from expunge.model.recompute import recompute_layers
+from expunge.model.recompute import recompute_layers, recomputes
 from expunge.model.select import select
 
 ATEN = torch.ops.aten
@@ -163,6 +164,15 @@ def with_layers(config: Any, layers: int) -> Any:
 
 def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -> Traced:
     """Runs one pass on the meta device as training, or as measuring, does: logits of the targets in float32."""
+    found = _traced(model, windows, tokens, targets, training, counter())
+    if training and recomputes(model):  # the counter's hooks hold on to what is recomputed
+        return replace(found, peak=_traced(model, windows, tokens, targets, training, None).peak)
+    return found
+
+
+def _traced(
+    model: Any, windows: int, tokens: int, targets: int, training: bool, count: FlopCounterMode | None
+) -> Traced:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] if training else []
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
@@ -170,12 +180,17 @@ def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -
     ids = torch.zeros(windows, tokens, dtype=torch.long, device="meta")
     chosen = torch.zeros(targets, dtype=torch.long, device="meta")
     try:
-        with _Live([*known, *model.buffers()]) as live, counter() as count, _Fused(), torch.set_grad_enabled(training):
+        with (
+            _Live([*known, *model.buffers()]) as live,
+            count or nullcontext(),
+            _Fused(),
+            torch.set_grad_enabled(training),
+        ):
             nll = _losses(model, ids, chosen)
-            forward = count.get_total_flops()
+            forward = count.get_total_flops() if count else 0
             if training:
                 nll.mean().backward()
-            return Traced(forward, count.get_total_flops(), live.peak)
+            return Traced(forward, count.get_total_flops() if count else 0, live.peak)
     finally:
         for parameter in parameters:
             parameter.grad = None
