@@ -62,9 +62,9 @@ def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("given", "wanted"),
     [
         ("lume_smal", "did you mean 'lume_small'"),
-        ("lume_small.yaml", "cannot be read"),  # with an ending it is a file
-        ("./lume_small", "cannot be read"),
-        ("folder/lume_small", "cannot be read"),
+        ("lume_small.yaml", "does not exist"),  # with an ending it is a file
+        ("./lume_small", "does not exist"),
+        ("folder/lume_small", "does not exist"),
     ],
 )
 def test_unknown_names(given: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
