@@ -10,20 +10,11 @@ from torch.func import functional_call, grad, vmap
 from expunge.data.batches import collate
 from expunge.data.tokens import Window
 from expunge.errors import InputError
-from expunge.gradients.per_example import Sums, Wanted, measure
+from expunge.gradients.per_example import Wanted, measure
 from expunge.problem import Problem, Split
 from gradients.shapes import FAMILIES, lora_of, model_of, problem_of, row_gradients, same, split_of
 
 ALL = Wanted(total=True, squares=True, norms=True, stacked=True)
-
-
-def in_row_order(sums: Sums, split: Split, windows: int) -> dict[str, torch.Tensor]:
-    """Stacked gradients back in the order of the split's rows."""
-    from expunge.gradients.per_example import row_pieces
-
-    order = [row for piece in row_pieces(split, windows) if not piece.unfinished for row in piece.places]
-    back = torch.argsort(torch.tensor(order))
-    return {name: stacked[back] for name, stacked in sums.stacked.items()}
 
 
 def check_all(problem: Problem, windows: int = 4) -> None:
@@ -31,7 +22,7 @@ def check_all(problem: Problem, windows: int = 4) -> None:
     split = problem.splits["retain"]
     expected = row_gradients(problem, split)
     found = measure(problem, split, ALL, "data", windows=windows)
-    assert same(in_row_order(found, split, windows), expected)
+    assert same(found.stacked, expected)
     assert same(found.total, {name: rows.sum(0) for name, rows in expected.items()})
     assert same(found.squares, {name: rows.square().sum(0) for name, rows in expected.items()})
     norms = sum(rows.flatten(1).square().sum(1) for rows in expected.values())
@@ -88,7 +79,7 @@ def test_torch_func_agrees() -> None:
 
     expected = vmap(grad(loss), in_dims=(None, 0))(parameters, batch.ids)
     found = measure(problem, split, ALL, "data")
-    assert same(in_row_order(found, split, 16), expected)
+    assert same(found.stacked, expected)
 
 
 def test_layers_above_the_lowest_and_changes_in_place() -> None:
