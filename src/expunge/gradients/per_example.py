@@ -51,7 +51,8 @@ class Sums:
     """What a pass over a split found; by parameter name, in the wider of float32 and the parameter's dtype.
 
     `total` and `squares` [*shape]; `norms` [E] squared l2 norms over all parameters; `stacked` [vectors, *shape], one
-    vector per example and pass: the rows in their order, pass after pass. `examples` and `tokens` (targets) count the split once, `passes` how often it was seen.
+    vector per example and pass: the rows in their order, pass after pass. `examples` and `tokens` (targets) count the
+    split once, `passes` how often it was seen.
     """
 
     total: dict[str, Tensor] = field(default_factory=dict)
