@@ -202,6 +202,7 @@ def run_all(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> list[Resul
                 folder.mkdir()
                 results.append(run(kinds[turn % len(kinds)], seed * count + turn // len(kinds), model, record, folder))
                 shutil.rmtree(folder)
+                shutil.rmtree(own["EXPUNGE_CACHE"], ignore_errors=True)  # accepted runs are stopped, and could go on
     return results
 
 

@@ -15,7 +15,7 @@ from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
 from expunge.errors import NumericalError
 from expunge.gradients.bartlett import Estimate
-from expunge.loop import Descent, minimise
+from expunge.loop import Descent, minimise, optimiser_of
 from expunge.method import LossPhase, Phase, State, Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.model.losses import target_logits, token_nll
@@ -187,6 +187,7 @@ def test_adamw_without_settings_is_bit_identical_to_adamw_by_hand() -> None:
             descent = Descent(rate=lambda step: 1e-3, steps=5)
             minimise(
                 problem,
+                optimiser_of(problem),
                 lambda step, stream=stream: stream.draw(2),  # type: ignore[misc]
                 loss,
                 descent,

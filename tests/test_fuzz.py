@@ -47,7 +47,7 @@ BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
     "surrogates": ("expunge.data.rows._check_text", lambda *given: None, ("rows_surrogates",), "wrong outcome"),
     "yaml": ("expunge.strict_yaml.parse", lambda text, source: yaml.safe_load(text), ("recipe_deep",), "traceback"),
     "records": ("expunge.dossier.foreign", contextlib.nullcontext, ("record_entries",), "traceback"),
-    "terminal": ("expunge.cli.in_a_line", str, ("rows_names",), "message"),
+    "terminal": ("expunge.ending.in_a_line", str, ("rows_names",), "message"),
     "names": ("expunge.data.rows.shown", repr, ("rows_surrogates",), "leak"),
     "row text": ("expunge.data.files.parse_json", echoing, ("rows_types",), "leak"),
     "litter": ("expunge.data.files.read_text", littering, ("rows_types",), "output"),

@@ -16,7 +16,7 @@ from expunge.evaluation import evidence
 from expunge.gradients.bartlett import estimate
 from expunge.gradients.per_example import Wanted, measure
 from expunge.gradients.summed import mean_gradient, squared_batch_means
-from expunge.loop import Descent, minimise
+from expunge.loop import Descent, minimise, optimiser_of
 from expunge.method import Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.methods.kl_minimisation import KlMinimisation
@@ -168,9 +168,8 @@ def steps(problem: Problem) -> None:
         return Terms({"loss": value}, value)
 
     batch = collate("forget", problem.splits["forget"].windows, [0])
-    minimise(
-        problem, lambda step: [batch], loss, Descent(rate=lambda step: 1e-3, steps=2), lambda *_: False, lambda *_: None
-    )
+    descent = Descent(rate=lambda step: 1e-3, steps=2)
+    minimise(problem, optimiser_of(problem), lambda step: [batch], loss, descent, lambda *_: False, lambda *_: None)
 
 
 def test_a_window_that_does_not_fit_ends_the_run_with_remedies() -> None:
