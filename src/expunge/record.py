@@ -35,6 +35,7 @@ NEW_IN_2: dict[str, Any] = {
     "row_files": {},
     "files": None,
     "interruptions": 0,
+    "batch_tokens": None,
 }
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "rouge_score", "numpy", "scipy")
 LIMITS = (

@@ -61,13 +61,16 @@ def run(
     kept = checkpoints.load(CHOICES) if checkpoints else None
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
     subspace = select(problem.model, kept["subspace"] if kept else config.subspace, problem.runtime.device)
+    subspace = replace(subspace, reason=kept["reason"]) if kept else subspace
     say(f"subspace: {subspace.name} ({subspace.reason})")
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
     begin(problem, subspace.name, config, say)
     if kept:
         problem.portions.take_up(kept["portions"])
     elif checkpoints:
-        checkpoints.save(CHOICES, {"subspace": subspace.name, "portions": problem.portions.held()})
+        checkpoints.save(
+            CHOICES, {"subspace": subspace.name, "reason": subspace.reason, "portions": problem.portions.held()}
+        )
     with clock.stage("unlearn"):
         outcome = apply(config.options, problem, log, tokens, penalty_of(config), checkpoints)
     if problem.portions.halvings:

@@ -131,7 +131,7 @@ def test_another_key_cannot_tell(first: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_broken_record_is_named(first: Path, tmp_path: Path) -> None:
     shutil.copytree(first / "first", tmp_path / "broken")
     record.find(tmp_path / "broken").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"record\.json: not a record"):
+    with pytest.raises(InputError, match=r"record\.json, line 1: the record is not JSON"):
         traced(first, model=str(tmp_path / "broken"))
 
 
