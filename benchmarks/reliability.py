@@ -31,9 +31,10 @@ IN_A_ROUND = 3  # kills before a run may come to its end
 VOLATILE = ("created", "seconds", "unlearn_seconds", "peak_memory_bytes", "interruptions", "files")
 TRAINING = "epochs: 8\nlearning_rate: 1.5e-3\nbatch_rows: 16\n"
 VARIANTS = """
+tokens: 12000
 variants:
-  npo: {learning_rate: 1.0e-4, forget_rows: 8, steps: 40}
-  gentle: {method: gradient_difference, learning_rate: 1.0e-5, forget_rows: 8, steps: 40}
+  npo: {learning_rate: 1.0e-4, forget_rows: 8}
+  gentle: {method: gradient_difference, learning_rate: 1.0e-5, forget_rows: 8}
 """
 
 
