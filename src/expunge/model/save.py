@@ -83,7 +83,7 @@ def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
     transformers_logging.disable_progress_bar()  # a bar per file would be noise
     before = model.config.dtype
     own = model.generation_config
-    model.generation_config = GenerationConfig()  # transformers 5.0 raises on a checkpoint's odd settings, at the end
+    model.generation_config = GenerationConfig()  # older transformers raise on a checkpoint's odd settings, at the end
     try:
         with full_disk_explained(folder, sum(tensor.nbytes for tensor in cast.values())):
             model.save_pretrained(folder, state_dict=state)
