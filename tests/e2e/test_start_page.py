@@ -21,7 +21,7 @@ NOT_RUN = {
     "$ python3 -m venv .venv": "installing needs the network; tests/test_package.py installs the wheel",
     "$ expunge demo": "three minutes; what it calls is run by the other end-to-end tests",
 }
-COMMANDS = {"plan", "unlearn", "retrain", "evaluate", "compare", "report", "list"}
+COMMANDS = {"plan", "unlearn", "retrain", "evaluate", "compare", "report", "list", "record"}
 NOT_PASSED = 3
 pytestmark = pytest.mark.xdist_group("world")
 
