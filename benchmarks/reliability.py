@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "reliability"
 ROWS = 40  # of each file: enough for every method, and runs of about ten seconds
 IN_A_ROUND = 3  # kills before a run may come to its end
-VOLATILE = ("created", "seconds", "unlearn_seconds", "peak_memory_bytes", "interruptions", "files")
+# Of the process, not of what it found: times, memory (also free memory in the reason for a subspace), page hashes.
+VOLATILE = ("created", "seconds", "unlearn_seconds", "peak_memory_bytes", "interruptions", "files", "reason")
 TRAINING = "epochs: 8\nlearning_rate: 1.5e-3\nbatch_rows: 16\n"
 VARIANTS = """
 tokens: 12000
