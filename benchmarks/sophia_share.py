@@ -26,7 +26,7 @@ from expunge.data.rows import read
 from expunge.data.splits import halve
 from expunge.data.tokens import encode
 from expunge.distributed import Runtime
-from expunge.loop import Descent, linear, minimise
+from expunge.loop import Descent, linear, minimise, optimiser_of
 from expunge.method import LossPhase, State
 from expunge.methods.loss_matching import LossMatching
 from expunge.model import load
@@ -36,8 +36,8 @@ from expunge.problem import Problem, Split
 from expunge.progress import bar
 from expunge.record import environment
 from expunge.reference.cache import row_losses
+from expunge.reporting.clipping import BAND, inside
 
-WITHIN = (0.1, 0.5)
 RUNS: dict[str, SophiaSettings | None] = {
     "adamw": None,
     "sophia": SophiaSettings(),
@@ -120,10 +120,9 @@ def measure(bench: Bench, name: str, rate: float, steps: int) -> Measured:
 
     descent = Descent(rate=linear(rate, steps, 6), steps=steps, sophia=sophia)
     with bar(name, steps) as report:
-        minimise(problem, draw, loss, descent, lambda step, losses: False, report)
+        minimise(problem, optimiser_of(problem, sophia), draw, loss, descent, lambda step, losses: False, report)
     if found.checks:
-        inside = [WITHIN[0] <= check["unclipped"] <= WITHIN[1] for check in found.checks]
-        found.within = sum(inside) / len(inside)
+        found.within = inside([check["unclipped"] for check in found.checks]) / len(found.checks)
     found.objective, found.parts = objective(bench, pool)
     found.collateral = float(row_losses(problem, problem.model, bench.collateral).mean())
     found.seconds = time.perf_counter() - began
@@ -168,7 +167,7 @@ def main() -> None:
                 flush=True,
             )
             if args.output:
-                settings = {"steps": args.steps, "texts": args.texts, "within": WITHIN}
+                settings = {"steps": args.steps, "texts": args.texts, "within": BAND}
                 record = {"settings": settings, "environment": environment(), "runs": found}
                 args.output.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
