@@ -43,6 +43,7 @@ from fuzz_rows import ACCEPTED, EITHER, REFUSED, SECRET
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 20
 UNPACKED = 64 << 20
+TRACE = "Traceback (most recent call last)"
 FAULTS = ("traceback", "hung", "output", "exit code", "message", "leak", "wrong outcome")
 WHOLE = re.compile(  # messages about a file as a whole, which name no line
     "does not exist|cannot be read|holds no rows|must end in|unpack to|expected a JSON array|expected keys and values|"
@@ -133,6 +134,8 @@ def run(kind: str, seed: int, model: Path, record: Any, folder: Path) -> Result:
         return Result(kind, seed, "hung", "hung")
     except BaseException as error:
         return Result(kind, seed, "traceback", "traceback", f"{type(error).__name__}: {str(error)[:100]}")
+    if TRACE in stderr.getvalue():
+        return Result(kind, seed, "traceback", "traceback", stderr.getvalue().splitlines()[-1][:100])
     new = [name for name in listing(folder) if name not in before]
     fault, detail = judge(case, outcome, code, stderr.getvalue(), stdout.getvalue(), new)
     return Result(kind, seed, outcome, fault, detail)

@@ -139,7 +139,8 @@ def _steps_alone(given: dict[str, Any]) -> None:
 
     from expunge import config, registry
     from expunge.apply import apply
-    from expunge.assemble import assemble, check
+    from expunge.assemble import assemble
+    from expunge.checked import check
     from expunge.model.select import select
 
     run = config.build(config.Unlearn, given, "run")

@@ -4,9 +4,10 @@ import ast
 import re
 from pathlib import Path
 
+import grimp
 import pytest
 
-from expunge import registry
+from expunge import comparison, registry
 from expunge.evaluation import verdict
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,17 @@ def test_size_and_docstring(file: Path) -> None:
 def test_only_one_file_touches_the_other_processes() -> None:
     found = [file.stem for file in SOURCES if re.search(r"torch\.distributed|\baccelerate import", file.read_text())]
     assert found == ["distributed"]
+
+
+def test_the_key_of_a_cell_covers_all_that_makes_it() -> None:
+    """But for its method, whose own file is in its key, and pages, of which a comparison takes only the schema."""
+    graph = grimp.build_graph("expunge")
+    for page in [*graph.find_descendants("expunge.reporting"), "expunge.reporting"]:
+        graph.remove_module(page)
+    makers = {name.split(".")[1] for name in graph.find_upstream_modules("expunge.comparison") if "." in name}
+    left_out = {name.removesuffix(".py") for name in comparison.NOT_IN_CELLS}
+    assert {"descent", "trial", "model"} <= makers and not makers & left_out
+    assert all((ROOT / "src" / "expunge" / name).exists() for name in comparison.NOT_IN_CELLS)
 
 
 def test_thresholds_in_the_docs_are_those_of_the_code() -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from expunge.assemble import check
+from expunge.checked import check
 from expunge.config import Inputs
 from expunge.errors import InputError
 

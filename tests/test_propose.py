@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expunge import config
 from expunge.apply import apply, steps_within
-from expunge.assemble import Checked
+from expunge.checked import Checked
 from expunge.data.batches import Batch, collate
 from expunge.distributed import Runtime
 from expunge.errors import InputError

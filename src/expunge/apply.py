@@ -140,7 +140,13 @@ class _Application:
         """Keeps where the run is: always after a phase, and within one (`descending`) where that costs little."""
         if self.checkpoints is None:
             return
-        tree = {
+        if descending is None:
+            self.checkpoints.save(NAME, self._held(None))
+        else:
+            self.checkpoints.offer(NAME, lambda: self._held(descending()))
+
+    def _held(self, descending: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {
             "outcome": self.outcome,
             "due": self.due,
             "ends": self.ends,
@@ -149,13 +155,9 @@ class _Application:
             "carried": self.state.carried,
             "penalty": self.penalty.held() if self.penalty else None,
             "portions": self.problem.portions.held(),
+            "weights": self.problem.snapshot(),
+            "descending": descending,
         }
-        if descending is None:
-            self.checkpoints.save(NAME, tree | {"weights": self.problem.snapshot(), "descending": None})
-        else:
-            self.checkpoints.offer(
-                NAME, lambda: tree | {"weights": self.problem.snapshot(), "descending": descending()}
-            )
 
     def _take_up(self) -> Mapping[str, Any] | None:
         """Puts back what was kept, if anything; returns what the phase that was interrupted needs."""

@@ -2,9 +2,8 @@
 
 A tree of plain values, arrays, tensors and dataclasses becomes one file: the tensors as they are, everything else as
 JSON in its header. Only dataclasses of the types that the reader names are made again, so a file can name no code. A
-file is written beside its place, flushed to disk and renamed, so that there is always the last good one.
-
-Shapes: none; tensors keep shape, dtype and strides' order (contiguous).
+file is written beside its place, flushed to disk and renamed, so that there is always the last good one. Tensors keep
+shape and dtype and are contiguous.
 """
 
 import errno

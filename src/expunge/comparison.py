@@ -19,8 +19,9 @@ import torch
 
 from expunge import config as configs
 from expunge import record, registry, trial, workspace
-from expunge.assemble import Assembled, Checked, assemble, benchmark_of, check, load_other
+from expunge.assemble import Assembled, assemble, load_other
 from expunge.benchmark import Circumstances
+from expunge.checked import Checked, benchmark_of, check
 from expunge.checkpoint import Checkpoints
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import columns, divergence, evidence, verdict
@@ -36,10 +37,9 @@ Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
 PENALTY = ("penalty", "penalty_on", "penalty_budget", "penalty_options")
 RESERVED = ("original", "retrained")
-MADE_BY = (
-    "apply.py propose.py watch.py loop.py method.py problem.py assemble.py trial.py deliver.py comparison.py metric.py"
-    " penalty.py matching.py ranking.py benchmark.py curvature.py influence.py curvature_refresh.py evaluation"
-    " reference model data optim metrics benchmarks curvatures gradients"
+NOT_IN_CELLS = (  # parts of the package that no cell depends on; a method is part of the keys of its own cells alone
+    "__main__.py cli.py demo.py dossier.py ending.py hashes.py holders.py lineage.py manifest.py methods pipeline.py"
+    " preview.py purge.py recorded.py reporting unfinished.py upkeep.py verify.py"
 ).split()
 
 
@@ -121,7 +121,7 @@ class _Work:
     checkpoints: Checkpoints
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
-    kept: dict[str, divergence.Kept] = field(default_factory=dict)
+    kept: dict[str, divergence.Kept] | None = None
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class _Work:
     def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
         """One cell, from the cache or made now; with an error in place of scores where making it failed."""
         key = self._cell_key(label, seed, variant)
-        file = workspace.cache_folder() / "cells" / f"{key}.json"
+        file = workspace.private(workspace.cache_folder() / "cells") / f"{key}.json"
         name = label if seed is None else f"{label}, seed {seed}"
         if file.is_file():
             self.say(f"{name}: kept from an earlier run")
@@ -145,7 +145,6 @@ class _Work:
             self.say(f"{name}: failed ({_in_a_line(error)})")
             return _empty(label, seed) | {"error": _in_a_line(error)}
         made = _empty(label, seed) | made | {"peak_memory_bytes": peak.bytes}
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = file.with_suffix(f".{os.getpid()}")  # two comparisons may make the same cell
         record.write_json(part, made)
         part.rename(file)
@@ -215,7 +214,7 @@ class _Work:
             self.known[label] = kept
         if label not in self.known:
             other = self._original() if label == "original" else self._other(self.twins[0])
-            if label == "original" and not self.kept:
+            if label == "original" and self.kept is None:
                 self.kept = divergence.keep(other, self.assembled.judged)
             self.known[label] = self._record(other)
             self.checkpoints.save(name, self.known[label])
@@ -231,7 +230,7 @@ class _Work:
         generating = benchmark_of(self.config).generating
         if self.config.generations == "short":
             generating = replace(generating, tokens=None)
-        if not self.kept:
+        if self.kept is None:
             self.kept = divergence.keep(self._original(), self.assembled.judged)
         return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept)
 
@@ -256,8 +255,6 @@ class _Work:
 
     def _key(self) -> str:
         """Hash of what all cells share."""
-        here = Path(__file__).parent
-        code = [file for name in MADE_BY for file in (sorted((here / name).rglob("*.py")) or [here / name])]
         models = {role: load.identity(path) for role in ("model", "base") if (path := getattr(self.config, role))}
         models |= {f"retrained {place}": load.identity(path) for place, path in enumerate(self.twins)}
         contents = {
@@ -273,10 +270,15 @@ class _Work:
             "benchmark": [self.config.benchmark, self.config.generations],
             "seed": self.config.seed,
             "device": str(self.assembled.problem.runtime.device),
-            "code": record.file_hash(code),
+            "code": record.file_hash(_code()),
             "versions": record.environment()["versions"],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _code() -> list[Path]:
+    here = Path(__file__).parent
+    return sorted(file for file in here.rglob("*.py") if file.relative_to(here).parts[0] not in NOT_IN_CELLS)
 
 
 def _shared(config: configs.Compare) -> dict[str, Any]:

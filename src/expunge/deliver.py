@@ -10,7 +10,8 @@ from peft import PeftModel
 
 from expunge import config as configs
 from expunge import distributed
-from expunge.assemble import Assembled, load_other, trust
+from expunge.assemble import Assembled, load_other
+from expunge.checked import trust
 from expunge.model import adapter, load, save
 from expunge.problem import Problem
 from expunge.reference.cache import row_losses

@@ -9,10 +9,10 @@ import numpy as np
 from jinja2 import TemplateError
 
 from expunge import config as configs
-from expunge import distributed, record
-from expunge.assemble import Assembled, Checked, echoed, token_counts, trust
+from expunge import distributed, hashes, record
+from expunge.assemble import Assembled, token_counts
+from expunge.checked import Checked, echoed
 from expunge.config import EARLIER
-from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.evaluation import official, suite, verdict
 from expunge.evaluation.retrained import comparable
@@ -46,9 +46,8 @@ def build(
     )
     lineage = details["lineage"]
     again = judge_again(evidence, _ids(checked, EARLIER, secret), lineage)
-    hashes = input_hashes(config, checked) | model_hashes(
-        "output", str(output), load.Trust()
-    )  # it names its base in full
+    written = hashes.of_model("output", str(output), load.Trust())  # it names its base in full
+    hashed = details["hashes"] | written
     environment = record.environment()
     return {
         "schema": record.SCHEMA,
@@ -75,11 +74,11 @@ def build(
         "data": token_counts(checked, problem.rendering, problem.tokenizer),
         "rendering": _rendering(config, assembled),
         "config": configs.resolved(config),
-        "hashes": hashes,
-        "parent": _parent(lineage, hashes),
+        "hashes": hashed,
+        "parent": _parent(lineage, hashed),
         "holders": holders(config, details["save"], lineage.holders),
         "key": record.key_mark(secret),
-        "row_files": _row_files(config, checked, secret),
+        "row_files": hashes.of_row_files(config, checked, secret),
         "files": {},
         "versions": environment["versions"],
         "machine": _machine(environment["machine"], problem),
@@ -221,11 +220,11 @@ def _earlier(
     }
 
 
-def _parent(lineage: Lineage, hashes: Mapping[str, str]) -> dict[str, Any] | None:
+def _parent(lineage: Lineage, hashed: Mapping[str, str]) -> dict[str, Any] | None:
     """The parent, and whether its output still has the weights that it wrote."""
     if lineage.parent is None:
         return None
-    same = None if lineage.weights is None else lineage.weights == hashes.get("model")
+    same = None if lineage.weights is None else lineage.weights == hashed.get("model")
     return {**lineage.parent, "same_weights": same}
 
 
@@ -310,36 +309,3 @@ def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
         "loss_on": rendering.loss_on,
         "context": rendering.context,
     }
-
-
-def input_hashes(config: Any, checked: Checked) -> dict[str, str]:
-    """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
-    found, secret = {"code": record.code_hash()}, record.key()
-    for role in ("model", "base", "retrained", "unlearned"):
-        found |= model_hashes(role, getattr(config, role, None) or "", trust(config))
-    return found | {role: rows_hash(checked.sets[role].rows, secret) for role in checked.sets}
-
-
-def model_hashes(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
-    """The hash of a local model by role and, where it is an adapter, of its base; nothing for hub names."""
-    files = load.weight_files(path)
-    return {role: record.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
-
-
-def rows_hash(rows: Sequence[Row], secret: bytes) -> str:
-    """Keyed hash of what rows hold, in their order, whatever file they stand in."""
-    return record.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
-
-
-def _row_files(config: Any, checked: Checked, secret: bytes) -> dict[str, str]:
-    """Keyed hashes of the files of rows as they lie; nothing for hub data sets and splits of a folder."""
-    paths = {role: Path(configs.data_path(config, role) or "") for role in configs.ROWS if role in checked.sets}
-    paths |= {f"{EARLIER} {place}": Path(path) for place, path in enumerate(configs.earlier_paths(config), 1)}
-    return {role: record.keyed_file_hash(path, secret) for role, path in paths.items() if path.exists()}
-
-
-def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
-    """The hash of the base that an adapter stands on, by `<role>_base`; nothing for whole models."""
-    given = load.adapter_of(path, trusted)
-    files = load.weight_files(given.base) if given else []
-    return {f"{role}_base": record.file_hash(files)} if files else {}

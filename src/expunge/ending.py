@@ -17,7 +17,7 @@ from typing import Any
 
 from expunge import launcher, record
 from expunge.errors import ExpungeError, Interrupted
-from expunge.visible import in_a_line
+from expunge.visible import in_a_line, visible
 
 FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
 JSON = "--json"
@@ -61,7 +61,7 @@ def _answer(arguments: list[str], command: Command, complain: Complain) -> Answe
         launcher.check(arguments[0] if arguments else "")
         return command(arguments)
     except ExpungeError as error:
-        complain(f"expunge: {error}")
+        complain(in_a_line(f"expunge: {error}"))
         return Answer(error.exit_code, {"error": str(error)})
     except KeyboardInterrupt:
         complain("expunge: interrupted; nothing was written.")
@@ -69,12 +69,22 @@ def _answer(arguments: list[str], command: Command, complain: Complain) -> Answe
     except SystemExit as stop:
         return Answer(int(stop.code or 0), {"error": "wrong flags"} if stop.code else {})
     except OSError as error:
-        complain(f"expunge: {error.strerror}: {error.filename}")
+        complain(in_a_line(f"expunge: {error.strerror}: {error.filename}"))
         return Answer(FAILED, {"error": f"{error.strerror}: {error.filename}"})
+    except Exception as error:
+        complain(_unforeseen(error, shown="--show-rows" in arguments))
+        return Answer(FAILED, {"error": f"{type(error).__name__}, which nobody foresaw"})
+
+
+def _unforeseen(error: Exception, shown: bool) -> str:
+    """Where a failure that nobody foresaw came from; its words, which a library may have made of rows, if `shown`."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    words = visible(str(error)) if shown else "(its words may quote rows, so they are left out; --show-rows shows them)"
+    return f"Traceback (most recent call last):\n{places}expunge: nobody foresaw this: {type(error).__name__}: {words}"
 
 
 def _complain(message: str) -> None:
-    print(in_a_line(message), file=sys.stderr)
+    print(message, file=sys.stderr)
 
 
 def _one_of_several(arguments: list[str], command: Command) -> int:
@@ -97,9 +107,6 @@ def _one_of_several(arguments: list[str], command: Command) -> int:
             return code
     except _Terminated:
         code = FAILED
-    except Exception:  # one process alone would show the same
-        code = FAILED
-        failures.append(traceback.format_exc())
     if failures and company.speaks():
         print(failures[0], file=stderr)
     sys.stdout.flush()

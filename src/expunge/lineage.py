@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from expunge import record
-from expunge.assemble import Checked
+from expunge.checked import Checked
 from expunge.config import EARLIER
 from expunge.data.rows import Row
 from expunge.errors import InputError

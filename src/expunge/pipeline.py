@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge import comparison, distributed, dossier, manifest, record, registry, trial, unfinished
+from expunge import comparison, distributed, dossier, hashes, manifest, record, registry, trial, unfinished
 from expunge import config as configs
-from expunge.assemble import Assembled, Checked, assemble, check, echoed, token_counts, trust
+from expunge.assemble import Assembled, assemble, token_counts
+from expunge.checked import Checked, check, echoed, trust
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime
 from expunge.errors import InputError
@@ -28,6 +29,7 @@ from expunge.reporting import comparison as comparison_pages
 from expunge.watch import Outcome
 
 Say = Callable[[str], None]
+Hashes = Mapping[str, str]  # of code, models and rows, by role
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,16 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     trial.penalty_of(config)
     checked = check(config, method_kind)
-    identity = partial(unfinished.identity, "unlearn", config, checked)
+    hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
+    identity = unfinished.identity("unlearn", config, hashed)
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _unlearn(config, checked, output, begun, say)
+        done = _unlearn(config, checked, hashed, output, begun, say)
     return _finished(done, say)
 
 
-def _unlearn(config: configs.Unlearn, checked: Checked, output: Path, begun: unfinished.Run, say: Say) -> Run:
+def _unlearn(
+    config: configs.Unlearn, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
+) -> Run:
     lineage = trace(config, checked, say)
     models = Models(config, begun)
     with models.clock.stage("load"):
@@ -101,6 +106,7 @@ def _unlearn(config: configs.Unlearn, checked: Checked, output: Path, begun: unf
             "targets": done.outcome.targets,
             "audit": found,
             "lineage": lineage,
+            "hashes": hashed,
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
     return replace(run, output=output)
@@ -116,13 +122,16 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
-    identity = partial(unfinished.identity, "evaluate", config, checked)
+    hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
+    identity = unfinished.identity("evaluate", config, hashed)
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _evaluate(config, checked, output, begun, say)
+        done = _evaluate(config, checked, hashed, output, begun, say)
     return _finished(done, say)
 
 
-def _evaluate(config: configs.Evaluate, checked: Checked, output: Path, begun: unfinished.Run, say: Say) -> Run:
+def _evaluate(
+    config: configs.Evaluate, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
+) -> Run:
     lineage = trace(config, checked, say)
     models = Models(config, begun)
     with models.clock.stage("load"):
@@ -134,7 +143,7 @@ def _evaluate(config: configs.Evaluate, checked: Checked, output: Path, begun: u
         if path:
             models.record_other(name, path, assembled)
     nothing: dict[str, Any] = dict.fromkeys(("subspace", "method", "save", "audit")) | {"history": []}
-    nothing["lineage"] = lineage
+    nothing |= {"lineage": lineage, "hashes": hashed}
     with save.atomic_folder(output) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
     return replace(run, output=output)
@@ -194,10 +203,8 @@ def run_retrain(config: configs.Retrain, say: Say = lambda line: None) -> list[T
     output = save.check_output(_required(config.output, "output"))
     training = configs.build(Training, configs.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
-
-    def identity() -> dict[str, str]:
-        return unfinished.identity("retrain", config, checked) | {"--train-config": repr(training)}
-
+    hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
+    identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart) as begun:
         return make_twins(config, checked, training, output, say, begun.checkpoints)
 
@@ -231,7 +238,7 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 def run_compare(config: configs.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
-    identity = partial(dict[str, str], command="compare")  # cells know what made them
+    identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
         content = comparison.compare(config, say, begun.checkpoints)
         with save.atomic_folder(output) as folder:

@@ -8,8 +8,9 @@ import torch
 
 from expunge import apply, influence, unfinished
 from expunge import config as configs
-from expunge.assemble import Assembled, benchmark_of, load_other
+from expunge.assemble import Assembled, load_other
 from expunge.benchmark import Missing, Scored
+from expunge.checked import benchmark_of
 from expunge.errors import InputError
 from expunge.evaluation import divergence, evidence, mmlu, verdict
 from expunge.metric import Candidates, Evidence, Score, SetEvidence
@@ -36,12 +37,12 @@ class Models:
     run: unfinished.Run
     clock: Clock = field(default_factory=Clock)
     evidence: dict[str, Evidence] = field(default_factory=dict)
-    kept: dict[str, divergence.Kept] = field(default_factory=dict)
+    kept: dict[str, divergence.Kept] | None = None
     mmlu: dict[str, Scored] = field(default_factory=dict)
 
     def record(self, name: str, load_problem: Callable[[], Problem], judged: Mapping[str, Split]) -> None:
         """Evidence of one model, or what an interrupted run kept of it. The original, which is loaded, comes first."""
-        if not self.kept:
+        if self.kept is None:
             self.kept = divergence.keep(load_problem(), judged)
         if found := self.run.checkpoints.load(name):
             self.evidence[name], self.mmlu = found["evidence"], found["mmlu"]

@@ -6,15 +6,14 @@ What a run keeps while it lasts (checkpoints, evidence, which holds text) lies i
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expunge import config as configs
-from expunge import distributed, dossier, purge, record, workspace
-from expunge.assemble import Checked
+from expunge import distributed, purge, record, workspace
 from expunge.checkpoint import Checkpoints
 from expunge.errors import InputError, Interrupted
 
@@ -31,7 +30,7 @@ class Run:
 
 @contextmanager
 def run(
-    output: Path, identity: Callable[[], Mapping[str, str]], restart: bool = False, types: Sequence[type[Any]] = ()
+    output: Path, identity: Mapping[str, str], restart: bool = False, types: Sequence[type[Any]] = ()
 ) -> Iterator[Run]:
     """The run that writes `output`: new, or what is left of one with the same `identity` (texts by name).
 
@@ -44,12 +43,13 @@ def run(
         yield Run(Checkpoints(folder, types), interruptions)
         return
     folder = workspace.run_folder(output)
-    with _alone(folder, output):
+    busy = f"{output}: another run is writing this output. Wait until it has ended, or name another."
+    with workspace.locked(folder, busy):
         if restart:
             _empty(folder)
         purge.remove(purge.abandoned())
         checkpoints = Checkpoints(folder, types)
-        interruptions = _begin(checkpoints, identity(), output)
+        interruptions = _begin(checkpoints, identity, output)
         try:
             yield Run(checkpoints, distributed.from_main(lambda: (folder, interruptions))[1])
         except KeyboardInterrupt:
@@ -77,20 +77,12 @@ def _begin(checkpoints: Checkpoints, identity: Mapping[str, str], output: Path) 
     return int(begun["processes"])
 
 
-def identity(command: str, inputs: configs.Inputs, checked: Checked) -> dict[str, str]:
-    """What must be the same for a run to go on, by the name that a refusal gives it."""
+def identity(command: str, inputs: configs.Inputs, hashes: Mapping[str, str]) -> dict[str, str]:
+    """What must be the same for a run to go on, by the name that a refusal gives it; `hashes` of inputs by role."""
     plain = {key: value for key, value in configs.resolved(inputs).items() if key not in (*configs.ROWS, "output")}
     found = {"command": command} | {f"--{key.replace('_', '-')}": _text(value) for key, value in plain.items()}
-    contents = {f"content of {name}": value for name, value in dossier.input_hashes(inputs, checked).items()}
+    contents = {f"content of {name}": value for name, value in hashes.items()}
     return found | contents | {"versions of libraries": _text(record.versions())}
-
-
-@contextmanager
-def _alone(folder: Path, output: Path) -> Iterator[None]:
-    if workspace.in_use(folder):
-        raise InputError(f"{output}: another run is writing this output. Wait until it has ended, or name another.")
-    with workspace.locked(folder):
-        yield
 
 
 def _empty(folder: Path) -> None:

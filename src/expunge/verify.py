@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge import dossier, manifest, record, registry
-from expunge.assemble import read_earlier
+from expunge import hashes, manifest, record, registry
+from expunge.checked import read_earlier
 from expunge.config import EARLIER, ROWS
 from expunge.data import rows as reading
 from expunge.errors import InputError
@@ -76,17 +76,17 @@ def _code(content: Mapping[str, Any]) -> Item:
 
 def _models(content: Mapping[str, Any], config: Verify, folder: Path) -> Iterator[Item]:
     """The weights that the run read, where they still are, and those that it wrote."""
-    hashes, given = content["hashes"], content["config"]
+    hashed, given = content["hashes"], content["config"]
     places = {role: getattr(config, role, None) or given.get(role) for role in MODELS} | {"output": str(folder)}
     trust = load.Trust(pickle=True, adapter_base=given.get("adapter_base"))  # nothing is loaded
     for role, place in places.items():
-        if role not in hashes:
+        if role not in hashed:
             continue
-        found = dossier.model_hashes(role, str(place), trust) if load.weight_files(str(place)) else {}
+        found = hashes.of_model(role, str(place), trust) if load.weight_files(str(place)) else {}
         for name in (role, f"{role}_base"):
             if name in found:
-                yield _compared(f"model: {name}", hashes.get(name, ""), found[name])
-            elif name in hashes:
+                yield _compared(f"model: {name}", hashed.get(name, ""), found[name])
+            elif name in hashed:
                 yield _unknown(f"model: {name}", f"no weights lie at {place}")
 
 
@@ -120,7 +120,7 @@ def _earlier(content: Mapping[str, Any], config: Verify, secret: bytes, reason: 
         found = read_earlier(paths, make_row, reading.read(forget, "forget", make_row))
     except InputError as error:
         return Item(name, "differs", str(error))
-    return _compared(name, content["hashes"][EARLIER], dossier.rows_hash(found.rows, secret))
+    return _compared(name, content["hashes"][EARLIER], hashes.of_rows(found.rows, secret))
 
 
 def _lies(path: str) -> bool:
@@ -140,7 +140,7 @@ def _one_role(content: Mapping[str, Any], role: str, path: str, secret: bytes) -
     except InputError as error:
         yield Item(f"rows: {role}", "differs", str(error))
         return
-    yield _compared(f"rows: {role}", content["hashes"][role], dossier.rows_hash(found, secret))
+    yield _compared(f"rows: {role}", content["hashes"][role], hashes.of_rows(found, secret))
     if role == "forget":
         ids = [record.keyed_hash(row.content, secret) for row in found]
         yield _compared(f"ids of {len(ids)} forget rows", " ".join(row["id"] for row in content["rows"]), " ".join(ids))

@@ -63,13 +63,13 @@ def noted(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process. Raises `InputError` where another process has it."""
+def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
+    """Holds the folder for this process. Raises `InputError`, with these words, where another process has it."""
     with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another run is using it. Wait until that has ended.") from None
+            raise InputError(busy or f"{folder}: another run is using it. Wait until that has ended.") from None
         yield
 
 

@@ -10,7 +10,8 @@ from pyarrow import parquet
 
 from expunge import assemble as assembling
 from expunge import cli
-from expunge.assemble import Assembled, check, echoed
+from expunge.assemble import Assembled
+from expunge.checked import check, echoed
 from expunge.config import Inputs
 from expunge.evaluation import evidence
 from expunge.model import load

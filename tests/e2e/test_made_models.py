@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from expunge.apply import apply
-from expunge.assemble import assemble, check
+from expunge.assemble import assemble
+from expunge.checked import check
 from expunge.config import Inputs
 from expunge.data.rows import Row, read
 from expunge.demo import RENDERING, SMALL

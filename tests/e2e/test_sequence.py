@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 import expunge
 from e2e import little
-from expunge import assemble, config, lineage, record, verify
+from expunge import checked, config, lineage, record, verify
 from expunge.errors import InputError
 
 
@@ -39,7 +39,7 @@ def settings(folder: Path, **more: Any) -> dict[str, Any]:
 def traced(folder: Path, **more: Any) -> tuple[lineage.Lineage, list[str]]:
     said: list[str] = []
     asked = config.Unlearn(**settings(folder, **more))
-    return lineage.trace(asked, assemble.check(asked), said.append), said
+    return lineage.trace(asked, checked.check(asked), said.append), said
 
 
 def ids(output: Path, part: str = "rows") -> list[str]:

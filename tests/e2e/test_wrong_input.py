@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from expunge import cli
+from expunge.ending import Answer
 from expunge.model.tiny import byte_tokenizer, llama
 
 Arguments = dict[str, str]
@@ -243,6 +244,22 @@ def test_no_traceback_as_a_process(arguments: Arguments, tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 2
     assert "line 7" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_words_of_errors_that_nobody_foresaw_are_left_out(
+    shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may quote rows; the places that the error came through hold code alone."""
+
+    def fail(arguments: list[str]) -> Answer:
+        raise ValueError(f"cannot make sense of {SECRET!r}")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["unlearn", *(["--show-rows"] if shown else [])]) == 1
+    told = capsys.readouterr().err
+    assert (SECRET in told) == shown
+    assert "test_wrong_input.py" in told and "ValueError" in told.splitlines()[-1]
 
 
 def test_rows_that_are_not_in_the_model_stop_the_run(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from expunge import cli, influence, pipeline, registry
-from expunge.assemble import check
+from expunge.checked import check
 from expunge.config import Inputs, build
 from expunge.errors import InputError
 from expunge.methods.fisher_removal import FisherRemoval

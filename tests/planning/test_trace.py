@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfi
 
 from expunge import config
 from expunge.apply import apply
-from expunge.assemble import Checked
+from expunge.checked import Checked
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.distributed import Runtime

@@ -17,7 +17,8 @@ import torch
 from peft import PeftModel
 
 from expunge import distributed, record
-from expunge.assemble import Checked, assemble, load_other, trust
+from expunge.assemble import assemble, load_other
+from expunge.checked import Checked, trust
 from expunge.checkpoint import Checkpoints
 from expunge.config import EARLIER, Retrain
 from expunge.data.portions import Portions
@@ -34,7 +35,7 @@ from expunge.model.save import atomic_folder, write
 from expunge.model.select import check_subspace, select
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
-from expunge.workspace import cache_folder
+from expunge.workspace import cache_folder, private
 
 WITHIN = 0.1
 WITHIN_NATS = 0.02
@@ -133,7 +134,7 @@ def make_twins(
         for seed in range(config.seed, config.seed + config.seeds):
             single = replace(config, seed=seed)
             key = distributed.from_main(partial(_cache_key, single, rows, problem.rendering, training))
-            cached = cache_folder() / "twins" / key
+            cached = distributed.from_main(partial(private, cache_folder() / "twins")) / key
             if distributed.from_main(cached.is_dir):
                 say(f"the twin of seed {seed} is taken from the cache")
             else:

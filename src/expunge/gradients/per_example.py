@@ -6,7 +6,7 @@ whoever uses them says what they are divided by, once. See `gradients.cotangents
 Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -77,44 +77,48 @@ class Piece:
     unfinished: bool = False
 
 
-def row_pieces(
-    split: Split, most: int = BATCH_WINDOWS, tokens: int | None = None, rows: Collection[int] | None = None
-) -> Iterator[Piece]:
-    """Every row once (or some `rows`), those of like length together, at most `most` windows in a batch and so many
-    `tokens`."""
+def row_pieces(split: Split, most: int = BATCH_WINDOWS, tokens: int | None = None) -> list[Piece]:
+    """This process's share of the rows, each once, at most `most` windows in a batch and so many `tokens`.
+
+    The same rows stand together however many processes there are, but for what `tokens` cuts on each of them.
+    """
     windows: dict[int, list[int]] = {}
     for index, window in enumerate(split.windows):
-        if rows is None or window.row in rows:
-            windows.setdefault(window.row, []).append(index)
+        windows.setdefault(window.row, []).append(index)
     lengths = {row: max(len(split.windows[index].ids) for index in own) for row, own in windows.items()}
-    group: list[int] = []
-    for row in sorted(windows, key=lambda row: (-lengths[row], row)):
-        longest = lengths[group[0] if group else row]
-        fitting = most if tokens is None else max(1, min(most, tokens // longest))
-        if len(windows[row]) > fitting:
-            yield from _long_row(split, row, windows[row], fitting)
-            continue
-        full = sum(len(windows[other]) for other in group) + len(windows[row]) > fitting
-        if group and (full or not is_near(lengths[row], longest)):
-            yield _piece(split, group, windows)
-            group = []
-        group.append(row)
-    if group:
-        yield _piece(split, group, windows)
+
+    def groups(rows: Iterable[int], tokens: int | None) -> Iterator[tuple[list[int], int]]:
+        """Rows of like length that stand together, or one long row, and how many windows fit a batch of them."""
+        group: list[int] = []
+        fitting = most
+        for row in sorted(rows, key=lambda row: (-lengths[row], row)):
+            count = sum(len(windows[other]) for other in [*group, row])
+            if group and (count > fitting or not is_near(lengths[row], lengths[group[0]])):
+                yield group, fitting
+                group = []
+            if not group:
+                fitting = most if tokens is None else max(1, min(most, tokens // lengths[row]))
+            group.append(row)
+        if group:
+            yield group, fitting
+
+    whole = [rows for rows, _ in groups(windows, None)]
+    return [
+        piece
+        for rows in distributed.share(whole)
+        for group, fitting in groups(rows, tokens)
+        for piece in _batches(split, group, windows, fitting)
+    ]
 
 
-def _piece(split: Split, rows: Sequence[int], windows: dict[int, list[int]]) -> Piece:
+def _batches(split: Split, rows: Sequence[int], windows: dict[int, list[int]], most: int) -> Iterator[Piece]:
+    """One batch, or several where a row has more windows than `most`."""
     chosen = [index for row in rows for index in windows[row]]
     local = torch.tensor([place for place, row in enumerate(rows) for _ in windows[row]])
-    return Piece(collate(split.name, split.windows, chosen), tuple(rows), local)
-
-
-def _long_row(split: Split, row: int, own: list[int], most: int) -> Iterator[Piece]:
-    for start in range(0, len(own), most):
-        part = own[start : start + most]
-        last = start + most >= len(own)
-        batch = collate(split.name, split.windows, part)
-        yield Piece(batch, (row,), torch.zeros(len(part), dtype=torch.long), not last)
+    for start in range(0, len(chosen), most):
+        end = start + most
+        batch = collate(split.name, split.windows, chosen[start:end])
+        yield Piece(batch, tuple(rows), local[start:end], end < len(chosen))
 
 
 def measure(
@@ -151,19 +155,12 @@ def measure(
     return gathered.finished()
 
 
-def _own(split: Split, windows: int, tokens: int | None) -> list[Piece]:
-    """This process's pieces: the same rows stand together however many processes there are, but for what `tokens`
-    cuts on each of them."""
-    together = list(dict.fromkeys(piece.places for piece in row_pieces(split, windows)))
-    return [piece for rows in distributed.share(together) for piece in row_pieces(split, windows, tokens, rows)]
-
-
 def _walked(
     problem: Problem, split: Split, wanted: Wanted, labels: Labels, seeds: Sequence[int], windows: int, title: str
 ) -> "_Gathered | None":
     """What passes with these seeds gather; None where memory did not hold a piece, which is smaller the next time."""
     gathered = _Gathered(Sums(), wanted, len(split.rows), len(seeds))
-    pieces = _own(split, windows, problem.portions.tokens)
+    pieces = row_pieces(split, windows, problem.portions.tokens)
     with (
         capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
         bar(title, len(seeds) * len(pieces)) as report,

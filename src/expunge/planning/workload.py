@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from expunge.assemble import MOST_PROBED, Checked, benchmark_of
+from expunge.assemble import MOST_PROBED
 from expunge.benchmark import Generating
+from expunge.checked import Checked, benchmark_of
 from expunge.curvature_refresh import rows_of
 from expunge.data.batches import Stream, by_length
 from expunge.data.rows import Row
