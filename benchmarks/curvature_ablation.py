@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path(__file__).with_suffix(".yaml")
 
 
-def compared(seed: int, work: Path) -> dict[str, dict[str, Any]]:
-    """Cells of one world by variant (and original and retrained)."""
+def compared(seed: int, work: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Cells of one world by variant, those named (and original and retrained)."""
     world, output = work / f"world-{seed}", work / f"compared-{seed}"
     if not world.exists():
         with atomic_folder(world) as folder:
@@ -34,7 +34,7 @@ def compared(seed: int, work: Path) -> dict[str, dict[str, Any]]:
     shutil.rmtree(output, ignore_errors=True)
     rows = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
     models = {"model": str(world / "original"), "base": str(world / "base"), "retrained": str(world / "retrained")}
-    variants = read_yaml(RECIPE)["variants"]
+    variants = {name: settings for name, settings in read_yaml(RECIPE)["variants"].items() if name in names}
     done = expunge.compare(print, **rows, **models, variants=variants, seeds=(seed,), output=str(output))
     return {cell["model"]: cell for cell in done.content["cells"]}
 
@@ -42,17 +42,24 @@ def compared(seed: int, work: Path) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, nargs="+", default=[3, 4, 5])
+    every = list(read_yaml(RECIPE)["variants"])
+    parser.add_argument(
+        "--variants", nargs="+", choices=every, metavar="NAME", help="some of the recipe's; all unless given"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "curvature_ablation")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    worlds = {seed: compared(seed, arguments.work) for seed in arguments.worlds}
+    worlds = {seed: compared(seed, arguments.work, arguments.variants or every) for seed in arguments.worlds}
     machine = environment()
     seeds = " ".join(map(str, arguments.worlds))
+    chosen = ["        --variants " + " ".join(arguments.variants)] if arguments.variants else []
     page = [
         "# Does a curvature earn its place? Worlds of fictional people",
         "",
-        f"    python benchmarks/curvature_ablation.py --worlds {seeds} --output docs/results/curvature_ablation.md",
+        f"    python benchmarks/curvature_ablation.py --worlds {seeds} --output docs/results/{arguments.output.name}"
+        + (" \\" if chosen else ""),
+        *chosen,
         "",
         f"Mean over {len(worlds)} worlds (seeds {seeds}), with the smallest and the largest. Losses and KL in nats per",
         "token; the reporting rows were trained in and given to nothing. A world: 6 people to forget, 20 to keep, 10",

@@ -35,6 +35,11 @@ class Split:
         windows = tuple(replace(window, row=new[window.row]) for window in self.windows if window.row in new)
         return Split(name, tuple(self.rows[place] for place in places), windows)
 
+    def joined(self, other: "Split") -> "Split":
+        """These rows, then those of the other, under this name."""
+        windows = tuple(replace(window, row=window.row + len(self.rows)) for window in other.windows)
+        return Split(self.name, self.rows + other.rows, self.windows + windows)
+
     @property
     def tokens(self) -> int:
         """Tokens of all windows, whether they count or not."""

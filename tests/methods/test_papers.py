@@ -94,6 +94,13 @@ def test_phases_can_be_left_out() -> None:
     assert [phase.name for phase in flattened(Libu(phases_run="second").phases(made, State()))] == names[1:]
 
 
+def test_cycles_of_the_first_phase_share_its_budget() -> None:
+    phases = flattened(Libu(cycles=4, budget=0.2).phases(problem(), State()))
+    rules = [phase.step for phase in phases if isinstance(phase, ProposalPhase)]
+    assert [rule.budget for rule in rules if isinstance(rule, RetainBudget)] == pytest.approx([0.05, 0.1, 0.15, 0.2])
+    assert [phase.name for phase in phases] == ["influence"] * 4 + ["sophia"]
+
+
 def test_both_readings_of_fisher_forgetting() -> None:
     """The budget counts from the original: what a phase may use up grows to the whole of it."""
 

@@ -6,10 +6,12 @@ third-party notes and from the authors' public code. Default, the paper's idea d
     phase 1   theta <- theta + eta (F(retain) + damping)^-1 grad L(forget)         up the forget loss, once
     phase 2   Sophia on the objective of loss_matching, towards its targets        curvature of the retain rows
 
-On a fresh LoRA only B has a gradient, so only B moves in phase 1. The damping is relative to the mean of F over
-coordinates with a gradient; the step is the largest within a retain budget, measured on acceptance rows. Phase 2 ends
-where loss_matching ends. `phases_run` leaves one of them out, `curvature` names another matrix: the ablation that the
-paper lacks. F is the Gauss-Newton diagonal (noise cotangent) unless `curvature_options: {labels: data}`.
+On a fresh LoRA only B has a gradient, so only B moves in the first step of phase 1. The damping is relative to the mean
+of F over coordinates with a gradient; the step is the largest within a retain budget, measured on acceptance rows.
+Phase 2 ends where loss_matching ends, and trains on the rows that the curvature was fitted on too. `phases_run` leaves
+one of them out, `curvature` names another matrix: the ablation that the paper lacks. `cycles` with `step: targets` lets
+phase 1 go all the way, in several steps, so that phase 2 only repairs. F is the Gauss-Newton diagonal (noise cotangent)
+unless `curvature_options: {labels: data}`.
 
 `variant: as_published` is what the authors' public code does, in its signs and rules:
 
@@ -39,7 +41,7 @@ from expunge.curvature import inner, summary
 from expunge.data.batches import Batch
 from expunge.gradients.summed import mean_gradient, squared_batch_means
 from expunge.influence import Step, Unit
-from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, State, Terms
+from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State, Terms
 from expunge.model.losses import target_nll, window_means
 from expunge.optim.sophia import LIBU, SophiaSettings
 from expunge.optim.step_size import Fixed
@@ -86,6 +88,8 @@ class Libu:
     """Of phase 1: entry of the curvatures catalogue (the paper: diagonal)."""
     curvature_options: Any = field(default_factory=dict)
     """The curvature's own options, such as {labels: data}."""
+    cycles: int = 1
+    """Steps of phase 1, each with gradient and curvature at the new weights (the paper: one)."""
     damping: float = 0.1
     """Added to the spectrum, relative to its mean over coordinates with a gradient (our choice)."""
     absolute_damping: float | None = None
@@ -93,7 +97,7 @@ class Libu:
     step: Step = "budget"
     """How phase 1 finds its step: budget, line_search, targets, or fixed (step_size); our choice."""
     budget: float = 0.05
-    """Most retain KL (nats per token) or rise of retain loss in phase 1 (our choice)."""
+    """Most retain KL (nats per token) or rise of retain loss in the whole of phase 1 (our choice)."""
     budget_unit: Unit = "kl"
     """What the budget counts: kl or loss (our choice)."""
     step_size: float | None = None
@@ -135,7 +139,9 @@ class Libu:
             return State()
         if self.phases_run == "first":
             return objective.with_targets(problem)
-        return objective.prepare(problem, self.replay_texts, self.replay_tokens)
+        state = objective.prepare(problem, self.replay_texts, self.replay_tokens)
+        state.splits["retain"] = problem.splits["retain"].joined(problem.splits["curvature"])  # for phase 2
+        return state
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         both = (self._published if self.variant == "as_published" else self._ours)(problem)
@@ -143,9 +149,9 @@ class Libu:
 
     def _ours(self, problem: Problem) -> tuple[Phase, Phase]:
         draws = objective.draws(problem, self.forget_rows)
-        first = ProposalPhase(
-            name="influence", propose=self._ascend, step=influence.rule(self), passes={"forget": 1, "curvature": 1}
-        )
+        passes = {"forget": 1, "retain": 1, "curvature": 1}
+        rules = [influence.rule(self, (cycle + 1) / self.cycles) for cycle in range(self.cycles)]
+        steps = [ProposalPhase(name="influence", propose=self._ascend, step=rule, passes=passes) for rule in rules]
         second = LossPhase(
             name="sophia",
             loss=self.loss,
@@ -155,7 +161,7 @@ class Libu:
             aims=True,
             optimiser=self._sophia(),
         )
-        return first, second
+        return Repeat(tuple(steps), 1), second
 
     def _sophia(self) -> SophiaSettings:
         return SophiaSettings(
