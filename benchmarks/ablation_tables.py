@@ -29,6 +29,8 @@ FAMILIES = {
     "as the start of a descent, block": ("start_block", "start_identity", "start_shuffled"),
     "a start by the diagonal, against none": ("start_diagonal", "adam", "sophia_diagonal"),
     "a start by the block, against none": ("start_block", "adam", "sophia_diagonal"),
+    "a start by the diagonal, then AdamW, against none": ("start_diagonal_adam", "adam", "sophia_diagonal"),
+    "a start by the block, then AdamW, against none": ("start_block_adam", "adam", "sophia_diagonal"),
 }
 
 

@@ -99,6 +99,8 @@ def test_cycles_of_the_first_phase_share_its_budget() -> None:
     rules = [phase.step for phase in phases if isinstance(phase, ProposalPhase)]
     assert [rule.budget for rule in rules if isinstance(rule, RetainBudget)] == pytest.approx([0.05, 0.1, 0.15, 0.2])
     assert [phase.name for phase in phases] == ["influence"] * 4 + ["sophia"]
+    last = flattened(Libu(optimiser="adamw").phases(problem(), State()))[-1]
+    assert isinstance(last, LossPhase) and (last.name, last.optimiser) == ("adamw", None)
 
 
 def test_both_readings_of_fisher_forgetting() -> None:

@@ -106,6 +106,8 @@ class Libu:
     """Peak learning rate of phase 2; none: the probe looks for it. Of as_published: of both; none: the set-up's."""
     steps: int | None = None
     """Most steps of phase 2; none: as loss_matching, or as the set-up."""
+    optimiser: Literal["sophia", "adamw"] = "sophia"
+    """Of phase 2 (the paper: sophia)."""
     forget_rows: int = 24
     """Forget rows a step of phase 2 (as loss_matching)."""
     refresh_every: int = 10
@@ -153,13 +155,13 @@ class Libu:
         rules = [influence.rule(self, (cycle + 1) / self.cycles) for cycle in range(self.cycles)]
         steps = [ProposalPhase(name="influence", propose=self._ascend, step=rule, passes=passes) for rule in rules]
         second = LossPhase(
-            name="sophia",
+            name=self.optimiser,
             loss=self.loss,
             draws=draws,
             steps=self.steps or objective.steps_for(problem, draws["forget"]),
             learning_rate=self.learning_rate,
             aims=True,
-            optimiser=self._sophia(),
+            optimiser=self._sophia() if self.optimiser == "sophia" else None,
         )
         return Repeat(tuple(steps), 1), second
 
