@@ -14,6 +14,11 @@ MERGED = ["abcd abcd abcd"] * 20  # makes "abcd" and " abcd" single tokens
 VOCABULARY = 300
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that the last minutes keep all processes busy."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test, and no fixture of a module, touches the user's own key or working folders."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge import config
+from expunge import config, descent
 from expunge.apply import apply, steps_within
 from expunge.checked import Checked
 from expunge.data.batches import Batch, collate
@@ -17,7 +17,8 @@ from expunge.distributed import Runtime
 from expunge.errors import InputError
 from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State, Terms
 from expunge.model.losses import target_logits, token_nll, window_means
-from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule
+from expunge.optim.course import SETTLE
+from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
 from expunge.planning import workload
 from expunge.problem import Problem, divided
 from expunge.propose import USUAL_MEASUREMENTS, expected_tokens
@@ -195,6 +196,43 @@ def test_the_run_goes_on_after_a_refusal_and_accumulates() -> None:
     _, outcome = run(Uphill(step=rule, shape=shape, descents=(3, 2)))
     assert outcome.stopped == "uphill: refused: the direction is zero; back: all steps were taken (2 times)"
     assert outcome.steps == 5 and [entry["step"] for entry in outcome.history] == [1, 2, 3, 4, 5]
+
+
+@dataclass(frozen=True)
+class Mended(Uphill):
+    """To the targets by one proposal, then a descent towards them that looks for its rate."""
+
+    step: StepRule = field(default_factory=ToTargets)
+
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+        draws = {"forget": 4, "retain": 4}
+        back = LossPhase(loss=self.matching, draws=draws, steps=40, learning_rate=None, aims=True)
+        return (*Uphill.phases(self, problem, state), back)
+
+    def matching(self, problem: Problem, state: State, batch: Batch) -> Terms:
+        losses = window_means(token_nll(target_logits(problem.model, batch), batch), batch)
+        if batch.split == "forget":
+            return Terms({"forget": losses.mean()}, state.pressure * (losses - self.target).square().mean())
+        return Terms({"retain": losses.mean()}, losses.mean())
+
+
+def test_a_descent_from_the_targets_mends_for_as_long_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rate is that of a way from the original, and it does not settle because the rows have arrived."""
+    start = problem_of("full")
+    target = float(row_losses(start, start.model, start.splits["forget"]).mean()) + 1.0
+    _, outcome = run(Mended(target=target))
+    assert outcome.proposals[0]["forget"]["after"] == pytest.approx(target, abs=0.1)
+    assert outcome.probe is not None and outcome.probe["trace"][0]["way"] < 0.2 and len(outcome.probe["trace"]) > 3
+    assert outcome.attempts[0]["steps"] == 40
+    assert min(check["pressure"] for check in outcome.history if "pressure" in check) == SETTLE
+    # Where the descent is taken for one like any other, it settles at its first check.
+    monkeypatch.setattr(descent, "THERE", 0.0)
+    _, other = run(Mended(target=target))
+    assert other.attempts[0]["steps"] < 20
+    # And a probe that begins at the targets has arrived at its first and smallest rate.
+    monkeypatch.setattr(Problem, "restore", lambda *given: None)
+    _, other = run(Mended(target=target))
+    assert len(other.probe["trace"]) == 1  # type: ignore[index]
 
 
 def test_tokens_are_counted_and_shared() -> None:

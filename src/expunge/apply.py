@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from expunge.checkpoint import Checkpoints
 from expunge.curvature_refresh import refresh_tokens
@@ -77,6 +78,7 @@ class _Application:
     outcome: Outcome = field(init=False)
     watch: Watch = field(init=False)
     proposals: Proposals | None = field(init=False)
+    original: dict[str, Tensor] | None = field(init=False)
     due: list[int] = field(init=False)
     ends: list[tuple[str, str]] = field(default_factory=list)
     descents: int = 0
@@ -88,6 +90,8 @@ class _Application:
         self.watch = Watch(self.problem, self.state)
         proposing = any(isinstance(due.phase, ProposalPhase) for due in self.phases)
         self.proposals = Proposals(self.problem, self.state, self.outcome, self._log) if proposing else None
+        probing = any(isinstance(due.phase, LossPhase) and due.phase.probes for due in self.phases)  # at the original
+        self.original = self.problem.snapshot() if proposing and probing else None
         self.due = list(range(len(self.phases)))
 
     def whole(self) -> Outcome:
@@ -127,7 +131,7 @@ class _Application:
             phase = replace(phase, steps=steps_within(self.problem, self.state, rest, left))
         run = Descending(
             self.problem, self.state, phase, self.watch, self._log, self.outcome, budgeted,
-            number=self.descents, penalty=self.penalty, keep=self._keep,
+            number=self.descents, penalty=self.penalty, keep=self._keep, original=self.original,
         )  # fmt: skip
         self.ends.append((phase.name, run.whole(kept)))
         self.due, self.descents = self.due[1:], self.descents + 1

@@ -34,7 +34,7 @@ CAUTION = 0.33  # share of the probe's path that the first half of the steps are
 MOST_NOISE = (
     1.5  # factor for requests that take many draws: a step sees few of the rows; the course raises what is too low
 )
-LEAST_DISTANCE = 0.1  # of the way from the original's loss, for a probe that begins at its targets
+THERE = 0.1  # of the way between the mean losses: nearer to the targets, a phase has only to repair
 ATTEMPTS = 3
 APART = 1000  # between the seeds of one loss phase and the next, so that they do not draw the same rows
 Keep = Callable[[Callable[[], dict[str, Any]]], None]
@@ -65,6 +65,7 @@ class Descending:
     number: int = 0
     penalty: Penalty | None = None
     keep: Keep | None = None
+    original: Mapping[str, torch.Tensor] | None = None  # its weights, where proposals have moved them
     before: int = field(init=False)
     seen: int = 0
     attempts: list[dict[str, Any]] = field(default_factory=list)
@@ -103,13 +104,13 @@ class Descending:
         The steps of one full attempt are the budget of all: one that used them up is the last.
         """
         if kept is None:
-            start = self.problem.snapshot()
+            start, repairs = self.problem.snapshot(), self._is_there()
             rate, best = self.phase.learning_rate or self._probe(start), None
         else:
-            start, rate, best = (kept["aiming"][name] for name in ("start", "rate", "best"))
+            start, repairs, rate, best = (kept["aiming"][name] for name in ("start", "repairs", "rate", "best"))
         while True:
-            self._aiming = {"start": start, "rate": rate, "best": best}
-            check, steps = self._attempt(rate, kept)
+            self._aiming = {"start": start, "repairs": repairs, "rate": rate, "best": best}
+            check, steps = self._attempt(rate, repairs, kept)
             kept = None
             reason = self.broken or check.reason()
             self.attempts.append({"learning_rate": rate, "steps": steps, "outcome": reason} | check.figures())
@@ -127,8 +128,8 @@ class Descending:
         self.problem.restore(best.weights)
         return self._conclude(best.reason, best.rate, best.steps)
 
-    def _attempt(self, rate: float, kept: Mapping[str, Any] | None) -> tuple[Check, int]:
-        course = Course(rate, self.phase.steps, fixed=self.phase.learning_rate is not None)
+    def _attempt(self, rate: float, repairs: bool, kept: Mapping[str, Any] | None) -> tuple[Check, int]:
+        course = Course(rate, self.phase.steps, self.phase.learning_rate is not None, repairs)
         if kept is not None:
             course.take_up(kept["aiming"]["course"])
         self.state.pressure = course.pressure
@@ -160,18 +161,28 @@ class Descending:
             self.broken = f"{error} The weights of the last good check are kept."
             return self.seen
 
+    def _is_there(self) -> bool:
+        """Whether proposals have brought the forget rows to their targets."""
+        before, aim = self._way()
+        now = float(self.watch.check(0).forget.mean()) if self.outcome.proposals else before
+        return abs(aim - now) <= THERE * abs(aim - before)
+
+    def _way(self) -> tuple[float, float]:
+        """Mean loss of the forget rows in the original, and their mean target."""
+        assert self.watch.targets is not None
+        return float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
+
     def _probe(self, start: Mapping[str, torch.Tensor]) -> float:
-        """A small rate that should arrive, from a ramp of rising rates, undone.
+        """A small rate that should arrive, from a ramp of rising rates that begins at the original and is undone.
 
         AdamW moves every weight by about its learning rate a step, so how far the weights must go is the sum of the
         rates up to the step at which the forget rows arrive. Less than half of that path, since large steps wander, is
         shared out over half of the steps, and more where a step sees few of the forget rows; the course raises the
-        rate where that was too little. After proposals the way begins where they ended.
+        rate where that was too little. After proposals the way is the same: what they broke is about as far to mend.
         """
-        assert self.watch.targets is not None
-        start_loss, aim = float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
-        begin = float(self.watch.check(0).forget.mean()) if self.outcome.proposals else start_loss
-        distance = max(aim - begin, LEAST_DISTANCE * (aim - start_loss), key=abs)
+        begin, aim = self._way()
+        if self.original is not None:
+            self.problem.restore(self.original)
         path: list[float] = []
         trace: list[dict[str, float]] = []
 
@@ -180,7 +191,7 @@ class Descending:
 
         def after(step: int, losses: Mapping[str, float]) -> bool:
             path.append(rate_at(step - 1))
-            way = (losses["forget"] - begin) / distance
+            way = (losses["forget"] - begin) / (aim - begin)
             trace.append({"rate": path[-1], "path": sum(path), "way": way})
             return way >= 0.9
 

@@ -68,6 +68,11 @@ class LossPhase:
     optimiser: SophiaSettings | None = None
     name: str = "descent"
 
+    @property
+    def probes(self) -> bool:
+        """Whether its learning rate is looked for."""
+        return self.aims and self.learning_rate is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:

@@ -1,19 +1,29 @@
 """One small world of fictional people with its models, made once for all end-to-end tests."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from expunge.demo import SMALL, make_models
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with base, original and retrained model, and forget, retain, holdout and train rows."""
+    """Folder with base, original and retrained model, and forget, retain, holdout and train rows.
+
+    Not to be written to: where several processes run the tests, the first makes it and all use it.
+    """
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("world")
-    make_models(folder, SMALL, print)
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "world"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            part = tmp_path_factory.mktemp("world")
+            make_models(part, SMALL, print)
+            part.rename(folder)
     return folder
 
 

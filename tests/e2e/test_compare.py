@@ -16,7 +16,6 @@ VARIANTS = {
     "npo": {"learning_rate": 1e-4, "forget_rows": 8},
     "gentle": {"method": "gradient_difference", "learning_rate": 1e-5, "forget_rows": 8},
 }
-pytestmark = pytest.mark.xdist_group("world")
 
 
 def settings(world: Path, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import reliability
 from expunge import cli, registry, workspace
 from expunge.errors import InputError
 
-pytestmark = pytest.mark.xdist_group("world")
 QUICK = {"steps": 24, "replay_texts": 16}
 
 

@@ -11,7 +11,6 @@ from transformers import AutoTokenizer
 import leaks
 from expunge import cli, trial
 
-pytestmark = pytest.mark.xdist_group("world")
 COUNTS = {"forget": 10, "retain": 10, "holdout": 20}
 
 

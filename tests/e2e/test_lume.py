@@ -9,8 +9,6 @@ import expunge
 from expunge import config
 from expunge.errors import InputError
 
-pytestmark = pytest.mark.xdist_group("world")
-
 
 def in_lumes_columns(world: Path, folder: Path, role: str) -> str:
     """Documents are cut after two thirds of their words; people are dealt out to the three tasks."""

@@ -25,7 +25,6 @@ from expunge.model.select import select
 from expunge.model.tiny import llama
 from expunge.problem import Problem
 
-pytestmark = pytest.mark.xdist_group("world")
 FORGET_ROWS = 30
 SHORT = Training(epochs=6, learning_rate=1e-3, batch_rows=16)
 

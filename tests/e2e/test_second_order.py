@@ -8,8 +8,6 @@ import pytest
 import expunge
 from expunge.errors import InputError
 
-pytestmark = pytest.mark.xdist_group("world")
-
 
 def run(world: Path, output: Path, method: str, **options: Any) -> expunge.pipeline.Run:
     rows = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}

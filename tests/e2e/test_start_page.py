@@ -23,7 +23,6 @@ NOT_RUN = {
 }
 COMMANDS = {"plan", "unlearn", "retrain", "evaluate", "compare", "report", "list", "record"}
 NOT_PASSED = 3
-pytestmark = pytest.mark.xdist_group("world")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import expunge
 from expunge import cli, record
 from expunge.errors import InputError
 
-pytestmark = pytest.mark.xdist_group("world")
+pytestmark = pytest.mark.xdist_group("unlearn")
 QUICK = {"replay_texts": 96, "steps": 100}
 
 

@@ -51,6 +51,13 @@ def test_the_pressure_rises_where_the_rows_stall_on_their_way() -> None:
     assert course.pressure == pytest.approx(RAISE) and course.rate == 1e-3
 
 
+def test_a_repair_travels_in_full_under_the_pressure_of_settling() -> None:
+    course = Course(1e-3, 100, repairs=True)
+    course.see(check(4, 1.0))
+    assert course.end == 100 and course.pressure == SETTLE
+    assert course.rate_at(74) == 1e-3 and course.rate_at(88) == pytest.approx(1e-3 * 12 / 25, rel=0.05)
+
+
 def test_warm_up() -> None:
     course = Course(6e-3, 100)
     assert [round(course.rate_at(step), 6) for step in (0, 2, 5, 6)] == [1e-3, 3e-3, 6e-3, 6e-3]

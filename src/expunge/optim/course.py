@@ -3,7 +3,8 @@
 *Travel* at a constant rate until the forget rows have arrived, then *settle* with the rate going down to nothing, so
 that the pull to the targets and the pull of the rows to keep come to rest. While the rows have not begun to move, the
 rate rises, so that it ends near the smallest that moves them; when they move and stall before their targets, the
-pressure on the targets rises instead.
+pressure on the targets rises instead. Where the forget rows are at their targets before it begins, it *repairs*: the
+pressure of settling from the first step, and a travel of full length, since what is to come back is the rest.
 """
 
 from collections.abc import Mapping
@@ -27,10 +28,10 @@ STEERED = ("rate", "pressure", "_settle_from", "_next_look", "_way")
 
 
 class Course:
-    """Starts at `rate`; `fixed` keeps it (a rate that the user gave)."""
+    """Starts at `rate`; `fixed` keeps it (a rate that the user gave); `repairs`: the rows have arrived already."""
 
-    def __init__(self, rate: float, steps: int, fixed: bool = False) -> None:
-        self.rate, self.fixed, self.pressure = rate, fixed, 1.0
+    def __init__(self, rate: float, steps: int, fixed: bool = False, repairs: bool = False) -> None:
+        self.rate, self.fixed, self.repairs, self.pressure = rate, fixed, repairs, SETTLE if repairs else 1.0
         self._travel = int(steps * TRAVEL_SHARE)
         self._settle_steps = max(1, steps - self._travel)
         self._settle_from = self._travel
@@ -61,7 +62,7 @@ class Course:
         """Takes a check into account: begins to settle, raises the rate, raises the pressure, or does nothing."""
         if check.step >= self._settle_from:
             return
-        if check.travelled():
+        if check.travelled() and not self.repairs:
             self._settle_from = check.step
             self.pressure *= SETTLE
             return

@@ -128,6 +128,8 @@ def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime, parameter
     for phase in losses:
         _add_loss(work, phase, pool, config.seed, phase is longest)
     _add_init(work, method, {name: pool[name] for name in used if name in pool}, seen)
+    if proposals and any(phase.probes for phase in losses):
+        work.snapshots += 1  # the original, at which the probe begins
     for phase in losses:
         _add_checks(work, phase, seen)
     _add_proposals(work, proposals, pool)
@@ -137,7 +139,7 @@ def unlearning(method: Any, config: Any, rows: Rows, runtime: Runtime, parameter
 
 def _add_loss(work: Workload, phase: LossPhase, pool: Mapping[str, Split], seed: int, longest: bool) -> None:
     """Steps and, where its learning rate is looked for, those of the probe."""
-    probing = PROBE_STEPS if phase.aims and phase.learning_rate is None else 0
+    probing = PROBE_STEPS if phase.probes else 0
     sampled, steps = min(MOST_DRAWN, phase.steps), phase.steps + probing
     drawn = draws({name: pool[name] for name in phase.draws if name in pool}, phase.draws, seed, sampled)
     work.snapshots = max(work.snapshots, 1 if not phase.aims else 3 if probing else 2)
