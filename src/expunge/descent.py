@@ -18,7 +18,7 @@ from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.loop import AfterStep, Descent, held, linear, minimise, optimiser_of, take_up
 from expunge.method import LossPhase, State, Terms
-from expunge.optim.course import Course
+from expunge.optim.course import TRAVEL_SHARE, Course
 from expunge.optim.stopping import Check
 from expunge.penalty import Penalty
 from expunge.problem import Problem, Split
@@ -34,6 +34,7 @@ CAUTION = 0.33  # share of the probe's path that the first half of the steps are
 MOST_NOISE = (
     1.5  # factor for requests that take many draws: a step sees few of the rows; the course raises what is too low
 )
+MENDING = (1 + TRAVEL_SHARE) / 2  # of the steps at the full rate, for a repair: its travel, and half of its settling
 THERE = 0.1  # of the way between the mean losses: nearer to the targets, a phase has only to repair
 ATTEMPTS = 3
 APART = 1000  # between the seeds of one loss phase and the next, so that they do not draw the same rows
@@ -105,7 +106,7 @@ class Descending:
         """
         if kept is None:
             start, repairs = self.problem.snapshot(), self._is_there()
-            rate, best = self.phase.learning_rate or self._probe(start), None
+            rate, best = self.phase.learning_rate or self._probe(start, repairs), None
         else:
             start, repairs, rate, best = (kept["aiming"][name] for name in ("start", "repairs", "rate", "best"))
         while True:
@@ -172,15 +173,17 @@ class Descending:
         assert self.watch.targets is not None
         return float(self.watch.start["forget"].mean()), float(self.watch.targets.mean())
 
-    def _probe(self, start: Mapping[str, torch.Tensor]) -> float:
+    def _probe(self, start: Mapping[str, torch.Tensor], repairs: bool) -> float:
         """A small rate that should arrive, from a ramp of rising rates that begins at the original and is undone.
 
         AdamW moves every weight by about its learning rate a step, so how far the weights must go is the sum of the
         rates up to the step at which the forget rows arrive. Less than half of that path, since large steps wander, is
         shared out over half of the steps, and more where a step sees few of the forget rows; the course raises the
-        rate where that was too little. After proposals the way is the same: what they broke is about as far to mend.
+        rate where that was too little. After proposals the way is the same, since what they broke is about as far to
+        mend, but a repair, which does not end on arrival, has nearly all of the steps for it.
         """
         begin, aim = self._way()
+        travel = MENDING if repairs else 0.5
         if self.original is not None:
             self.problem.restore(self.original)
         path: list[float] = []
@@ -203,7 +206,7 @@ class Descending:
         if self.budgeted:
             self.phase = replace(self.phase, steps=max(1, self.phase.steps - len(path)))
         draws = len(self.problem.splits["forget"].windows) / self.phase.draws["forget"]
-        rate = CAUTION * sum(path) * min(MOST_NOISE, math.sqrt(max(1.0, draws))) / (self.phase.steps / 2)
+        rate = CAUTION * sum(path) * min(MOST_NOISE, math.sqrt(max(1.0, draws))) / (self.phase.steps * travel)
         self.outcome.probe = {"trace": trace, "path": sum(path), "learning_rate": rate}
         return rate
 
