@@ -27,8 +27,8 @@ FAMILIES = {
     "as a penalty": ("penalty_diagonal", "penalty_identity", "penalty_shuffled"),
     "as the start of a descent, diagonal": ("start_diagonal", "start_identity", "start_shuffled"),
     "as the start of a descent, block": ("start_block", "start_identity", "start_shuffled"),
-    "a start by the diagonal, against none": ("start_diagonal", "adam"),
-    "a start by the block, against none": ("start_block", "adam"),
+    "a start by the diagonal, against none": ("start_diagonal", "loss_matching"),
+    "a start by the block, against none": ("start_block", "loss_matching"),
 }
 
 

@@ -5,10 +5,10 @@
 
 Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives
 the methods half of the rows to keep. In this order: the curvatures as a step at equal forget loss, seeds 0, 1, 2; the
-same for three documents in place of 220 rows, beside a twin of their own, seed 0; curvatures as Sophia's denominator
-and as a penalty; three trials of each of the papers' families on seed 0, the best by mean absolute distance of the
-teacher-forced losses to the retrained twin's; those with seeds 1 and 2. Cells are kept, so the same command goes on
-after an interruption, and after `--most-minutes` it begins no further stage.
+same for three documents in place of 220 rows, beside a twin of their own, seed 0; curvatures as the start of a descent,
+as Sophia's denominator and as a penalty; three trials of each of the papers' families on seed 0, the best by mean
+absolute distance of the teacher-forced losses to the retrained twin's; those with seeds 1 and 2. Cells are kept, so the
+same command goes on after an interruption, and after `--most-minutes` it begins no further stage.
 """
 
 import argparse
