@@ -70,11 +70,10 @@ def main() -> None:
         "",
         *table(worlds),
         "",
-        "Sophia's gamma leaves 30 % unclipped when it is set; the share midway between refreshes, on other batches:",
-        "",
-        *clipping(worlds),
-        "",
     ]
+    if len(shares := clipping(worlds)) > 2:
+        said = "Sophia's gamma leaves 30 % unclipped when set; the share midway between refreshes, on other batches:"
+        page += [said, "", *shares, ""]
     arguments.output.write_text("\n".join(page), encoding="utf-8")
     print("\n".join(page))
 
