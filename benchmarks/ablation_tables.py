@@ -66,7 +66,8 @@ def _mean(cells: list[dict[str, Any]], key: str, unit: float, form: str) -> str:
 def verdicts(worlds: Cells, each: str = "worlds") -> list[str]:
     """For each use of a curvature: in how many worlds it kept more of the reporting rows than its controls.
 
-    The controls are no curvature and a shuffled one; of a start also a descent without one.
+    The controls are no curvature and a shuffled one; of a start also a descent without one. No lines where no use has
+    its controls.
     """
     lines = ["| use | smaller KL than the controls | more answers known | forget loss over the first control's |"]
     lines.append("| --- | --- | --- | --- |")
@@ -84,7 +85,7 @@ def verdicts(worlds: Cells, each: str = "worlds") -> list[str]:
         count = len(compared)
         ratio = f"{min(ratios):.2f} to {max(ratios):.2f}"
         lines.append(f"| {use} | {kl} of {count} {each} | {known} of {count} | {ratio} |")
-    return lines
+    return lines if len(lines) > 2 else []
 
 
 def _beats(cells: list[dict[str, Any]], key: str, sign: int) -> bool:
@@ -93,11 +94,12 @@ def _beats(cells: list[dict[str, Any]], key: str, sign: int) -> bool:
 
 
 def clipping(worlds: Cells) -> list[str]:
-    """How often the share that Sophia left unclipped, measured midway between refreshes, lay in 10 to 50 %."""
+    """How often the share that Sophia left unclipped, measured midway between refreshes, lay in 10 to 50 %; no lines
+    where Sophia did not run."""
     lines = ["| variant | checks in 10 to 50 % | median share |", "| --- | --- | --- |"]
     for name in dict.fromkeys(name for cells in worlds.values() for name in cells):
         found = [cells[name] for cells in worlds.values() if name in cells]
         shares = [check.share for cell in found for check in checks.read(cell.get("sophia"))]
         if shares:
             lines.append(f"| {name} | {checks.inside(shares)} of {len(shares)} | {np.median(shares):.2f} |")
-    return lines
+    return lines if len(lines) > 2 else []

@@ -66,12 +66,11 @@ def main() -> None:
         "that only report, 40 never seen. What each variant is: benchmarks/curvature_ablation.yaml.",
         f"Machine: {machine['machine']}, torch {machine['versions']['torch']}, {machine['created'][:10]}.",
         "",
-        *verdicts(worlds),
-        "",
+        *([*uses, ""] if (uses := verdicts(worlds)) else []),
         *table(worlds),
         "",
     ]
-    if len(shares := clipping(worlds)) > 2:
+    if shares := clipping(worlds):
         said = "Sophia's gamma leaves 30 % unclipped when set; the share midway between refreshes, on other batches:"
         page += [said, "", *shares, ""]
     arguments.output.write_text("\n".join(page), encoding="utf-8")

@@ -5,10 +5,11 @@
 
 Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives
 the methods half of the rows to keep. In this order: the curvatures as a step at equal forget loss, seeds 0, 1, 2; the
-same for three documents in place of 220 rows, beside a twin of their own, seed 0; curvatures as the start of a descent,
-as Sophia's denominator and as a penalty; three trials of each of the papers' families on seed 0, the best by mean
-absolute distance of the teacher-forced losses to the retrained twin's; those with seeds 1 and 2. Cells are kept, so the
-same command goes on after an interruption, and after `--most-minutes` it begins no further stage.
+same, and as the start of a descent, for three documents in place of 220 rows, beside a twin of their own, seed 0;
+curvatures as the start of a descent, as Sophia's denominator and as a penalty; three trials of each of the papers'
+families on seed 0, the best by mean absolute distance of the teacher-forced losses to the retrained twin's; those with
+seeds 1 and 2. Cells are kept, so the same command goes on after an interruption, and after `--most-minutes` it begins
+no further stage.
 """
 
 import argparse
@@ -122,8 +123,8 @@ def page(output: Path) -> str:
             continue
         cells = by_seed(json.loads(file.read_text(encoding="utf-8")))
         uses = verdicts(cells, "seeds")
-        lines += ["", f"## {title}", "", *([*uses, ""] if len(uses) > 2 else []), *table(cells)]
-        lines += ["", *shares] if len(shares := clipping(cells)) > 2 else []
+        lines += ["", f"## {title}", "", *([*uses, ""] if uses else []), *table(cells)]
+        lines += ["", *shares] if (shares := clipping(cells)) else []
     return "\n".join(lines) + "\n"
 
 
@@ -154,12 +155,13 @@ def stages(data: Path, models: Path, output: Path) -> Iterator[Callable[[], obje
     names = list(read_yaml(RECIPE)["variants"])
     trials = [name for name in names if "@" in name]
     steps = [name for name in names if name.startswith("step_") or name == "loss_matching"]
+    starts = [name for name in names if name.startswith("start_")]
     fixed = [name for name in names if "@" not in name]
     for seeds in (["0"], ["0", "1"], ["0", "1", "2"]):
         yield partial(compare, output / "ablation", steps, "--seeds", *seeds)
     yield partial(three_twin, data, models)
     request = ["--forget", str(data / "three.jsonl"), "--retrained", str(models / "retrained_three")]
-    yield partial(compare, output / "three", steps, "--seeds", "0", *request)
+    yield partial(compare, output / "three", [*steps, *starts], "--seeds", "0", *request)
     for seeds in (["0"], ["0", "1"], ["0", "1", "2"]):
         yield partial(compare, output / "ablation", fixed, "--seeds", *seeds)
     yield partial(tune, output, trials)

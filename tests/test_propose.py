@@ -285,6 +285,8 @@ def test_a_plan_counts_passes_and_measurements(tokenizer: Any) -> None:
         for times in (1, 3)
     )
     parts = divided(problem, PARTS).splits
+    probing = workload.unlearning(Mended(), config.Plan(), given, Runtime("cpu"), 10**5)
+    assert (one.snapshots, probing.snapshots) == (1, 4)  # start, best and last good of an attempt, the original
     passes = sum(times * windows for times, (windows, _, _) in one.passed)
     assert passes == len(parts["forget"].windows) + len(parts["acceptance"].windows)
     assert sum(times * windows for times, (windows, _, _) in three.passed) == 3 * passes
