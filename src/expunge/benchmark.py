@@ -30,13 +30,15 @@ Found = Mapping[str, Draws | Missing]
 class Generating:
     """How rows are generated from.
 
-    `rows`: at most so many of a set, spread evenly; None: all. `tokens`: at most so many new ones, whatever the row
-    (as far as the context goes); None: a few more than the reference has. `clean_up`: spaces before punctuation and
-    contractions are taken out of the text. `candidates`: other texts in place of a row's completion, of which the
-    losses are recorded beside its own; they must hang on the row alone, so that all models are asked the same.
+    `rows`: at most so many of a set, spread evenly; None: all. `kinds`: of these kinds of rows only; None: of all.
+    `tokens`: at most so many new ones, whatever the row (as far as the context goes); None: a few more than the
+    reference has. `clean_up`: spaces before punctuation and contractions are taken out of the text. `candidates`:
+    other texts in place of a row's completion, of which the losses are recorded beside its own; they must hang on the
+    row alone, so that all models are asked the same.
     """
 
     rows: int | None = 256
+    kinds: tuple[str, ...] | None = None
     tokens: int | None = None
     clean_up: bool = False
     candidates: Callable[[Row], Alternatives | None] | None = None

@@ -187,7 +187,6 @@ class _Work:
             with clock.stage("evaluate"):
                 found = self._record(done.delivered.problem)
         checkpoints.clear()
-        judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
         outcome = done.outcome
         return self._read(found, judge=True) | {
             "settings": _settings(variant, outcome, tokens, done.subspace.name),
@@ -197,15 +196,19 @@ class _Work:
             "tokens": outcome.tokens,
             "seconds": sum(clock.seconds.values()),
             "unlearn_seconds": clock.seconds["unlearn"],
-            "verdict": {
-                "forget": judged.forget,
-                "rest": judged.rest,
-                "reasons": [*judged.forget_reasons, *judged.rest_reasons],
-            },
+            "verdict": self._verdict(original, found, retrained),
             "history": outcome.history,
             "proposals": [_figures(proposal) for proposal in outcome.proposals],
             "sophia": outcome.notes.get("sophia", []),
         }
+
+    def _verdict(self, original: Evidence, found: Evidence, retrained: Evidence | None) -> dict[str, Any] | None:
+        """None where only answers were generated: they do not show what a model still recites."""
+        if self.config.generations == "answers":
+            return None
+        judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
+        reasons = [*judged.forget_reasons, *judged.rest_reasons]
+        return {"forget": judged.forget, "rest": judged.rest, "reasons": reasons}
 
     def _reference(self, label: str) -> Evidence:
         """Evidence of the original or of the first twin, recorded once."""
@@ -228,8 +231,10 @@ class _Work:
 
     def _record(self, problem: Problem) -> Evidence:
         generating = benchmark_of(self.config).generating
-        if self.config.generations == "short":
+        if self.config.generations != "benchmark":
             generating = replace(generating, tokens=None)
+        if self.config.generations == "answers":
+            generating = replace(generating, kinds=("answer",))
         if self.kept is None:
             self.kept = divergence.keep(self._original(), self.assembled.judged)
         return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept)
@@ -241,7 +246,7 @@ class _Work:
         around = Circumstances(
             holdout=self.checked.comparison == "holdout", ended=self.assembled.problem.rendering.end_documents
         )
-        official = None if self.config.generations == "short" else benchmark.official(found, around)
+        official = benchmark.official(found, around) if self.config.generations == "benchmark" else None
         if official is None:
             return {"scores": scores, "rows": rows}
         names, more = columns.read_official(official)

@@ -132,8 +132,9 @@ class Compare(Inputs):
     """Seeds of each method."""
     variants: Annotated[Any, tyro.conf.Suppress] = None
     """Names with a method's options (in the recipe): {name: {method: npo, beta: 0.05, own_steps: true}}."""
-    generations: Literal["benchmark", "short"] = "benchmark"
-    """short: a few tokens beyond each reference, without the benchmark's official scores; much faster."""
+    generations: Literal["benchmark", "short", "answers"] = "benchmark"
+    """short: a few tokens beyond each reference, without the benchmark's official scores, much faster; answers: short,
+    for questions only, so without verdicts, faster still."""
     tokens: int | None = None
     """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
     gradient_checkpointing: bool = False

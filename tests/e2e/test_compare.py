@@ -92,6 +92,19 @@ def test_compare(world: Path, tmp_path: Path, failing: Any, monkeypatch: pytest.
     no_text(world, [*(tmp_path / "cache" / "cells").iterdir(), *(tmp_path / "whole").iterdir()])
 
 
+def test_answers_alone_are_not_judged(world: Path, tmp_path: Path) -> None:
+    """`generations: answers` says what answers are known, and neither what is recited nor a verdict."""
+    given = settings(world, tmp_path) | {"retrained": None, "variants": None, "tokens": 1000, "seeds": (0,)}
+    asked = {"methods": ("gradient_ascent",), "generations": "answers"}
+    found = expunge.compare(**given | asked, output=str(tmp_path / "out"))
+    assert not found.failed
+    for cell in found.content["cells"]:
+        assert "knowledge:forget" in cell["scores"] and "regurgitation:forget" not in cell["scores"]
+        assert cell["verdict"] is None
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "answers known" in page and "recited" not in page
+
+
 def no_text(world: Path, files: list[Path]) -> None:
     """No answer and no six words of a document of the forget rows stand in any file."""
     rows = [json.loads(line) for line in (world / "forget.jsonl").read_text().splitlines()]

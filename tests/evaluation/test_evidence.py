@@ -159,3 +159,17 @@ def test_recorded_sets_are_generated_as_the_benchmark_says(make_llama: Callable[
     longest = max(len(text or "") for text in found["forget"].generations)
     short = evidence.record(problem, {"forget": split}).sets["forget"]
     assert longest > max(len(text or "") for text in short.generations)
+
+
+def test_only_the_kinds_that_are_asked_for_are_generated(make_llama: Callable[..., Any], tokenizer: Any) -> None:
+    problem = problem_of(make_llama, tokenizer)
+    _, plain = evidence.generate(problem, ROWS, Generating(rows=None))
+    for kind in ("answer", "document"):
+        references, generations = evidence.generate(problem, ROWS, Generating(rows=None, kinds=(kind,)))
+        wanted = [said if row.kind == kind else None for row, said in zip(ROWS, plain, strict=True)]
+        assert generations == wanted and None in wanted and any(wanted)
+        assert [found is None for found in references] == [said is None for said in wanted]
+    asked = tuple(Row("r", n, "answer" if n % 3 else "document", "q", str(n)) for n in range(300))
+    _, generations = evidence.generate(problem, asked, Generating(rows=20, tokens=1, kinds=("document",)))
+    chosen = [index for index, said in enumerate(generations) if said is not None]
+    assert len(chosen) == 20 and all(index % 3 == 0 for index in chosen) and (chosen[0], chosen[-1]) == (0, 297)

@@ -145,7 +145,9 @@ def generate(
     Special tokens are dropped; spaces at the ends are kept.
     """
     references: list[str | None] = [None] * len(rows)
-    chosen = spread(len(rows), len(rows) if generating.rows is None else generating.rows)
+    asked = [index for index, row in enumerate(rows) if generating.kinds is None or row.kind in generating.kinds]
+    places = spread(len(asked), len(asked) if generating.rows is None else generating.rows)
+    chosen = [asked[place] for place in places]
     prompts: dict[int, _Prompt] = {}
     for index in chosen:
         ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)

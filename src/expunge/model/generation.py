@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from expunge.model.key_values import with_room
+
 NEAR = 1e-4  # of the largest logit; rounding in float32 batches was seen to reach 5e-6 of it
 SMALL = 100_000_000  # parameters
 PADDING_HARM = 0.05  # of the largest logit, in lower precision: above its rounding, below what unmasked padding does
@@ -51,7 +53,11 @@ def generate(
     watching = LogitsProcessorList([watch] if watch is not None else [])
     with _own_settings_aside(model, plain):
         output: Tensor = model.generate(
-            input_ids=ids, attention_mask=attention, generation_config=plain, logits_processor=watching
+            input_ids=ids,
+            attention_mask=attention,
+            generation_config=plain,
+            logits_processor=watching,
+            past_key_values=with_room(model, ids.shape[1] + tokens),
         )
     return output
 

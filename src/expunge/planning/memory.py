@@ -75,7 +75,7 @@ class Builder:
         return max(int(passing), self.generating_pass(work, dtype))
 
     def generating_pass(self, work: Workload, dtype: torch.dtype) -> int:
-        """Bytes of the largest generation's keys and values, once more for the layer that is being extended."""
+        """Bytes of the largest generation's keys and values, once more for one layer, as caches that grow copy it."""
         tokens = max((texts.windows * (texts.prompt + texts.new) for texts in work.generated), default=0)
         return int(tokens * self._cache(dtype))
 
