@@ -3,13 +3,14 @@
     python benchmarks/second_order.py --lume FOLDER [--most-minutes 170] [--page docs/results/lume_second_order.md]
     (or: make lume-second-order LUME=FOLDER)
 
-Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives
-the methods half of the rows to keep. In this order: the curvatures as a step at equal forget loss, seeds 0, 1, 2; the
-same, and as the start of a descent, for three documents in place of 220 rows, beside a twin of their own, seed 0;
-curvatures as the start of a descent, as Sophia's denominator and as a penalty; three trials of each of the papers'
-families on seed 0, the best by mean absolute distance of the teacher-forced losses to the retrained twin's; those with
-seeds 1 and 2. Cells are kept, so the same command goes on after an interruption, and after `--most-minutes` it begins
-no further stage.
+Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives the
+methods half of the rows to keep. The parts, in this order: `uses`, a curvature as Sophia's denominator, as a penalty
+and in LIBU's first phase, beside loss_matching, seeds 0, 1, 2; `tuning`, three trials of each of the papers' families
+on seed 0, the best by mean absolute distance of the teacher-forced losses to the retrained twin's; `tuned`, those with
+seeds 0, 1, 2; `ablation`, curvatures as a step at equal forget loss, seeds 0, 1, 2; `three`, steps and starts of a
+descent for three documents in place of 220 rows, beside a twin of their own, seed 0. Cells are kept, so the same
+command goes on after an interruption, and after `--most-minutes` it begins no further stage. Two processes with
+different `--parts` and one thread each (OMP_NUM_THREADS=1) share two cores better than one process with two.
 """
 
 import argparse
@@ -34,11 +35,13 @@ SETS = ("forget", "retain", "guard", "collateral", "judging")
 THREE_SEED = 0
 FIXED = ("original", "retrained")  # cells that are no method's
 PARTS = {
-    "ablation": "Does a curvature earn its place? 220 rows to forget",
-    "three": "The same for a request of three documents, seed 0",
+    "uses": "Does a curvature earn its place? As Sophia's denominator, as a penalty, in LIBU; 220 rows to forget",
     "tuning": "The papers' methods: trials at seed 0",
     "tuned": "The papers' methods: the best trial of each",
+    "ablation": "Does a curvature earn its place? As a step, at equal forget loss; 220 rows to forget",
+    "three": "Steps and starts for a request of three documents, seed 0",
 }
+SEEDS = (["0"], ["0", "1"], ["0", "1", "2"])
 
 
 def halves(lume: Path, data: Path) -> None:
@@ -104,7 +107,7 @@ def by_seed(content: dict[str, Any]) -> Cells:
 
 
 def page(output: Path) -> str:
-    """All that was compared so far: the ablation over seeds, the small request, the tuning, the tuned methods."""
+    """All that was compared so far, part by part."""
     machine = environment()
     lines = [
         "# Second-order methods on LUME rows",
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=WORK / "second_order")
     parser.add_argument("--most-minutes", type=float, default=float("inf"))
     parser.add_argument("--page", type=Path, help="Markdown file to write after each stage")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.most_minutes
     data, models, output = WORK / "data", WORK / "models", arguments.output
@@ -142,7 +146,7 @@ def main() -> None:
     lume_small.make_models(WORK, 0)
     lume_small.make_twins(data, models, 0)
     output.mkdir(parents=True, exist_ok=True)
-    for stage in stages(data, models, output):
+    for stage in stages(data, models, output, arguments.parts):
         if time.monotonic() > end:
             break
         stage()
@@ -150,24 +154,32 @@ def main() -> None:
             arguments.page.write_text(page(output), encoding="utf-8")
 
 
-def stages(data: Path, models: Path, output: Path) -> Iterator[Callable[[], object]]:
+def stages(data: Path, models: Path, output: Path, parts: list[str]) -> Iterator[Callable[[], object]]:
     """What is to be compared, in the order of what matters most; each stage adds a seed, a request or a family."""
     names = list(read_yaml(RECIPE)["variants"])
-    trials = [name for name in names if "@" in name]
-    steps = [name for name in names if name.startswith("step_") or name == "loss_matching"]
-    starts = [name for name in names if name.startswith("start_")]
-    fixed = [name for name in names if "@" not in name]
-    for seeds in (["0"], ["0", "1"], ["0", "1", "2"]):
-        yield partial(compare, output / "ablation", steps, "--seeds", *seeds)
-    yield partial(three_twin, data, models)
-    request = ["--forget", str(data / "three.jsonl"), "--retrained", str(models / "retrained_three")]
-    yield partial(compare, output / "three", [*steps, *starts], "--seeds", "0", *request)
-    for seeds in (["0"], ["0", "1"], ["0", "1", "2"]):
-        yield partial(compare, output / "ablation", fixed, "--seeds", *seeds)
-    yield partial(tune, output, trials)
-    best = json.loads((output / "tuning.json").read_text(encoding="utf-8"))["chosen"]
-    for seeds in (["0", "1"], ["0", "1", "2"]):
-        yield partial(compare, output / "tuned", best, "--seeds", *seeds)
+    kinds = {
+        kind: [name for name in names if name.startswith(kind)]
+        for kind in ("step_", "start_", "sophia_", "penalty_", "libu")
+    }
+    whole_libu = [name for name in kinds["libu"] if "@" not in name]
+    if "uses" in parts:
+        for seeds in SEEDS:
+            compared = ["loss_matching", *kinds["sophia_"], *kinds["penalty_"], *whole_libu]
+            yield partial(compare, output / "uses", compared, "--seeds", *seeds)
+    if "tuning" in parts:
+        yield partial(tune, output, [name for name in names if "@" in name])
+    if "tuned" in parts:
+        best = json.loads((output / "tuning.json").read_text(encoding="utf-8"))["chosen"]
+        for seeds in SEEDS[1:]:
+            yield partial(compare, output / "tuned", best, "--seeds", *seeds)
+    steps = ["loss_matching", *kinds["step_"]]
+    if "ablation" in parts:
+        for seeds in SEEDS:
+            yield partial(compare, output / "ablation", steps, "--seeds", *seeds)
+    if "three" in parts:
+        yield partial(three_twin, data, models)
+        request = ["--forget", str(data / "three.jsonl"), "--retrained", str(models / "retrained_three")]
+        yield partial(compare, output / "three", [*steps, *kinds["start_"]], "--seeds", "0", *request)
 
 
 def tune(output: Path, trials: list[str]) -> None:
