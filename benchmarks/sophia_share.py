@@ -1,18 +1,20 @@
 """Sophia on the demo's model: the share of its step that is unclipped, and whether its curvature is worth having.
 
-    python benchmarks/sophia_share.py --output docs/results/sophia.json
+    python benchmarks/sophia_share.py --output docs/results/sophia.json [--task training]
 
-Minimises the objective of `loss_matching` (constant pressure and learning rate) for the same number of steps at each
-learning rate with: AdamW; Sophia; Sophia whose gamma is set at the first refreshes only; Sophia with a *shuffled*
-curvature, the same values permuted over the coordinates of each tensor, always in the same order; Sophia with a
-curvature of one for all; SOUL as released.
-Prints and writes, per run: the share unclipped midway between refreshes and how often it lies in 10 to 50 %; at the
-end, the objective over all rows, its parts, and the loss of *collateral* rows, trained in but given to nothing.
+Minimises the objective of `loss_matching` (constant pressure), or with `--task training` the cross-entropy by which
+the original was trained from its base, for the same number of steps at each learning rate with: AdamW; Sophia; Sophia
+whose gamma is set at the first refreshes only; Sophia with a *shuffled* curvature, the same values permuted over the
+coordinates of each tensor, always in the same order; Sophia with a curvature of one for all; SOUL as released. Prints
+and writes, per run: the share unclipped midway between refreshes and how often it lies in 10 to 50 %; at the end, the
+objective over all rows, its parts, and the loss of *other* rows: trained in but given to nothing, or with `--task
+training` never seen.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,15 @@ import torch
 from expunge import demo
 from expunge.curvature_refresh import CurvatureRefresh
 from expunge.data.batches import Batch, Stream, passes
-from expunge.data.rows import read
+from expunge.data.rows import Row, read
 from expunge.data.splits import halve
 from expunge.data.tokens import encode
 from expunge.distributed import Runtime
 from expunge.loop import Descent, linear, minimise, optimiser_of
-from expunge.method import LossPhase, State
+from expunge.method import LossPhase, State, Terms
 from expunge.methods.loss_matching import LossMatching
 from expunge.model import load
+from expunge.model.losses import target_nll
 from expunge.model.select import select
 from expunge.optim.sophia import SOUL, SophiaSettings
 from expunge.problem import Problem, Split
@@ -50,12 +53,12 @@ RUNS: dict[str, SophiaSettings | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every run starts from; `collateral` rows are trained in and given to nothing."""
+    """What every run starts from; of the `other` rows only the loss is measured."""
 
     problem: Problem
     state: State
     phase: LossPhase
-    collateral: Split
+    other: Split
     start: dict[str, torch.Tensor]
 
 
@@ -70,30 +73,51 @@ class Measured:
     within: float | None = None
     objective: float = float("nan")
     parts: dict[str, float] = field(default_factory=dict)
-    collateral: float = float("nan")
+    other: float = float("nan")
     seconds: float = 0.0
 
 
-def prepare(models: Path, seed: int, texts: int) -> Bench:
-    """The original, its rows and targets, and the objective."""
-    runtime = Runtime("cpu")
-    tokenizer = load.load_tokenizer(str(models / "original"))
-    model = load.load_model(str(models / "original"), torch.float32, runtime.device).eval()
-    rendering = demo.RENDERING  # as it was trained
+def unlearning(models: Path, seed: int, texts: int) -> Bench:
+    """The original, its rows and targets, and the objective of loss_matching."""
     rows = {name: read(models / f"{name}.jsonl", name).rows for name in ("forget", "retain", "holdout", "train")}
     given = {row.content for name in ("forget", "retain") for row in rows[name]}
     parts = {"forget": rows["forget"], "retain": rows["retain"], "unseen": halve(rows["holdout"]).seen}
-    parts["collateral"] = tuple(row for row in rows["train"] if row.content not in given)
-    splits = {name: Split(name, part, tuple(encode(part, rendering, tokenizer))) for name, part in parts.items()}
-    collateral = splits.pop("collateral")
-    chosen = select(model, "full", runtime.device)
-    problem = Problem(chosen.model, tokenizer, runtime, rendering, splits, seed, movable=chosen.movable)
+    parts["other"] = tuple(row for row in rows["train"] if row.content not in given)
+    problem, other = problem_of(models / "original", parts, seed)
     torch.manual_seed(seed)
     method = LossMatching(replay_texts=texts)
     state = method.init(problem)
     (phase,) = method.phases(problem, state)
     assert isinstance(phase, LossPhase)
-    return Bench(problem, state, phase, collateral, problem.snapshot())
+    return Bench(problem, state, phase, other, problem.snapshot())
+
+
+def training(models: Path, seed: int, texts: int) -> Bench:
+    """The base, the rows that the original was trained on, and their cross-entropy."""
+    parts = {"retain": read(models / "train.jsonl", "train").rows, "other": read(models / "holdout.jsonl", "").rows}
+    problem, other = problem_of(models / "base", parts, seed)
+
+    def loss(problem: Problem, state: State, batch: Batch) -> Terms:
+        value = target_nll(problem.model, batch).mean()
+        return Terms({"loss": value}, value)
+
+    phase = LossPhase(loss=loss, draws={"retain": demo.FINE_TUNING.batch_rows}, steps=1, learning_rate=None)
+    return Bench(problem, State(), phase, other, problem.snapshot())
+
+
+TASKS = {"unlearning": unlearning, "training": training}
+
+
+def problem_of(folder: Path, parts: dict[str, Sequence[Row]], seed: int) -> tuple[Problem, Split]:
+    """The model with all weights movable and its splits, but for "other", which comes apart."""
+    runtime = Runtime("cpu")
+    tokenizer = load.load_tokenizer(str(folder))
+    model = load.load_model(str(folder), torch.float32, runtime.device).eval()
+    rendering = demo.RENDERING  # as it was trained
+    splits = {name: Split(name, tuple(part), tuple(encode(part, rendering, tokenizer))) for name, part in parts.items()}
+    other = splits.pop("other")
+    chosen = select(model, "full", runtime.device)
+    return Problem(chosen.model, tokenizer, runtime, rendering, splits, seed, movable=chosen.movable), other
 
 
 def measure(bench: Bench, name: str, rate: float, steps: int) -> Measured:
@@ -124,7 +148,7 @@ def measure(bench: Bench, name: str, rate: float, steps: int) -> Measured:
     if found.checks:
         found.within = inside([check["unclipped"] for check in found.checks]) / len(found.checks)
     found.objective, found.parts = objective(bench, pool)
-    found.collateral = float(row_losses(problem, problem.model, bench.collateral).mean())
+    found.other = float(row_losses(problem, problem.model, bench.other).mean())
     found.seconds = time.perf_counter() - began
     return found
 
@@ -146,6 +170,7 @@ def objective(bench: Bench, pool: dict[str, Split]) -> tuple[float, dict[str, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, help="folder with the demo's models and rows; else they are made")
+    parser.add_argument("--task", choices=list(TASKS), default="unlearning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3])
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
@@ -155,7 +180,7 @@ def main() -> None:
     args = parser.parse_args()
     found: list[dict[str, Any]] = []
     for seed in args.seeds:
-        bench = prepare(args.models or demo.cached_models(seed, print), seed, args.texts)
+        bench = TASKS[args.task](args.models or demo.cached_models(seed, print), seed, args.texts)
         for name, rate in ((name, rate) for name in args.runs for rate in args.rates):
             one = measure(bench, name, rate, args.steps)
             found.append({"seed": seed} | asdict(one))
@@ -163,11 +188,11 @@ def main() -> None:
             parts = " ".join(f"{key} {value:.3f}" for key, value in one.parts.items())
             print(
                 f"seed {seed} {name:10} rate {rate:.0e}  objective {one.objective:.3f}  {within}"
-                f"collateral {one.collateral:.3f}  {parts}  {one.seconds:.0f} s",
+                f"other {one.other:.3f}  {parts}  {one.seconds:.0f} s",
                 flush=True,
             )
             if args.output:
-                settings = {"steps": args.steps, "texts": args.texts, "within": BAND}
+                settings = {"task": args.task, "steps": args.steps, "texts": args.texts, "within": BAND}
                 record = {"settings": settings, "environment": environment(), "runs": found}
                 args.output.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
