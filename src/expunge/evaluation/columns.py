@@ -94,8 +94,9 @@ def plain(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         scored = [cell for cell in cells if column.key in cell["scores"]]
         known = [cell for cell in scored if "value" in cell["scores"][column.key]]
         twins = [cell for cell in known if cell["model"] == "retrained"] or known
-        level = float(np.mean([cell["scores"][column.key]["value"] for cell in twins])) if column.relative else 1.0
+        levels = [cell["scores"][column.key]["value"] for cell in twins] if column.relative else [1.0]
         if scored:
+            level = float(np.mean(levels)) if levels else float("nan")
             found.append(asdict(column) | {"key": column.key, "margin": column.margin * level})
     return found
 
