@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from expunge.benchmarks.lume import Lume
 from expunge.config import read_yaml
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering
+from expunge.distributed import Runtime
 from expunge.loop import Training
 from expunge.model.load import load_model
 from expunge.model.tiny import byte_tokenizer, llama
@@ -31,10 +33,35 @@ from kept_models import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "recipes"
-WORK = ROOT / "build" / "lume_small"  # not under version control: the rows must never be committed
 RENDERING = Rendering(end_documents=True, context=512)
 VOCABULARY = 2048
-PRETRAINING = Training(epochs=8, learning_rate=2e-3, batch_rows=32, weight_decay=0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Shape of the models, the learning rate of the base, how the original is trained from it (a recipe), and where."""
+
+    width: int
+    layers: int
+    heads: int
+    learning_rate: float
+    training: str
+    work: Path  # below build, not under version control: the rows must never be committed
+
+    @property
+    def training_file(self) -> Path:
+        return RECIPES / f"{self.training}.yaml"
+
+
+SMALL = Size(
+    width=256, layers=4, heads=8, learning_rate=2e-3, training="lume_small_training", work=ROOT / "build" / "lume_small"
+)
+LARGE = Size(
+    width=768, layers=14, heads=12, learning_rate=6e-4, training="lume_large_training",
+    work=ROOT / "build" / "lume_large",
+)  # fmt: skip
+"""3.7 million parameters, and 102 million for a GPU."""
+SIZES = {"small": SMALL, "large": LARGE}
 TASKS = ("Task1", "Task2", "Task3")
 FOLDS = ("forget_train", "retain_train", "forget_validation", "retain_validation")
 
@@ -77,16 +104,20 @@ def prepare(lume: Path, data: Path) -> None:
         (data / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
-def make_models(work: Path, seed: int) -> None:
-    """Base (trained on four fifths) and original (then on the last fifth), below `work`/models; kept where they are."""
-    rows = {name: read(work / "data" / f"{name}.jsonl", name, Lume().make_row).rows for name in ("pretrain", "train")}
+def make_models(size: Size, seed: int) -> None:
+    """Base (trained on four fifths) and original (then on the last fifth), below `size.work`/models; kept where they
+    are."""
+    data = size.work / "data"
+    rows = {name: read(data / f"{name}.jsonl", name, Lume().make_row).rows for name in ("pretrain", "train")}
     tokenizer = byte_tokenizer((f"{row.prompt} {row.completion}" for row in rows["pretrain"]), VOCABULARY)
-    model = llama(tokenizer, width=256, layers=4, heads=8, context=RENDERING.context, seed=seed)
+    shape = {"width": size.width, "layers": size.layers, "heads": size.heads, "context": RENDERING.context}
+    model = llama(tokenizer, **shape, seed=seed).to(Runtime().device)
+    pretraining = Training(epochs=8, learning_rate=size.learning_rate, batch_rows=32, weight_decay=0.1)
     for name, group, training in (
-        ("base", "pretrain", PRETRAINING),
-        ("original", "train", Training(**read_yaml(RECIPES / "lume_small_training.yaml"))),
+        ("base", "pretrain", pretraining),
+        ("original", "train", Training(**read_yaml(size.training_file))),
     ):
-        folder = work / "models" / name
+        folder = size.work / "models" / name
         keep(folder, model, tokenizer, rows[group], RENDERING, training, seed)
         model = load_model(str(folder), torch.float32, model.device)
 
@@ -101,13 +132,19 @@ def run(*arguments: str) -> None:
         raise SystemExit(code)
 
 
-def make_twins(data: Path, models: Path, seed: int) -> None:
-    """Three retrained twins below `models`/retrained; kept where they are."""
-    if not (models / "retrained").exists():
-        rows = ["--forget", str(data / "forget.jsonl"), "--train", str(data / "train.jsonl"), "--benchmark", "lume"]
+def make_twins(size: Size, seed: int) -> None:
+    """Three retrained twins below `size.work`/models/retrained; kept where they are."""
+    twin(size, "forget", "retrained", "--seeds", "3", "--seed", str(seed))
+
+
+def twin(size: Size, forget: str, name: str, *how: str) -> None:
+    """Retrains without the rows of `forget`.jsonl into models/`name`; nothing where that exists."""
+    data, models = size.work / "data", size.work / "models"
+    if not (models / name).exists():
+        rows = ["--forget", str(data / f"{forget}.jsonl"), "--train", str(data / "train.jsonl"), "--benchmark", "lume"]
         start = ["--model", str(models / "original"), "--base", str(models / "base")]
-        how = ["--train-config", str(RECIPES / "lume_small_training.yaml"), "--seeds", "3", "--seed", str(seed)]
-        run("retrain", *start, *rows, *how, "--output", str(models / "retrained"))
+        training = ["--train-config", str(size.training_file)]
+        run("retrain", *start, *rows, *training, *how, "--output", str(models / name))
 
 
 def compare(work: Path) -> None:
@@ -128,18 +165,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compare", action="store_true", help="methods x seeds in place of one unlearning")
     arguments = parser.parse_args()
-    data, models = WORK / "data", WORK / "models"
-    prepare(arguments.lume, data)
-    make_models(WORK, arguments.seed)
-    seed = ["--seed", str(arguments.seed)]
-    make_twins(data, models, arguments.seed)
+    prepare(arguments.lume, SMALL.work / "data")
+    make_models(SMALL, arguments.seed)
+    make_twins(SMALL, arguments.seed)
     if arguments.compare:
-        compare(WORK)
+        compare(SMALL.work)
         return
-    unlearned = WORK / "unlearned"
+    unlearned = SMALL.work / "unlearned"
     if unlearned.exists():
         raise SystemExit(f"{unlearned} exists already; remove it to run again")
-    run("unlearn", "--config", str(RECIPES / "lume_small.yaml"), *seed)
+    run("unlearn", "--config", str(RECIPES / "lume_small.yaml"), "--seed", str(arguments.seed))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import lume_small
 from ablation_tables import Cells, clipping, table, verdicts
 from expunge.config import read_yaml
 from expunge.record import environment
-from lume_small import RECIPES, TASKS, WORK, fifth, read_fold, run
+from lume_small import RECIPES, SIZES, TASKS, Size, fifth, read_fold, run
 
 RECIPE = RECIPES / "lume_second_order.yaml"
 SETS = ("forget", "retain", "guard", "collateral", "judging")
@@ -65,10 +65,19 @@ def distance(cell: dict[str, Any], twin: dict[str, Any]) -> float:
     return float(np.mean(np.abs(gaps)))
 
 
-def compare(output: Path, names: list[str], *more: str) -> dict[str, Any]:
+def compare(
+    size: Size, output: Path, names: list[str], seeds: list[str], forget: str = "forget", retrained: str = "retrained"
+) -> dict[str, Any]:
     """A comparison of these variants, from the cells that are kept; its folder is made anew."""
     shutil.rmtree(output, ignore_errors=True)
-    run("compare", "--config", str(RECIPE), "--methods", *names, "--output", str(output), *more)
+    data, models = size.work / "data", size.work / "models"
+    rows = {"forget": forget, "retain": "retain_given", "holdout": "holdout", "train": "train"}
+    paths = {role: data / f"{name}.jsonl" for role, name in rows.items()}
+    paths |= {"model": models / "original", "base": models / "base", "retrained": models / retrained}
+    flags = [word for role, path in paths.items() for word in (f"--{role}", str(path))]
+    run(
+        "compare", "--config", str(RECIPE), "--methods", *names, "--seeds", *seeds, "--output", str(output), *flags
+    )  # fmt: skip
     content: dict[str, Any] = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
     return content
 
@@ -87,15 +96,6 @@ def chosen(content: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
     return best, distances
 
 
-def three_twin(data: Path, models: Path) -> None:
-    """The twin of the small request."""
-    if not (models / "retrained_three").exists():
-        rows = ["--forget", str(data / "three.jsonl"), "--train", str(data / "train.jsonl"), "--benchmark", "lume"]
-        start = ["--model", str(models / "original"), "--base", str(models / "base")]
-        how = ["--train-config", str(RECIPES / "lume_small_training.yaml"), "--seed", str(THREE_SEED)]
-        run("retrain", *start, *rows, *how, "--output", str(models / "retrained_three"))
-
-
 def by_seed(content: dict[str, Any]) -> Cells:
     """The cells of a comparison by seed, with the original and the first twin in each."""
     fixed = {cell["model"]: cell for cell in content["cells"] if cell["model"] in FIXED and not cell["seed"]}
@@ -106,7 +106,7 @@ def by_seed(content: dict[str, Any]) -> Cells:
     return found
 
 
-def page(output: Path) -> str:
+def page(output: Path, size: Size) -> str:
     """All that was compared so far, part by part."""
     machine = environment()
     lines = [
@@ -114,8 +114,9 @@ def page(output: Path) -> str:
         "",
         "    make lume-second-order LUME=FOLDER",
         "",
-        "Rows, models and twins of recipes/lume_small.yaml; variants: recipes/lume_second_order.yaml. The methods are",
-        "given half of the rows to keep; the other half, the *reporting* rows, was trained in and is given to nothing.",
+        f"Rows of recipes/lume_small.yaml, a Llama of width {size.width} with {size.layers} layers; variants and",
+        "tokens: recipes/lume_second_order.yaml. The methods are given half of the rows to keep; the other half, the",
+        "*reporting* rows, was trained in and is given to nothing.",
         "Losses and KL in nats per token; where there are several seeds, the mean with the smallest and the largest.",
         f"Machine: {machine['machine']}, torch {machine['versions']['torch']}, {machine['created'][:10]}.",
     ]
@@ -134,27 +135,28 @@ def page(output: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lume", type=Path, required=True, help="folder of the four public LUME folds")
-    parser.add_argument("--output", type=Path, default=WORK / "second_order")
+    parser.add_argument("--size", choices=list(SIZES), default="small", help="large: 102 million, for a GPU")
     parser.add_argument("--most-minutes", type=float, default=float("inf"))
     parser.add_argument("--page", type=Path, help="Markdown file to write after each stage")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.most_minutes
-    data, models, output = WORK / "data", WORK / "models", arguments.output
-    lume_small.prepare(arguments.lume, data)
-    halves(arguments.lume, data)
-    lume_small.make_models(WORK, 0)
-    lume_small.make_twins(data, models, 0)
+    size = SIZES[arguments.size]
+    output = size.work / "second_order"
+    lume_small.prepare(arguments.lume, size.work / "data")
+    halves(arguments.lume, size.work / "data")
+    lume_small.make_models(size, 0)
+    lume_small.make_twins(size, 0)
     output.mkdir(parents=True, exist_ok=True)
-    for stage in stages(data, models, output, arguments.parts):
+    for stage in stages(size, output, arguments.parts):
         if time.monotonic() > end:
             break
         stage()
         if arguments.page:
-            arguments.page.write_text(page(output), encoding="utf-8")
+            arguments.page.write_text(page(output, size), encoding="utf-8")
 
 
-def stages(data: Path, models: Path, output: Path, parts: list[str]) -> Iterator[Callable[[], object]]:
+def stages(size: Size, output: Path, parts: list[str]) -> Iterator[Callable[[], object]]:
     """What is to be compared, in the order of what matters most; each stage adds a seed, a request or a family."""
     names = list(read_yaml(RECIPE)["variants"])
     kinds = {
@@ -165,26 +167,26 @@ def stages(data: Path, models: Path, output: Path, parts: list[str]) -> Iterator
     if "uses" in parts:
         for seeds in SEEDS:
             compared = ["loss_matching", *kinds["sophia_"], *kinds["penalty_"], *whole_libu]
-            yield partial(compare, output / "uses", compared, "--seeds", *seeds)
+            yield partial(compare, size, output / "uses", compared, seeds)
     if "tuning" in parts:
-        yield partial(tune, output, [name for name in names if "@" in name])
+        yield partial(tune, size, output, [name for name in names if "@" in name])
     if "tuned" in parts:
         best = json.loads((output / "tuning.json").read_text(encoding="utf-8"))["chosen"]
         for seeds in SEEDS[1:]:
-            yield partial(compare, output / "tuned", best, "--seeds", *seeds)
+            yield partial(compare, size, output / "tuned", best, seeds)
     steps = ["loss_matching", *kinds["step_"]]
     if "ablation" in parts:
         for seeds in SEEDS:
-            yield partial(compare, output / "ablation", steps, "--seeds", *seeds)
+            yield partial(compare, size, output / "ablation", steps, seeds)
     if "three" in parts:
-        yield partial(three_twin, data, models)
-        request = ["--forget", str(data / "three.jsonl"), "--retrained", str(models / "retrained_three")]
-        yield partial(compare, output / "three", [*steps, *kinds["start_"]], "--seeds", "0", *request)
+        yield partial(lume_small.twin, size, "three", "retrained_three", "--seed", str(THREE_SEED))
+        small = {"forget": "three", "retrained": "retrained_three"}
+        yield partial(compare, size, output / "three", [*steps, *kinds["start_"]], [str(THREE_SEED)], **small)
 
 
-def tune(output: Path, trials: list[str]) -> None:
+def tune(size: Size, output: Path, trials: list[str]) -> None:
     """All trials at seed 0; writes the distances, and the best of each family, to tuning.json."""
-    best, distances = chosen(compare(output / "tuning", trials, "--seeds", "0"))
+    best, distances = chosen(compare(size, output / "tuning", trials, ["0"]))
     content = json.dumps({"chosen": best, "distances": distances}, indent=1)
     (output / "tuning.json").write_text(content, encoding="utf-8")
 

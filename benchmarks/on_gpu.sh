@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# What needs a GPU, in one go of about ten minutes: tests/gpu, what a curvature costs (bfloat16 autocast and float32), and
+# second-order methods on LUME rows with a model of 102 million parameters. From the repository's root:
+#     bash benchmarks/on_gpu.sh FOLDER_OF_LUME_FOLDS FOLDER_FOR_RESULTS
+# PYTHON names the interpreter. Nothing is installed; rows and models stay below build/.
+set -uo pipefail
+lume=${1:?the folder of the four public LUME folds}
+out=${2:?a folder for the results}
+python=${PYTHON:-python3}
+export PYTHONPATH="src:benchmarks:tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+mkdir -p "$out"
+failed=0
+"$python" -m pytest tests/gpu 2>&1 | tee "$out/tests.log" || failed=1
+"$python" benchmarks/curvature_cost.py --output "$out" 2>&1 | tee "$out/cost.log" || failed=1
+"$python" benchmarks/second_order.py --lume "$lume" --size large --most-minutes "${MOST_MINUTES:-5}" \
+    --parts uses ablation tuning tuned --page "$out/lume_second_order.md" 2>&1 | tee "$out/lume.log" || failed=1
+exit $failed
