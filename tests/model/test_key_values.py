@@ -80,3 +80,11 @@ def test_other_caches_are_left_to_the_library() -> None:
     assert with_room(sliding, 16) is None
     assert with_room(MambaForCausalLM(MambaConfig(**small, state_size=4)), 16) is None
     assert with_room(torch.nn.Linear(2, 2), 16) is None
+
+
+def test_layers_of_another_type_are_left_to_the_library(make_llama: Callable[..., Any]) -> None:
+    """Older versions of the library take every type that they do not know for a plain layer."""
+    model = make_llama()
+    assert with_room(model, 16) is not None
+    model.config.layer_types = ["full_attention"] * (model.config.num_hidden_layers - 1) + ["linear_attention"]
+    assert with_room(model, 16) is None

@@ -50,8 +50,10 @@ def with_room(model: Any, most: int) -> DynamicCache | None:
     supports = getattr(inner, "_supports_default_dynamic_cache", None)
     if supports is None or not supports() or getattr(inner, "_is_stateful", False) or inner.config.is_encoder_decoder:
         return None
-    cache = DynamicCache(config=inner.config.get_text_config(decoder=True))
-    if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    config = inner.config.get_text_config(decoder=True)
+    cache = DynamicCache(config=config)
+    plain = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
+    if not plain or not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
     cache.layers = [_Room(most) for _ in cache.layers]
     return cache
