@@ -20,7 +20,7 @@ from expunge.model import generation, key_values
 from expunge.record import environment
 
 WIDTH, LAYERS, HEADS, CONTEXT, VOCABULARY = 256, 4, 8, 512, 2048
-SHAPES = ((128, 50, 50), (128, 100, 256), (32, 100, 256), (1, 100, 256))  # prompts, their tokens, new tokens
+SHAPES = ((128, 50, 50), (128, 100, 150), (32, 100, 150), (1, 100, 150))  # prompts, their tokens, new tokens
 
 
 def seconds(model: Any, ids: torch.Tensor, new: int) -> tuple[float, torch.Tensor]:
