@@ -38,7 +38,10 @@ def value(cell: dict[str, Any], key: str) -> float:
 
 
 def table(worlds: Cells) -> list[str]:
-    """Mean over worlds with the smallest and the largest; a line for each variant that any world has."""
+    """Mean over worlds with the smallest and the largest; a line for each variant that any world has.
+
+    Of peaks of memory the smallest, since a process keeps what earlier cells took.
+    """
     more = ("tokens", "minutes", "peak GiB")
     lines = ["| variant | " + " | ".join((*COLUMNS.values(), *more)) + " |"]
     lines.append("| --- |" + " ---: |" * (len(COLUMNS) + len(more)))
@@ -49,7 +52,8 @@ def table(worlds: Cells) -> list[str]:
             continue
         shown = [_spread([value(cell, key) for cell in cells]) for key in COLUMNS]
         shown += [_mean(cells, "tokens", 1, ",.0f"), _mean(cells, "unlearn_seconds", 60, ".1f")]
-        shown += [_mean(cells, "peak_memory_bytes", 2**30, ".1f")]
+        peaks = [cell["peak_memory_bytes"] / 2**30 for cell in cells if cell["peak_memory_bytes"]]
+        shown += [f"{min(peaks):.1f}" if peaks else ""]
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     return lines
 

@@ -75,14 +75,13 @@ def compare(
     paths = {role: data / f"{name}.jsonl" for role, name in rows.items()}
     paths |= {"model": models / "original", "base": models / "base", "retrained": models / retrained}
     flags = [word for role, path in paths.items() for word in (f"--{role}", str(path))]
-    run(
-        "compare", "--config", str(RECIPE), "--methods", *names, "--seeds", *seeds, "--output", str(output), *flags
-    )  # fmt: skip
+    chosen = ["--methods", *names, "--seeds", *seeds]
+    run("compare", "--config", str(RECIPE), *chosen, "--output", str(output), *flags)
     content: dict[str, Any] = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
     return content
 
 
-def chosen(content: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
+def best_trials(content: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
     """The best trial of each family, and the distance of every trial."""
     twin = next(cell for cell in content["cells"] if cell["model"] == "retrained")
     distances = {
@@ -186,7 +185,7 @@ def stages(size: Size, output: Path, parts: list[str]) -> Iterator[Callable[[], 
 
 def tune(size: Size, output: Path, trials: list[str]) -> None:
     """All trials at seed 0; writes the distances, and the best of each family, to tuning.json."""
-    best, distances = chosen(compare(size, output / "tuning", trials, ["0"]))
+    best, distances = best_trials(compare(size, output / "tuning", trials, ["0"]))
     content = json.dumps({"chosen": best, "distances": distances}, indent=1)
     (output / "tuning.json").write_text(content, encoding="utf-8")
 

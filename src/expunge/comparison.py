@@ -177,7 +177,9 @@ class _Work:
         config = configs.Unlearn(**settings, method=variant.method, options=variant.options, seed=seed)
         if self.base is None:
             self.base = trial.base_losses(config, self.assembled)
-        original, retrained = self._reference("original"), self._reference("retrained") if self.twins else None
+        judging = self.config.generations != "answers"  # those do not show what a model still recites
+        original = self._reference("original") if judging else None
+        retrained = self._reference("retrained") if judging and self.twins else None
         here = replace(self.assembled, problem=replace(self._original(), seed=seed))
         tokens = self.config.tokens if variant.budgeted else None
         checkpoints = self.checkpoints.below(key)
@@ -202,9 +204,9 @@ class _Work:
             "sophia": outcome.notes.get("sophia", []),
         }
 
-    def _verdict(self, original: Evidence, found: Evidence, retrained: Evidence | None) -> dict[str, Any] | None:
-        """None where only answers were generated: they do not show what a model still recites."""
-        if self.config.generations == "answers":
+    def _verdict(self, original: Evidence | None, found: Evidence, retrained: Evidence | None) -> dict[str, Any] | None:
+        """None without the original's evidence."""
+        if original is None:
             return None
         judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
         reasons = [*judged.forget_reasons, *judged.rest_reasons]

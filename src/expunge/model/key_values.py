@@ -1,8 +1,8 @@
 """Keys and values of a generation, in room that is made ahead.
 
 The library's growing cache joins what it holds with what is new at every token, so it copies everything there is once a
-token: more than half of the time of a generation, for small models on a CPU. Here the whole room is made at the first
-token, and what is new is written behind what is there. The values are the same.
+token, which costs the more, the more prompts there are and the longer they get (docs/results/generation.md). Here the
+whole room is made at the first token, and what is new is written behind what is there. The values are the same.
 
 Shapes: B prompts, H heads, T tokens so far, D width of a head.
 """
