@@ -24,7 +24,6 @@ FAMILIES = {
     "as a step, diagonal with restoration": ("step_diagonal_restored", "step_identity", "step_shuffled"),
     "as a step, block with restoration": ("step_block_restored", "step_identity", "step_shuffled"),
     "as Sophia's denominator": ("sophia_diagonal", "sophia_identity", "sophia_shuffled"),
-    "as a penalty": ("penalty_diagonal", "penalty_identity", "penalty_shuffled"),
     "in LIBU's first phase, diagonal, against none": ("libu", "libu_identity"),
     "as the start of a descent, diagonal": ("start_diagonal", "start_identity", "start_shuffled"),
     "as the start of a descent, block": ("start_block", "start_identity", "start_shuffled"),

@@ -1,4 +1,4 @@
-"""Does a curvature earn its place: as a step, as Sophia's denominator, as a penalty? On worlds of fictional people.
+"""Does a curvature earn its place: as a step, as Sophia's denominator? On worlds of fictional people.
 
     python benchmarks/curvature_ablation.py --worlds 3 4 5 --output docs/results/curvature_ablation.md
 

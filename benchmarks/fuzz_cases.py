@@ -21,7 +21,7 @@ SCALARS = (
     *("!!int x", "!!bool x", "!!timestamp x", "!!binary x", "!!python/object:os.system x", "!x y", "*x", "&x x"),
     *('"\\0"', '"\\e[2J"', '"\\ud800"', "a" * 5000, "'", "\t", "? x", "<<: x", "2024-01-01", "!!set {a, b}"),
 )
-KEYS = ("model", "forget", "retain", "seed", "context", "options", "method", "join", "show_rows", "penalty_options",
+KEYS = ("model", "forget", "retain", "seed", "context", "options", "method", "join", "show_rows", "variants",
         "output", "base", "device", "zzz", "5", "null", "[a]", "benchmark", "data", "chat_template")  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def recipe_aliases(chance: Random, folder: Path) -> Made:
 
 
 def recipe_twice(chance: Random, folder: Path) -> Made:
-    wrong = chance.choice(("seed: 1\n", "penalty_options: {a: 1, a: 2}\n", "penalty_options:\n  a: 1\n  a: 2\n"))
+    wrong = chance.choice(("seed: 1\n", "options: {a: 1, a: 2}\n", "options:\n  a: 1\n  a: 2\n"))
     return recipe(chance, folder, VALID + wrong), REFUSED, True
 
 
@@ -93,7 +93,7 @@ def recipe_signs(chance: Random, folder: Path) -> Made:
 
 def recipe_types(chance: Random, folder: Path) -> Made:
     key, value = chance.choice((("seed", "soon"), ("forget", "5"), ("show_rows", "1"), ("context", "[1]"),
-        ("join", "tab"), ("seed", "-1"), ("seed", ".nan"), ("penalty_budget", ".inf"), ("model", "{a: b}"),
+        ("join", "tab"), ("seed", "-1"), ("seed", ".nan"), ("context", ".inf"), ("model", "{a: b}"),
         ("forgett", "a"), ("options", "{steps: soon}"), ("options", "[a]"), ("method", "npoo"),
         ("seed", "9" * 30)))  # fmt: skip
     return recipe(chance, folder, f"{key}: {value}\n"), REFUSED, False

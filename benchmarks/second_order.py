@@ -4,7 +4,7 @@
     (or: make lume-second-order LUME=FOLDER)
 
 Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives the
-methods half of the rows to keep. The parts, in this order: `uses`, a curvature as Sophia's denominator, as a penalty
+methods half of the rows to keep. The parts, in this order: `uses`, a curvature as Sophia's denominator
 and in LIBU's first phase, beside loss_matching, seeds 0, 1, 2; `tuning`, three trials of each of the papers' families
 on seed 0, the best by mean absolute distance of the teacher-forced losses to the retrained twin's; `tuned`, those with
 seeds 0, 1, 2; `ablation`, curvatures as a step at equal forget loss, seeds 0, 1, 2; `three`, steps and starts of a
@@ -35,7 +35,7 @@ SETS = ("forget", "retain", "guard", "collateral", "judging")
 THREE_SEED = 0
 FIXED = ("original", "retrained")  # cells that are no method's
 PARTS = {
-    "uses": "Does a curvature earn its place? As Sophia's denominator, as a penalty, in LIBU; 220 rows to forget",
+    "uses": "Does a curvature earn its place? As Sophia's denominator, in LIBU; 220 rows to forget",
     "tuning": "The papers' methods: trials at seed 0",
     "tuned": "The papers' methods: the best trial of each",
     "ablation": "Does a curvature earn its place? As a step, at equal forget loss; 220 rows to forget",
@@ -158,14 +158,11 @@ def main() -> None:
 def stages(size: Size, output: Path, parts: list[str]) -> Iterator[Callable[[], object]]:
     """What is to be compared, in the order of what matters most; each stage adds a seed, a request or a family."""
     names = list(read_yaml(RECIPE)["variants"])
-    kinds = {
-        kind: [name for name in names if name.startswith(kind)]
-        for kind in ("step_", "start_", "sophia_", "penalty_", "libu")
-    }
+    kinds = {kind: [name for name in names if name.startswith(kind)] for kind in ("step_", "start_", "sophia_", "libu")}
     whole_libu = [name for name in kinds["libu"] if "@" not in name]
     if "uses" in parts:
         for seeds in SEEDS:
-            compared = ["loss_matching", *kinds["sophia_"], *kinds["penalty_"], *whole_libu]
+            compared = ["loss_matching", *kinds["sophia_"], *whole_libu]
             yield partial(compare, size, output / "uses", compared, seeds)
     if "tuning" in parts:
         yield partial(tune, size, output, [name for name in names if "@" in name])

@@ -41,9 +41,8 @@ there yet.
 
 What stands for the retain loss's second derivative in the [methods](../methods/README.md) that have a `curvature`
 option; `expunge list curvatures` lists them. Their own options go into `curvature_options`. The damping is the
-method's: relative to the mean of the spectrum over coordinates with a gradient, or absolute on request. With
-`--penalty NAME` a curvature holds the weights of any method that has a loss. Each label source makes another matrix:
-see [papers.md](../methods/papers.md#empirical-and-gauss-newton-fisher).
+method's: relative to the mean of the spectrum over coordinates with a gradient, or absolute on request. Each
+label source makes another matrix: see [papers.md](../methods/papers.md#empirical-and-gauss-newton-fisher).
 """,
 }
 

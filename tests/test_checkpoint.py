@@ -20,7 +20,6 @@ from expunge.curvature_refresh import CurvatureRefresh
 from expunge.data.batches import Stream
 from expunge.errors import ExpungeError, InputError
 from expunge.optim.course import Course
-from expunge.penalty import Penalty, PenaltySettings
 from expunge.watch import Outcome
 from test_conformance import METHODS, problem_for, short
 
@@ -122,7 +121,6 @@ class Mortal(Checkpoints):
 class Case:
     method: str
     options: tuple[tuple[str, Any], ...] = ()
-    penalty: PenaltySettings | None = None
     tokens: int | None = None
 
     def method_made(self) -> Any:
@@ -137,10 +135,8 @@ CASES = [Case(name) for name in METHODS] + [
     Case("fisher_removal", (*REMOVAL, ("refresh", False))),
     Case("fisher_forgetting", (("reading", "noisy_newton"), ("cycles", 2))),
     Case("libu", (("variant", "as_published"),)),
-    Case("loss_matching", penalty=PenaltySettings(curvature="diagonal")),
     Case("npo", tokens=4000),
     Case("loss_matching", tokens=9000),
-    Case("npo", penalty=PenaltySettings(curvature="diagonal")),
 ]
 TYPES = (*KEPT, *influence.carried_types())
 
@@ -160,7 +156,7 @@ def whole(case: Case, folder: Path, lives: int = 10**9) -> End:
     torch.manual_seed(0)
     problem, log = problem_for(case.method, "lora"), []
     Mortal.written, Mortal.lives = 0, lives
-    outcome = apply(case.method_made(), problem, log.append, case.tokens, case.penalty, Mortal(folder, TYPES))
+    outcome = apply(case.method_made(), problem, log.append, case.tokens, Mortal(folder, TYPES))
     return End(problem.snapshot(), outcome, log)
 
 
@@ -199,7 +195,6 @@ LEFT_OUT: dict[str, tuple[Case, Callable[[pytest.MonkeyPatch], None]]] = {
     "the optimiser": (Case("npo"), lambda patch: patch.setattr(descent, "take_up", nothing)),
     "Sophia's refreshes": (Case("libu"), lambda patch: patch.setattr(CurvatureRefresh, "take_up", nothing)),
     "the course": (SLOW, lambda patch: patch.setattr(Course, "take_up", nothing)),
-    "the penalty": (CASES[-1], lambda patch: patch.setattr(Penalty, "take_up", nothing)),
     "what phases carry": (
         Case("fisher_removal", REMOVAL),
         lambda patch: patch.setattr(applying, "fields", lambda kind: [f for f in fields(kind) if f.name != "steps"]),

@@ -16,7 +16,6 @@ from expunge.curvature_refresh import refresh_tokens
 from expunge.descent import Best, Descending
 from expunge.errors import InputError
 from expunge.method import LossPhase, Method, ProposalPhase, Repeat, State, flattened
-from expunge.penalty import PARTS, Penalty, PenaltySettings
 from expunge.problem import Problem, Split, divided
 from expunge.propose import Proposals, expected_tokens
 from expunge.watch import Log, Outcome, Watch
@@ -30,7 +29,6 @@ def apply(
     problem: Problem,
     log: Log,
     tokens: int | None = None,
-    penalty: PenaltySettings | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Outcome:
     """Unlearns: the problem's model ends unlearned, in evaluation mode.
@@ -38,18 +36,17 @@ def apply(
     A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so. A proposal
     that is refused ends the `Repeat` around it, and the next phase begins. `tokens` is a budget in place of the
     method's own number of steps, for fair comparisons: proposals and the probe's steps are part of it, and there is
-    one attempt. `penalty` is added to every loss phase. With `checkpoints` (of `KEPT` types), an interrupted run goes
-    on after its last phase, proposal or check.
+    one attempt. With `checkpoints` (of `KEPT` types), an interrupted run goes on after its last phase, proposal
+    or check.
     """
-    problem = divided(problem, getattr(method, "retain_parts", PARTS if penalty else {}))
+    problem = divided(problem, getattr(method, "retain_parts", {}))
     state = method.init(problem)
-    added = Penalty(problem, penalty) if penalty else None
     due = [
         _Due(phase, place if isinstance(given, Repeat) else None)
         for place, given in enumerate(method.phases(problem, state))
         for phase in flattened((given,))
     ]
-    return _Application(problem, state, due, log, tokens, added, checkpoints).whole()
+    return _Application(problem, state, due, log, tokens, checkpoints).whole()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,6 @@ class _Application:
     phases: list[_Due]
     log: Log
     tokens: int | None
-    penalty: Penalty | None
     checkpoints: Checkpoints | None
     outcome: Outcome = field(init=False)
     watch: Watch = field(init=False)
@@ -105,8 +101,6 @@ class _Application:
             kept = None
             self._keep(None)
         self.outcome.stopped = _in_words(self.ends)
-        if self.penalty:
-            self.outcome.notes["penalty"] = self.penalty.figures()
         return self.outcome
 
     def _propose(self, phase: ProposalPhase) -> None:
@@ -131,7 +125,7 @@ class _Application:
             phase = replace(phase, steps=steps_within(self.problem, self.state, rest, left))
         run = Descending(
             self.problem, self.state, phase, self.watch, self._log, self.outcome, budgeted,
-            number=self.descents, penalty=self.penalty, keep=self._keep, original=self.original,
+            number=self.descents, keep=self._keep, original=self.original,
         )  # fmt: skip
         self.ends.append((phase.name, run.whole(kept)))
         self.due, self.descents = self.due[1:], self.descents + 1
@@ -157,7 +151,6 @@ class _Application:
             "descents": self.descents,
             "logged": self.logged,
             "carried": self.state.carried,
-            "penalty": self.penalty.held() if self.penalty else None,
             "portions": self.problem.portions.held(),
             "weights": self.problem.snapshot(),
             "descending": descending,
@@ -178,8 +171,6 @@ class _Application:
         self.state.notes, self.state.carried = self.outcome.notes, kept["carried"]
         self.due, self.ends, self.descents = kept["due"], kept["ends"], kept["descents"]
         self.problem.portions.take_up(kept["portions"])
-        if self.penalty:
-            self.penalty.take_up(kept["penalty"])
         for entry in kept["logged"]:
             self._log(entry)
         self.problem.restore(kept["weights"])

@@ -35,7 +35,6 @@ from expunge.watch import Outcome
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
-PENALTY = ("penalty", "penalty_on", "penalty_budget", "penalty_options")
 RESERVED = ("original", "retrained")
 NOT_IN_CELLS = (  # parts of the package that no cell depends on; a method is part of the keys of its own cells alone
     "__main__.py cli.py demo.py dossier.py ending.py hashes.py holders.py lineage.py manifest.py methods pipeline.py"
@@ -45,14 +44,12 @@ NOT_IN_CELLS = (  # parts of the package that no cell depends on; a method is pa
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps;
-    `penalty`: what a run's configuration says of one."""
+    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps."""
 
     label: str
     method: str
     options: Any
     budgeted: bool
-    penalty: Mapping[str, Any]
 
 
 def variants(config: configs.Compare) -> list[Variant]:
@@ -67,14 +64,9 @@ def variants(config: configs.Compare) -> list[Variant]:
         settings = dict(given.get(label) or {})
         kind = registry.load("methods", str(settings.pop("method", label)))
         own_steps = settings.pop("own_steps", False)
-        penalty = {key: settings.pop(key) for key in PENALTY if key in settings}
-        trial.penalty_of(configs.build(configs.Unlearn, penalty | {"retain": config.retain}, f"variants: {label}"))
         options = configs.build(kind, settings, f"variants: {label}")
-        found.append(
-            Variant(
-                str(label), kind.__module__.rsplit(".", 1)[1], options, bool(config.tokens and not own_steps), penalty
-            )
-        )
+        name = kind.__module__.rsplit(".", 1)[1]
+        found.append(Variant(str(label), name, options, bool(config.tokens and not own_steps)))
     return found
 
 
@@ -157,7 +149,7 @@ class _Work:
         else:
             method = Path(__file__).parent / "methods" / f"{variant.method}.py"
             budget = self.config.tokens if variant.budgeted else None
-            identity += [variant.method, asdict(variant.options), budget, record.file_hash([method]), variant.penalty]
+            identity += [variant.method, asdict(variant.options), budget, record.file_hash([method])]
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judged(self, label: str, place: int | None) -> dict[str, Any]:
@@ -173,8 +165,7 @@ class _Work:
 
     def _unlearned(self, variant: Variant, seed: int, key: str) -> dict[str, Any]:
         clock = record.Clock()
-        settings = _shared(self.config) | dict(variant.penalty)
-        config = configs.Unlearn(**settings, method=variant.method, options=variant.options, seed=seed)
+        config = configs.Unlearn(**_shared(self.config), method=variant.method, options=variant.options, seed=seed)
         if self.base is None:
             self.base = trial.base_losses(config, self.assembled)
         judging = self.config.generations != "answers"  # those do not show what a model still recites
@@ -309,8 +300,7 @@ def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: 
         proposed = f"{len(taken)} of {len(outcome.proposals)} proposed steps ({', '.join(taken) or 'none'})"
         rate = f"{proposed}, {rate}" if outcome.learning_rate else proposed
     budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
-    held = f", penalty {variant.penalty['penalty']}" if variant.penalty.get("penalty") else ""
-    return f"{variant.method}, {rate}, {budget}, subspace {subspace}{held}"
+    return f"{variant.method}, {rate}, {budget}, subspace {subspace}"
 
 
 def _figures(proposal: Mapping[str, Any]) -> dict[str, Any]:

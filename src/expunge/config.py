@@ -26,7 +26,7 @@ LARGEST = 2**63 - 1  # what a seed may be
 HUB = "hub:"  # what the name of a hub data set starts with
 MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
 ABOVE_ZERO = """
-    learning_rate epochs steps tokens forget_rows batch_rows batch_tokens replay_tokens beta width penalty_budget
+    learning_rate epochs steps tokens forget_rows batch_rows batch_tokens replay_tokens beta width
     damping absolute_damping budget step_size cycles refresh_every passes gradients block
 """.split()
 ROWS = ("forget", "retain", "holdout", "train")
@@ -97,14 +97,6 @@ class Unlearn(Inputs):
     """Entry of the methods catalogue (expunge list methods)."""
     options: Any = None
     """The method's own options."""
-    penalty: str | None = None
-    """Curvature (expunge list curvatures) that holds the weights near the original's in every loss phase."""
-    penalty_on: Literal["retain", "unseen", "both"] = "retain"
-    """Rows that the penalty's curvature is fitted on: retain rows, unseen holdout rows, or both."""
-    penalty_options: Annotated[Any, tyro.conf.Suppress] = None
-    """The curvature's own options (in a recipe)."""
-    penalty_budget: float = 0.05
-    """Retain KL, in nats per token, at which the penalty's weight is held."""
     output: Folder = None
     """Folder to write; must not exist."""
     save: Literal["auto", "merged", "adapter"] = "auto"

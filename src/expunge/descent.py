@@ -20,7 +20,6 @@ from expunge.loop import AfterStep, Descent, held, linear, minimise, optimiser_o
 from expunge.method import LossPhase, State, Terms
 from expunge.optim.course import TRAVEL_SHARE, Course
 from expunge.optim.stopping import Check
-from expunge.penalty import Penalty
 from expunge.problem import Problem, Split
 from expunge.progress import bar
 from expunge.watch import Log, Outcome, Watch
@@ -64,7 +63,6 @@ class Descending:
     outcome: Outcome
     budgeted: bool = False
     number: int = 0
-    penalty: Penalty | None = None
     keep: Keep | None = None
     original: Mapping[str, torch.Tensor] | None = None  # its weights, where proposals have moved them
     before: int = field(init=False)
@@ -242,8 +240,7 @@ class Descending:
             if sophia is not None:
                 sophia.take_up(kept["refresh"])
         self._optimiser, self._refresh = optimiser, sophia
-        penalty = self.penalty.add if self.penalty else None
-        descent = Descent(rate=rate, steps=steps, begin=kept["step"] if kept else 0, sophia=sophia, penalty=penalty)
+        descent = Descent(rate=rate, steps=steps, begin=kept["step"] if kept else 0, sophia=sophia)
         try:
             with bar(title, steps) as report:
                 return minimise(self.problem, optimiser, draw, self._loss, descent, after, report)
@@ -257,8 +254,6 @@ class Descending:
         figures: dict[str, Any] = {"attempt": len(self.attempts) + 1} | settings | check.figures()
         figures |= {"phase": self.phase.name, "step": self.before + check.step}
         self.seen = check.step
-        if self.penalty:
-            self.penalty.look(self.before + check.step)
         self.outcome.history.append(figures)
         self.log(figures | {"batch_tokens": self.problem.portions.tokens})
         if np.isfinite(check.forget).all():

@@ -33,8 +33,7 @@ AfterStep = Callable[[int, Mapping[str, float]], bool]
 class Descent:
     """Settings of one phase: learning rate by 0-based step, most steps, the step to begin at, and the clipping norm.
 
-    `sophia` refreshes its curvature around the steps, and has a clipping norm of its own. `penalty` adds to the
-    gradients of a step, before they are clipped, and returns its value.
+    `sophia` refreshes its curvature around the steps, and has a clipping norm of its own.
     """
 
     rate: Callable[[int], float]
@@ -42,7 +41,6 @@ class Descent:
     begin: int = 0
     clip: float = 1.0
     sophia: CurvatureRefresh | None = None
-    penalty: Callable[[], float] | None = None
 
 
 def linear(peak: float, steps: int, warmup: int) -> Callable[[int], float]:
@@ -102,8 +100,6 @@ def minimise(
         if sophia is not None:
             sophia.before(step, batches)
         losses = _accumulate(problem, batches, loss)
-        if descent.penalty is not None:
-            losses["penalty"] = descent.penalty()
         norm = problem.runtime.clip(problem.movable.values(), clip)
         if not (math.isfinite(norm) and all(math.isfinite(value) for value in losses.values())):
             optimiser.zero_grad(set_to_none=True)

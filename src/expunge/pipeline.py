@@ -69,7 +69,6 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
     method_kind = registry.load("methods", config.method)
     config = replace(config, options=trial.options_of(method_kind, config.options))
     output = save.check_output(_required(config.output, "output"))
-    trial.penalty_of(config)
     checked = check(config, method_kind)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("unlearn", config, hashed)

@@ -17,9 +17,7 @@ from expunge.assemble import Assembled, load_other
 from expunge.checkpoint import Checkpoints
 from expunge.deliver import Delivered, deliver
 from expunge.errors import InputError
-from expunge.influence import curvature_of
 from expunge.model.select import Subspace, select
-from expunge.penalty import PenaltySettings
 from expunge.planning.guess import begin
 from expunge.record import Clock
 from expunge.reference.cache import row_losses
@@ -72,7 +70,7 @@ def run(
             CHOICES, {"subspace": subspace.name, "reason": subspace.reason, "portions": problem.portions.held()}
         )
     with clock.stage("unlearn"):
-        outcome = apply(config.options, problem, log, tokens, penalty_of(config), checkpoints)
+        outcome = apply(config.options, problem, log, tokens, checkpoints)
     if problem.portions.halvings:
         say(f"memory: batches were cut {problem.portions.halvings} times, to {problem.portions.tokens} tokens")
     for warning in dict.fromkeys(entry["notes"].get("warning") for entry in outcome.proposals):
@@ -82,18 +80,6 @@ def run(
     with clock.stage("save"):
         delivered = deliver(config, problem, folder, assembled, say)
     return Trial(outcome, subspace, delivered)
-
-
-def penalty_of(config: configs.Unlearn) -> PenaltySettings | None:
-    """The penalty that was asked for. Raises `InputError` for an unknown curvature, and without rows to keep."""
-    if config.penalty is None:
-        return None
-    curvature_of(config.penalty, config.penalty_options)
-    if config.retain is None:
-        raise InputError("--penalty holds the weights where rows to keep need them. Give --retain.")
-    return PenaltySettings(
-        curvature=config.penalty, on=config.penalty_on, budget=config.penalty_budget, options=config.penalty_options
-    )
 
 
 def base_losses(config: configs.Unlearn, assembled: Assembled) -> Any:

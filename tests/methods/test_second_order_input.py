@@ -83,7 +83,7 @@ def test_they_are_refused_before_anything_is_read(method: str, tmp_path: Path) -
     words = ("damping must be a number above 0",)
     check_refused(lambda: pipeline.unlearn(**given, method=method, options={"damping": 0.0}), words)
     words = ("no curvature 'diagnal'", "did you mean 'diagonal'?")
-    check_refused(lambda: pipeline.unlearn(**given, method=method, penalty="diagnal"), words)
+    check_refused(lambda: pipeline.unlearn(**given, method=method, options={"curvature": "diagnal"}), words)
     with pytest.raises(InputError, match="none"):  # with right options, it is the folder
         pipeline.unlearn(**given, method=method, options={"damping": DAMPING})
 
