@@ -37,7 +37,8 @@ from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window
 from expunge.distributed import Runtime
 from expunge.gradients.cotangents import Labels
-from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.per_example import Squares as SummedSquares
+from expunge.gradients.per_example import measure
 from expunge.model.losses import target_ids, target_logits
 from expunge.model.select import linear_layers
 from expunge.problem import Problem, Split
@@ -156,7 +157,7 @@ def plain(problem: Problem, batches: tuple[Batch, ...]) -> None:
 
 def exact(bench: Bench, problem: Problem, labels: Labels) -> Squares:
     """What the diagonal curvature runs, with the hooks set up and taken away."""
-    return measure(problem, bench.split, Wanted(squares=True), labels, windows=len(bench.batches[0].rows)).squares
+    return measure(problem, bench.split, SummedSquares, labels, windows=len(bench.batches[0].rows)).tensors
 
 
 def by_vmap(problem: Problem, batches: tuple[Batch, ...]) -> Squares:

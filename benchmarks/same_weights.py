@@ -1,8 +1,8 @@
 """Whether a change of the code changed any weight: hashes of what each method writes, before and after.
 
 Runs `expunge unlearn` with each method on a tiny world of fictional people, in full weights and LoRA, with one process
-and with two, and `expunge retrain`, and writes the SHA-256 of every written tensor to a JSON file; with `--than FILE` it
-says what differs from an earlier one. One thread, so that sums are made in one order. About ten minutes.
+and with two, and `expunge retrain`, and writes the SHA-256 of every written tensor to a JSON file; with `--than FILE`
+it says what differs from an earlier one. One thread, so that sums are made in one order. About ten minutes.
 
     python benchmarks/same_weights.py --output after.json --than before.json
 """
@@ -32,7 +32,7 @@ RUNS: dict[str, list[str]] = {
         *["libu", *FEW, "--options.curvature", "block", "--options.curvature-options", "gradients", "16"],
         *["--options.cycles", "2", "--options.step", "targets", "--options.optimiser", "adamw"],
     ],
-    "libu as published": ["libu", "--options.variant", "as_published", "--options.steps", "6"],
+    "libu as published": ["libu_as_published", "--options.steps", "6"],
     "fisher_removal": ["fisher_removal", "--options.cycles", "2"],
     "fisher_removal block restore": [
         *["fisher_removal", "--options.curvature", "block", "--options.curvature-options", "gradients", "16"],

@@ -134,7 +134,6 @@ CASES = [Case(name) for name in METHODS] + [
     Case("fisher_removal", BLOCK),
     Case("fisher_removal", (*REMOVAL, ("refresh", False))),
     Case("fisher_forgetting", (("reading", "noisy_newton"), ("cycles", 2))),
-    Case("libu", (("variant", "as_published"),)),
     Case("npo", tokens=4000),
     Case("loss_matching", tokens=9000),
 ]

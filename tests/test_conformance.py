@@ -13,11 +13,12 @@ from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
 from expunge.method import LossPhase, ProposalPhase, State, flattened
-from expunge.model.losses import target_logits, token_nll
+from expunge.model.losses import target_logits
 from expunge.model.select import select
 from expunge.model.tiny import byte_tokenizer, llama
 from expunge.problem import Problem, Split, divided
 from expunge.reference.cache import row_losses
+from oracles import token_nll
 
 METHODS = registry.names("methods")
 FEW: dict[str, float] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16}

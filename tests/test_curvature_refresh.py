@@ -18,10 +18,11 @@ from expunge.gradients.bartlett import Estimate
 from expunge.loop import Descent, minimise, optimiser_of
 from expunge.method import LossPhase, Phase, State, Terms
 from expunge.methods.gradient_difference import GradientDifference
-from expunge.model.losses import target_logits, token_nll
+from expunge.model.losses import target_logits
 from expunge.model.tiny import byte_tokenizer, llama
 from expunge.optim.sophia import LIBU, SOUL, SophiaSettings
 from expunge.problem import Problem, Split
+from oracles import token_nll
 
 SETTINGS = SophiaSettings(refresh_every=4, refresh_rows=3, refresh_most=2)
 

@@ -16,7 +16,7 @@ from expunge.data.batches import Batch, collate
 from expunge.distributed import Runtime
 from expunge.errors import InputError
 from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State, Terms
-from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.model.losses import target_logits, window_means
 from expunge.optim.course import SETTLE
 from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
 from expunge.planning import workload
@@ -24,6 +24,7 @@ from expunge.problem import Problem, divided
 from expunge.propose import USUAL_MEASUREMENTS, expected_tokens
 from expunge.reference.cache import row_losses
 from expunge.watch import Outcome
+from oracles import token_nll
 from test_conformance import problem_of
 
 Shape = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]

@@ -14,12 +14,13 @@ from expunge.data.batches import Batch, collate
 from expunge.errors import DoesNotFit
 from expunge.evaluation import evidence
 from expunge.gradients.bartlett import estimate
-from expunge.gradients.per_example import Wanted, measure
-from expunge.gradients.summed import mean_gradient, squared_batch_means
+from expunge.gradients.per_example import Squares, Stacked, measure
+from expunge.gradients.summed import mean_gradient
 from expunge.loop import Descent, minimise, optimiser_of
 from expunge.method import Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.methods.kl_minimisation import KlMinimisation
+from expunge.methods.libu_as_published import squared_batch_means
 from expunge.methods.loss_matching import LossMatching
 from expunge.model.recompute import allow
 from expunge.problem import Problem
@@ -113,9 +114,8 @@ def _divergences(problem: Problem) -> Any:
 
 
 def _per_example(problem: Problem) -> Any:
-    wanted = Wanted(total=True, squares=True, norms=True)
-    sums = measure(problem, problem.splits["forget"], wanted, "noise", passes=2)
-    return [sums.total, sums.squares, sums.norms]
+    split = problem.splits["forget"]
+    return [measure(problem, split, gather, "noise", passes=2).tensors for gather in (Squares, Stacked)]
 
 
 def _sophia(problem: Problem) -> Any:

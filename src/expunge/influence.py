@@ -26,7 +26,6 @@ from expunge.reference.cache import KeptDistributions, row_losses
 
 Step = Literal["budget", "line_search", "targets", "fixed"]
 TO_TARGETS = ("line_search", "targets")
-Unit = Literal["kl", "loss"]
 
 
 class Stepping(Protocol):
@@ -45,8 +44,6 @@ class Stepping(Protocol):
     def step(self) -> Step: ...
     @property
     def budget(self) -> float: ...
-    @property
-    def budget_unit(self) -> Unit: ...
     @property
     def step_size(self) -> float | None: ...
 
@@ -71,7 +68,7 @@ def rule(options: Stepping, share: float = 1.0) -> StepRule:
         return LineSearch()
     if options.step == "targets":
         return ToTargets(share=share)
-    return RetainBudget(budget=share * options.budget, unit=options.budget_unit)
+    return RetainBudget(budget=share * options.budget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,13 @@ from expunge.data.tokens import Rendering, encode
 from expunge.distributed import Runtime
 from expunge.evaluation import divergence, evidence
 from expunge.gradients.bartlett import estimate
-from expunge.gradients.per_example import Wanted, measure
-from expunge.gradients.summed import divergence_gradient, mean_gradient, squared_batch_means
+from expunge.gradients.per_example import Squares, Stacked, measure
+from expunge.gradients.summed import divergence_gradient, mean_gradient
 from expunge.loop import Training, _accumulate, train
 from expunge.method import ProposalPhase, State, Terms
 from expunge.methods.fisher_removal import FisherRemoval
-from expunge.model.losses import target_logits, token_nll, window_means
+from expunge.methods.libu_as_published import squared_batch_means
+from expunge.model.losses import target_logits, window_means
 from expunge.model.select import select
 from expunge.model.tiny import byte_tokenizer, llama
 from expunge.optim.step_size import RetainBudget
@@ -37,6 +38,7 @@ from expunge.problem import Problem, Split, divided
 from expunge.propose import Proposals
 from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses
 from expunge.watch import Outcome
+from oracles import token_nll
 
 Found = dict[str, Any]
 CONTEXT = 32
@@ -119,21 +121,17 @@ def gradients(problem: Problem) -> Found:
 
 
 def statistics(problem: Problem) -> Found:
-    """Sums over examples under each label source and shortcut, in batches of two, which cut the long row."""
-    kinds: dict[str, tuple[Wanted, Any]] = {
-        "all": (Wanted(total=True, squares=True, norms=True, stacked=True), "noise"),
-        "sampled": (Wanted(squares=True), "sampled"),
-        "empirical": (Wanted(squares=True), "data"),
-        "by batch": (Wanted(squares=True, by_batch=True), "noise"),
-    }
-    linear = measure(problem_of("*proj*"), problem.splits["retain"], Wanted(squares=True, by_token=True), "noise")
-    found: Found = {f"by token: {name}": value for name, value in linear.squares.items()}
-    for kind, (wanted, labels) in kinds.items():
-        sums = measure(problem, problem.splits["retain"], wanted, labels, passes=2, windows=2)
-        for part in ("total", "squares", "stacked"):
-            found |= {f"{kind}, {part}: {name}": value for name, value in getattr(sums, part).items()}
-        if wanted.norms:
-            found[f"{kind}, norms"] = sums.norms
+    """Sums over examples under each label source, in batches of two, which cut the long row."""
+    kinds: tuple[tuple[Any, Any], ...] = (
+        (Stacked, "noise"),
+        (Squares, "noise"),
+        (Squares, "sampled"),
+        (Squares, "data"),
+    )
+    found: Found = {}
+    for gather, labels in kinds:
+        sums = measure(problem, problem.splits["retain"], gather, labels, passes=2, windows=2)
+        found |= {f"{gather.__name__}, {labels}: {name}": value for name, value in sums.tensors.items()}
     return found
 
 
@@ -209,7 +207,7 @@ def fewer_windows_than_processes() -> Found:
     problem = replace(problem, splits={name: split.of([0], name) for name, split in problem.splits.items()})
     only = {name: replace(split, windows=split.windows[:1]) for name, split in problem.splits.items()}
     problem = replace(problem, splits=only)
-    stacked = measure(problem, problem.splits["retain"], Wanted(stacked=True), "noise").stacked
+    stacked = measure(problem, problem.splits["retain"], Stacked, "noise").tensors
     found = accumulated(problem) | {f"of an example: {key}": value for key, value in stacked.items()}
     return found | {f"score {key}": value for key, value in scores(problem).items()}
 

@@ -5,6 +5,7 @@ a sum of squares over two layers by a few per cent; distances are the sum of abs
 over the sum of its entries, the largest of all tensors.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window
 from expunge.distributed import Runtime
 from expunge.gradients.cotangents import Labels
-from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.per_example import Squares, measure
 from expunge.model.losses import target_ids, target_logits
 from expunge.model.select import select
 from expunge.model.tiny import llama
@@ -51,9 +52,16 @@ def problem_of(subspace: str, tokenizer: Any) -> Problem:
     return Problem(chosen.model, tokenizer, runtime, Rendering(context=64), splits, movable=chosen.movable)
 
 
-def squares(problem: Problem, precision: str, labels: Labels, **wanted: bool) -> dict[str, Tensor]:
+class SquaredBatch(Squares):
+    """The square of a batch's summed gradient, which is not the sum of the examples' squares."""
+
+    def take(self, name: str, gradients: Tensor, places: Sequence[int]) -> None:
+        super().take(name, gradients.sum(dim=0, keepdim=True), places)
+
+
+def squares(problem: Problem, precision: str, labels: Labels, gather: Any = Squares) -> dict[str, Tensor]:
     problem.runtime.precision = precision
-    return measure(problem, problem.splits["retain"], Wanted(squares=True, **wanted), labels, windows=4).squares
+    return measure(problem, problem.splits["retain"], gather, labels, windows=4).tensors
 
 
 def by_loop(problem: Problem, precision: str) -> dict[str, Tensor]:
@@ -87,4 +95,4 @@ def test_bfloat16_squares_are_near_float32_ones_and_a_loop(subspace: str, tokeni
         assert distance(found, by_loop(problem, precision)) < SAME[precision]
         assert distance(found, exact) < ROUNDED
     assert distance(squares(problem, "bf16", "noise"), squares(problem, "no", "noise")) < ROUNDED
-    assert distance(squares(problem, "bf16", "data", by_batch=True), exact) > 3 * ROUNDED  # a squared batch sum
+    assert distance(squares(problem, "bf16", "data", SquaredBatch), exact) > 3 * ROUNDED  # a squared batch sum

@@ -10,7 +10,7 @@ from expunge.gradients.cotangents import (
     turn_into_label_cotangent,
     turn_into_noise_cotangent,
 )
-from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.per_example import Squares, measure
 from gradients.shapes import VOCABULARY, model_of, problem_of, row_gradients, same, split_of
 
 LOGITS = torch.tensor([[0.3, -1.2, 2.0, 0.1, -0.4], [4.0, 0.0, 0.0, -1.0, 0.5]]).double()
@@ -87,7 +87,7 @@ def test_exact_labels_give_the_gauss_newton_diagonal() -> None:
     problem = problem_of(model_of("llama", tied=False))
     problem.movable = {name: problem.movable[name] for name in list(problem.movable)[-3:]}
     split = split_of("retain", (1, 2))
-    found = measure(problem, split, Wanted(squares=True), "exact").squares
+    found = measure(problem, split, Squares, "exact").tensors
     expected = gauss_newton_diagonal(problem, split)
     assert same(found, expected)
     empirical = {name: rows.square().sum(0) for name, rows in row_gradients(problem, split).items()}
@@ -101,7 +101,7 @@ def test_noise_is_unbiased_and_shared_noise_is_not() -> None:
     split = split_of("retain", (1, 1, 2))
     exact = gauss_newton_diagonal(problem, split)["lm_head.weight"]
     passes = 400
-    found = measure(problem, split, Wanted(squares=True), "noise", passes=passes).squares["lm_head.weight"] / passes
+    found = measure(problem, split, Squares, "noise", passes=passes).tensors["lm_head.weight"] / passes
     error = exact * (2 / passes) ** 0.5  # of a mean of squared normals; rows only make it smaller
     assert float(((found - exact).abs() > 4 * error).double().mean()) < 0.01
     shared = torch.zeros_like(exact)

@@ -1,5 +1,6 @@
 """Exact per-example gradients against a loop of autograd and torch.func, in float64; wrong ways are rejected."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,23 +11,18 @@ from torch.func import functional_call, grad, vmap
 from expunge.data.batches import collate
 from expunge.data.tokens import Window
 from expunge.errors import InputError
-from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.per_example import Squares, Stacked, measure
 from expunge.problem import Problem, Split
 from gradients.shapes import FAMILIES, lora_of, model_of, problem_of, row_gradients, same, split_of
 
-ALL = Wanted(total=True, squares=True, norms=True, stacked=True)
-
 
 def check_all(problem: Problem, windows: int = 4) -> None:
-    """Totals, squares, norms and single gradients of a mixed split equal the loop's."""
+    """Single gradients and sums of squares of a mixed split equal the loop's."""
     split = problem.splits["retain"]
     expected = row_gradients(problem, split)
-    found = measure(problem, split, ALL, "data", windows=windows)
-    assert same(found.stacked, expected)
-    assert same(found.total, {name: rows.sum(0) for name, rows in expected.items()})
-    assert same(found.squares, {name: rows.square().sum(0) for name, rows in expected.items()})
-    norms = sum(rows.flatten(1).square().sum(1) for rows in expected.values())
-    assert same({"norms": found.norms}, {"norms": torch.as_tensor(norms)})
+    assert same(measure(problem, split, Stacked, "data", windows=windows).tensors, expected)
+    found = measure(problem, split, Squares, "data", windows=windows)
+    assert same(found.tensors, {name: rows.square().sum(0) for name, rows in expected.items()})
     assert found.examples == len(split.rows) and found.tokens == sum(window.targets for window in split.windows)
 
 
@@ -42,7 +38,7 @@ def test_full_weights(family: str, tied: bool) -> None:
 def test_lora(family: str, fresh: bool) -> None:
     problem = problem_of(lora_of(family, fresh))
     check_all(problem)
-    squares = measure(problem, problem.splits["retain"], ALL, "data").squares
+    squares = measure(problem, problem.splits["retain"], Squares, "data").tensors
     zero = {name for name, square in squares.items() if not square.any()}
     assert zero == ({name for name in squares if "lora_A" in name} if fresh else set())
 
@@ -61,8 +57,8 @@ def test_gradient_checkpointing(family: str, reentrant: bool, lora: bool) -> Non
     expected = row_gradients(plain, plain.splits["retain"])
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.train()
-    found = measure(plain, plain.splits["retain"], ALL, "data", windows=4)
-    assert same(found.squares, {name: rows.square().sum(0) for name, rows in expected.items()})
+    found = measure(plain, plain.splits["retain"], Squares, "data", windows=4)
+    assert same(found.tensors, {name: rows.square().sum(0) for name, rows in expected.items()})
 
 
 def test_torch_func_agrees() -> None:
@@ -78,8 +74,7 @@ def test_torch_func_agrees() -> None:
         return torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="sum")
 
     expected = vmap(grad(loss), in_dims=(None, 0))(parameters, batch.ids)
-    found = measure(problem, split, ALL, "data")
-    assert same(found.stacked, expected)
+    assert same(measure(problem, split, Stacked, "data").tensors, expected)
 
 
 def test_layers_above_the_lowest_and_changes_in_place() -> None:
@@ -90,7 +85,7 @@ def test_layers_above_the_lowest_and_changes_in_place() -> None:
     problem.movable = {name: tensor for name, tensor in problem.movable.items() if "layers.1" in name}
     below, seen = model.model.layers[0].mlp.down_proj, []
     handle = below.register_forward_hook(lambda module, arguments, output: seen.append(output.requires_grad))
-    found = measure(problem, problem.splits["retain"], ALL, "data", windows=4).squares
+    found = measure(problem, problem.splits["retain"], Squares, "data", windows=4).tensors
     handle.remove()
     assert not any(seen) and len(seen) > 1
     expected = row_gradients(problem, problem.splits["retain"])
@@ -105,9 +100,10 @@ def test_does_not_depend_on_how_rows_are_batched(windows: int) -> None:
     problem = problem_of(model_of("gpt2"))
     split = problem.splits["retain"]
     for labels in ("data", "sampled", "noise"):
-        whole = measure(problem, split, Wanted(total=True, squares=True), labels, windows=7)  # type: ignore[arg-type]
-        parts = measure(problem, split, Wanted(total=True, squares=True), labels, windows=windows)  # type: ignore[arg-type]
-        assert same(parts.total, whole.total) and same(parts.squares, whole.squares)
+        for gather in (Squares, Stacked):
+            whole = measure(problem, split, gather, labels, windows=7)  # type: ignore[arg-type]
+            parts = measure(problem, split, gather, labels, windows=windows)  # type: ignore[arg-type]
+            assert same(parts.tensors, whole.tensors)
 
 
 def test_pieces_of_a_large_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +117,7 @@ def test_leaves_the_model_as_it_was() -> None:
     before = problem.snapshot()
     problem.movable[next(iter(problem.movable))].grad = torch.ones_like(problem.movable[next(iter(problem.movable))])
     flags = {name: tensor.requires_grad for name, tensor in problem.model.named_parameters()}
-    measure(problem, problem.splits["retain"], ALL, "noise")
+    measure(problem, problem.splits["retain"], Squares, "noise")
     assert {name: tensor.requires_grad for name, tensor in problem.model.named_parameters()} == flags
     assert all(torch.equal(tensor, before[name]) for name, tensor in problem.movable.items())
     assert problem.movable[next(iter(problem.movable))].grad is not None
@@ -132,29 +128,21 @@ def test_leaves_the_model_as_it_was() -> None:
 # Broken variants: each is what a peer does, and each must be told from the exact sums.
 
 
-def test_named_approximations_are_not_exact_under_data_labels() -> None:
-    """Token-wise squares and the squared batch sum, which are only unbiased where cotangents have mean zero."""
+class SquaredBatch(Squares):
+    """The square of a batch's summed gradient, as released code has it."""
+
+    def take(self, name: str, gradients: torch.Tensor, places: Sequence[int]) -> None:
+        super().take(name, gradients.sum(dim=0, keepdim=True), places)
+
+
+def test_squared_batches_are_not_exact_under_data_labels() -> None:
+    """They are only unbiased where cotangents have mean zero."""
     problem = problem_of(model_of("llama"))
     split = problem.splits["retain"]
     expected = {name: rows.square().sum(0) for name, rows in row_gradients(problem, split).items()}
-    linear = {name for name in expected if "proj" in name}
-    movable = {name: problem.movable[name] for name in linear}
-    here = replace(problem, movable=movable)
-    by_token = measure(here, split, Wanted(squares=True, by_token=True), "data").squares
-    by_batch = measure(problem, split, Wanted(squares=True, by_batch=True), "data").squares
-    for wrong, names in ((by_token, linear), (by_batch, set(expected))):
-        off = sum(float((wrong[name] - expected[name]).abs().sum()) for name in names)
-        assert off > 0.3 * sum(float(expected[name].sum()) for name in names)
-
-
-def test_token_squares_are_what_their_name_says() -> None:
-    """For rows of one target there is nothing to mix: the shortcut and the exact squares agree for the last layer."""
-    problem = problem_of(model_of("llama", tied=False))
-    here = replace(problem, movable={"lm_head.weight": problem.movable["lm_head.weight"]})
-    windows = tuple(Window(row, (0, row + 2, 5, row), (False, False, False, True)) for row in range(4))
-    split = Split("retain", split_of("retain", (1,) * 4).rows, windows)
-    by_token = measure(here, split, Wanted(squares=True, by_token=True), "data").squares
-    assert same(by_token, measure(here, split, Wanted(squares=True), "data").squares)
+    wrong = measure(problem, split, SquaredBatch, "data").tensors
+    off = sum(float((wrong[name] - expected[name]).abs().sum()) for name in expected)
+    assert off > 0.3 * sum(float(expected[name].sum()) for name in expected)
 
 
 def test_padding_in_the_mask_would_be_seen() -> None:
@@ -166,7 +154,7 @@ def test_padding_in_the_mask_would_be_seen() -> None:
         Window(window.row, window.ids + (1,) * (longest - len(window.ids)), (False,) + (True,) * (longest - 1))
         for window in split.windows
     )
-    wrong = measure(problem, replace(split, windows=padded), Wanted(squares=True), "data").squares
+    wrong = measure(problem, replace(split, windows=padded), Squares, "data").tensors
     assert not same(wrong, expected, 0.1)
 
 
@@ -175,12 +163,12 @@ def test_tied_uses_squared_apart_would_be_seen() -> None:
     problem = problem_of(model_of("llama"))
     split = problem.splits["retain"]
     name = "model.embed_tokens.weight"
-    exact = measure(problem, split, Wanted(squares=True), "data").squares[name]
+    exact = measure(problem, split, Squares, "data").tensors[name]
     untied = model_of("llama", tied=False)
     with torch.no_grad():
         for key, tensor in untied.named_parameters():
             tensor.copy_(problem.model.state_dict()[key])
-    apart = measure(problem_of(untied), split, Wanted(squares=True), "data").squares
+    apart = measure(problem_of(untied), split, Squares, "data").tensors
     wrong = apart[name] + apart["lm_head.weight"]
     assert float((wrong - exact).abs().max()) > 0.1 * float(exact.abs().max())
 
@@ -188,10 +176,10 @@ def test_tied_uses_squared_apart_would_be_seen() -> None:
 def test_windows_squared_apart_would_be_seen() -> None:
     problem = problem_of(model_of("llama"))
     split = problem.splits["retain"]
-    exact = measure(problem, split, Wanted(squares=True), "data").squares
+    exact = measure(problem, split, Squares, "data").tensors
     apart = tuple(replace(window, row=place) for place, window in enumerate(split.windows))
     rows = split_of("retain", (1,) * len(apart)).rows
-    wrong = measure(problem, Split("retain", rows, apart), Wanted(squares=True), "data").squares
+    wrong = measure(problem, Split("retain", rows, apart), Squares, "data").tensors
     assert not same(wrong, exact, 0.1)
 
 
@@ -212,4 +200,4 @@ def test_a_layer_without_a_rule_is_named() -> None:
     model.model.layers[0].mlp = _Mixing(model.model.layers[0].mlp)
     problem = problem_of(model)
     with pytest.raises(InputError, match=r"layers\.0\.mlp\.scale belongs to _Mixing at model\.layers\.0\.mlp"):
-        measure(problem, problem.splits["retain"], ALL, "data")
+        measure(problem, problem.splits["retain"], Squares, "data")

@@ -3,10 +3,12 @@
 import torch
 
 from expunge.data.batches import collate
-from expunge.gradients.summed import divergence_gradient, mean_gradient, squared_batch_means
-from expunge.model.losses import target_logits, token_nll
+from expunge.gradients.summed import divergence_gradient, mean_gradient
+from expunge.methods.libu_as_published import squared_batch_means
+from expunge.model.losses import target_logits
 from expunge.reference.cache import keep_distributions
 from gradients.shapes import model_of, problem_of, row_gradients, same
+from oracles import token_nll
 
 COUNTS = (1, 1, 3, 1, 2)
 

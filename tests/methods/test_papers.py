@@ -7,10 +7,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from expunge.curvature import inner
-from expunge.gradients.summed import mean_gradient, squared_batch_means
+from expunge.gradients.summed import mean_gradient
 from expunge.method import LossPhase, ProposalPhase, State, flattened
 from expunge.methods.fisher_forgetting import FisherForgetting
-from expunge.methods.libu import SETUPS, Libu, Published
+from expunge.methods.libu import Libu
+from expunge.methods.libu_as_published import SETUPS, LibuAsPublished, Setup, squared_batch_means
 from expunge.optim.step_size import Fixed, RetainBudget
 from expunge.problem import Problem
 from gradients.shapes import lora_of, problem_of, same
@@ -26,7 +27,7 @@ def test_phase_one_climbs_and_as_published_descends() -> None:
     """By the slope of the forget loss along the direction, which the step multiplies by a positive number."""
     made = problem()
     assert (Libu()._ascend(made, State()).forget_slope or 0) > 0
-    assert (Libu(variant="as_published")._descend(made, State()).forget_slope or 0) < 0
+    assert (LibuAsPublished().descend(made, State()).forget_slope or 0) < 0
 
 
 def test_phase_one_as_published_is_minus_g_over_f_plus_lambda() -> None:
@@ -34,7 +35,7 @@ def test_phase_one_as_published_is_minus_g_over_f_plus_lambda() -> None:
     gradient = mean_gradient(made, made.splits["forget"], "row")
     fisher = squared_batch_means(made, made.splits["curvature"], 4)  # set-up 3: batches of 4
     expected = {name: -part / (fisher[name] + 1e-3) for name, part in gradient.items()}
-    found = Libu(variant="as_published")._descend(made, State())
+    found = LibuAsPublished().descend(made, State())
     assert same(dict(found.direction), expected)
     assert found.forget_slope == pytest.approx(inner(gradient, expected))
     assert not same(dict(found.direction), {name: -part for name, part in expected.items()})
@@ -44,7 +45,7 @@ def test_on_a_fresh_lora_only_b_moves() -> None:
     """A is not divided by the damping alone, as the released code does: its gradient is zero, and it gets no step."""
     made = problem(fresh=True)
     assert all("lora_B" in name for name in Libu()._ascend(made, State()).direction)
-    released = Libu(variant="as_published")._descend(made, State()).direction
+    released = LibuAsPublished().descend(made, State()).direction
     assert all(not part.any() for name, part in released.items() if "lora_A" in name)
 
 
@@ -74,24 +75,16 @@ def test_their_fisher_is_the_mean_of_squared_batch_means(size: int) -> None:
 
 def test_the_set_ups() -> None:
     """Learning rate, batch, accumulation, epochs, damping, chance, gamma; their source is on the page."""
-    assert SETUPS[3] == Published(2e-5, 4, 8, 4, 1e-3, 0.06, 1.2)
-    assert SETUPS[2] == Published(3e-5, 1, 6, 5, 8e-4, 0.08, 1.15)
+    assert SETUPS[3] == Setup(2e-5, 4, 8, 4, 1e-3, 0.06, 1.2)
+    assert SETUPS[2] == Setup(3e-5, 1, 6, 5, 8e-4, 0.08, 1.15)
     assert (SETUPS[1].learning_rate, SETUPS[1].accumulation) == (4e-5, 4)
     for number, setup in SETUPS.items():
-        first, second = Libu(variant="as_published", setup=number).phases(problem(), State())  # type: ignore[arg-type]
+        first, second = LibuAsPublished(setup=number).phases(problem(), State())  # type: ignore[arg-type]
         assert isinstance(first, ProposalPhase) and first.step == Fixed(step=setup.learning_rate)
         assert isinstance(second, LossPhase) and second.optimiser is not None
         assert second.draws == {"forget": setup.batch * setup.accumulation}  # and no retain rows
         used = second.optimiser
         assert (used.variant, used.gamma, used.chance) == ("libu", setup.gamma, setup.chance)
-
-
-def test_phases_can_be_left_out() -> None:
-    made = problem()
-    names = [phase.name for phase in flattened(Libu().phases(made, State()))]
-    assert names == ["influence", "sophia"]
-    assert [phase.name for phase in flattened(Libu(phases_run="first").phases(made, State()))] == names[:1]
-    assert [phase.name for phase in flattened(Libu(phases_run="second").phases(made, State()))] == names[1:]
 
 
 def test_cycles_of_the_first_phase_share_its_budget() -> None:

@@ -33,8 +33,6 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         (method, {"cycles": 0}, ("cycles must be a number above 0",))
         for method in ("fisher_removal", "fisher_forgetting")
     ),
-    ("libu", {"refresh_every": 0}, ("refresh_every must be a number above 0",)),
-    ("libu", {"unclipped": 1.5}, ("unclipped = 1.5", "between 0 and 1")),
     *((method, {"curvature": "diagnal"}, ("no curvature 'diagnal'", "did you mean 'diagonal'?")) for method in METHODS),
     *((method, {"curvature_options": {"lables": "data"}}, ("unknown key 'lables'", "'labels'")) for method in METHODS),
     ("libu", {"curvature_options": {"labels": "date"}}, ("labels must be one of", "'date'")),

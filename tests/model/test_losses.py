@@ -21,9 +21,9 @@ from expunge.model.losses import (
     target_kl,
     target_logits,
     target_nll,
-    token_nll,
     window_means,
 )
+from oracles import token_nll
 
 LN2 = 0.6931472
 

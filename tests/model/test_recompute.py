@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from expunge.data.batches import collate
 from expunge.data.portions import Portions
 from expunge.errors import InputError
-from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.per_example import Squares, measure
 from expunge.model.losses import target_nll
 from expunge.model.recompute import allow, recompute_layers
 from expunge.problem import Problem
@@ -47,10 +47,9 @@ def test_gradients_stay_and_less_is_kept(subspace: str) -> None:
 
 def test_per_example_gradients_stay() -> None:
     problem = problem_in_doubles()
-    wanted = Wanted(squares=True)
-    expected = measure(problem, problem.splits["forget"], wanted, "noise").squares
+    expected = measure(problem, problem.splits["forget"], Squares, "noise").tensors
     recompute_layers(problem.model)
-    found = measure(problem, problem.splits["forget"], wanted, "noise").squares
+    found = measure(problem, problem.splits["forget"], Squares, "noise").tensors
     assert all(torch.allclose(expected[name], found[name], rtol=1e-10, atol=1e-14) for name in expected)
 
 

@@ -3,18 +3,14 @@
     C_b = (1 / tokens) sum_i g_i g_i',    g_i the part of example i's gradient that lies in block b
 
 Blocks are `block` coordinates in a row of each flattened parameter, as Optimal BERT Surgeon (2203.07259) cuts them, or
-one block of all coordinates. Two forms of the same inverse, for G [m, K] the scaled gradients of a block, C_b = G' G:
+one block of all coordinates. With G [m, K] the scaled gradients of a block, C_b = G' G, and any power p is exact from
+the m x m eigenproblem G G' = U diag(s) U' (where a block has fewer coordinates than there are gradients, from the K x K
+eigenproblem):
 
-- `recursion`, one gradient at a time: WoodFisher (Singh & Alistarh, 2004.14340, equation 4), which Second-Order
-  Information Matters (2403.10557) takes over; with gradients not scaled by 1 / sqrt(m), its 1 + ... is m + ...:
+    (lambda I + G' G)^p v = lambda^p v + G' U diag(((s + lambda)^p - lambda^p) / s) U' G v
 
-      F_0^-1 = I / lambda
-      F_i^-1 = F_{i-1}^-1 - (F_{i-1}^-1 g_i)(F_{i-1}^-1 g_i)' / (1 + g_i' F_{i-1}^-1 g_i)
-
-- `gram`, any power p, exact for any block, from the m x m eigenproblem G G' = U diag(s) U'; where a block has fewer
-  coordinates than there are gradients, the K x K eigenproblem is solved instead:
-
-      (lambda I + G' G)^p v = lambda^p v + G' U diag(((s + lambda)^p - lambda^p) / s) U' G v
+For p = -1 this is what the WoodFisher recursion gives one gradient at a time (Singh & Alistarh, 2004.14340, equation
+4), which Second-Order Information Matters (2403.10557) takes over; the tests hold the two together.
 
 Which matrix it is depends on `labels`: Gauss-Newton in expectation for `noise` and `sampled`, the *empirical* Fisher
 (the papers') for `data`. Rank at most m. Memory: m numbers for every movable parameter, so it is for LoRA or for chosen
@@ -23,13 +19,12 @@ layers.
 Shapes: b blocks, m gradients, K coordinates of a block (the last one of a parameter is filled up with zeros).
 
 Departures: `noise` labels where the papers have `data`; summed losses divided once by their tokens, where they take the
-mean of m losses; the Gram form.
+mean of m losses; the Gram form in place of the recursion.
 
 When to use it: on few parameters, where coordinates that move together should be seen together.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +33,7 @@ from expunge.curvature import CurvatureState, Vector, summary
 from expunge.data.splits import spread
 from expunge.errors import InputError
 from expunge.gradients.cotangents import Labels
-from expunge.gradients.per_example import Wanted, measure
+from expunge.gradients.per_example import Stacked, measure
 from expunge.model.select import free_memory
 from expunge.problem import Problem, Split
 
@@ -56,8 +51,6 @@ class Block:
     """Coordinates of a block; none: one block of all (Optimal BERT Surgeon uses 50; ours is our choice)."""
     gradients: int = 256
     """Per-example gradients to use, of rows spread over those given, repeated with fresh noise (our choice)."""
-    form: Literal["gram", "recursion"] = "gram"
-    """How `solve` inverts: both give the same (our choice; the papers have the recursion)."""
 
     @property
     def forecasts(self) -> bool:
@@ -73,9 +66,9 @@ class Block:
             )
         rows = split.of(spread(len(split.rows), self.gradients), split.name)
         repeats = 1 if self.labels == "data" else max(1, self.gradients // len(rows.rows))
-        sums = measure(problem, rows, Wanted(stacked=True), self.labels, passes=repeats, title="curvature")
+        sums = measure(problem, rows, Stacked, self.labels, passes=repeats, title="curvature")
         scale = (sums.tokens * repeats) ** -0.5
-        stacked = {name: scale * gradients.flatten(1) for name, gradients in sums.stacked.items()}
+        stacked = {name: scale * gradients.flatten(1) for name, gradients in sums.tensors.items()}
         mean, median, alive = summary({name: part.square().sum(dim=0) for name, part in stacked.items()})
         stacked = {name: part for name, part in stacked.items() if name in alive}
         if self.block is None and stacked:
@@ -92,16 +85,7 @@ class Block:
         return self._whole(state, vector, products)
 
     def solve(self, state: CurvatureState, vector: Vector, damping: float) -> dict[str, Tensor]:
-        if self.form == "gram":
-            return self.power(state, vector, -1.0, damping)
-        solved = {}
-        for key, gradients in state.tensors.items():
-            place = f"{key}, damping {damping}"
-            if place not in state.factors:
-                state.factors[place] = rank_one_inverse(gradients, damping)
-            inverse = state.factors[place]
-            solved[key] = torch.einsum("bkl,bl->bk", inverse, self._blocks(state, vector, key))
-        return self._whole(state, vector, solved)
+        return self.power(state, vector, -1.0, damping)
 
     def power(self, state: CurvatureState, vector: Vector, exponent: float, damping: float) -> dict[str, Tensor]:
         raised = {}
@@ -137,18 +121,6 @@ def cut(flat: Tensor, size: int) -> Tensor:
     padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % size))
     blocks: Tensor = padded.unflatten(1, (-1, size))
     return blocks.transpose(0, 1).contiguous()
-
-
-def rank_one_inverse(gradients: Tensor, damping: float) -> Tensor:
-    """(damping I + G' G)^-1 [b, K, K] for G = `gradients` [b, m, K], one gradient at a time (WoodFisher)."""
-    eye = torch.eye(gradients.shape[2], dtype=gradients.dtype, device=gradients.device)
-    inverse = (eye / damping).repeat(len(gradients), 1, 1)
-    for index in range(gradients.shape[1]):
-        gradient = gradients[:, index]
-        turned = torch.einsum("bkl,bl->bk", inverse, gradient)
-        denominator = 1 + (gradient * turned).sum(dim=1)
-        inverse -= turned[:, :, None] * turned[:, None, :] / denominator[:, None, None]
-    return inverse
 
 
 def factor(gradients: Tensor) -> tuple[Tensor, Tensor]:

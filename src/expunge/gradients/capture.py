@@ -46,16 +46,11 @@ class Use:
 
 @dataclass(slots=True)
 class Capture:
-    """Hooks on one model. `take(name, gradients [e, *shape], rows)` receives rows of the batch, piece by piece.
-
-    With `by_token` it receives instead sums [1, *shape] of squared single-token gradients, a shortcut that is not the
-    square of an example's gradient.
-    """
+    """Hooks on one model. `take(name, gradients [e, *shape], rows)` receives rows of the batch, piece by piece."""
 
     rules: Mapping[nn.Module, Mapping[str, Rule]]
     shapes: Mapping[str, tuple[torch.Size, torch.dtype]]
     take: Take
-    by_token: bool = False
     _rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     _width: int = 0
     _open: bool = False
@@ -141,9 +136,6 @@ class Capture:
 
     def _reduce(self, name: str, uses: list[Use]) -> None:
         shape, dtype = self.shapes[name]
-        if self.by_token:
-            self.take(name, sum(_token_squares(use, name, dtype) for use in uses), slice(0, 1))  # type: ignore[arg-type]
-            return
         most = min(len(self._rows), max(1, MOST_ELEMENTS // max(1, shape.numel())))
         if most not in self._cuts:
             self._cuts[most] = list(_pieces(self._rows, most))
@@ -171,11 +163,11 @@ class Capture:
 
 
 @contextmanager
-def capturing(model: Any, movable: Mapping[str, Tensor], take: Take, by_token: bool = False) -> Iterator[Capture]:
+def capturing(model: Any, movable: Mapping[str, Tensor], take: Take) -> Iterator[Capture]:
     """Hooks on the layers that hold `movable`, removed at the end. Raises `InputError` for a layer without a rule."""
     rules = rules_of(model, dict(movable))
     wide = {name: (tensor.shape, torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in movable.items()}
-    capture = Capture(rules, wide, take, by_token)
+    capture = Capture(rules, wide, take)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     handles = [module.register_forward_hook(capture.saw, with_kwargs=True) for module in rules]
     anchor = model.get_input_embeddings()
@@ -230,13 +222,6 @@ def _pieces(rows: Tensor, most: int) -> Iterator[tuple[slice, list[slice]]]:
         parts = [slice(start, min(start + most, last)) for start in range(first, last, most)]
         yield slice(first_row, last_row), parts
         first_row, first = last_row, last
-
-
-def _token_squares(use: Use, name: str, dtype: torch.dtype) -> Tensor:
-    if use.rule.token_squares is None:
-        raise InputError(f"--subspace: the token-wise approximation of a diagonal is not defined for {name}.")
-    whole = _picked(use.came_in, slice(None), len(use.gradient), dtype)
-    return use.rule.token_squares(whole, use.gradient.to(dtype))[None]
 
 
 def _widened(value: Any, windows: int) -> Any:

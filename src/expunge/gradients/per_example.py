@@ -1,4 +1,4 @@
-"""Sums over examples: gradients, their squares, norms, and the gradients themselves for few parameters.
+"""Sums over examples of their gradients' squares, and the gradients themselves for few parameters.
 
 An example is a row; its loss is the *sum* over its targets. Sums are kept with counters (examples, tokens), so that
 whoever uses them says what they are divided by, once. See `gradients.cotangents` for the label sources.
@@ -6,9 +6,10 @@ whoever uses them says what they are divided by, once. See `gradients.cotangents
 Shapes: E examples, P parameters, B windows, N targets, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,35 +34,53 @@ BATCH_WINDOWS = 16
 MOST_EXACT = 1024  # vocabulary that `exact` labels are taken of: a backward pass each, at every place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which sums a pass keeps. `by_token` keeps in `squares` the sum of squared single-token gradients instead, and
-    `by_batch` the squares of whole batches' sums: named approximations, see `curvatures.diagonal`."""
+class Gather(Protocol):
+    """What a pass keeps of the gradients that the hooks hand over; `tensors` by parameter name."""
 
-    total: bool = False
-    squares: bool = False
-    norms: bool = False
-    stacked: bool = False
-    by_token: bool = False
-    by_batch: bool = False
+    tensors: dict[str, Tensor]
+
+    def take(self, name: str, gradients: Tensor, places: Sequence[int]) -> None:
+        """Gradients [e, *shape] of the vectors at `places` [e], which may be changed in place."""
+        ...
 
 
-@dataclass(slots=True)
+class Squares:
+    """Sums [*shape] of the squares of all examples' gradients, over all passes."""
+
+    def __init__(self, vectors: int) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def take(self, name: str, gradients: Tensor, places: Sequence[int]) -> None:
+        summed = gradients.square_().sum(dim=0)
+        if name in self.tensors:
+            self.tensors[name] += summed
+        else:
+            self.tensors[name] = summed
+
+
+class Stacked:
+    """The gradients themselves [vectors, *shape]: the rows in their order, pass after pass."""
+
+    def __init__(self, vectors: int) -> None:
+        self.vectors = vectors
+        self.tensors: dict[str, Tensor] = {}
+
+    def take(self, name: str, gradients: Tensor, places: Sequence[int]) -> None:
+        if name not in self.tensors:
+            self.tensors[name] = gradients.new_zeros(self.vectors, *gradients.shape[1:])
+        self.tensors[name][list(places)] = gradients
+
+
+@dataclass(frozen=True, slots=True)
 class Sums:
-    """What a pass over a split found; by parameter name, in the wider of float32 and the parameter's dtype.
+    """What a pass over a split gathered, by parameter name, in the wider of float32 and the parameter's dtype.
 
-    `total` and `squares` [*shape]; `norms` [E] squared l2 norms over all parameters; `stacked` [vectors, *shape], one
-    vector per example and pass: the rows in their order, pass after pass. `examples` and `tokens` (targets) count the
-    split once, `passes` how often it was seen.
+    `examples` and `tokens` (targets) count the split once, however often it was passed over.
     """
 
-    total: dict[str, Tensor] = field(default_factory=dict)
-    squares: dict[str, Tensor] = field(default_factory=dict)
-    norms: Tensor = field(default_factory=lambda: torch.zeros(0))
-    stacked: dict[str, Tensor] = field(default_factory=dict)
-    examples: int = 0
-    tokens: int = 0
-    passes: int = 0
+    tensors: dict[str, Tensor]
+    examples: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +143,7 @@ def _batches(split: Split, rows: Sequence[int], windows: dict[int, list[int]], m
 def measure(
     problem: Problem,
     split: Split,
-    wanted: Wanted,
+    gather: Callable[[int], Gather],
     labels: Labels,
     *,
     passes: int = 1,
@@ -134,11 +153,10 @@ def measure(
 ) -> Sums:
     """Passes over a split at the current weights, dropout off; the model's gradients are left as they were.
 
-    `passes` repeats random label sources with fresh draws. Raises `InputError` for a layer without per-example
-    gradients, and for `exact` labels where the vocabulary makes them absurd.
+    `gather(vectors)` makes what keeps the gradients, of so many vectors (examples times passes). `passes` repeats
+    random label sources with fresh draws. Raises `InputError` for a layer without per-example gradients, and for
+    `exact` labels where the vocabulary makes them absurd.
     """
-    if wanted.by_batch and wanted.stacked:
-        raise ValueError("squares of batches have no single examples to stack")
     if labels == "exact" and (vocabulary := problem.model.config.vocab_size) > MOST_EXACT:
         raise InputError(
             f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
@@ -147,29 +165,28 @@ def measure(
     seed = problem.seed if seed is None else seed
     seeds = [mixed(seed, number) for number in range(passes)]
     title = title or f"gradients of {split.name} rows"
-    while (gathered := _walked(problem, split, wanted, labels, seeds, windows, title)) is None:
+    vectors = passes * len(split.rows)
+    while (gathered := _walked(problem, split, gather(vectors), labels, seeds, windows, title)) is None:
         pass  # memory did not hold a piece, and what hooks had handed over of it cannot be taken back: all over again
-    gathered.sums.examples = len(split.rows)
-    gathered.sums.tokens = sum(window.targets for window in split.windows)
-    gathered.sums.passes = passes
-    return gathered.finished()
+    distributed.total_(gathered.tensors)
+    return Sums(gathered.tensors, len(split.rows), sum(window.targets for window in split.windows))
 
 
 def _walked(
-    problem: Problem, split: Split, wanted: Wanted, labels: Labels, seeds: Sequence[int], windows: int, title: str
-) -> "_Gathered | None":
+    problem: Problem, split: Split, gathered: Gather, labels: Labels, seeds: Sequence[int], windows: int, title: str
+) -> Gather | None:
     """What passes with these seeds gather; None where memory did not hold a piece, which is smaller the next time."""
-    gathered = _Gathered(Sums(), wanted, len(split.rows), len(seeds))
     pieces = row_pieces(split, windows, problem.portions.tokens)
-    with (
-        capturing(problem.model, problem.movable, gathered.take, wanted.by_token) as capture,
-        bar(title, len(seeds) * len(pieces)) as report,
-    ):
+    places: list[int] = []  # of the vectors of the piece at hand
+
+    def take(name: str, gradients: Tensor, rows: slice) -> None:
+        gathered.take(name, gradients, places[rows])
+
+    with capturing(problem.model, problem.movable, take) as capture, bar(title, len(seeds) * len(pieces)) as report:
         for done, ((number, seed), piece) in enumerate(product(enumerate(seeds), pieces), start=1):
-            gathered.open(piece, number)
+            places[:] = [number * len(split.rows) + place for place in piece.places]
             if not problem.portions.fits(piece.batch, lambda _: _walk(problem, capture, piece, labels, seed)):  # noqa: B023
                 return None
-            gathered.close(piece)
             report(done)
     return gathered
 
@@ -211,60 +228,3 @@ def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]
     for rank in range(int(seen.max())):
         for entry in range(problem.model.config.vocab_size):
             yield (ranks == rank).to(problem.runtime.device), entry
-
-
-@dataclass(slots=True)
-class _Gathered:
-    """Adds what the hooks hand over to the sums, and those of all processes in the end."""
-
-    sums: Sums
-    wanted: Wanted
-    examples: int
-    passes: int
-    _places: tuple[int, ...] = ()
-    _first: int = 0
-    _batch: dict[str, Tensor] = field(default_factory=dict)
-    _norms: dict[str, Tensor] = field(default_factory=dict)
-
-    def open(self, piece: Piece, number: int) -> None:
-        """`number`: of the pass."""
-        self._places, self._first = piece.places, number * self.examples
-
-    def close(self, piece: Piece) -> None:
-        """The end of a batch: the point at which a batch's sum is squared, where that was wanted."""
-        if self.wanted.by_batch and not piece.unfinished:
-            for name, total in self._batch.items():
-                _add(self.sums.squares, name, total.square())
-            self._batch = {}
-
-    def take(self, name: str, gradients: Tensor, rows: slice) -> None:
-        """Gradients [e, *shape] of some rows of the batch (with `by_token`, squares already)."""
-        if self.wanted.by_token:
-            _add(self.sums.squares, name, gradients[0])
-            return
-        if self.wanted.total:
-            _add(self.sums.total, name, gradients.sum(dim=0))
-        if self.wanted.by_batch:
-            _add(self._batch, name, gradients.sum(dim=0))
-        if self.wanted.norms:
-            norms = self._norms.setdefault("norms", gradients.new_zeros(self.examples))
-            norms[list(self._places[rows])] += gradients.flatten(1).square().sum(dim=1)
-        if self.wanted.stacked:
-            if name not in self.sums.stacked:
-                self.sums.stacked[name] = gradients.new_zeros(self.passes * self.examples, *gradients.shape[1:])
-            self.sums.stacked[name][[self._first + place for place in self._places[rows]]] = gradients
-        if self.wanted.squares and not self.wanted.by_batch:
-            _add(self.sums.squares, name, gradients.square_().sum(dim=0))  # in place, so it comes last
-
-    def finished(self) -> Sums:
-        for found in (self.sums.total, self.sums.squares, self.sums.stacked, self._norms):
-            distributed.total_(found)
-        self.sums.norms = self._norms.get("norms", self.sums.norms)
-        return self.sums
-
-
-def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    if name in sums:
-        sums[name] += value
-    else:
-        sums[name] = value

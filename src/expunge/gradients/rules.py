@@ -22,14 +22,12 @@ PerExample = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a parameter gets its gradient from a module's input and output gradient.
+    """How a parameter gets its gradient from a module's input and output gradient: `per_example(x, g)` [B, *shape].
 
-    `per_example(x, g)` [B, *shape]; `token_squares(x, g)` [*shape], the sum over tokens of squared single-token
-    gradients, None where that shortcut is not defined. `whole_call`: `x` is all that the layer was called with.
+    `whole_call`: `x` is all that the layer was called with.
     """
 
     per_example: PerExample
-    token_squares: PerExample | None = None
     whole_call: bool = False
 
 
@@ -80,15 +78,9 @@ def _refusal(name: str, what: str) -> InputError:
     )
 
 
-LINEAR = Rule(
-    lambda x, g: torch.bmm(g.transpose(1, 2), x),
-    lambda x, g: g.square().flatten(0, 1).T @ x.square().flatten(0, 1),
-)
-CONV1D = Rule(
-    lambda x, g: torch.bmm(x.transpose(1, 2), g),
-    lambda x, g: x.square().flatten(0, 1).T @ g.square().flatten(0, 1),
-)
-BIAS = Rule(lambda x, g: g.sum(dim=1), lambda x, g: g.square().sum(dim=(0, 1)))
+LINEAR = Rule(lambda x, g: torch.bmm(g.transpose(1, 2), x))
+CONV1D = Rule(lambda x, g: torch.bmm(x.transpose(1, 2), g))
+BIAS = Rule(lambda x, g: g.sum(dim=1))
 
 
 def _embedding(module: nn.Module, name: str) -> Rule:
@@ -98,10 +90,7 @@ def _embedding(module: nn.Module, name: str) -> Rule:
         raise _refusal(name, "an embedding that renormalises or rescales by frequency")
     entries, padding = module.num_embeddings, module.padding_idx
 
-    return Rule(
-        lambda ids, g: _spread(ids, g, entries, padding),
-        lambda ids, g: _spread(ids.flatten()[None], g.square().flatten(0, 1)[None], entries, padding)[0],
-    )
+    return Rule(lambda ids, g: _spread(ids, g, entries, padding))
 
 
 def _spread(ids: Tensor, g: Tensor, entries: int, padding: int | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Mean gradients of a split by ordinary autograd, for any parameter, and the squared batch means of LIBU's code."""
+"""Mean gradients of a split, and the gradient of one batch, by ordinary autograd, for any parameter."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from expunge import distributed
-from expunge.data.batches import Batch, collate
+from expunge.data.batches import Batch
 from expunge.model.losses import per_window, target_kl, target_nll
 from expunge.problem import Problem, Split
 
@@ -68,31 +68,6 @@ def _gradient(problem: Problem, split: Split, loss: Callable[[Batch], Tensor]) -
 
     problem.over(split, add)
     named = dict(zip(problem.movable, total, strict=True))
-    distributed.total_(named)
-    return named
-
-
-def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[str, Tensor]:
-    """The mean over batches of `windows` windows of the squared gradient of each batch's mean loss, labels of the data.
-
-    What LIBU's code calls its Fisher: neither per example nor centred, so it measures mean gradients, not curvature.
-    """
-    parameters = list(problem.movable.values())
-    squares = [
-        torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in parameters
-    ]
-    starts = range(0, len(split.windows), windows)
-    for start in distributed.share(starts):
-        batch = collate(split.name, split.windows, range(start, min(start + windows, len(split.windows))))
-        targets = int(batch.counted.sum())
-
-        def loss(part: Batch, targets: int = targets) -> Tensor:
-            return target_nll(problem.model, part).sum() / targets
-
-        for square, gradient in zip(squares, batch_gradient(problem, batch, loss), strict=True):
-            if gradient is not None:
-                square += gradient.to(square.dtype).square() / len(starts)
-    named = dict(zip(problem.movable, squares, strict=True))
     distributed.total_(named)
     return named
 

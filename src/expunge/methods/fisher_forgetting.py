@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from expunge import influence
-from expunge.influence import Step, Unit
+from expunge.influence import Step
 from expunge.method import Phase, Proposal, ProposalPhase, Repeat, State
 from expunge.problem import Problem
 from expunge.reference import objective
@@ -50,9 +50,7 @@ class FisherForgetting:
     """How the amplitude is found: budget, line_search or targets (both need targets), or fixed (step_size); our
     choice."""
     budget: float = 0.1
-    """Most retain KL (nats per token) or rise of retain loss over all cycles (our choice)."""
-    budget_unit: Unit = "kl"
-    """What the budget counts: kl or loss (our choice)."""
+    """Most retain KL (nats per token) over all cycles (our choice)."""
     step_size: float | None = None
     """The amplitude (mu sigma^2)^(1/4), and eta of the Newton step, for step: fixed."""
 

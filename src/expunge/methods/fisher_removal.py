@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from expunge import influence
-from expunge.influence import Step, Unit
+from expunge.influence import Step
 from expunge.method import Phase, Proposal, ProposalPhase, Repeat, State
 from expunge.optim.step_size import Restore
 from expunge.problem import Problem
@@ -55,9 +55,7 @@ class FisherRemoval:
     step: Step = "budget"
     """How eta is found: budget, line_search or targets (both need targets), or fixed (step_size); our choice."""
     budget: float = 0.1
-    """Most retain KL (nats per token) or rise of retain loss over all cycles (our choice)."""
-    budget_unit: Unit = "kl"
-    """What the budget counts: kl or loss (our choice)."""
+    """Most retain KL (nats per token) over all cycles (our choice)."""
     step_size: float | None = None
     """eta, for step: fixed."""
     stop_at_targets: bool = True

@@ -59,4 +59,10 @@ class LossMatching:
         return (LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True),)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
-        return objective.loss(self, problem, state, batch)
+        terms = objective.Objective(
+            retain_weight=self.retain_weight,
+            unseen_weight=self.unseen_weight,
+            replay_weight=self.replay_weight,
+            width=self.width,
+        )
+        return terms.loss(problem, state, batch)

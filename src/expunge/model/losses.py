@@ -128,11 +128,6 @@ def nll(logits: Tensor, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits, ids, reduction="none")
 
 
-def token_nll(logits: Tensor, batch: Batch) -> Tensor:
-    """Negative log-likelihood [N] of each target by its logits [N, V], in nats."""
-    return nll(logits, target_ids(batch))
-
-
 def per_window(values: Tensor, batch: Batch) -> Tensor:
     """Sums [B] over each window's targets of a quantity [N] given per target."""
     places = batch.counted.nonzero()[:, 0]

@@ -11,7 +11,7 @@ A measurement with a value that is not finite is never taken.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from scipy.optimize import minimize_scalar
 
@@ -123,9 +123,9 @@ class LineSearch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetainBudget:
-    """The largest step, in the first contiguous region, whose *measured* retain KL or rise of loss is within `budget`.
+    """The largest step, in the first contiguous region, whose *measured* retain KL is within `budget`.
 
-    `unit`: "kl" or "loss", both in nats per token and against the original. The search comes from below in doublings,
+    In nats per token, against the original. The search comes from below in doublings,
     and bisects in log step between the last step inside and the first outside; a region outside that is narrower than
     a doubling may be stepped over. What is returned was measured inside.
     """
@@ -133,12 +133,9 @@ class RetainBudget:
     needs_distance: ClassVar[bool] = False
 
     budget: float
-    unit: Literal["kl", "loss"] = "kl"
 
     def __post_init__(self) -> None:
         _check_positive("budget", self.budget)
-        if self.unit not in ("kl", "loss"):
-            raise InputError(f"unit: {self.unit!r} is neither kl nor loss.")
 
     def guess(self, bend: float | None, otherwise: float) -> float:
         """Where the curvature forecasts that the budget is used up, if it is known."""
@@ -181,13 +178,11 @@ class RetainBudget:
         return step, None
 
     def _inside(self, measured: Measured) -> bool:
-        value = measured.retain_kl if self.unit == "kl" else measured.retain_rise
-        return measured.finite and value <= self.budget
+        return measured.finite and measured.retain_kl <= self.budget
 
     @property
     def _words(self) -> str:
-        what = "retain KL" if self.unit == "kl" else "rise of the retain loss"
-        return f"budget of {self.budget:.3g} nats per token of {what}"
+        return f"budget of {self.budget:.3g} nats per token of retain KL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ t_i (`reference.targets`), a retain row r, and text u that the model never saw o
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,31 +30,27 @@ FEWEST_OTHERS = 16  # retain rows and replay texts a step, however few the forge
 SOURCES = ("unseen", "counterfactual")
 
 
-class Weights(Protocol):
-    """Weights of the objective's terms, and the width of the Huber loss in nats per token."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """Weights of the terms, and the width of the Huber loss in nats per token."""
 
-    @property
-    def retain_weight(self) -> float: ...
-    @property
-    def unseen_weight(self) -> float: ...
-    @property
-    def replay_weight(self) -> float: ...
-    @property
-    def width(self) -> float: ...
+    retain_weight: float = 1.0
+    unseen_weight: float = 1.0
+    replay_weight: float = 2.0
+    width: float = 0.5
 
-
-def loss(weights: Weights, problem: Problem, state: State, batch: Batch) -> Terms:
-    """The objective on one batch of one split."""
-    if batch.split in ("forget", "retain"):
-        means = window_means(target_nll(problem.model, batch), batch)
-        if batch.split == "retain":
-            return Terms({"retain": means.mean()}, weights.retain_weight * means.mean())
-        gap = means - state.targets[batch.rows]
-        pull = state.pressure * huber(gap, weights.width).mean()
-        return Terms({"forget": means.mean(), "gap": gap.abs().mean()}, pull)
-    kl = window_means(target_kl(problem.model, batch, state.caches[batch.split].of(batch)), batch).mean()
-    weight = weights.unseen_weight if batch.split == "unseen" else weights.replay_weight
-    return Terms({f"{batch.split}_kl": kl}, weight * kl)
+    def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
+        """The objective on one batch of one split."""
+        if batch.split in ("forget", "retain"):
+            means = window_means(target_nll(problem.model, batch), batch)
+            if batch.split == "retain":
+                return Terms({"retain": means.mean()}, self.retain_weight * means.mean())
+            gap = means - state.targets[batch.rows]
+            pull = state.pressure * huber(gap, self.width).mean()
+            return Terms({"forget": means.mean(), "gap": gap.abs().mean()}, pull)
+        kl = window_means(target_kl(problem.model, batch, state.caches[batch.split].of(batch)), batch).mean()
+        weight = self.unseen_weight if batch.split == "unseen" else self.replay_weight
+        return Terms({f"{batch.split}_kl": kl}, weight * kl)
 
 
 def draws(problem: Problem, forget_rows: int) -> Mapping[str, int]:
