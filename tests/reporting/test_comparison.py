@@ -32,6 +32,7 @@ def cell(model, seed, forget, retain, error=None, n=400):
     made = {"model": model, "seed": seed, "settings": "learning rate 1e-4", "error": error, "seconds": 100.0}
     made |= {"unlearn_seconds": 60.0, "peak_memory_bytes": 2**30, "steps": 10, "tokens": 5000, "flags": [], "rows": {}}
     made |= {"verdict": {"forget": "forgotten", "rest": "kept", "sentence": "s"}, "scores": {}}
+    made |= {"proposals": [], "sophia": []}
     if error:
         return made | {"verdict": None}
     for key, share in (("know:forget", forget), ("know:retain", retain), ("term:a", forget), ("term:b", retain)):
@@ -172,6 +173,7 @@ def test_a_drawing_of_an_earlier_state_does_not_stay(content, tmp_path):
         ({"schema": 2}, "schema 2"),
         ({"kind": "record"}, "'record'"),
         ({"cells": [{"model": "x"}]}, "Cell 1 .* lacks seed"),
+        ({"cells": [{k: v for k, v in cell("x", 0, 1.0, 1.0).items() if k != "sophia"}]}, "Cell 1 .* lacks sophia"),
         ({"columns": [{"key": "k"}]}, "'k' .* lacks side"),
         ({"columns": [column("k", side="left")]}, "side is one of"),
         ({"columns": [column("k", better="up")]}, "better is"),

@@ -25,9 +25,9 @@ def tables(record: Record) -> tuple[Table, ...]:
     found = (
         _run(record),
         pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
-        _parent(record.get("parent")),
-        _earlier(record.get("earlier")),
-        _holders(record.get("holders")),
+        _parent(record["parent"]),
+        _earlier(record["earlier"]),
+        _holders(record["holders"]),
         _method(record["method"]),
         _attempts(record["method"]),
         _notes(record["method"]),
@@ -69,7 +69,7 @@ def _run(record: Record) -> Table | None:
         "time in all": duration(sum(record["seconds"].values())) if record["seconds"] else None,
         "peak memory": size(record["peak_memory_bytes"]),
     }
-    if count := record.get("interruptions"):
+    if count := record["interruptions"]:
         values["interrupted"] = f"{count} time{'s' if count > 1 else ''}; times and memory are those of the last part"
     return pairs("Run", values)
 
@@ -105,9 +105,9 @@ def _earlier(earlier: Mapping[str, Any] | None) -> Table | None:
     return Table("Rows of earlier requests", headers, tuple(lines), wide=True)
 
 
-def _holders(holders: Iterable[Mapping[str, Any]] | None) -> Table:
+def _holders(holders: Iterable[Mapping[str, Any]]) -> Table:
     """What the run could not touch, and what it left."""
-    lines = tuple((plain(one["what"]), plain(one["where"])) for one in holders or ())
+    lines = tuple((plain(one["what"]), plain(one["where"])) for one in holders)
     return Table("What still holds the rows", ("What", "Where"), lines, wide=True)
 
 

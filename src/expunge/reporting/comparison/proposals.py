@@ -1,7 +1,7 @@
 """One line for each method that proposes steps or goes by Sophia: how far its steps went, and how far was forecast.
 
-From the cells' `proposals` and `sophia`, which cells of earlier versions lack. Changes are summed over the steps of a
-cell and averaged over cells; figures of single steps are medians over all of them.
+From the cells' `proposals` and `sophia`. Changes are summed over the steps of a cell and averaged over cells; figures
+of single steps are medians over all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,11 +31,11 @@ def table(found: Standings) -> Table | None:
 
 
 def _has(cell: Mapping[str, Any]) -> bool:
-    return bool(cell.get("proposals") or cell.get("sophia"))
+    return bool(cell["proposals"] or cell["sophia"])
 
 
 def _line(model: Model) -> tuple[str, ...]:
-    cells = [read(cell.get("proposals")) for cell in model.done]
+    cells = [read(cell["proposals"]) for cell in model.done]
     steps = [one for cell in cells for one in cell]
     return (
         model.label,
@@ -80,7 +80,7 @@ def _median(steps: Steps, of: Callable[[Proposed], float | None]) -> str:
 
 def _unclipped(model: Model) -> str:
     """Of the checks of all cells: how many lie in the band, and the median share."""
-    shares = [check.share for cell in model.done for check in clipping.read(cell.get("sophia"))]
+    shares = [check.share for cell in model.done for check in clipping.read(cell["sophia"])]
     if not shares:
         return NONE
     return f"{clipping.inside(shares)} of {len(shares)} checks, median {clipping.percent(median(shares))}"

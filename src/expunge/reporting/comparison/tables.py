@@ -147,9 +147,9 @@ def cells(found: Standings) -> Table:
     lines = []
     for model in found.models:
         for cell in model.cells:
-            verdict = cell.get("verdict") or {}
+            verdict = cell["verdict"] or {}
             said = [verdict.get(part) or NOT_MEASURED for part in ("forget", "rest")]
-            remark = f"error: {cell['error']}" if cell["error"] else ", ".join(cell.get("flags") or ())
+            remark = f"error: {cell['error']}" if cell["error"] else ", ".join(cell["flags"])
             lines.append((name_of(model), seed_of(cell["seed"]), *said, remark))
     headers = ("Model", "Seed", "Rows to forget", "Rest of the model", "Remarks")
     return Table("Verdict of every cell", headers, tuple(lines), wide=True)
@@ -218,7 +218,7 @@ def seed_of(seed: int | None) -> str:
 
 
 def _values(model: Model, key: str) -> list[float]:
-    return [float(cell[key]) for cell in model.done if cell.get(key) is not None]
+    return [float(cell[key]) for cell in model.done if cell[key] is not None]
 
 
 def _mean(model: Model, key: str) -> float | None:
