@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from expunge.reporting import proposals
 from expunge.reporting.words import SETS, duration, number, plain, size
 
 Record = Mapping[str, Any]
@@ -31,6 +32,7 @@ def tables(record: Record) -> tuple[Table, ...]:
         _method(record["method"]),
         _attempts(record["method"]),
         _notes(record["method"]),
+        _proposed(record["method"]),
         pairs("Options of the method", (record["method"] or {}).get("options")),
         pairs("Learning rate probe", (record["method"] or {}).get("probe")),
         _data(record["data"]),
@@ -126,9 +128,16 @@ def _method(method: Mapping[str, Any] | None) -> Table | None:
 
 
 def _notes(method: Mapping[str, Any] | None) -> Table | None:
-    """Without lists of checks, which have a section of their own."""
+    """Without lists of checks, which are a line among the proposals."""
     notes = (method or {}).get("notes") or {}
     return pairs("Notes of the method", {name: value for name, value in notes.items() if name != "sophia"})
+
+
+def _proposed(method: Mapping[str, Any] | None) -> Table | None:
+    if not method:
+        return None
+    lines = proposals.lines(method.get("proposals"), (method.get("notes") or {}).get("sophia"))
+    return Table(proposals.TITLE, proposals.HEADERS, lines, wide=True)
 
 
 def _attempts(method: Mapping[str, Any] | None) -> Table | None:
