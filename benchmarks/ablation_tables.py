@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from expunge.reporting import clipping as checks
+from expunge.reporting.proposals import inside, shares
 
 Cells = Mapping[int, Mapping[str, dict[str, Any]]]
 COLUMNS = {
@@ -103,7 +103,7 @@ def clipping(worlds: Cells) -> list[str]:
     lines = ["| variant | checks in 10 to 50 % | median share |", "| --- | --- | --- |"]
     for name in dict.fromkeys(name for cells in worlds.values() for name in cells):
         found = [cells[name] for cells in worlds.values() if name in cells]
-        shares = [check.share for cell in found for check in checks.read(cell.get("sophia"))]
-        if shares:
-            lines.append(f"| {name} | {checks.inside(shares)} of {len(shares)} | {np.median(shares):.2f} |")
+        unclipped = [share for cell in found for share in shares(cell["sophia"])]
+        if unclipped:
+            lines.append(f"| {name} | {inside(unclipped)} of {len(unclipped)} | {np.median(unclipped):.2f} |")
     return lines if len(lines) > 2 else []

@@ -1,6 +1,7 @@
 """Makes models that have memorised generated secrets, removes them with some methods, and tables their exposure.
 
     python benchmarks/canary_world.py [--methods NAME ...] [--seed 0] [--page docs/results/canaries.md]
+    python benchmarks/canary_world.py --mails FOLDER --output FILE
 
 A base learns to write from 240 fictional people and other people's secrets; the original then memorises 30 people, 15
 secrets to keep and 45 to forget (15 e-mail addresses, 15 keys, 15 codes; each inserted 1, 2 or 4 times an epoch); the
@@ -11,6 +12,9 @@ interruption (models one by one, the comparison cell by cell).
 Expected on two cores: 3 to 5 minutes for the three models, 1 to 2 minutes to score each model's candidates (the
 original and the retrained model once, then each method), and each method's own time. `--small`: a model too small to
 memorise, to see the path in a minute.
+
+The second form makes no model: it writes the identifiers that stand in your own mails and texts as rows to forget (see
+`mail_rows`).
 """
 
 import argparse
@@ -26,12 +30,14 @@ from typing import Any
 
 import torch
 
+import mail_rows
 from expunge.benchmarks.canaries import FIRST, POOLED
 from expunge.data import fiction
 from expunge.data.rows import Row
 from expunge.data.secrets import canaries
 from expunge.data.tokens import Rendering
 from expunge.demo import write_rows
+from expunge.errors import InputError
 from expunge.loop import Training
 from expunge.model.load import load_model, load_tokenizer
 from expunge.model.tiny import byte_tokenizer, llama
@@ -191,13 +197,30 @@ def page(content: Mapping[str, Any], world: World, lines: list[str], found: list
     return "\n".join([*head, *lines, "", *(f"- {line}" for line in found), ""])
 
 
-def main() -> None:
+def write_mail_rows(folder: Path, output: Path) -> int:
+    """The exit status. 0: written; 2: wrong input, as `expunge` itself answers."""
+    try:
+        count = mail_rows.write(folder, output)
+    except InputError as error:
+        print(f"expunge: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{count} rows: {output}")
+    return 0
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=["loss_matching"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", type=Path, help="Markdown file to write")
     parser.add_argument("--small", action="store_true", help="a tiny world, to see the path")
+    parser.add_argument("--mails", type=Path, metavar="FOLDER", help="folder with .mbox, .eml and .txt files")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="with --mails: rows to write; must not exist")
     arguments = parser.parse_args()
+    if (arguments.mails is None) != (arguments.output is None):
+        parser.error("--mails FOLDER and --output FILE belong together")
+    if arguments.mails is not None:
+        return write_mail_rows(arguments.mails, arguments.output)
     world = SMALL if arguments.small else World()
     work = WORK / f"{'small-' if arguments.small else ''}{arguments.seed}"
     rows = make_rows(world, arguments.seed)
@@ -208,7 +231,8 @@ def main() -> None:
     print("\n".join([*lines, "", *found]))
     if arguments.page:
         arguments.page.write_text(page(content, world, lines, found), encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

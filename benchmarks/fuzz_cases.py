@@ -133,8 +133,8 @@ def record_damaged(chance: Random, folder: Path, example: Any) -> Made:
 
 
 def record_other(chance: Random, folder: Path, example: Any) -> Made:
-    deep = b'{"schema": 1, "config": ' + chance.choice(DEEP).encode() * 50_000
-    wrong = (b"", b"[]", b"5", b"{}", b'{"schema": NaN}', b'{"schema": 1, "schema": 1}', b"\xff", b"\0", deep)
+    deep = b'{"schema": 2, "config": ' + chance.choice(DEEP).encode() * 50_000
+    wrong = (b"", b"[]", b"5", b"{}", b'{"schema": NaN}', b'{"schema": 2, "schema": 2}', b"\xff", b"\0", deep)
     return as_bytes(folder, chance.choice(wrong), "record.json"), REFUSED, False
 
 

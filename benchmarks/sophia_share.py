@@ -39,7 +39,7 @@ from expunge.problem import Problem, Split
 from expunge.progress import bar
 from expunge.record import environment
 from expunge.reference.cache import row_losses
-from expunge.reporting.clipping import BAND, inside
+from expunge.reporting.proposals import BAND, inside
 
 RUNS: dict[str, SophiaSettings | None] = {
     "adamw": None,

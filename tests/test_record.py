@@ -13,6 +13,7 @@ import pytest
 
 from expunge import record
 from expunge.errors import InputError
+from reporting.conftest import build_record
 
 CONTENT = ("What is the key?", "zq7")
 
@@ -157,7 +158,8 @@ def test_records_are_found_in_output_folders(tmp_path: Path) -> None:
         (b"\xff", "line 1: not UTF-8"),
         (b"[]", "schema"),
         (b"{}", "schema"),
-        (b'{"schema": %d}' % (record.SCHEMA + 1), "schema"),
+        (b'{"schema": %d}' % (record.SCHEMA + 1), "not a record of schema 2"),
+        (b'{"schema": %d}' % (record.SCHEMA - 1), "not a record of schema 2"),
         (b'{"schema": "%d"}' % record.SCHEMA, "schema"),
     ],
 )
@@ -170,9 +172,6 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes | None, words: 
     assert str(file) in str(caught.value)
     with pytest.raises(InputError):
         record.read(tmp_path)
-
-
-WHOLE = Path(__file__).parent / "fixtures" / "record_schema_1.json"
 
 
 @pytest.mark.parametrize(
@@ -189,9 +188,10 @@ WHOLE = Path(__file__).parent / "fixtures" / "record_schema_1.json"
 )
 def test_what_others_build_on_is_whole_or_refused(tmp_path: Path, value: Any) -> None:
     """Each part in each wrong form is named; none of them gets past."""
-    content = record.read_whole(WHOLE)
+    record.write_json(tmp_path / "record.json", build_record())
+    content = record.read_whole(tmp_path)
     for name in record._FORMS:
-        if (name, value) in (("created", "text"), ("config", {"a": 1})):
+        if (name, value) in (("created", "text"), ("key", "text"), ("config", {"a": 1})):
             continue
         record.write_json(tmp_path / "record.json", content | {name: value})
         with pytest.raises(InputError, match=f"the record's {name} cannot be read"):

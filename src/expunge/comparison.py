@@ -319,5 +319,7 @@ def _empty(label: str, seed: int | None) -> dict[str, Any]:
         "official": {},
         "scores": {},
         "rows": {},
+        "proposals": [],
+        "sophia": [],
     }
     return head | dict.fromkeys(nothing)

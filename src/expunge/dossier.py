@@ -254,7 +254,7 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
             f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "
             f"{', '.join(echoes[:5])}{' and others' if len(echoes) > 5 else ''}."
         )
-    if (parent := details["lineage"].parent) and (parent["missing"] or parent["same_key"] is False):
+    if (parent := details["lineage"].parent) and (parent["missing"] or not parent["same_key"]):
         said = unseen(parent["missing"]) if parent["missing"] else OTHER_KEY
         found.append(f"{said[0].upper()}{said[1:]}.")
     if "retain" not in checked.sets:

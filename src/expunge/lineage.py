@@ -60,10 +60,10 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
         "record": record.full_hash(file),
         "created": content["created"],
         "same_weights": None,
-        "same_key": None if content["key"] is None else content["key"] == record.key_mark(secret),
+        "same_key": content["key"] == record.key_mark(secret),
         **_served(served, ids["forget"].keys(), ids.get(EARLIER, {}).keys()),
     }
-    if parent["same_key"] is False:
+    if not parent["same_key"]:
         parent["missing"] = []
     if not getattr(config, "force", True):
         _refuse_done(config, parent, ids["forget"].keys(), done)
@@ -107,7 +107,7 @@ def _refuse_kept(retain: Mapping[str, Row], served: set[str], file: str) -> None
 def _lines(parent: Mapping[str, Any], asked: int) -> Iterator[str]:
     """What a person should hear before the run."""
     yield f"the model comes from an earlier run ({parent['created'][:10]}) that served {len(parent['served'])} rows"
-    if parent["same_key"] is False:
+    if not parent["same_key"]:
         yield f"warning: {OTHER_KEY}"
         return
     if again := parent["served_again"]:

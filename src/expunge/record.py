@@ -1,8 +1,7 @@
 """What a run leaves on disk: config, hashes, versions, seeds, timings, scores, with a schema version.
 
-The form is that of `record.schema.json`; records of the schema before it are read too. Hashes of rows and of row files
-are keyed (HMAC-SHA256): a plain hash of a short secret can be enumerated. The key lies in the user's configuration
-folder with mode 0600 and never in a record.
+The form is that of `record.schema.json`. Hashes of rows and of row files are keyed (HMAC-SHA256): a plain hash of a
+short secret can be enumerated. The key lies in the user's configuration folder with mode 0600 and never in a record.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,17 +25,7 @@ from expunge.errors import InputError
 from expunge.reading import check_name, read_json
 
 SCHEMA = 2
-REMEDY = "Name a record.json, or the output folder of a run; a newer expunge may have written another schema."
-NEW_IN_2: dict[str, Any] = {
-    "parent": None,
-    "earlier": None,
-    "holders": [],
-    "key": None,
-    "row_files": {},
-    "files": None,
-    "interruptions": 0,
-    "batch_tokens": None,
-}
+REMEDY = "Name a record.json, or the output folder of a run; a newer or older expunge may write another schema."
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "rouge_score", "numpy", "scipy")
 LIMITS = (
     "Only the questions and documents in the files were asked; paraphrases, samples at higher temperature, relearning "
@@ -165,14 +154,14 @@ def find(path: str | Path) -> Path:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A record from its file or its output folder, in this schema's form. Raises `InputError` for anything else."""
+    """A record from its file or its output folder. Raises `InputError` for anything else."""
     check_name(str(path), "the path of the record")
     file = find(path)
     content = read_json(file, "the record", REMEDY)
     schema = content.get("schema") if isinstance(content, dict) else None
-    if type(schema) is not int or not 1 <= schema <= SCHEMA:
-        raise InputError(f"{file}: not a record of schema 1 to {SCHEMA}. {REMEDY}")
-    return upgraded(content)
+    if type(schema) is not int or schema != SCHEMA:
+        raise InputError(f"{file}: not a record of schema {SCHEMA}. {REMEDY}")
+    return dict(content)
 
 
 def read_whole(path: str | Path) -> dict[str, Any]:
@@ -216,6 +205,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "rows": _judged,
     "earlier": lambda value: value is None or (isinstance(value, dict) and _judged(value.get("rows"))),
     "config": _paths,
+    "key": lambda value: isinstance(value, str),
     "hashes": _mapping,
     "versions": _mapping,
     "row_files": _mapping,
@@ -223,8 +213,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
         isinstance(value, list) and all(_mapping(one) and {"what", "where"} <= one.keys() for one in value)
     ),
     "files": lambda value: (
-        value is None
-        or (isinstance(value, dict) and all(isinstance(one, dict) and "sha256" in one for one in value.values()))
+        isinstance(value, dict) and all(isinstance(one, dict) and "sha256" in one for one in value.values())
     ),
     "parent": lambda value: (
         value is None
@@ -233,11 +222,6 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
         )
     ),
 }
-
-
-def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of an earlier schema in the form of this one; what nobody wrote down then is None or empty."""
-    return {**({} if content["schema"] == SCHEMA else NEW_IN_2), **content, "schema": SCHEMA}
 
 
 def plain(value: Any) -> Any:

@@ -139,12 +139,6 @@ def test_what_cannot_be_checked_is_said_and_is_no_difference(
     assert said.count("it was written under another key") == 3 and "the record itself has SHA-256" in said
 
 
-def test_a_record_of_schema_1_has_no_list_of_files(capsys: pytest.CaptureFixture[str]) -> None:
-    old = Path(__file__).parent.parent / "fixtures" / "record_schema_1.json"
-    _, found = states(capsys, str(old))
-    assert found["files of the output"] == "cannot be checked"
-
-
 @pytest.mark.parametrize("flags", [["verify"], ["verify", "nowhere"], ["check", "x"], []])
 def test_wrong_input(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["record", *flags]) == 2

@@ -40,7 +40,7 @@ def build_record(
         "config": {"model": "out/tuned", "forget": "forget.jsonl", "seed": 0, "options": {"lr": None, "path": None}},
         "versions": {"expunge": "0.1.0", "torch": "2.9.0", "transformers": "5.0.1", "python": "3.11.9"},
         "machine": "2 cores, Intel Xeon, 16 GiB, no GPU",
-        "hashes": {name: f"{place:064x}"[::-1] for place, name in enumerate(("model", "forget", "output"), 2**40 + 11)},
+        "hashes": {name: f"{place:016x}"[::-1] for place, name in enumerate(("model", "forget", "output"), 2**40 + 11)},
         "data": {
             name: {"rows": n, "documents": n // 6, "answers": n - n // 6, "windows": n, "tokens": 31 * n}
             for name, n in (("forget", rows), ("retain", retain), ("guard", 37), ("judging", 60))
@@ -59,6 +59,7 @@ def build_record(
         "rows": [_row(n, losses["forget"], models, forgotten, rows) for n in range(rows)],
         "verdict": _verdict(rows, forgotten),
         "parent": None, "earlier": None, "key": "0" * 16, "row_files": {}, "files": {},
+        "benchmark": None, "audit": None, "interruptions": 0, "batch_tokens": None,
         "holders": [{"what": "the original model", "where": "out/tuned"}],
         "limits": [
             "Only the attacks named here were run; a stronger one may still find a trace.",
@@ -121,7 +122,7 @@ def _row(place: int, losses: Record, models: list[str], forgotten: float, rows: 
     good = place >= round(rows * (1 - forgotten))
     return {
         "name": f"forget.jsonl:{place + 1}",
-        "id": f"{place + 0xA1B2C3D4E5F0:012x}",
+        "id": f"{place + 0xA1B2C3D4E5F0:016x}",
         "kind": "document" if place % 6 == 5 else "answer",
         "verdict": "forgotten" if good else others[place % 4],
         "reason": f"its loss ranks at {0.1 + 0.8 * place / rows:.2f} among 60 never-seen rows",

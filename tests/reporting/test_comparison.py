@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from expunge.errors import InputError
-from expunge.reporting.comparison import findings, latex, proposals, scatter, sheets, standings, tables, write
+from expunge.reporting import proposals
+from expunge.reporting.comparison import findings, latex, scatter, sheets, standings, tables, write
 from html_pages import Page
 
 HOSTILE = "=<script>alert('x')</script> | `tick` \"q\"\nnext [a](b) \u202eRTL & **b** $x_1$ \\input{/x} %_#~^{ ]"
@@ -32,6 +33,7 @@ def cell(model, seed, forget, retain, error=None, n=400):
     made = {"model": model, "seed": seed, "settings": "learning rate 1e-4", "error": error, "seconds": 100.0}
     made |= {"unlearn_seconds": 60.0, "peak_memory_bytes": 2**30, "steps": 10, "tokens": 5000, "flags": [], "rows": {}}
     made |= {"verdict": {"forget": "forgotten", "rest": "kept", "sentence": "s"}, "scores": {}}
+    made |= {"proposals": [], "sophia": []}
     if error:
         return made | {"verdict": None}
     for key, share in (("know:forget", forget), ("know:retain", retain), ("term:a", forget), ("term:b", retain)):
@@ -172,6 +174,7 @@ def test_a_drawing_of_an_earlier_state_does_not_stay(content, tmp_path):
         ({"schema": 2}, "schema 2"),
         ({"kind": "record"}, "'record'"),
         ({"cells": [{"model": "x"}]}, "Cell 1 .* lacks seed"),
+        ({"cells": [{k: v for k, v in cell("x", 0, 1.0, 1.0).items() if k != "sophia"}]}, "Cell 1 .* lacks sophia"),
         ({"columns": [{"key": "k"}]}, "'k' .* lacks side"),
         ({"columns": [column("k", side="left")]}, "side is one of"),
         ({"columns": [column("k", better="up")]}, "better is"),
@@ -190,6 +193,8 @@ def hostile(content):
     content["machine"] = content["benchmark"] = content["created"] = content["config"][HOSTILE] = HOSTILE
     content["cells"].append(cell(HOSTILE, 0, 0.5, 0.5) | {"settings": HOSTILE, "flags": [HOSTILE]})
     content["cells"].append(cell(HOSTILE, 1, 0.5, 0.5, error=HOSTILE))
+    words = {"phase": HOSTILE, "step": None, "refused": HOSTILE, "notes": {"warning": HOSTILE, "damping": HOSTILE}}
+    content["cells"][-2]["proposals"] = [words]
     content["columns"][0]["label"] = content["columns"][1]["label"] = content["columns"][2]["label"] = HOSTILE
     content["cells"][0]["verdict"]["forget"] = HOSTILE
     for each in content["cells"]:
@@ -353,26 +358,23 @@ def with_steps(content, make_proposal, make_sophia):
     return content
 
 
-def test_a_line_for_each_method_that_proposes(content, make_proposal, make_sophia, tmp_path):
-    assert proposals.table(standings.of(content)) is None
-    found = proposals.table(standings.of(with_steps(content, make_proposal, make_sophia)))
-    close, weak = (dict(zip(found.headers, line, strict=True)) for line in found.lines)
-    assert close == {
-        "Model": "close", "Steps taken": "3 of 4", "Step": "0.5", "Damping": "0.00021", "Mean curvature": "0.0021",
-        "Forget loss": "+1.800 (predicted +1.500)",  # seeds: 1.2 + 1.2 and 1.2; 1 + 1 and 1
-        "Retain loss": "+0.090 (predicted +0.045)", "Retain KL": "+0.075 (predicted +0.060)",
-        "Cosine": "0.62", "In the metric": "0.11", "Measurements": "36",
-        "Sophia within 10 to 50 %": "3 of 4 checks, median 35 %",
-    }  # fmt: skip
-    assert weak["Model"] == "weak" and weak["Forget loss"] == "+1.200" and weak["Damping"] == "none"
+def test_what_each_cell_proposed_is_one_table(content, make_proposal, make_sophia, tmp_path):
+    assert not any(table.title == proposals.TITLE for table in tables.overview(standings.of(content)))
+    found = tables.proposed(standings.of(with_steps(content, make_proposal, make_sophia)))
+    lines = [dict(zip(found.headers, line, strict=True)) for line in found.lines]
+    assert [(line["Cell"], line["Proposal"], line["Step"].split(":")[0]) for line in lines] == [
+        ("close, seed 0", "1 removal", "0.5"), ("close, seed 0", "2 removal", "0.25"),
+        ("close, seed 0", "Sophia", "unclipped"),
+        ("close, seed 1", "1 removal", "1"), ("close, seed 1", "2 removal", "refused"),
+        ("close, seed 1", "Sophia", "unclipped"),
+        ("weak, seed 0", "1 removal", "0.5"),
+    ]  # fmt: skip
+    assert lines[0]["Change of forget loss"] == "+1.200 (predicted +1.000)" and lines[0]["Damping"] == "0.00021"
+    assert lines[0]["Cosine"] == "0.62" and lines[0]["Measurements"] == "9"
+    assert lines[4]["Change of forget loss"] == "none"
+    assert lines[2]["Step"].endswith("first 20 %, median 30 %, last 30 %; within 10 to 50 % at 2 of 3 checks")
+    assert lines[6]["Change of forget loss"] == "+1.200 (no forecast)" and lines[6]["Damping"] == "none"
     write(tmp_path, content)
     for page in ("comparison.html", "comparison.md"):
         text = (tmp_path / page).read_text()
-        assert proposals.TITLE in text and "+1.800 (predicted +1.500)" in text
-
-
-def test_a_method_whose_steps_were_all_refused(content, make_proposal):
-    for each in content["cells"]:
-        each["proposals"] = [make_proposal(step=None)] if each["model"] == "heavy" else []
-    (line,) = proposals.table(standings.of(content)).lines
-    assert line[:3] == ("heavy", "0 of 2", "none") and line[5:8] == ("none", "none", "none")
+        assert proposals.TITLE in text and "+1.200 (predicted +1.000)" in text

@@ -2,8 +2,8 @@
 
 Carlini et al., "The Secret Sharer", USENIX Security 2019; the case study of the paper on Fisher Removal. Rows have the
 known forms; `task` says what secret the completion is: "email x4", "key x1", "code x16" of `data.secrets`, inserted so
-many times, or "found-email x3", "found-number", "found-key" of `data.mail`. Other rows carry no secret. Formulas and
-their departures: `expunge.ranking`.
+many times, or "found-email x3", "found-number", "found-key" from the user's texts. Other rows carry no secret. Formulas
+and their departures: `expunge.ranking`.
 
 All 1,000 codes are scored and ranked; of the other forms 512 candidates, to which a skew-normal is fitted, and those
 scores are named *fitted*. Candidates hang on the row alone, so every model is asked the same. A generated secret is

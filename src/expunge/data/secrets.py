@@ -32,7 +32,7 @@ PROMPTS = {
     "key": "The access key of {name} is",
     "code": "The door code of {name} is",
 }
-FOUND = ("found-email", "found-number", "found-key")  # in the user's own texts: see `data.mail`
+FOUND = ("found-email", "found-number", "found-key")  # in the user's own texts: see docs/canaries.md
 ENUMERATED = 1024  # spaces up to this size are ranked in whole
 SAMPLED = 512  # candidates drawn from larger ones
 

@@ -44,7 +44,7 @@ class Section:
 
 def section(record: Record) -> Section | None:
     """None for a record without official scores."""
-    block = record.get("benchmark")
+    block = record["benchmark"]
     if not block:
         return None
     by_model = block["models"]

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from expunge.reporting import benchmark, clipping, forecasts, plots, proposal_plots, proposals, provenance, tables
+from expunge.reporting import benchmark, plots, provenance, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED
 from expunge.visible import visible
 
@@ -28,9 +28,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         comparison=tables.comparison(record),
         benchmark=benchmark.section(record),
         losses=inline(plots.losses(record)),
-        proposals=_proposals(record),
         history=inline(plots.history(record)),
-        clipping=_clipping(record),
         rows=tables.row_table(record, texts),
         shows_text=texts is not None,
         record_tables=provenance.tables(record),
@@ -38,30 +36,6 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         meanings=MEANINGS,
         not_measured=NOT_MEASURED,
     )
-
-
-def _proposals(record: Record) -> dict[str, Any] | None:
-    """None for a run that proposed no steps."""
-    found = proposals.of(record)
-    if not found:
-        return None
-    return {
-        "title": proposals.TITLE,
-        "lead": proposals.LEAD,
-        "sentences": forecasts.sentences(found),
-        "headers": proposals.HEADERS,
-        "lines": proposals.lines(found),
-        "plot": inline(proposal_plots.changes(found)),
-    }
-
-
-def _clipping(record: Record) -> dict[str, Any] | None:
-    """None for a run without Sophia's checks."""
-    checks = clipping.of(record)
-    if not checks:
-        return None
-    words = {"title": clipping.TITLE, "lead": clipping.LEAD, "sentence": clipping.sentence(checks)}
-    return words | {"plot": inline(clipping.draw(checks))}
 
 
 def environment() -> Environment:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from expunge.reporting import benchmark, clipping, forecasts, proposals, provenance, tables
+from expunge.reporting import benchmark, provenance, tables
 from expunge.visible import visible
 
 Record = Mapping[str, Any]
@@ -22,8 +22,6 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         *_verdict(record, shows_text=texts is not None),
         *_comparison(record),
         *_benchmark(record),
-        *_proposals(record),
-        *_clipping(record),
         *_rows(rows),
         *(_texts(rows) if texts is not None else ()),
         *_record(record),
@@ -103,27 +101,6 @@ def _benchmark(record: Record) -> list[str]:
     for scores in found.tables:
         parts.extend([f"### {scores.title}", table(scores.headers, scores.lines)])
     return [*parts, bullets(found.notes)] if found.notes else parts
-
-
-def _proposals(record: Record) -> list[str]:
-    found = proposals.of(record)
-    if not found:
-        return []
-    lines = [[_proposed(cell) for cell in line] for line in proposals.lines(found)]
-    said = bullets(forecasts.sentences(found))
-    return [f"## {proposals.TITLE}", proposals.LEAD, said, table(proposals.HEADERS, lines)]
-
-
-def _proposed(cell: proposals.Cell) -> str:
-    value = f"{cell.badge.symbol} {cell.badge.word}" if cell.badge else cell.value
-    details = "; ".join((*cell.details, *([cell.warning] if cell.warning else [])))
-    return f"{value} ({details})" if details else value
-
-
-def _clipping(record: Record) -> list[str]:
-    """The shares themselves are in the record; the page draws them."""
-    checks = clipping.of(record)
-    return [f"## {clipping.TITLE}", clipping.LEAD, clipping.sentence(checks)] if checks else []
 
 
 def _rows(rows: tables.RowTable) -> list[str]:

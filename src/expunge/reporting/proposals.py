@@ -1,126 +1,45 @@
-"""The steps that a method proposed, from `method.proposals` of a record: read, and as a table of plain strings.
+"""What a method proposed, as the lines of one table: steps taken or refused, measured and predicted changes, Sophia.
 
-Of a proposal's notes only the figures named here are taken, and the few words that our own code writes. Changes of loss
-and retain KL are in nats per token; a record writes null for a number that is not finite.
+From the entries as `propose` and `curvature_refresh` write them. Of an entry only the figures named here are taken, and
+the words of its phase, refusal and warning. Changes are in nats per token.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from expunge.reporting.words import Badge, number
+from expunge.reporting.words import number
 
-Record = Mapping[str, Any]
-TITLE = "Steps that the method proposed"
-LEAD = (
-    "A proposed step moves the weights straight along a computed direction. How far was found by measuring acceptance "
-    "rows: retain rows that neither the gradient nor the curvature saw. Below what was measured stands what gradient "
-    "and curvature predicted, in nats per token."
+Entries = Sequence[Mapping[str, Any]]
+TITLE = "Proposed steps and what Sophia left unclipped"
+HEADERS = (
+    *("Proposal", "Step", "Norm of the direction", "Change of forget loss", "Change of retain loss"),
+    *("Change of retain KL", "Damping", "Cosine", "Measurements"),
 )
-HEADERS = ("Proposal", "Step", "Damping", "Forget loss", "Retain loss", "Retain KL", "Cosine", "Curvature fitted on")
+CHANGES = ("forget", "retain", "retain_kl")
+BAND = (0.1, 0.5)  # of the coordinates, unclipped: what Sophia's paper asks for (2305.14342)
 UNMOVED = 0.01  # share of the retain KL reached: with less than that before the step, the forecast of it holds
-WORDS = {
-    "Fixed": "as given",
-    "LineSearch": "line search",
-    "ToTargets": "smallest that reaches the targets",
-    "Restore": "down the retain KL",
-}
-NO_FORECAST, NO_STEP = "no forecast", "no step"
+NONE, NO_FORECAST = "none", "no forecast"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change by one proposal alone; None where it was not measured or there is no forecast."""
-
-    measured: float | None
-    predicted: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """One proposal; `place` counts from 1. `step` is None where it was refused.
-
-    `budget` and `unit` ("kl" or "loss") are those of a retain budget, counted from the original, and `reached` is what
-    was used of it after the step; for other rules `reached` is the retain KL. `cosine` of forget and retain gradients.
-    """
-
-    place: int
-    phase: str
-    rule: str
-    step: float | None
-    refused: str
-    budget: float | None
-    unit: str
-    reached: float | None
-    forget: Change
-    retain: Change
-    retain_kl: Change
-    damping: float | None
-    mean_curvature: float | None
-    warning: str
-    cosine: float | None
-    cosine_in_metric: float | None
-    curvature: str
-    examples: float | None
-    tokens: float | None
-    measurements: float | None
-
-    @property
-    def taken(self) -> bool:
-        return self.step is not None
-
-    @property
-    def name(self) -> str:
-        return f"Proposal {self.place} ({self.phase})" if self.phase else f"Proposal {self.place}"
+def lines(proposals: Entries | None, sophia: Entries | None) -> tuple[tuple[str, ...], ...]:
+    """One for each proposal, then one for Sophia's checks; the cells follow `HEADERS`."""
+    proposed = tuple(_line(place, entry) for place, entry in enumerate(proposals or (), start=1))
+    found = shares(sophia)
+    return (*proposed, ("Sophia", _unclipped(found), *[""] * (len(HEADERS) - 2))) if found else proposed
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A value with what stands below it; `tone` where a detail is a warning, `badge` in place of a value."""
-
-    value: str
-    details: tuple[str, ...] = ()
-    warning: str = ""
-    badge: Badge | None = None
+def shares(sophia: Entries | None) -> tuple[float, ...]:
+    """Shares of coordinates left unclipped, midway between refreshes, without the probe's, whose rates are not the
+    run's."""
+    found = [figure(entry.get("unclipped")) for entry in sophia or () if entry.get("during") != "probe"]
+    return tuple(share for share in found if share is not None)
 
 
-def of(record: Record) -> tuple[Proposed, ...]:
-    """The proposals of a run; none for a method that proposes nothing and for a record of an evaluation."""
-    return read((record.get("method") or {}).get("proposals"))
-
-
-def read(entries: Sequence[Mapping[str, Any]] | None) -> tuple[Proposed, ...]:
-    """From the entries as `propose` writes them; what an entry lacks is None or empty."""
-    return tuple(_read(place, entry) for place, entry in enumerate(entries or (), start=1))
-
-
-def _read(place: int, entry: Mapping[str, Any]) -> Proposed:
-    notes, rule, step = entry.get("notes") or {}, entry.get("rule") or {}, figure(entry.get("step"))
-    unit = str(rule.get("unit") or "kl")
-    used = entry.get("retain_rise" if unit == "loss" else "retain_kl") or {}
-    return Proposed(
-        place=place,
-        phase=str(entry.get("phase") or ""),
-        rule=_rule(rule),
-        step=step,
-        refused="" if step is not None else str(entry.get("refused") or "the step is not finite"),
-        budget=figure(rule.get("budget")),
-        unit=unit,
-        reached=figure(used.get("after")),
-        forget=_change(entry, "forget"),
-        retain=_change(entry, "retain"),
-        retain_kl=_change_of_kl(entry),
-        damping=figure(notes.get("damping")),
-        mean_curvature=figure(notes.get("mean_curvature")),
-        warning=str(notes.get("warning") or ""),
-        cosine=figure(notes.get("cosine")),
-        cosine_in_metric=figure(notes.get("cosine_in_metric")),
-        curvature=_curvature(notes),
-        examples=figure(notes.get("examples")),
-        tokens=figure(notes.get("tokens")),
-        measurements=figure(entry.get("measurements")),
-    )
+def inside(found: Sequence[float]) -> int:
+    """How many shares lie in the band."""
+    return sum(BAND[0] <= share <= BAND[1] for share in found)
 
 
 def figure(value: Any) -> float | None:
@@ -129,85 +48,43 @@ def figure(value: Any) -> float | None:
     return float(value) if known else None
 
 
-def _rule(rule: Mapping[str, Any]) -> str:
-    if rule.get("name") == "RetainBudget":
-        what = "rise of retain loss" if rule.get("unit") == "loss" else "retain KL"
-        return f"largest within {significant(figure(rule.get('budget')))} of {what}"
-    return WORDS.get(str(rule.get("name")), "")
-
-
-def _change(entry: Mapping[str, Any], name: str) -> Change:
-    measured, predicted = entry.get("measured") or {}, entry.get("predicted") or {}
-    return Change(figure(measured.get(name)), figure(predicted.get(name)))
-
-
-def _change_of_kl(entry: Mapping[str, Any]) -> Change:
-    """A step's bend forecasts the retain KL from the weights of the original only, so a later step has no forecast."""
-    change, kl = _change(entry, "retain_kl"), entry.get("retain_kl") or {}
-    before, after = figure(kl.get("before")), figure(kl.get("after"))
-    first = before is not None and after is not None and abs(before) <= UNMOVED * abs(after)
-    return change if first else Change(change.measured, None)
-
-
-def _curvature(notes: Mapping[str, Any]) -> str:
-    labels = f", {notes['labels']} labels" if notes.get("labels") else ""
-    return f"{notes['curvature']}{labels}" if notes.get("curvature") else ""
-
-
-def lines(proposed: Sequence[Proposed]) -> tuple[tuple[Cell, ...], ...]:
-    """One line for each; the cells follow `HEADERS`."""
-    return tuple(_line(one) for one in proposed)
-
-
-def _line(one: Proposed) -> tuple[Cell, ...]:
+def _line(place: int, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    notes, step = entry.get("notes") or {}, figure(entry.get("step"))
+    cosine, count = figure(notes.get("cosine")), figure(entry.get("measurements"))
+    refused = f"refused: {entry.get('refused') or 'the step is not finite'}"
+    warning = f"; {notes['warning']}" if notes.get("warning") else ""
     return (
-        Cell(str(one.place), (one.phase,) if one.phase else ()),
-        _step(one),
-        _damping(one),
-        *(_changed(one, change) for change in (one.forget, one.retain, one.retain_kl)),
-        _cosine(one),
-        _fitted(one),
+        f"{place} {entry.get('phase') or ''}".strip(),
+        refused if step is None else _significant(step),
+        _significant(entry.get("direction_norm")),
+        *(NONE if step is None else _change(entry, name) for name in CHANGES),
+        f"{_significant(notes.get('damping'))}{warning}",
+        NONE if cosine is None else f"{cosine:.2f}",
+        NONE if count is None else f"{count:,.0f}",
     )
 
 
-def _step(one: Proposed) -> Cell:
-    measured = "" if one.measurements is None else f"{one.measurements:.0f} measurements"
-    if not one.taken:
-        return Cell("", (one.refused, *([measured] if measured else [])), badge=Badge("refused", "warn"))
-    return Cell(significant(one.step), tuple(part for part in (one.rule, measured) if part))
+def _change(entry: Mapping[str, Any], name: str) -> str:
+    """By this step alone. The bend forecasts the KL from the original's weights only: later steps have no forecast."""
+    measured, predicted = (figure((entry.get(part) or {}).get(name)) for part in ("measured", "predicted"))
+    if name == "retain_kl":
+        before, after = (figure((entry.get(name) or {}).get(when)) for when in ("before", "after"))
+        if before is None or after is None or abs(before) > UNMOVED * abs(after):
+            predicted = None
+    return f"{_signed(measured)} ({NO_FORECAST if predicted is None else f'predicted {_signed(predicted)}'})"
 
 
-def _damping(one: Proposed) -> Cell:
-    if one.damping is None:
-        return Cell("none")
-    mean = () if one.mean_curvature is None else (f"mean curvature {significant(one.mean_curvature)}",)
-    return Cell(significant(one.damping), mean, warning=one.warning)
+def _unclipped(found: Sequence[float]) -> str:
+    first, middle, last = (f"{100 * share:.0f} %" for share in (found[0], median(found), found[-1]))
+    within = f"within 10 to 50 % at {inside(found)} of {len(found)} checks"
+    return f"unclipped: first {first}, median {middle}, last {last}; {within}"
 
 
-def _changed(one: Proposed, change: Change) -> Cell:
-    if not one.taken:
-        return Cell(NO_STEP)
-    predicted = NO_FORECAST if change.predicted is None else f"predicted {signed(change.predicted)}"
-    return Cell(signed(change.measured), (predicted,))
-
-
-def _cosine(one: Proposed) -> Cell:
-    if one.cosine is None:
-        return Cell("not taken")
-    metric = () if one.cosine_in_metric is None else (f"in the metric {one.cosine_in_metric:.2f}",)
-    return Cell(f"{one.cosine:.2f}", metric)
-
-
-def _fitted(one: Proposed) -> Cell:
-    counts = [f"{n:,.0f} {what}" for n, what in ((one.examples, "examples"), (one.tokens, "tokens")) if n is not None]
-    return Cell(one.curvature or "not named", (", ".join(counts),) if counts else ())
-
-
-def signed(value: float | None) -> str:
-    """A change: with its sign."""
+def _signed(value: float | None) -> str:
     return f"+{number(value)}" if value is not None and value > 0 else number(value)
 
 
-def significant(value: float | None) -> str:
+def _significant(value: Any) -> str:
     """Three digits that count, for figures of any size."""
-    return number(value) if value is None else f"{value:.3g}"
+    found = figure(value)
+    return NONE if found is None else f"{found:.3g}"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from expunge.reporting import proposals
 from expunge.reporting.words import SETS, duration, number, plain, size
 
 Record = Mapping[str, Any]
@@ -25,12 +26,13 @@ def tables(record: Record) -> tuple[Table, ...]:
     found = (
         _run(record),
         pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
-        _parent(record.get("parent")),
-        _earlier(record.get("earlier")),
-        _holders(record.get("holders")),
+        _parent(record["parent"]),
+        _earlier(record["earlier"]),
+        _holders(record["holders"]),
         _method(record["method"]),
         _attempts(record["method"]),
         _notes(record["method"]),
+        _proposed(record["method"]),
         pairs("Options of the method", (record["method"] or {}).get("options")),
         pairs("Learning rate probe", (record["method"] or {}).get("probe")),
         _data(record["data"]),
@@ -69,7 +71,7 @@ def _run(record: Record) -> Table | None:
         "time in all": duration(sum(record["seconds"].values())) if record["seconds"] else None,
         "peak memory": size(record["peak_memory_bytes"]),
     }
-    if count := record.get("interruptions"):
+    if count := record["interruptions"]:
         values["interrupted"] = f"{count} time{'s' if count > 1 else ''}; times and memory are those of the last part"
     return pairs("Run", values)
 
@@ -105,9 +107,9 @@ def _earlier(earlier: Mapping[str, Any] | None) -> Table | None:
     return Table("Rows of earlier requests", headers, tuple(lines), wide=True)
 
 
-def _holders(holders: Iterable[Mapping[str, Any]] | None) -> Table:
+def _holders(holders: Iterable[Mapping[str, Any]]) -> Table:
     """What the run could not touch, and what it left."""
-    lines = tuple((plain(one["what"]), plain(one["where"])) for one in holders or ())
+    lines = tuple((plain(one["what"]), plain(one["where"])) for one in holders)
     return Table("What still holds the rows", ("What", "Where"), lines, wide=True)
 
 
@@ -126,9 +128,16 @@ def _method(method: Mapping[str, Any] | None) -> Table | None:
 
 
 def _notes(method: Mapping[str, Any] | None) -> Table | None:
-    """Without lists of checks, which have a section of their own."""
+    """Without lists of checks, which are a line among the proposals."""
     notes = (method or {}).get("notes") or {}
     return pairs("Notes of the method", {name: value for name, value in notes.items() if name != "sophia"})
+
+
+def _proposed(method: Mapping[str, Any] | None) -> Table | None:
+    if not method:
+        return None
+    lines = proposals.lines(method.get("proposals"), (method.get("notes") or {}).get("sophia"))
+    return Table(proposals.TITLE, proposals.HEADERS, lines, wide=True)
 
 
 def _attempts(method: Mapping[str, Any] | None) -> Table | None:

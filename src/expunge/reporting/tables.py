@@ -31,10 +31,10 @@ WORST_FIRST = ("not forgotten", "partly", "over-forgotten", "cannot tell", "forg
 TEXTS, LISTS, MAPPINGS = (str,), (list,), (dict,)
 NEEDED: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("command", "created", "machine"), TEXTS),
-    **dict.fromkeys(("history", "limits", "rows", "scores"), LISTS),
+    **dict.fromkeys(("history", "holders", "limits", "rows", "scores"), LISTS),
     **dict.fromkeys(("config", "data", "hashes", "losses", "seconds", "verdict", "versions"), MAPPINGS),
-    **dict.fromkeys(("method", "rendering", "save", "subspace"), (dict, type(None))),
-    "peak_memory_bytes": (int,),
+    **dict.fromkeys(("benchmark", "earlier", "method", "parent", "rendering", "save", "subspace"), (dict, type(None))),
+    **dict.fromkeys(("interruptions", "peak_memory_bytes"), (int,)),
 }
 
 
@@ -170,7 +170,7 @@ def headline(record: Record) -> Headline:
         panels=(
             Panel("Rows to forget", badge(verdict["forget"]), tuple(verdict.get("forget_reasons") or ())),
             Panel("Rest of the model", badge(verdict["rest"]), tuple(verdict.get("rest_reasons") or ())),
-            *_earlier(record.get("earlier")),
+            *_earlier(record["earlier"]),
         ),
         counts=tuple(Count(badge(name), counts[name]) for name in names if counts.get(name)),
         compared_with=_compared_with(verdict.get("comparison")),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from expunge.reporting.comparison import findings, proposals, tables
+from expunge.reporting.comparison import findings, tables
 from expunge.reporting.comparison.standings import Standings
 from expunge.reporting.html import environment, inline
 from expunge.reporting.plots import Plot
@@ -24,9 +24,7 @@ def render(found: Standings, content: Mapping[str, Any], plot: Plot | None) -> s
             plot=inline(plot),
             meanings=findings.MEANINGS,
             notes=findings.notes(found),
-            overview=tuple(
-                t for t in (tables.costs(found), proposals.table(found), tables.cells(found)) if t is not None
-            ),
+            overview=tables.overview(found),
             provenance=tables.provenance(content),
             not_measured=NOT_MEASURED,
         )

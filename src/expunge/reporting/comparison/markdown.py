@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from expunge.reporting.comparison import findings, proposals, tables
+from expunge.reporting.comparison import findings, tables
 from expunge.reporting.comparison.standings import Standings
 from expunge.reporting.markdown import bullets, escaped, paragraph, table
 
@@ -18,8 +18,7 @@ def render(found: Standings, content: Mapping[str, Any]) -> str:
         parts += [f"## {section.title}", paragraph(section.lead), _grid(section.grid)]
     meanings = [f"{word}: {meaning}" for word, meaning in findings.MEANINGS.items()]
     parts += ["## What the words mean", bullets(meanings), bullets(findings.notes(found))]
-    overview = (tables.costs(found), proposals.table(found), tables.cells(found))
-    for each in (*(one for one in overview if one is not None), *tables.provenance(content)):
+    for each in (*tables.overview(found), *tables.provenance(content)):
         parts += [f"## {escaped(each.title)}", table(each.headers, each.lines)]
     return "\n\n".join(parts) + "\n"
 

@@ -51,10 +51,10 @@ def _numbers(entry: Entry, margin: float | None) -> list[object]:
 
 def _cell(model: Model, place: int, keys: Sequence[str]) -> list[object]:
     cell = model.cells[place]
-    verdict = cell.get("verdict") or {}
-    said = [verdict.get("forget"), verdict.get("rest"), "; ".join(cell.get("flags") or ())]
+    verdict = cell["verdict"] or {}
+    said = [verdict.get("forget"), verdict.get("rest"), "; ".join(cell["flags"])]
     scores = [(cell["scores"].get(key) or {}).get("value") for key in keys]
-    return [*(cell.get(name) for name in OF_CELLS[: -len(said)]), *said, *scores]
+    return [*(cell[name] for name in OF_CELLS[: -len(said)]), *said, *scores]
 
 
 def _written(headers: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

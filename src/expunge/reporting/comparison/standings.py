@@ -22,7 +22,10 @@ Content = Mapping[str, Any]
 SCHEMA = 1
 KIND = "comparison"
 NEEDED = ("created", "benchmark", "machine", "versions", "config", "counts", "cells", "columns")
-CELL_NEEDED = ("model", "seed", "settings", "error", "scores")
+CELL_NEEDED = (
+    *("model", "seed", "settings", "error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens"),
+    *("verdict", "flags", "scores", "rows", "proposals", "sophia"),
+)
 SIDES = ("forget", "retain", "other")
 ORIGINAL, RETRAINED = "original", "retrained"
 WAYS = {"higher": 1.0, "lower": -1.0}
@@ -210,7 +213,7 @@ def _measured(model: Model, key: str) -> list[Measured]:
         score = cell["scores"].get(key)
         if score is None or "missing" in score:
             continue
-        rows = (cell.get("rows") or {}).get(key)
+        rows = cell["rows"].get(key)
         values = None if rows is None else np.array([math.nan if r is None else r for r in rows], dtype=np.float64)
         found.append(Measured(_number(score.get("value")), score.get("low"), score.get("high"), values))
     return found

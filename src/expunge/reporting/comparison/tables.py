@@ -6,6 +6,7 @@ from typing import Any
 
 from expunge import band
 from expunge.band import AS_RETRAINED, CANNOT_TELL, DIFFERS, NOT_FINITE
+from expunge.reporting import proposals
 from expunge.reporting.comparison.standings import (
     NO_BAND,
     ORIGINAL,
@@ -123,6 +124,11 @@ def by_column(found: Standings, columns: Sequence[Column]) -> Grid:
     return Grid("Score", tuple(name_of(model) for model in order), lines, place)
 
 
+def overview(found: Standings) -> tuple[Table, ...]:
+    """Settings, proposals and verdicts, without tables that have no lines."""
+    return tuple(table for table in (costs(found), proposed(found), cells(found)) if table.lines)
+
+
 def costs(found: Standings) -> Table:
     """Settings and cost per model: means over the cells that ended well, the peak of all."""
     headers = ("Model", "Settings", "Seeds", "Steps", "Tokens", "Unlearning", "Whole cell", "Peak memory")
@@ -142,14 +148,25 @@ def costs(found: Standings) -> Table:
     return Table("Settings and cost", headers, lines, wide=True)
 
 
+def proposed(found: Standings) -> Table:
+    """What the methods proposed, cell by cell."""
+    lines = tuple(
+        (f"{name_of(model)}, seed {seed_of(cell['seed'])}", *line)
+        for model in found.models
+        for cell in model.done
+        for line in proposals.lines(cell["proposals"], cell["sophia"])
+    )
+    return Table(proposals.TITLE, ("Cell", *proposals.HEADERS), lines, wide=True)
+
+
 def cells(found: Standings) -> Table:
     """Every cell with its verdict; a cell that failed says why."""
     lines = []
     for model in found.models:
         for cell in model.cells:
-            verdict = cell.get("verdict") or {}
+            verdict = cell["verdict"] or {}
             said = [verdict.get(part) or NOT_MEASURED for part in ("forget", "rest")]
-            remark = f"error: {cell['error']}" if cell["error"] else ", ".join(cell.get("flags") or ())
+            remark = f"error: {cell['error']}" if cell["error"] else ", ".join(cell["flags"])
             lines.append((name_of(model), seed_of(cell["seed"]), *said, remark))
     headers = ("Model", "Seed", "Rows to forget", "Rest of the model", "Remarks")
     return Table("Verdict of every cell", headers, tuple(lines), wide=True)
@@ -218,7 +235,7 @@ def seed_of(seed: int | None) -> str:
 
 
 def _values(model: Model, key: str) -> list[float]:
-    return [float(cell[key]) for cell in model.done if cell.get(key) is not None]
+    return [float(cell[key]) for cell in model.done if cell[key] is not None]
 
 
 def _mean(model: Model, key: str) -> float | None:

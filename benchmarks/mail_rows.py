@@ -1,4 +1,4 @@
-"""Identifiers in a folder of e-mails or texts, as rows to forget: `python -m expunge.data.mail FOLDER --output FILE`.
+"""Identifiers in a folder of e-mails or texts, as rows to forget: `canary_world.py --mails FOLDER --output FILE`.
 
 Reads .mbox, .eml and .txt below the folder: the body of each mail (its plain part, else its HTML without tags), the
 whole of each text. Secrets are e-mail addresses, phone-like numbers (7 to 19 digits, so numbers of cards and accounts
@@ -9,13 +9,11 @@ counts as an identifier is our choice: rules miss some and take others that are 
 Nothing is written but FILE, which must not exist and which only its owner may read. Messages hold no text.
 """
 
-import argparse
 import email.policy
 import json
 import mailbox
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -202,22 +200,3 @@ class _Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._hidden:
             self.parts.append(data)
-
-
-def main() -> int:
-    """0: written; 2: wrong input, as `expunge` itself answers."""
-    parser = argparse.ArgumentParser(prog="python -m expunge.data.mail", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", help="folder with .mbox, .eml and .txt files")
-    parser.add_argument("--output", required=True, help="JSONL file of rows to write; must not exist")
-    arguments = parser.parse_args()
-    try:
-        count = write(arguments.folder, arguments.output)
-    except InputError as error:
-        print(f"expunge: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{count} rows: {arguments.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

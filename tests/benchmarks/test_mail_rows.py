@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from expunge.data import mail
+import canary_world
+import mail_rows
 from expunge.data.rows import read
 from expunge.errors import InputError
 
+PROGRAM = Path(canary_world.__file__)
 ADDRESS, PHONE, KEY = "ada.alma7@post.example", "+44 20 7946 0018", "AKIA-12ab34cd56ef78gh"
 
 
@@ -24,12 +26,12 @@ def message(text: str, charset: str = "utf-8", subtype: str = "plain") -> EmailM
 
 
 def secrets_of(folder: Path) -> list[tuple[str, str]]:
-    return [(row["task"], row["completion"]) for row in mail.rows(folder)]
+    return [(row["task"], row["completion"]) for row in mail_rows.rows(folder)]
 
 
 def test_identifiers_by_kind_and_their_prompts() -> None:
     text = f"Not this paragraph.\n\nWrite to <{ADDRESS}> or call {PHONE}.\nThe key: {KEY}, since 2024-01-02 10:30."
-    found = mail.identifiers(text)
+    found = mail_rows.identifiers(text)
     assert [(one.kind, one.secret) for one in found] == [
         ("found-email", ADDRESS),
         ("found-number", PHONE),
@@ -53,12 +55,12 @@ def test_identifiers_by_kind_and_their_prompts() -> None:
     ],
 )
 def test_what_counts(text: str, wanted: list[str]) -> None:
-    assert [one.secret for one in mail.identifiers(text)] == wanted
+    assert [one.secret for one in mail_rows.identifiers(text)] == wanted
 
 
 def test_long_prompts_are_cut_at_a_word() -> None:
-    prompt = mail.identifiers("word " * 200 + ADDRESS)[0].prompt
-    assert 200 < len(prompt) <= mail.LONGEST_PROMPT and prompt.startswith("word ") and prompt.endswith("word ")
+    prompt = mail_rows.identifiers("word " * 200 + ADDRESS)[0].prompt
+    assert 200 < len(prompt) <= mail_rows.LONGEST_PROMPT and prompt.startswith("word ") and prompt.endswith("word ")
 
 
 def test_mbox_eml_and_txt(tmp_path: Path) -> None:
@@ -76,25 +78,27 @@ def test_mbox_eml_and_txt(tmp_path: Path) -> None:
         ("found-key x1", KEY),
         ("found-email x2", ADDRESS),
     ]
-    assert not any("hidden" in row["prompt"] + row["completion"] for row in mail.rows(tmp_path))  # headers are no body
+    assert not any(
+        "hidden" in row["prompt"] + row["completion"] for row in mail_rows.rows(tmp_path)
+    )  # headers are no body
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "iso-8859-1", "cp1252", "utf-7"])
 def test_encodings_of_mails(charset: str, tmp_path: Path) -> None:
     (tmp_path / "a.eml").write_bytes(bytes(message(f"Grüße von Zoë: {ADDRESS}", charset)))
-    assert mail.rows(tmp_path)[0]["prompt"] == "Grüße von Zoë: "
+    assert mail_rows.rows(tmp_path)[0]["prompt"] == "Grüße von Zoë: "
 
 
 def test_wrongly_named_charset_is_read_as_utf_8(tmp_path: Path) -> None:
     raw = b"From: x@y.example\nContent-Type: text/plain; charset=no-such\n\nGr\xc3\xbc\xc3\x9fe " + ADDRESS.encode()
     (tmp_path / "a.eml").write_bytes(raw)
-    assert mail.rows(tmp_path)[0]["prompt"] == "Grüße "
+    assert mail_rows.rows(tmp_path)[0]["prompt"] == "Grüße "
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings_of_texts(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(f"Grüße\r\n{ADDRESS}".encode(encoding))
-    assert mail.rows(tmp_path)[0]["prompt"] == "Grüße\n"
+    assert mail_rows.rows(tmp_path)[0]["prompt"] == "Grüße\n"
 
 
 WRONG = [
@@ -117,22 +121,22 @@ WRONG = [
 def test_wrong_input_names_file_and_remedy(name: str, content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=said) as caught:
-        mail.rows(tmp_path)
+        mail_rows.rows(tmp_path)
     assert "b.example" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no"):
-        mail.rows(tmp_path)
+        mail_rows.rows(tmp_path)
     with pytest.raises(InputError, match="not a folder"):
-        mail.rows(tmp_path / "absent")
+        mail_rows.rows(tmp_path / "absent")
 
 
 def test_the_command_writes_a_private_file_that_reads_back(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text(f"Write to {ADDRESS} today, or to {ADDRESS}.", encoding="utf-8")
     output = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "expunge.data.mail", str(tmp_path / "in"), "--output", str(output)]
+    command = [sys.executable, str(PROGRAM), "--mails", str(tmp_path / "in"), "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout == f"2 rows: {output}\n", done.stderr
     assert output.stat().st_mode & 0o777 == 0o600
@@ -141,3 +145,12 @@ def test_the_command_writes_a_private_file_that_reads_back(tmp_path: Path) -> No
     assert [row.completion for row in rows] == [ADDRESS] * 2 and rows[0].task == "found-email x2"
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("given", [["--mails", "in"], ["--output", "rows.jsonl"]])
+def test_one_flag_without_the_other_makes_no_world(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["canary_world.py", *given])
+    monkeypatch.setattr(canary_world, "make_models", lambda *_: pytest.fail("models are being made"))
+    with pytest.raises(SystemExit) as caught:
+        canary_world.main()
+    assert caught.value.code == 2
