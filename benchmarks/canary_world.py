@@ -36,12 +36,12 @@ from expunge.data import fiction
 from expunge.data.rows import Row
 from expunge.data.secrets import canaries
 from expunge.data.tokens import Rendering
-from expunge.demo import write_rows
+from expunge.demo.models import write_rows
+from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.errors import InputError
-from expunge.loop import Training
+from expunge.loop.training import Training
 from expunge.model.load import load_model, load_tokenizer
-from expunge.model.tiny import byte_tokenizer, llama
-from expunge.ranking import NEVER_SEEN
+from expunge.scoring.ranking import NEVER_SEEN
 from kept_models import keep
 
 ROOT = Path(__file__).resolve().parent.parent

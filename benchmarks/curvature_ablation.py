@@ -16,10 +16,10 @@ from typing import Any
 
 import expunge
 from ablation_tables import clipping, table, verdicts
-from expunge.config import read_yaml
-from expunge.demo import SMALL, make_models
+from expunge.config.recipes import read_yaml
+from expunge.demo.models import SMALL, make_models
 from expunge.model.save import atomic_folder
-from expunge.record import environment
+from expunge.runs.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path(__file__).with_suffix(".yaml")

@@ -35,14 +35,14 @@ from expunge.curvatures.block import Block
 from expunge.data.batches import Batch, collate
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window
-from expunge.distributed import Runtime
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.per_example import Squares as SummedSquares
 from expunge.gradients.per_example import measure
 from expunge.model.losses import target_ids, target_logits
 from expunge.model.select import linear_layers
 from expunge.problem import Problem, Split
-from expunge.record import environment
+from expunge.runs.distributed import Runtime
+from expunge.runs.environment import environment
 
 Squares = dict[str, Tensor]
 BARS: tuple[tuple[str, str, str, float], ...] = (  # figure, pass, compared with, at most

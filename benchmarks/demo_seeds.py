@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from expunge import demo
-from expunge.record import environment
-from expunge.upkeep import Demo
+from expunge import pipeline
+from expunge.config.housekeeping import Demo
+from expunge.runs.environment import environment
 
 
 def measure(record: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def main() -> None:
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             begin = time.perf_counter()
-            run = demo.run(Demo(output=str(Path(folder) / "demo"), seed=seed))
+            run = pipeline.run_demo(Demo(output=str(Path(folder) / "demo"), seed=seed))
             figures = measure(dict(run.record)) | {"wall_seconds": round(time.perf_counter() - begin, 1)}
         results[str(seed)] = figures | {"bars": bars(figures)}
         print(seed, json.dumps(results[str(seed)], indent=1), flush=True)

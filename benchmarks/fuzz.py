@@ -29,14 +29,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from expunge import cli, pipeline
-from expunge.config import Unlearn
+from expunge import pipeline
+from expunge.cli import command_line
+from expunge.config.commands import Unlearn
 from expunge.data import tables
+from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.errors import ExpungeError
+from expunge.files.visible import in_a_line, unsafe
 from expunge.model import load
-from expunge.model.tiny import byte_tokenizer, llama
-from expunge.record import environment
-from expunge.visible import in_a_line, unsafe
+from expunge.runs.environment import environment
 from fuzz_cases import KINDS, RECIPES, ROWS, Case, make
 from fuzz_rows import ACCEPTED, EITHER, REFUSED, SECRET
 
@@ -144,7 +145,9 @@ def run(kind: str, seed: int, model: Path, record: Any, folder: Path) -> Result:
 def call(case: Case, given: dict[str, str]) -> int:
     """The exit code. Of rows, the parser of the command line is left out, which takes ten times as long as they do."""
     if case.kind not in ROWS or case.kind == "rows_names":
-        return cli.main([case.command, *(part for flag, value in given.items() for part in (f"--{flag}", value))])
+        return command_line.main(
+            [case.command, *(part for flag, value in given.items() for part in (f"--{flag}", value))]
+        )
     try:
         pipeline.run_unlearn(Unlearn(**given))  # type: ignore[arg-type]  # flags that take text
     except ExpungeError as error:

@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from expunge.model import generation, key_values
-from expunge.record import environment
+from expunge.runs.environment import environment
 
 WIDTH, LAYERS, HEADS, CONTEXT, VOCABULARY = 256, 4, 8, 512, 2048
 SHAPES = ((128, 50, 50), (128, 100, 150), (32, 100, 150), (1, 100, 150))  # prompts, their tokens, new tokens

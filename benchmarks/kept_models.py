@@ -7,8 +7,7 @@ from typing import Any
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
-from expunge.evaluation.retrained import fine_tune
-from expunge.loop import Training
+from expunge.loop.training import Training, fine_tune
 from expunge.model.save import atomic_folder, write
 
 

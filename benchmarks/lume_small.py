@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 
 from expunge.benchmarks.lume import Lume
-from expunge.config import read_yaml
+from expunge.config.recipes import read_yaml
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering
-from expunge.distributed import Runtime
-from expunge.loop import Training
+from expunge.demo.tiny import byte_tokenizer, llama
+from expunge.loop.training import Training
 from expunge.model.load import load_model
-from expunge.model.tiny import byte_tokenizer, llama
+from expunge.runs.distributed import Runtime
 from kept_models import keep
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -39,7 +39,7 @@ def step(variant: dict[str, Any]) -> dict[str, float]:
     from expunge.data.tokens import Window
     from expunge.model import losses
     from expunge.model.recompute import recompute_layers
-    from expunge.peak import Peak
+    from expunge.runs.peak import Peak
 
     torch.manual_seed(0)
     shape = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 3 * WIDTH, "num_attention_heads": 4}
@@ -68,7 +68,7 @@ def padding(folder: Path) -> dict[str, float]:
     from expunge.data.batches import Batch, Stream, passes
     from expunge.data.rows import read
     from expunge.data.tokens import Rendering, encode
-    from expunge.model.tiny import byte_tokenizer
+    from expunge.demo.tiny import byte_tokenizer
 
     def share(batches: list[Batch]) -> float:
         return 1 - sum(int(batch.attention.sum()) for batch in batches) / sum(batch.size for batch in batches)

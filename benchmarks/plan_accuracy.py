@@ -42,7 +42,7 @@ def make(shape: dict[str, Any], folder: Path, **sizes: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig
 
-    from expunge.model.tiny import byte_tokenizer
+    from expunge.demo.tiny import byte_tokenizer
 
     s = {"width": 512, "layers": 3, "vocabulary": 2000, "context": 512} | sizes
     shared = {"vocab_size": s["vocabulary"], "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -80,9 +80,10 @@ def settings(shape: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def planned(shape: dict[str, Any], folder: Path) -> Any:
     """The plan's cost of this run."""
-    from expunge import config, pipeline
+    from expunge import pipeline
+    from expunge.config import commands, options
 
-    return pipeline.estimate(config.build(config.Plan, settings(shape, folder), "plan")).methods[0]
+    return pipeline.estimate(options.build(commands.Plan, settings(shape, folder), "plan")).methods[0]
 
 
 def measured(shape: dict[str, Any], folder: Path, what: str, hand_back: bool = True) -> dict[str, float]:
@@ -137,17 +138,18 @@ def _steps_alone(given: dict[str, Any]) -> None:
     """Everything of a run but judging and saving."""
     from dataclasses import replace
 
-    from expunge import config, registry
-    from expunge.apply import apply
-    from expunge.assemble import assemble
-    from expunge.checked import check
+    from expunge import registry
+    from expunge.config import commands, options
+    from expunge.intake.assembly import assemble
+    from expunge.intake.sets import check
+    from expunge.loop.phases import apply
     from expunge.model.select import select
 
-    run = config.build(config.Unlearn, given, "run")
+    run = options.build(commands.Unlearn, given, "run")
     assembled = assemble(run, check(run))
     chosen = select(assembled.problem.model, run.subspace, assembled.problem.runtime.device)
     problem = replace(assembled.problem, model=chosen.model, adapter=chosen.adapter, movable=chosen.movable)
-    apply(config.build(registry.load("methods", run.method), run.options, "run"), problem, lambda entry: None)
+    apply(options.build(registry.load("methods", run.method), run.options, "run"), problem, lambda entry: None)
 
 
 def _peak() -> float:
@@ -210,7 +212,7 @@ def main() -> None:
     import torch
 
     from expunge.planning import speed
-    from expunge.record import environment
+    from expunge.runs.environment import environment
 
     torch.set_num_threads(1)
     speed.clock = time.process_time

@@ -61,7 +61,7 @@ def prepare(work: Path) -> None:
     """The small world with fewer rows, kept where it exists."""
     from dataclasses import replace
 
-    from expunge.demo import SMALL, make_models
+    from expunge.demo.models import SMALL, make_models
     from expunge.model.save import atomic_folder
 
     if not (work / "world").exists():
@@ -183,7 +183,7 @@ def _fresh(work: Path) -> Path:
 
 
 def page(results: list[Found], arguments: argparse.Namespace) -> str:
-    from expunge.record import environment
+    from expunge.runs.environment import environment
 
     machine = environment()
     lines = [

@@ -69,8 +69,8 @@ def make_world(folder: Path) -> None:
     """Models of three people to forget and twelve to keep, trained for seconds."""
     import torch
 
-    from expunge.demo import World, make_models
-    from expunge.loop import Training
+    from expunge.demo.models import World, make_models
+    from expunge.loop.training import Training
 
     torch.set_num_threads(1)
     folder.mkdir(parents=True)

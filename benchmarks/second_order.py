@@ -26,8 +26,8 @@ import numpy as np
 
 import lume_small
 from ablation_tables import Cells, clipping, table, verdicts
-from expunge.config import read_yaml
-from expunge.record import environment
+from expunge.config.recipes import read_yaml
+from expunge.runs.environment import environment
 from lume_small import RECIPES, SIZES, TASKS, Size, fifth, read_fold, run
 
 RECIPE = RECIPES / "lume_second_order.yaml"

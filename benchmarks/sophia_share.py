@@ -21,14 +21,13 @@ from typing import Any
 
 import torch
 
-from expunge import demo
-from expunge.curvature_refresh import CurvatureRefresh
 from expunge.data.batches import Batch, Stream, passes
 from expunge.data.rows import Row, read
 from expunge.data.splits import halve
 from expunge.data.tokens import encode
-from expunge.distributed import Runtime
-from expunge.loop import Descent, linear, minimise, optimiser_of
+from expunge.demo import models as demo
+from expunge.influence.refresh import CurvatureRefresh
+from expunge.loop.steps import Descent, linear, minimise, optimiser_of
 from expunge.method import LossPhase, State, Terms
 from expunge.methods.loss_matching import LossMatching
 from expunge.model import load
@@ -36,10 +35,11 @@ from expunge.model.losses import target_nll
 from expunge.model.select import select
 from expunge.optim.sophia import SOUL, SophiaSettings
 from expunge.problem import Problem, Split
-from expunge.progress import bar
-from expunge.record import environment
 from expunge.reference.cache import row_losses
 from expunge.reporting.proposals import BAND, inside
+from expunge.runs.distributed import Runtime
+from expunge.runs.environment import environment
+from expunge.runs.progress import bar
 
 RUNS: dict[str, SophiaSettings | None] = {
     "adamw": None,

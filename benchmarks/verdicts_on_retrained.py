@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from expunge.data.rows import read
-from expunge.demo import RENDERING, SMALL, make_models
-from expunge.evaluation.retrained import fine_tune
+from expunge.demo.models import RENDERING, SMALL, make_models
+from expunge.loop.training import fine_tune
 from expunge.model.save import write
-from expunge.record import environment
+from expunge.runs.environment import environment
 
 ROWS_EACH = 5  # rows of one person
 WORLD = replace(SMALL, seed=50)

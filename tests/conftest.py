@@ -31,7 +31,7 @@ def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """One token a byte, a begin token before every text."""
-    from expunge.model.tiny import byte_tokenizer
+    from expunge.demo.tiny import byte_tokenizer
 
     return byte_tokenizer([], 258)
 
@@ -39,7 +39,7 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def merging() -> Any:
     """Knows "abcd" and " abcd" as single tokens; all else is one token a byte."""
-    from expunge.model.tiny import byte_tokenizer
+    from expunge.demo.tiny import byte_tokenizer
 
     return byte_tokenizer(MERGED, VOCABULARY)
 
@@ -47,7 +47,7 @@ def merging() -> Any:
 @pytest.fixture(scope="session")
 def make_llama(tokenizer: Any) -> Callable[..., Any]:
     """Makes Llamas of width 32 with 2 layers and tied embeddings."""
-    from expunge.model.tiny import llama
+    from expunge.demo.tiny import llama
 
     def make(seed: int = 0, context: int = 64) -> Any:
         return llama(tokenizer, width=32, layers=2, heads=2, context=context, seed=seed).eval()

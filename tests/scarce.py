@@ -8,10 +8,10 @@ import torch
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
-from expunge.distributed import Runtime
+from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.model.select import select
-from expunge.model.tiny import byte_tokenizer, llama
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
 
 SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB."
 

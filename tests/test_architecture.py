@@ -2,13 +2,15 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import grimp
 import pytest
 
-from expunge import comparison, registry
+from expunge import registry
 from expunge.evaluation import verdict
+from expunge.files import code
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -40,15 +42,36 @@ def test_only_one_file_touches_the_other_processes() -> None:
     assert found == ["distributed"]
 
 
-def test_the_key_of_a_cell_covers_all_that_makes_it() -> None:
-    """But for its method, whose own file is in its key, and pages, of which a comparison takes only the schema."""
+def test_few_files_at_the_top_few_rooms_few_levels() -> None:
+    """Where the plan of the house ends; `lint-imports` holds that no import points upward."""
+    top = {file.stem for file in (ROOT / "src" / "expunge").glob("*.py")}
+    packages = {file.parent.relative_to(ROOT / "src" / "expunge") for file in SOURCES} - {Path()}
+    assert len(top) <= 12 and len(top) + len(packages) <= 35, (sorted(top), sorted(map(str, packages)))
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    levels = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert len(levels) <= 15
+    named = {name.strip().removeprefix("expunge.") for level in levels for name in re.split("[|:]", level)}
+    assert named == top - {"__init__"} | {path.parts[0] for path in packages}  # nothing stands outside the levels
+
+
+def test_what_a_cache_is_keyed_by_follows_from_the_imports() -> None:
+    """As an independent reader of imports has it; what is loaded by name is named by the caller."""
     graph = grimp.build_graph("expunge")
-    for page in [*graph.find_descendants("expunge.reporting"), "expunge.reporting"]:
-        graph.remove_module(page)
-    makers = {name.split(".")[1] for name in graph.find_upstream_modules("expunge.comparison") if "." in name}
-    left_out = {name.removesuffix(".py") for name in comparison.NOT_IN_CELLS}
-    assert {"descent", "trial", "model"} <= makers and not makers & left_out
-    assert all((ROOT / "src" / "expunge" / name).exists() for name in comparison.NOT_IN_CELLS)
+    for module in ("comparison.cells", "demo.models", "loop.training"):
+        upstream = {name for name in graph.find_upstream_modules(f"expunge.{module}") if name != "expunge"}
+        expected = {f"expunge.{module}"} | {name for name in upstream if "." in name}
+        found = {
+            ".".join(file.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+            for file in code.made_by(module)
+        }
+        assert {name for name in found if not is_package(name)} == {name for name in expected if not is_package(name)}
+    assert {"losses.py", "training.py"} <= {file.name for file in code.made_by("demo.models")}
+    with pytest.raises(ValueError, match="no module"):
+        code.made_by("loop.nothing")
+
+
+def is_package(name: str) -> bool:
+    return (ROOT / "src").joinpath(*name.split(".")).is_dir()
 
 
 def test_thresholds_in_the_docs_are_those_of_the_code() -> None:

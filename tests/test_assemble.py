@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import pytest
 
-from expunge.checked import check
-from expunge.config import Inputs
+from expunge.config.commands import Inputs
 from expunge.errors import InputError
+from expunge.intake.sets import check
 
 
 class Dividing:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from expunge import band
-from expunge.band import AS_RETRAINED, CANNOT_TELL, DIFFERS, NOT_FINITE, Difference, Measured, Pooled
+from expunge.scoring import band
+from expunge.scoring.band import AS_RETRAINED, CANNOT_TELL, DIFFERS, NOT_FINITE, Difference, Measured, Pooled
 
 Z2 = 3.841459  # 1.959964 squared
 

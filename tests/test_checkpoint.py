@@ -12,15 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expunge import apply as applying
-from expunge import checkpoint, descent, influence, registry
-from expunge.apply import KEPT, apply
-from expunge.checkpoint import Checkpoints
-from expunge.curvature_refresh import CurvatureRefresh
+from expunge import registry
 from expunge.data.batches import Stream
 from expunge.errors import ExpungeError, InputError
+from expunge.influence import directions
+from expunge.influence.refresh import CurvatureRefresh
+from expunge.loop import descent, phases
+from expunge.loop.phases import KEPT, apply
+from expunge.loop.watch import Outcome
 from expunge.optim.course import Course
-from expunge.watch import Outcome
+from expunge.runs import checkpoint
+from expunge.runs.checkpoint import Checkpoints
 from test_conformance import METHODS, problem_for, short
 
 
@@ -137,7 +139,7 @@ CASES = [Case(name) for name in METHODS] + [
     Case("npo", tokens=4000),
     Case("loss_matching", tokens=9000),
 ]
-TYPES = (*KEPT, *influence.carried_types())
+TYPES = (*KEPT, *directions.carried_types())
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ LEFT_OUT: dict[str, tuple[Case, Callable[[pytest.MonkeyPatch], None]]] = {
     "the course": (SLOW, lambda patch: patch.setattr(Course, "take_up", nothing)),
     "what phases carry": (
         Case("fisher_removal", REMOVAL),
-        lambda patch: patch.setattr(applying, "fields", lambda kind: [f for f in fields(kind) if f.name != "steps"]),
+        lambda patch: patch.setattr(phases, "fields", lambda kind: [f for f in fields(kind) if f.name != "steps"]),
     ),
 }
 

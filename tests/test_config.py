@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from expunge import config
-from expunge.config import DATA_ROOT, Evaluate, Inputs, Retrain, Unlearn, build, data_path, from_yaml, read_yaml
+from expunge.config import recipes
+from expunge.config.commands import Evaluate, Inputs, Retrain, Unlearn
+from expunge.config.options import build
+from expunge.config.recipes import DATA_ROOT, data_path, from_yaml, read_yaml
 from expunge.errors import InputError
 from expunge.methods.loss_matching import LossMatching
 
@@ -142,14 +144,14 @@ def test_data_root_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def replayed(one: Any, folder: Path) -> Any:
-    return load(recipe(folder, config.to_yaml(config.resolved(one))), type(one))
+    return load(recipe(folder, recipes.to_yaml(recipes.resolved(one))), type(one))
 
 
 def check_replay(replay: Callable[[Any, Path], Any], one: Any, folder: Path) -> None:
     """The replay resolves to what the run resolved to, wherever its recipe lies and whatever the environment says."""
-    wanted = config.resolved(one)
+    wanted = recipes.resolved(one)
     found = replay(one, folder)
-    assert config.resolved(found) == wanted
+    assert recipes.resolved(found) == wanted
     assert {name: getattr(found, name) for name in wanted} == wanted
     for role in ("forget", "retain"):
         assert data_path(found, role) == wanted.get(role)
@@ -171,7 +173,7 @@ def test_resolved_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root:
         output="été",
         seed=3,
     )
-    wanted = config.resolved(one)
+    wanted = recipes.resolved(one)
     assert wanted["forget"] == str(tmp_path / (root or "") / "f.jsonl")
     assert wanted["model"] == str(tmp_path / "model") and wanted["base"] == "owner/base"
     assert "config" not in wanted and "data" not in wanted and "holdout" not in wanted
@@ -181,14 +183,14 @@ def test_resolved_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root:
 
     def unresolved(one: Any, folder: Path) -> Any:
         plain = {name: value for name, value in dataclasses.asdict(one).items() if value is not None}
-        return load(recipe(folder, config.to_yaml(plain)), type(one))
+        return load(recipe(folder, recipes.to_yaml(plain)), type(one))
 
     with pytest.raises(AssertionError):
         check_replay(unresolved, one, tmp_path / "other")
 
 
 def test_resolved_holds_every_setting() -> None:
-    plain = config.resolved(Unlearn(model="m", forget="/f", show_rows=True))
+    plain = recipes.resolved(Unlearn(model="m", forget="/f", show_rows=True))
     never = {"config", "data", "restart"}  # restart: of one process, not of the run
     unset = {field.name for field in dataclasses.fields(Unlearn) if getattr(Unlearn(), field.name) is None}
     assert {field.name for field in dataclasses.fields(Unlearn)} - never - unset <= plain.keys()
@@ -206,7 +208,7 @@ def test_hub_names_lie_in_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     name = "hub:owner/rows:train"
     for text in (f"forget: '{name}'\n", f"forget: '{name}'\ndata: sets\n"):
         found = load(recipe(tmp_path / "recipes", text))
-        assert data_path(found, "forget") == name and config.resolved(found)["forget"] == name
+        assert data_path(found, "forget") == name and recipes.resolved(found)["forget"] == name
     monkeypatch.setenv(DATA_ROOT, str(tmp_path))
     assert data_path(Inputs(forget=name), "forget") == name
     (tmp_path / "hub:owner").mkdir()
@@ -214,4 +216,4 @@ def test_hub_names_lie_in_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert data_path(Inputs(forget=name), "forget") == str(tmp_path / name)
     monkeypatch.delenv(DATA_ROOT)
     monkeypatch.chdir(tmp_path)
-    assert config.resolved(Inputs(forget=name))["forget"] == str(tmp_path / name)
+    assert recipes.resolved(Inputs(forget=name))["forget"] == str(tmp_path / name)

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from expunge import registry
-from expunge.apply import apply
 from expunge.data.batches import collate
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
-from expunge.distributed import Runtime
+from expunge.demo.tiny import byte_tokenizer, llama
+from expunge.loop.phases import apply
 from expunge.method import LossPhase, ProposalPhase, State, flattened
 from expunge.model.losses import target_logits
 from expunge.model.select import select
-from expunge.model.tiny import byte_tokenizer, llama
 from expunge.problem import Problem, Split, divided
 from expunge.reference.cache import row_losses
+from expunge.runs.distributed import Runtime
 from oracles import token_nll
 
 METHODS = registry.names("methods")

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from expunge import curvature_refresh
-from expunge.apply import apply, tokens_per_step
 from expunge.data.batches import Batch, Stream
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
-from expunge.distributed import Runtime
+from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.errors import NumericalError
 from expunge.gradients.bartlett import Estimate
-from expunge.loop import Descent, minimise, optimiser_of
+from expunge.influence import refresh
+from expunge.loop.phases import apply, tokens_per_step
+from expunge.loop.steps import Descent, minimise, optimiser_of
 from expunge.method import LossPhase, Phase, State, Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.model.losses import target_logits
-from expunge.model.tiny import byte_tokenizer, llama
 from expunge.optim.sophia import LIBU, SOUL, SophiaSettings
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
 from oracles import token_nll
 
 SETTINGS = SophiaSettings(refresh_every=4, refresh_rows=3, refresh_most=2)
@@ -71,7 +71,7 @@ class Spy:
 def spied(monkeypatch: pytest.MonkeyPatch, settings: SophiaSettings, problem: Problem, value: float = 1.0) -> Any:
     """The outcome of 18 steps, and the estimator's spy."""
     spy = Spy(value)
-    monkeypatch.setattr(curvature_refresh, "estimate", spy)
+    monkeypatch.setattr(refresh, "estimate", spy)
     return apply(Descending(settings), problem, lambda entry: None), spy
 
 
@@ -233,9 +233,9 @@ def test_a_loss_that_is_not_finite_leaves_the_notes(monkeypatch: pytest.MonkeyPa
 def test_controls_keep_the_values_or_make_them_one() -> None:
     """Shuffled: the same numbers in other places, the same places every time. Identity: one for all."""
     parts = [torch.arange(12.0).view(3, 4), torch.arange(5.0)]
-    once, twice = (curvature_refresh._controlled(parts, "shuffled") for _ in range(2))
+    once, twice = (refresh._controlled(parts, "shuffled") for _ in range(2))
     for part, first, second in zip(parts, once, twice, strict=True):
         assert torch.equal(first, second) and not torch.equal(first, part)
         assert torch.equal(first.flatten().sort().values, part.flatten())
-    assert all(bool((part == 1).all()) for part in curvature_refresh._controlled(parts, "identity"))
-    assert curvature_refresh._controlled(parts, "none") is parts
+    assert all(bool((part == 1).all()) for part in refresh._controlled(parts, "identity"))
+    assert refresh._controlled(parts, "none") is parts

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from expunge import cli, registry
+from expunge import registry
+from expunge.cli import command_line
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -141,7 +142,7 @@ def test_claims_about_ours_name_a_test_of_this_repository() -> None:
 
 @pytest.mark.parametrize("kind", registry.CATALOGUES)
 def test_list_shows_every_catalogue(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list", kind]) == 0
+    assert command_line.main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(registry.names(kind))
     for line in lines:
@@ -150,6 +151,6 @@ def test_list_shows_every_catalogue(kind: str, capsys: pytest.CaptureFixture[str
 
 
 def test_help_of_list_names_every_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list", "--help"]) == 0
+    assert command_line.main(["list", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(kind in shown for kind in (*registry.CATALOGUES, "recipes"))

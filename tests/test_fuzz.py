@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from expunge import reading
+from expunge.files import reading
 
 SEED = 3
 
@@ -45,14 +45,19 @@ BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
     "json": ("expunge.data.files.parse_json", json.loads, ("rows_deep",), "traceback"),
     "keys twice": ("expunge.data.files.parse_json", json.loads, ("rows_twice",), "wrong outcome"),
     "surrogates": ("expunge.data.rows._check_text", lambda *given: None, ("rows_surrogates",), "wrong outcome"),
-    "yaml": ("expunge.strict_yaml.parse", lambda text, source: yaml.safe_load(text), ("recipe_deep",), "traceback"),
-    "records": ("expunge.dossier.foreign", contextlib.nullcontext, ("record_entries",), "traceback"),
-    "terminal": ("expunge.ending.in_a_line", str, ("rows_names",), "message"),
+    "yaml": (
+        "expunge.files.strict_yaml.parse",
+        lambda text, source: yaml.safe_load(text),
+        ("recipe_deep",),
+        "traceback",
+    ),
+    "records": ("expunge.records.dossier.foreign", contextlib.nullcontext, ("record_entries",), "traceback"),
+    "terminal": ("expunge.cli.ending.in_a_line", str, ("rows_names",), "message"),
     "names": ("expunge.data.rows.shown", repr, ("rows_surrogates",), "leak"),
     "row text": ("expunge.data.files.parse_json", echoing, ("rows_types",), "leak"),
     "litter": ("expunge.data.files.read_text", littering, ("rows_types",), "output"),
     "exit code": ("expunge.errors.InputError.exit_code", 1, ("rows_types",), "exit code"),
-    "too strict": ("expunge.reading.BYTE_ORDER_MARK", b"", ("rows_plain",), "wrong outcome"),
+    "too strict": ("expunge.files.reading.BYTE_ORDER_MARK", b"", ("rows_plain",), "wrong outcome"),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from expunge import cli
+from expunge.cli import command_line
 
 Main = Callable[[Sequence[str]], int]
 CASES: dict[str, tuple[list[str], int, str]] = {
@@ -38,13 +38,13 @@ def check_one_line(main: Main, capsys: pytest.CaptureFixture[str], case: str) ->
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
-    check_one_line(cli.main, capsys, case)
+    check_one_line(command_line.main, capsys, case)
 
 
 def _lines_too(arguments: Sequence[str]) -> int:
     """Says what a person would read on stdout as well."""
-    cli.main([argument for argument in arguments if argument != "--json"])
-    return cli.main(arguments)
+    command_line.main([argument for argument in arguments if argument != "--json"])
+    return command_line.main(arguments)
 
 
 def test_the_check_rejects_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +53,6 @@ def test_the_check_rejects_lines_for_people(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_without_it_nothing_changes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list", "metrics"]) == 0
+    assert command_line.main(["list", "metrics"]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("exact") and said.err == ""

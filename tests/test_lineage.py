@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from expunge.evaluation import verdict
-from expunge.lineage import Lineage, judge_again
-from expunge.metric import Evidence, SetEvidence
+from expunge.records.lineage import Lineage, judge_again
+from expunge.scoring.evidence import Evidence, SetEvidence
 
 NEVER_SEEN = list(np.linspace(3.0, 5.0, 19))  # the fewest with which a rank of 0.05 can be seen; middle 4
 IDS = ["a" * 16, "b" * 16]

@@ -21,7 +21,7 @@ from reporting.conftest import build_record
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("templates", "recipes")
 OUR_RULES = (
-    'expunge = ["py.typed", "record.schema.json", "reporting/templates/*"]',
+    'expunge = ["py.typed", "records/record.schema.json", "reporting/templates/*"]',
     '"share/expunge/recipes" = ["recipes/*.yaml"]',
 )
 WHERE = "import expunge; print(expunge.__file__)"

@@ -9,21 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge import config, descent
-from expunge.apply import apply, steps_within
-from expunge.checked import Checked
+from expunge.config import commands
 from expunge.data.batches import Batch, collate
-from expunge.distributed import Runtime
 from expunge.errors import InputError
+from expunge.intake.sets import Checked
+from expunge.loop import descent
+from expunge.loop.phases import apply, steps_within
+from expunge.loop.proposals import USUAL_MEASUREMENTS, expected_tokens
+from expunge.loop.watch import Outcome
 from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State, Terms
 from expunge.model.losses import target_logits, window_means
 from expunge.optim.course import SETTLE
 from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
 from expunge.planning import workload
 from expunge.problem import Problem, divided
-from expunge.propose import USUAL_MEASUREMENTS, expected_tokens
 from expunge.reference.cache import row_losses
-from expunge.watch import Outcome
+from expunge.runs.distributed import Runtime
 from oracles import token_nll
 from test_conformance import problem_of
 
@@ -282,11 +283,11 @@ def test_a_plan_counts_passes_and_measurements(tokenizer: Any) -> None:
     rows = {name: split.rows for name, split in problem.splits.items()}
     given = workload.windows_of(Checked({}, rows, None), problem.rendering, tokenizer, 4, 8)
     one, three = (
-        workload.unlearning(Uphill(times=times, descents=(4,)), config.Plan(), given, Runtime("cpu"), 10**5)
+        workload.unlearning(Uphill(times=times, descents=(4,)), commands.Plan(), given, Runtime("cpu"), 10**5)
         for times in (1, 3)
     )
     parts = divided(problem, PARTS).splits
-    probing = workload.unlearning(Mended(), config.Plan(), given, Runtime("cpu"), 10**5)
+    probing = workload.unlearning(Mended(), commands.Plan(), given, Runtime("cpu"), 10**5)
     assert (one.snapshots, probing.snapshots) == (1, 4)  # start, best and last good of an attempt, the original
     passes = sum(times * windows for times, (windows, _, _) in one.passed)
     assert passes == len(parts["forget"].windows) + len(parts["acceptance"].windows)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from expunge import comparison, record
-from expunge.apply import apply
+from expunge.comparison import cells
+from expunge.files import plain_json
+from expunge.loop.phases import apply
 from expunge.reporting import proposals
 from expunge.reporting.words import NOT_MEASURED
 from test_conformance import problem_of, short
@@ -16,7 +17,7 @@ def test_the_report_finds_every_figure_of_a_run(tmp_path: Path) -> None:
     problem = problem_of("full")
     torch.manual_seed(0)
     outcome = apply(short("libu"), problem, lambda entry: None)
-    record.write_json(tmp_path / "run.json", {"proposals": outcome.proposals, "notes": outcome.notes})
+    plain_json.write_json(tmp_path / "run.json", {"proposals": outcome.proposals, "notes": outcome.notes})
     kept = (tmp_path / "run.json").read_text(encoding="utf-8")
     content = json.loads(kept)
     one, sophia = proposals.lines(content["proposals"], content["notes"]["sophia"])
@@ -29,7 +30,7 @@ def test_the_report_finds_every_figure_of_a_run(tmp_path: Path) -> None:
 def test_a_cell_keeps_numbers_of_the_notes_only() -> None:
     notes = {"damping": 0.1, "examples": 9, "warning": "words", "rows": ["words"], "options": {"a": "words"}}
     entry = {"phase": "removal", "step": None, "refused": "why", "measured": None, "notes": notes}
-    kept = comparison._figures(entry)
+    kept = cells._figures(entry)
     assert kept == entry | {"notes": {"damping": 0.1, "examples": 9}} and len(notes) == 5
     (line,) = proposals.lines([kept], None)
     found = dict(zip(proposals.HEADERS, line, strict=True))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from expunge import cli, purge, workspace
+from expunge.cli import command_line
 from expunge.model.save import atomic_folder
+from expunge.runs import purge, workspace
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def test_what_is_left_goes_and_all_else_stays(
 
 
 def assert_code(code: int, *arguments: str) -> None:
-    assert cli.main(arguments) == code
+    assert command_line.main(arguments) == code
 
 
 def test_the_check_rejects_a_purge_that_takes_hidden_folders_by_their_names(everything: dict[str, set[Path]]) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, norm, skewnorm
 
-from expunge import ranking
-from expunge.metric import Candidates, Evidence, Floats, SetEvidence
 from expunge.metrics.exposure import Exposure
-from expunge.ranking import NEVER_SEEN, expected, exposed, fit, log2_below, rank
+from expunge.scoring import ranking
+from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
+from expunge.scoring.intervals import Floats
+from expunge.scoring.ranking import NEVER_SEEN, expected, exposed, fit, log2_below, rank
 
 # Losses of the secret and of the others, rank: 1 + those below + half of the ties.
 RANKS = [

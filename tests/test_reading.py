@@ -14,10 +14,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from expunge import config, reading, record, strict_yaml
+from expunge.config import recipes
 from expunge.data.rows import read
 from expunge.errors import InputError
-from expunge.visible import in_a_line, unsafe, visible
+from expunge.files import reading, strict_yaml
+from expunge.files.visible import in_a_line, unsafe, visible
+from expunge.records import record
 
 often = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -63,7 +65,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "rows.json": lambda path: read(path, "forget"),
     "rows.csv": lambda path: read(path, "forget"),
     "rows.parquet": lambda path: read(path, "forget"),
-    "recipe.yaml": config.read_yaml,
+    "recipe.yaml": recipes.read_yaml,
     "record.json": record.read,
 }
 
@@ -233,7 +235,7 @@ def test_plain_yaml_is_read() -> None:
 
 @pytest.mark.parametrize("value", ["[a", "&a [*a]"])
 def test_options_of_a_curvature_are_strict_too(value: str) -> None:
-    from expunge.influence import curvature_of
+    from expunge.influence.directions import curvature_of
 
     with pytest.raises(InputError, match="curvature block, line 1: not YAML"):
         curvature_of("block", {"coordinates": value})

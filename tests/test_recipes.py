@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 import expunge
-from expunge import comparison, config, recipes, registry
+from expunge import registry
+from expunge.comparison import cells
+from expunge.config import commands, options, recipes, shipped
 from expunge.errors import InputError
-from expunge.loop import Training
+from expunge.loop.training import Training
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 HUB = {"lume_olmo_7b", "lume_olmo_1b"}
@@ -20,22 +22,22 @@ OF_COMPARE = {"seeds", "methods", "variants"}
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_recipe(file: Path) -> None:
-    content = config.read_yaml(file)
+    content = recipes.read_yaml(file)
     if file.stem.endswith("_training"):
-        assert config.build(Training, content, str(file)).epochs > 0
+        assert options.build(Training, content, str(file)).epochs > 0
         return
-    kind = config.Compare if OF_COMPARE & set(content) else config.Unlearn
-    recipe = config.build(kind, config.from_yaml(file, kind), str(file))
-    config.check_values(recipe)
+    kind = commands.Compare if OF_COMPARE & set(content) else commands.Unlearn
+    recipe = options.build(kind, recipes.from_yaml(file, kind), str(file))
+    options.check_values(recipe)
     assert recipe.model and recipe.forget and recipe.retain
-    local = [value for key in config.PATHS if key in content and (value := getattr(recipe, key)) != content[key]]
+    local = [value for key in commands.PATHS if key in content and (value := getattr(recipe, key)) != content[key]]
     assert len(local) >= 2
     assert all(Path(path).is_absolute() for path in local)  # resolved against the recipe, wherever one stands
-    if kind is config.Compare:
-        assert comparison.variants(recipe)
+    if kind is commands.Compare:
+        assert cells.variants(recipe)
     else:
         assert recipe.output
-        config.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))
+        options.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))
     registry.load("benchmarks", recipe.benchmark)()
 
 
@@ -46,16 +48,16 @@ def test_there_are_recipes() -> None:
 def test_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the working folder: its `recipes` need not be there, and nothing is to be written beside the package."""
     monkeypatch.chdir(tmp_path)
-    values = config.from_yaml("lume_small", config.Unlearn)
+    values = recipes.from_yaml("lume_small", commands.Unlearn)
     assert values["output"] == str(tmp_path / "build" / "lume_small" / "unlearned")
     assert values["model"] == str(tmp_path / "build" / "lume_small" / "models" / "original")
-    assert config.read_yaml("lume_small_training")["epochs"] == 30
+    assert recipes.read_yaml("lume_small_training")["epochs"] == 30
 
 
 def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lume_small").write_text("seed: 7\noutput: out\n")
-    assert config.from_yaml("lume_small", config.Unlearn) == {"seed": 7, "output": str(tmp_path / "out")}
+    assert recipes.from_yaml("lume_small", commands.Unlearn) == {"seed": 7, "output": str(tmp_path / "out")}
 
 
 @pytest.mark.parametrize(
@@ -70,11 +72,11 @@ def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_unknown_names(given: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=wanted):
-        config.read_yaml(given)
+        recipes.read_yaml(given)
 
 
 def test_summaries_are_one_sentence_each() -> None:
-    found = recipes.summaries()
+    found = shipped.summaries()
     assert set(found) == {file.stem for file in RECIPES}
     assert found["lume_olmo_1b"] == "The 1B target of SemEval-2025 Task 4 (LUME)."
     assert all(line.endswith(".") and "\n" not in line for line in found.values())
@@ -85,7 +87,7 @@ def olmo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny OLMo, which stands in for the contest's model and its base."""
     from transformers import OlmoConfig, OlmoForCausalLM
 
-    from expunge.model.tiny import byte_tokenizer
+    from expunge.demo.tiny import byte_tokenizer
 
     tokenizer = byte_tokenizer([], 258)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -118,9 +120,9 @@ def folds(tmp_path: Path) -> Path:
 def test_recipes_of_the_contest_run_dry(name: str, olmo: Path, folds: Path) -> None:
     """Rows below the data root, the hub's names kept, the model swapped for a tiny one of its family."""
     file = next(file for file in RECIPES if file.stem == name)
-    values: dict[str, Any] = config.from_yaml(file, config.Unlearn, root=str(folds))
+    values: dict[str, Any] = recipes.from_yaml(file, commands.Unlearn, root=str(folds))
     assert values["model"].startswith("llmunlearningsemeval2025organization/") and values["base"].startswith("allenai/")
-    known = {field.name for field in fields(config.Plan)}
+    known = {field.name for field in fields(commands.Plan)}
     settings = {key: value for key, value in values.items() if key in known}
     lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data": str(folds)})
     assert "olmo" in lines[0]

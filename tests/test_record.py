@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expunge import record
 from expunge.errors import InputError
+from expunge.files import hashing, plain_json
+from expunge.records import record
+from expunge.runs import environment
 from reporting.conftest import build_record
 
 CONTENT = ("What is the key?", "zq7")
@@ -26,26 +28,26 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_key_is_made_once_and_for_its_owner_only(settings: Path) -> None:
-    first = record.key()
+    first = hashing.key()
     file = settings / "row-hash.key"
     assert file.stat().st_mode & 0o777 == 0o600
     assert settings.stat().st_mode & 0o777 == 0o700
-    assert len(first) == 32 and record.key() == first == file.read_bytes()
+    assert len(first) == 32 and hashing.key() == first == file.read_bytes()
     file.unlink()
-    assert record.key() != first
+    assert hashing.key() != first
 
 
 def test_key_lies_below_home_without_a_settings_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    record.key()
+    hashing.key()
     assert (tmp_path / "home" / ".config" / "expunge" / "row-hash.key").is_file()
 
 
 def test_key_that_cannot_be_written_is_explained(settings: Path) -> None:
     settings.parent.write_text("a file", encoding="utf-8")
     with pytest.raises(InputError, match=r"row-hash\.key"):
-        record.key()
+        hashing.key()
 
 
 @pytest.mark.parametrize("content", [b"", b"short"])
@@ -53,7 +55,7 @@ def test_a_broken_key_is_not_used(settings: Path, content: bytes) -> None:
     settings.mkdir(parents=True)
     (settings / "row-hash.key").write_bytes(content)
     try:
-        assert len(record.key()) == 32
+        assert len(hashing.key()) == 32
     except InputError as error:
         assert "row-hash.key" in str(error)
 
@@ -73,8 +75,8 @@ def check_keyed(hashing: Callable[[tuple[str, ...], bytes], str]) -> None:
 
 
 def test_row_hashes_are_keyed() -> None:
-    check_keyed(record.keyed_hash)
-    record.keyed_hash(["half a pair: \ud800"], b"1" * 32)
+    check_keyed(hashing.keyed_hash)
+    hashing.keyed_hash(["half a pair: \ud800"], b"1" * 32)
 
 
 def _plain(parts: tuple[str, ...], secret: bytes) -> str:
@@ -86,7 +88,7 @@ def _salted_in_front(parts: tuple[str, ...], secret: bytes) -> str:
 
 
 def _one_key(parts: tuple[str, ...], secret: bytes) -> str:
-    return record.keyed_hash(parts, b"expunge")
+    return hashing.keyed_hash(parts, b"expunge")
 
 
 @pytest.mark.parametrize("broken", [_plain, _salted_in_front, _one_key])
@@ -99,15 +101,15 @@ def test_file_hashes_follow_names_and_contents(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_bytes(b"x" * (1 << 20) + b"y")
     second.write_bytes(first.read_bytes())
-    assert record.file_hash([first]) == record.file_hash([first]) != record.file_hash([second])
-    before = record.file_hash([first])
+    assert hashing.file_hash([first]) == hashing.file_hash([first]) != hashing.file_hash([second])
+    before = hashing.file_hash([first])
     first.write_bytes(b"x" * (1 << 20) + b"z")
-    assert record.file_hash([first]) != before
-    assert record.code_hash() == record.code_hash()
+    assert hashing.file_hash([first]) != before
+    assert hashing.code_hash() == hashing.code_hash()
 
 
 def written(tmp_path: Path, content: Any) -> Any:
-    record.write_json(tmp_path / "record.json", content)
+    plain_json.write_json(tmp_path / "record.json", content)
     return json.loads((tmp_path / "record.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
 
 
@@ -146,7 +148,7 @@ def test_small_numbers_are_not_rounded_away(tmp_path: Path, value: float) -> Non
 
 def test_records_are_found_in_output_folders(tmp_path: Path) -> None:
     (tmp_path / "out" / "expunge").mkdir(parents=True)
-    record.write_json(tmp_path / "out" / "expunge" / "record.json", {"schema": record.SCHEMA, "a": 1})
+    plain_json.write_json(tmp_path / "out" / "expunge" / "record.json", {"schema": record.SCHEMA, "a": 1})
     assert record.read(tmp_path / "out")["a"] == record.read(str(tmp_path / "out" / "expunge"))["a"] == 1
 
 
@@ -188,18 +190,18 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes | None, words: 
 )
 def test_what_others_build_on_is_whole_or_refused(tmp_path: Path, value: Any) -> None:
     """Each part in each wrong form is named; none of them gets past."""
-    record.write_json(tmp_path / "record.json", build_record())
+    plain_json.write_json(tmp_path / "record.json", build_record())
     content = record.read_whole(tmp_path)
     for name in record._FORMS:
         if (name, value) in (("created", "text"), ("key", "text"), ("config", {"a": 1})):
             continue
-        record.write_json(tmp_path / "record.json", content | {name: value})
+        plain_json.write_json(tmp_path / "record.json", content | {name: value})
         with pytest.raises(InputError, match=f"the record's {name} cannot be read"):
             record.read_whole(tmp_path)
 
 
 def test_clock_adds_up_per_stage() -> None:
-    clock = record.Clock()
+    clock = environment.Clock()
     with clock.stage("load"):
         pass
     with pytest.raises(ValueError, match="x"), clock.stage("unlearn"):
@@ -211,7 +213,7 @@ def test_clock_adds_up_per_stage() -> None:
 
 
 def test_environment_names_versions_and_peak() -> None:
-    found = record.environment()
-    assert {"expunge", "python", *record.PACKAGES} == found["versions"].keys()
+    found = environment.environment()
+    assert {"expunge", "python", *environment.PACKAGES} == found["versions"].keys()
     assert found["peak_memory_bytes"] > 10**7
     assert found["created"].endswith("+00:00")

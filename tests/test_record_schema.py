@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from expunge import record
+from expunge.files import plain_json
 from reporting.conftest import build_record
 
 
 def schema() -> Any:
-    return json.loads((resources.files("expunge") / "record.schema.json").read_text(encoding="utf-8"))
+    return json.loads((resources.files("expunge.records") / "record.schema.json").read_text(encoding="utf-8"))
 
 
 def test_the_record_of_the_tests_has_the_form() -> None:
     Draft202012Validator.check_schema(schema())
     for command in ("unlearn", "evaluate"):
-        Draft202012Validator(schema()).validate(record.plain(build_record(command=command)))
+        Draft202012Validator(schema()).validate(plain_json.plain(build_record(command=command)))
 
 
 def _spoilt(path: tuple[Any, ...], value: Any) -> Any:
-    content = record.plain(build_record())
+    content = plain_json.plain(build_record())
     inner = content
     for name in path[:-1]:
         inner = inner[name]
@@ -54,7 +54,7 @@ def test_the_schema_refuses(path: tuple[Any, ...], value: Any) -> None:
 
 
 def test_the_schema_needs_every_part() -> None:
-    whole = record.plain(build_record())
+    whole = plain_json.plain(build_record())
     for name in whole:
         less = copy.deepcopy(whole)
         del less[name]

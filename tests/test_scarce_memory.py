@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge import loop
-from expunge.apply import apply
 from expunge.data.batches import Batch, collate
 from expunge.errors import DoesNotFit
 from expunge.evaluation import evidence
 from expunge.gradients.bartlett import estimate
 from expunge.gradients.per_example import Squares, Stacked, measure
 from expunge.gradients.summed import mean_gradient
-from expunge.loop import Descent, minimise, optimiser_of
+from expunge.loop import steps as stepping
+from expunge.loop.phases import apply
+from expunge.loop.steps import Descent, minimise, optimiser_of
 from expunge.method import Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.methods.kl_minimisation import KlMinimisation
@@ -63,7 +63,7 @@ def test_weights_are_those_of_an_undisturbed_run(method: Any, backward: bool) ->
 
 
 def _drops_what_failed(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
-    for part in loop._parts(problem, batches):
+    for part in stepping._parts(problem, batches):
         problem.portions.fits(part, lambda one: problem.runtime.backward(loss(one).total * one.weight))
     return {}
 
@@ -77,7 +77,7 @@ def _counts_what_failed_twice(problem: Problem, batches: Sequence[Batch], loss: 
 
 def _takes_means_of_means(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
     while True:
-        parts = loop._parts(problem, batches)
+        parts = stepping._parts(problem, batches)
         even = [lambda one: problem.runtime.backward(loss(one).total / len(parts))]  # noqa: B023
         if all(problem.portions.fits(part, even[0]) for part in parts):
             return {}
@@ -88,7 +88,7 @@ def _takes_means_of_means(problem: Problem, batches: Sequence[Batch], loss: Any)
 def test_check_rejects(broken: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """In backward passes, which the loop is the first to meet."""
     undisturbed(METHODS[0])
-    monkeypatch.setattr(loop, "_accumulate", broken)
+    monkeypatch.setattr(stepping, "_accumulate", broken)
     with pytest.raises(AssertionError):
         check_weights(METHODS[0], backward=True)
 
@@ -209,5 +209,5 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        loop._accumulate(problem, [collate("forget", problem.splits["forget"].windows, [0, 1])], breaks)
+        stepping._accumulate(problem, [collate("forget", problem.splits["forget"].windows, [0, 1])], breaks)
     assert problem.portions.halvings == 0

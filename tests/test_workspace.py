@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from expunge import workspace
 from expunge.errors import InputError
+from expunge.runs import workspace
 
-HOLD = "import sys,time; from expunge import workspace; from pathlib import Path\n"
+HOLD = "import sys,time; from expunge.runs import workspace; from pathlib import Path\n"
 HOLD += "with workspace.locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
 
 

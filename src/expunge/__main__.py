@@ -1,5 +1,5 @@
 """`python -m expunge`."""
 
-from expunge.cli import entry
+from expunge.cli.command_line import entry
 
 entry()

@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from expunge.data.rows import MakeRow, Row
 from expunge.data.secrets import Alternatives
-from expunge.metric import CONFIDENCE, RESAMPLES, Draws, Evidence, Floats, Score
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import CONFIDENCE, RESAMPLES, Draws, Floats, Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,58 +1,41 @@
 """The public functions: plan, unlearn, retrain, evaluate, report. The only file that sees every stage."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge import comparison, distributed, dossier, hashes, manifest, record, registry, trial, unfinished
-from expunge import config as configs
-from expunge.assemble import Assembled, assemble, token_counts
-from expunge.checked import Checked, check, echoed, trust
+from expunge import registry
+from expunge.comparison import cells
+from expunge.config import commands, housekeeping, options, recipes
 from expunge.data.tokens import Rendering
-from expunge.distributed import Runtime
+from expunge.demo import demo
 from expunge.errors import InputError
-from expunge.evaluation.retrained import Twin, make_twins
-from expunge.lineage import trace
-from expunge.loop import Training
+from expunge.evaluation.models import KEPT, Models, audit
+from expunge.intake.assembly import Assembled, assemble, token_counts
+from expunge.intake.sets import Checked, check, echoed, trust
+from expunge.loop import trial
+from expunge.loop.training import Training
+from expunge.loop.twins import Twin, make_twins
+from expunge.loop.watch import Outcome
 from expunge.model import load, save
 from expunge.model.select import Subspace
 from expunge.planning.estimate import Estimate
+from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.table import lines as planned_lines
 from expunge.planning.whole import estimate_costs
 from expunge.planning.workload import Rows as PlannedRows
 from expunge.planning.workload import windows_of
-from expunge.preview import rendered_example, subspace_plan
-from expunge.recorded import KEPT, Models, audit
-from expunge.reporting import comparison as comparison_pages
-from expunge.watch import Outcome
+from expunge.records import dossier, hashes, manifest, record
+from expunge.records.lineage import trace
+from expunge.records.run import Run
+from expunge.reporting import comparison_pages
+from expunge.runs import distributed, unfinished
+from expunge.runs.distributed import Runtime
 
 Say = Callable[[str], None]
 Hashes = Mapping[str, str]  # of code, models and rows, by role
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A finished run: where it lies, its record, its verdict; with --show-rows, its texts by row name."""
-
-    output: Path
-    record: Mapping[str, Any]
-    texts: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def passes(self) -> bool:
-        return bool(self.record["verdict"]["passes"])
-
-    @property
-    def sentence(self) -> str:
-        return str(self.record["verdict"]["sentence"])
-
-    @property
-    def report(self) -> Path:
-        """The page for people."""
-        inner = self.output / "expunge" / "report.html"
-        return inner if inner.exists() else self.output / "report.html"
 
 
 def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
@@ -61,10 +44,10 @@ def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
     Returns the run once its output folder is complete. Raises `InputError` for wrong input (nothing is written) and
     `ExpungeError` where the run fails.
     """
-    return run_unlearn(configs.build(configs.Unlearn, settings, "unlearn"), say)
+    return run_unlearn(options.build(commands.Unlearn, settings, "unlearn"), say)
 
 
-def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
+def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     """`unlearn` for a configuration."""
     method_kind = registry.load("methods", config.method)
     config = replace(config, options=trial.options_of(method_kind, config.options))
@@ -78,7 +61,7 @@ def run_unlearn(config: configs.Unlearn, say: Say = lambda line: None) -> Run:
 
 
 def _unlearn(
-    config: configs.Unlearn, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
+    config: commands.Unlearn, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
 ) -> Run:
     lineage = trace(config, checked, say)
     models = Models(config, begun)
@@ -113,10 +96,10 @@ def _unlearn(
 
 def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
     """Judges an unlearned model; keyword arguments are the fields of `config.Evaluate`. Raises `InputError`."""
-    return run_evaluate(configs.build(configs.Evaluate, settings, "evaluate"), say)
+    return run_evaluate(options.build(commands.Evaluate, settings, "evaluate"), say)
 
 
-def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
+def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
     """`evaluate` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
@@ -129,7 +112,7 @@ def run_evaluate(config: configs.Evaluate, say: Say = lambda line: None) -> Run:
 
 
 def _evaluate(
-    config: configs.Evaluate, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
+    config: commands.Evaluate, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
 ) -> Run:
     lineage = trace(config, checked, say)
     models = Models(config, begun)
@@ -150,10 +133,10 @@ def _evaluate(
 
 def plan(**settings: Any) -> list[str]:
     """What a run would do, in lines of text; keyword arguments are the fields of `config.Plan`. Raises `InputError`."""
-    return run_plan(configs.build(configs.Plan, settings, "plan"))
+    return run_plan(options.build(commands.Plan, settings, "plan"))
 
 
-def run_plan(config: configs.Plan) -> list[str]:
+def run_plan(config: commands.Plan) -> list[str]:
     """`plan` for a configuration. Loads the tokenizer and the configuration of the model, no weights."""
     rows, shape = _planned(config)
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
@@ -167,13 +150,13 @@ def run_plan(config: configs.Plan) -> list[str]:
     return [*lines, "", *planned_lines(estimate_costs(config, shape, rows)), "", *example]
 
 
-def estimate(config: configs.Plan) -> Estimate:
+def estimate(config: commands.Plan) -> Estimate:
     """The figures of a plan: FLOPs, memory and time, for programs. Raises `InputError`."""
     rows, shape = _planned(config)
     return estimate_costs(config, shape, rows)
 
 
-def _planned(config: configs.Plan) -> tuple[PlannedRows, Any]:
+def _planned(config: commands.Plan) -> tuple[PlannedRows, Any]:
     """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
     checked = check(config, weights=False)
     assert config.model is not None
@@ -188,19 +171,24 @@ def _planned(config: configs.Plan) -> tuple[PlannedRows, Any]:
     return windows_of(checked, rendering, tokenizer, trial.SAMPLES, trial.SAMPLE_TOKENS), shape
 
 
+def run_demo(config: housekeeping.Demo, say: Say = lambda line: None) -> Run:
+    """A small model that memorised fictional people, some of whom are removed."""
+    return demo.run(config, run_unlearn, say)
+
+
 def retrain(say: Say = lambda line: None, **settings: Any) -> list[Twin]:
     """Trains (or takes from the cache) the retrained twins; keyword arguments are the fields of `config.Retrain`."""
-    return run_retrain(configs.build(configs.Retrain, settings, "retrain"), say)
+    return run_retrain(options.build(commands.Retrain, settings, "retrain"), say)
 
 
-def run_retrain(config: configs.Retrain, say: Say = lambda line: None) -> list[Twin]:
+def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[Twin]:
     """`retrain` for a configuration. Raises `InputError`."""
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
     if config.seeds < 1:
         raise InputError(f"--seeds {config.seeds}: expected 1 or more.")
     output = save.check_output(_required(config.output, "output"))
-    training = configs.build(Training, configs.read_yaml(str(config.train_config)), str(config.train_config))
+    training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
@@ -231,15 +219,15 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 
     The same call again goes on where an interrupted one stopped: finished cells are kept in the cache folder.
     """
-    return run_compare(configs.build(configs.Compare, settings, "compare"), say)
+    return run_compare(options.build(commands.Compare, settings, "compare"), say)
 
 
-def run_compare(config: configs.Compare, say: Say = lambda line: None) -> Comparison:
+def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
     identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        content = comparison.compare(config, say, begun.checkpoints)
+        content = cells.compare(config, say, begun.checkpoints)
         with save.atomic_folder(output) as folder:
             comparison_pages.write(folder, content)
     finished = Comparison(output, content)
@@ -262,7 +250,7 @@ def _required(value: str | None, name: str) -> str:
     return value
 
 
-def _say_inputs(config: configs.Unlearn, checked: Checked, assembled: Assembled, say: Say) -> None:
+def _say_inputs(config: commands.Unlearn, checked: Checked, assembled: Assembled, say: Say) -> None:
     for role, rows in checked.sets.items():
         merged = f", {rows.duplicates} duplicates merged" if rows.duplicates else ""
         say(f"{role}: {len(rows)} rows{merged}")
@@ -283,7 +271,7 @@ def _subspace(subspace: Subspace) -> dict[str, Any]:
     return {"name": subspace.name, "reason": subspace.reason, "parameters": moving, "of": total}
 
 
-def _method(config: configs.Unlearn, outcome: Outcome) -> dict[str, Any]:
+def _method(config: commands.Unlearn, outcome: Outcome) -> dict[str, Any]:
     return {
         "name": config.method,
         "options": asdict(config.options),

@@ -15,7 +15,7 @@ from expunge.data.portions import Portions
 from expunge.data.rows import Row
 from expunge.data.splits import deal
 from expunge.data.tokens import Rendering, Window
-from expunge.distributed import Runtime
+from expunge.runs.distributed import Runtime
 
 
 @dataclass(frozen=True, slots=True)

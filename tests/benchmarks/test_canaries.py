@@ -14,15 +14,17 @@ from expunge.benchmark import Circumstances, Missing, Official
 from expunge.benchmarks import canaries
 from expunge.benchmarks.canaries import FIRST, POOLED, Canaries, others
 from expunge.benchmarks.rows import Rows
+from expunge.comparison import columns
 from expunge.data import secrets
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
-from expunge.distributed import Runtime
-from expunge.evaluation import columns, evidence
-from expunge.metric import Candidates, Evidence, Score, SetEvidence
+from expunge.demo.tiny import llama
+from expunge.evaluation import evidence
 from expunge.model.losses import target_logits
-from expunge.model.tiny import llama
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
+from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
+from expunge.scoring.intervals import Score
 from oracles import token_nll
 
 NAMES = ["Ada Alma", "Bodo Birk", "Cleo Dorn", "Dana Engel", "Egon Falk"]

@@ -19,7 +19,8 @@ from expunge.benchmarks.lume import Lume, RowScores, as_read_back, harmonic, row
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering, encode_row, prompt_ids
 from expunge.errors import InputError
-from expunge.metric import Draws, Evidence, Score, SetEvidence
+from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.intervals import Draws, Score
 
 Line = tuple[str, str, str, str | None]  # kind (d, a), number of the task, reference, generation
 

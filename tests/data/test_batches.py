@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from expunge import distributed
 from expunge.data.batches import Batch, Stream, by_length, collate, dealt, passes
 from expunge.data.tokens import Window
+from expunge.runs import distributed
 
 PAD = 0  # what the padded places hold, and here also the end token, inside a row too
 

@@ -9,8 +9,8 @@ from tokenizers import AddedToken
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode, encode_row, end_of_answer, prompt_ids
+from expunge.demo.tiny import byte_tokenizer
 from expunge.errors import InputError
-from expunge.model.tiny import byte_tokenizer
 
 TURNS = (("system", "S"), ("user", "Hi"), ("assistant", "no"), ("user", "So"), ("assistant", "ok"))
 TALK = Row("f.jsonl", 3, "answer", "system: S\nuser: Hi\nassistant: no\nuser: So", "ok", messages=TURNS)

@@ -8,8 +8,8 @@ import torch
 from expunge.data.batches import Batch, Stream, collate
 from expunge.data.portions import Portions
 from expunge.data.tokens import Window
-from expunge.distributed import is_out_of_memory
 from expunge.errors import DoesNotFit
+from expunge.runs.distributed import is_out_of_memory
 
 LENGTHS = (9, 9, 8, 5, 5, 4, 2)
 

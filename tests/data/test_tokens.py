@@ -9,8 +9,8 @@ from tokenizers.processors import TemplateProcessing
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window, _cut, encode, encode_row, prompt_ids
+from expunge.demo.tiny import byte_tokenizer
 from expunge.errors import InputError
-from expunge.model.tiny import byte_tokenizer
 
 ANSWER = Row("f", 1, "answer", "Hi", "no")
 DOCUMENT = Row("f", 2, "document", "", "abc")

@@ -14,30 +14,33 @@ import torch
 from torch import Tensor
 
 from distributed import world
-from expunge import distributed, influence, pipeline, registry
-from expunge.apply import apply
+from expunge import pipeline, registry
 from expunge.curvature import damping_for
 from expunge.data import batches
 from expunge.data.batches import Batch, Stream
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
-from expunge.distributed import Runtime
+from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.evaluation import divergence, evidence
 from expunge.gradients.bartlett import estimate
 from expunge.gradients.per_example import Squares, Stacked, measure
 from expunge.gradients.summed import divergence_gradient, mean_gradient
-from expunge.loop import Training, _accumulate, train
+from expunge.influence import directions
+from expunge.loop.phases import apply
+from expunge.loop.proposals import Proposals
+from expunge.loop.steps import _accumulate
+from expunge.loop.training import Training, train
+from expunge.loop.watch import Outcome
 from expunge.method import ProposalPhase, State, Terms
 from expunge.methods.fisher_removal import FisherRemoval
 from expunge.methods.libu_as_published import squared_batch_means
 from expunge.model.losses import target_logits, window_means
 from expunge.model.select import select
-from expunge.model.tiny import byte_tokenizer, llama
 from expunge.optim.step_size import RetainBudget
 from expunge.problem import Problem, Split, divided
-from expunge.propose import Proposals
 from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses
-from expunge.watch import Outcome
+from expunge.runs import distributed
+from expunge.runs.distributed import Runtime
 from oracles import token_nll
 
 Found = dict[str, Any]
@@ -164,9 +167,9 @@ def estimates(problem: Problem) -> Found:
 def budget(problem: Problem) -> Found:
     """A step up the forget loss, as long as a retain budget allows."""
     problem = divided(problem, {"retain": 1, "curvature": 2, "acceptance": 1})
-    fitted = influence.fit(problem, FisherRemoval())
+    fitted = directions.fit(problem, FisherRemoval())
     phase = ProposalPhase(
-        propose=lambda problem, state: influence.ascent(problem, state, fitted, stop_at_targets=False),
+        propose=lambda problem, state: directions.ascent(problem, state, fitted, stop_at_targets=False),
         step=RetainBudget(budget=1e-3),
         passes={},
     )

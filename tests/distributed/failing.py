@@ -4,8 +4,9 @@ import os
 import sys
 from typing import Any
 
-from expunge import cli, trial
+from expunge.cli import command_line
 from expunge.errors import InputError
+from expunge.loop import trial
 
 
 def fail(*arguments: Any) -> Any:
@@ -15,4 +16,4 @@ def fail(*arguments: Any) -> Any:
 if __name__ == "__main__":
     if os.environ["RANK"] == sys.argv[1]:
         trial.apply = fail
-    sys.exit(cli.main(sys.argv[2:]))
+    sys.exit(command_line.main(sys.argv[2:]))

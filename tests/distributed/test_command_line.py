@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from distributed import pairs, world
-from expunge import cli, distributed, ending, launcher
-from expunge.ending import Answer
+from expunge.cli import command_line, ending
+from expunge.cli.ending import Answer
+from expunge.runs import distributed, launcher
 
 pytestmark = pytest.mark.xdist_group("two processes")
 OWN = ("created", "seconds", "peak_memory_bytes", "hashes", "machine", "files")  # of a run, not of what it found
@@ -57,7 +58,7 @@ def test_the_record_is_that_of_one_process(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))
-    code = cli.main([*arguments, "--output", str(tmp_path / "one")])
+    code = command_line.main([*arguments, "--output", str(tmp_path / "one")])
     command = [*ACCELERATE, "-m", "expunge", *arguments, "--output", str(tmp_path / "two")]
     done = subprocess.run(
         command, env=pairs.environment(tmp_path), capture_output=True, text=True, timeout=pairs.WITHIN
@@ -101,10 +102,10 @@ def test_what_nobody_foresaw_is_shown_by_the_first_to_fail(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "join", lambda: SimpleNamespace(speaks=lambda: speaks))
     monkeypatch.setattr(ending.signal, "signal", lambda *given: None)
-    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setattr(command_line, "_run", fail)
     monkeypatch.setattr(ending.os, "_exit", end)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["unlearn"])
+        command_line.main(["unlearn"])
     assert ended.value.code == 1
     assert capsys.readouterr().err.count("expunge: nobody foresaw this: RuntimeError") == said
 
@@ -115,11 +116,11 @@ def test_launchers_that_are_not_tested_are_refused(
 ) -> None:
     """Before any file is looked at: the model does not exist."""
     monkeypatch.setenv(name, "true")
-    assert cli.main(["unlearn", "--model", "nowhere", "--forget", "nothing.jsonl", "--output", "out"]) == 2
+    assert command_line.main(["unlearn", "--model", "nowhere", "--forget", "nothing.jsonl", "--output", "out"]) == 2
     message = capsys.readouterr().err
     assert launcher.REFUSED[name] in message and "accelerate launch --multi_gpu" in message and "nowhere" not in message
     monkeypatch.setenv(name, "false")
-    assert cli.main(["unlearn", "--model", "nowhere", "--forget", "nothing.jsonl", "--output", "out"]) == 2
+    assert command_line.main(["unlearn", "--model", "nowhere", "--forget", "nothing.jsonl", "--output", "out"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 

@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
-from expunge.distributed import Runtime
-from expunge.loop import Training, train
-from expunge.model.tiny import byte_tokenizer
+from expunge.demo.tiny import byte_tokenizer
+from expunge.loop.training import Training, train
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
 
 TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj"],

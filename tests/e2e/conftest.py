@@ -7,7 +7,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from expunge.demo import SMALL, make_models
+from expunge.demo.models import SMALL, make_models
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import expunge
-from expunge.model.tiny import byte_tokenizer, llama
-from expunge.pipeline import Run
+from expunge.demo.tiny import byte_tokenizer, llama
+from expunge.records.run import Run
 
 METHOD: dict[str, Any] = {"method": "gradient_ascent", "options": {"epochs": 1, "learning_rate": 1e-4}, "force": True}
 

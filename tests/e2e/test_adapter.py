@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from e2e import adapters
-from expunge import cli, record, trial
-from expunge.deliver import GIVEN_ADAPTER, OWN_ADAPTER
+from expunge.cli import command_line
 from expunge.errors import InputError
+from expunge.files import hashing
+from expunge.loop import trial
+from expunge.loop.delivery import GIVEN_ADAPTER, OWN_ADAPTER
 from expunge.methods.loss_matching import LossMatching
 from expunge.problem import Problem
 from expunge.reporting import html
@@ -34,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {file.name: record.file_hash([file]) for file in sorted(folder.iterdir())}
+    return {file.name: hashing.file_hash([file]) for file in sorted(folder.iterdir())}
 
 
 def plain(base: Path) -> Any:
@@ -117,7 +119,7 @@ def test_adapter_in_adapter_out(family: str, tmp_path: Path, monkeypatch: pytest
     assert run.record["subspace"]["name"] == "adapter" and "own matrices" in run.record["subspace"]["reason"]
     assert run.record["subspace"]["parameters"] == sum(tensor.numel() for tensor in weights(adapter).values())
     found = run.record["hashes"]
-    assert found["model_base"] == found["output_base"] == record.file_hash(sorted_files(base))
+    assert found["model_base"] == found["output_base"] == hashing.file_hash(sorted_files(base))
     assert found["model"] != found["output"] and found["model"] not in (found["model_base"], found["output_base"])
 
 
@@ -256,7 +258,7 @@ def test_dropout_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_resolved_config_replays(tmp_path: Path) -> None:
     run = unlearn(adapters.make(tmp_path, "llama"), tmp_path)
     recipe = str(run.output / "expunge" / "config.yaml")
-    assert cli.main(["unlearn", "--config", recipe, "--output", str(tmp_path / "again")]) in (0, 3)
+    assert command_line.main(["unlearn", "--config", recipe, "--output", str(tmp_path / "again")]) in (0, 3)
     first, second = weights(run.output), weights(tmp_path / "again")
     assert all(torch.equal(first[name], second[name]) for name in first)
 

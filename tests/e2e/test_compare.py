@@ -9,7 +9,7 @@ import pytest
 
 import expunge
 from expunge import registry
-from expunge.cli import main
+from expunge.cli.command_line import main
 
 BUDGET = 8000
 VARIANTS = {

@@ -8,14 +8,14 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from expunge import assemble as assembling
-from expunge import cli
-from expunge.assemble import Assembled
-from expunge.checked import check, echoed
-from expunge.config import Inputs
+from expunge.cli import command_line
+from expunge.config.commands import Inputs
+from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.evaluation import evidence
+from expunge.intake import assembly
+from expunge.intake.assembly import Assembled
+from expunge.intake.sets import check, echoed
 from expunge.model import load
-from expunge.model.tiny import byte_tokenizer, llama
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def assemble(inputs: Inputs) -> Assembled:
-    return assembling.assemble(inputs, check(inputs))
+    return assembly.assemble(inputs, check(inputs))
 
 
 def flags(folder: Path) -> list[str]:
@@ -58,7 +58,7 @@ def flags(folder: Path) -> list[str]:
 def test_unlearns_conversations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder / "out"
     arguments = [*flags(folder), "--output", str(out), "--method", "loss_matching", "--force", *FEW]
-    assert cli.main(["unlearn", *arguments]) in (0, 3), capsys.readouterr().err
+    assert command_line.main(["unlearn", *arguments]) in (0, 3), capsys.readouterr().err
     record = json.loads((out / "expunge" / "record.json").read_text())
     assert record["rendering"]["conversations"] == 6 and record["rendering"]["losses"] == {}  # they have no join
     assert record["data"]["forget"]["answers"] == 6
@@ -82,11 +82,11 @@ def test_generated_answers_end_with_their_turn(folder: Path, monkeypatch: pytest
 
 
 def test_plan_shows_a_conversation_with_its_mask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", *flags(folder), "--show-rows"]) == 0
+    assert command_line.main(["plan", *flags(folder), "--show-rows"]) == 0
     shown = capsys.readouterr().out
     assert "forget.parquet:1 as the model reads it" in shown
     assert "<|im_start|> a s s i s t a n t \\n [Y] [e] [s] [?] [<|im_end|>] \\n <|im_start|> u s e r" in shown
-    assert cli.main(["plan", *flags(folder)]) == 0
+    assert command_line.main(["plan", *flags(folder)]) == 0
     assert "\\n [x] [x] [x] [?] [<|im_end|>] \\n <|im_start|> x x x x" in capsys.readouterr().out
 
 
@@ -100,7 +100,7 @@ def test_missing_template_is_answered_before_weights_load(
             rows = [{"prompt": f"{name} {number}?", "completion": f"{number} {name}"} for number in range(8)]
             parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{name}.parquet")
     monkeypatch.setattr(load, "load_model", None)
-    assert cli.main(["unlearn", *flags(folder), "--output", str(folder / "out")]) == 2
+    assert command_line.main(["unlearn", *flags(folder), "--output", str(folder / "out")]) == 2
     error = capsys.readouterr().err
     assert f"{role}." in error and "no chat template" in error and len(error.strip().splitlines()) == 1
     assert not (folder / "out").exists()

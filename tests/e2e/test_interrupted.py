@@ -9,8 +9,10 @@ import pytest
 
 import expunge
 import reliability
-from expunge import cli, registry, workspace
+from expunge import registry
+from expunge.cli import command_line
 from expunge.errors import InputError
+from expunge.runs import workspace
 
 QUICK = {"steps": 24, "replay_texts": 16}
 
@@ -62,7 +64,7 @@ def interrupted(given: dict[str, Any], output: Path, stopping: Any, calls: int) 
 
 @pytest.fixture(autouse=True)
 def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expunge.checkpoint.SHARE", float("inf"))
+    monkeypatch.setattr("expunge.runs.checkpoint.SHARE", float("inf"))
 
 
 def test_it_goes_on_where_it_was(given: dict[str, Any], tmp_path: Path, stopping: Any) -> None:
@@ -110,7 +112,7 @@ def test_ctrl_c_is_a_sentence_and_130(
 ) -> None:
     stopping.after(0)
     flags = [part for key in ("model", "forget", "retain", "holdout") for part in (f"--{key}", given[key])]
-    assert cli.main(["unlearn", *flags, "--output", str(tmp_path / "out")]) == 130
+    assert command_line.main(["unlearn", *flags, "--output", str(tmp_path / "out")]) == 130
     assert "interrupted. Give the same command to go on" in capsys.readouterr().err
 
 

@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import leaks
-from expunge import cli, trial
+from expunge.cli import command_line
+from expunge.loop import trial
 
 COUNTS = {"forget": 10, "retain": 10, "holdout": 20}
 
@@ -48,7 +49,7 @@ def place(world: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
 def unlearn(place: Place, *more: str) -> None:
     method = ["--method", "gradient_ascent", "--options.epochs", "1", "--options.learning-rate", "1e-4"]
-    code = cli.main(["unlearn", *place.flags, *method, "--output", str(place.folder / "out"), *more])
+    code = command_line.main(["unlearn", *place.flags, *method, "--output", str(place.folder / "out"), *more])
     assert code in (0, 3)
 
 
@@ -66,7 +67,7 @@ def test_a_redacted_run_leaves_nothing(
 
     monkeypatch.setattr(trial, "deliver", look)
     unlearn(place)
-    assert cli.main(["plan", *place.flags, "--method", "gradient_ascent"]) == 0
+    assert command_line.main(["plan", *place.flags, "--method", "gradient_ascent"]) == 0
     out, err = capfd.readouterr()
     assert place.search({"stdout": out, "stderr": err}) == []
     assert during and [found for found in during if not found.startswith(f"{state}/runs/")] == []
@@ -80,13 +81,13 @@ def test_the_search_finds_rows_that_are_shown(place: Place, capfd: pytest.Captur
     found = place.search({})
     pages = {f"{place.folder / 'out' / 'expunge' / name}: a run of six words" for name in ("report.html", "report.md")}
     assert pages == set(found)  # in the pages, and in nothing else
-    assert cli.main(["plan", *place.flags, "--method", "gradient_ascent", "--show-rows"]) == 0
+    assert command_line.main(["plan", *place.flags, "--method", "gradient_ascent", "--show-rows"]) == 0
     assert len(capfd.readouterr().out) > 0
 
 
 def test_a_comparison_leaves_nothing(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     asked = ["--methods", "gradient_ascent", "--seeds", "0", "--tokens", "2000", "--generations", "short"]
-    assert cli.main(["compare", *place.flags, *asked, "--output", str(place.folder / "out")]) == 0
+    assert command_line.main(["compare", *place.flags, *asked, "--output", str(place.folder / "out")]) == 0
     out, err = capfd.readouterr()
     assert place.search({"stdout": out, "stderr": err}) == []
     assert list((place.folder / "cache" / "cells").iterdir())

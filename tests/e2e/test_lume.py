@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import expunge
-from expunge import config
+from expunge.config import recipes
 from expunge.errors import InputError
 
 
@@ -49,7 +49,7 @@ def test_retrained_model_scores_well_and_the_original_zero(world: Path, tmp_path
     answers = sum(scores["unlearned"][f"knowledge (retain, Task{n})"]["count"] for n in (1, 2, 3))
     assert answers == data["retain"]["answers"] + data.get("guard", {"answers": 0})["answers"]
     assert "LUME (SemEval-2025 Task 4)" in run.report.read_text(encoding="utf-8")
-    recipe = config.read_yaml(tmp_path / "out" / "config.yaml")
+    recipe = recipes.read_yaml(tmp_path / "out" / "config.yaml")
     assert (recipe["benchmark"], recipe["mmlu"]) == ("lume", "zero-shot")
 
 

@@ -10,19 +10,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
-from expunge.apply import apply
-from expunge.assemble import assemble
-from expunge.checked import check
-from expunge.config import Inputs
+from expunge.config.commands import Inputs
 from expunge.data.rows import Row, read
-from expunge.demo import RENDERING, SMALL
-from expunge.evaluation.retrained import fine_tune
-from expunge.loop import Training
+from expunge.demo.models import RENDERING, SMALL
+from expunge.demo.tiny import llama
+from expunge.intake.assembly import assemble
+from expunge.intake.sets import check
+from expunge.loop.phases import apply
+from expunge.loop.training import Training, fine_tune
 from expunge.method import Phase, State
 from expunge.methods.loss_matching import LossMatching
 from expunge.model.save import write
 from expunge.model.select import select
-from expunge.model.tiny import llama
 from expunge.problem import Problem
 
 FORGET_ROWS = 30

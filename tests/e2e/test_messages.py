@@ -9,8 +9,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from expunge import cli
-from expunge.model.tiny import byte_tokenizer, llama
+from expunge.cli import command_line
+from expunge.demo.tiny import byte_tokenizer, llama
 
 SECRET = "Quentin Xylander"
 GOOD = f'{{"text": "{SECRET} is here"}}\n'
@@ -162,7 +162,7 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
 
 
 def complaint(flags: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
-    code = cli.main(["unlearn", *(part for name, value in flags.items() for part in (f"--{name}", value))])
+    code = command_line.main(["unlearn", *(part for name, value in flags.items() for part in (f"--{name}", value))])
     shown = capsys.readouterr()
     assert code == 2 and shown.out == ""
     return shown.err

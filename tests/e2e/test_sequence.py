@@ -10,8 +10,11 @@ from jsonschema import Draft202012Validator
 
 import expunge
 from e2e import little
-from expunge import checked, config, lineage, record, verify
+from expunge.config import commands, options, recipes
 from expunge.errors import InputError
+from expunge.files import hashing, plain_json
+from expunge.intake import sets
+from expunge.records import lineage, record, verify
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +41,8 @@ def settings(folder: Path, **more: Any) -> dict[str, Any]:
 
 def traced(folder: Path, **more: Any) -> tuple[lineage.Lineage, list[str]]:
     said: list[str] = []
-    asked = config.Unlearn(**settings(folder, **more))
-    return lineage.trace(asked, checked.check(asked), said.append), said
+    asked = commands.Unlearn(**settings(folder, **more))
+    return lineage.trace(asked, sets.check(asked), said.append), said
 
 
 def ids(output: Path, part: str = "rows") -> list[str]:
@@ -54,7 +57,7 @@ def test_earlier_rows_are_judged_again_in_verdict_record_and_report(first: Path,
     schema = json.loads(Path(verify.__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(content)
     parent, again = content["parent"], content["earlier"]
-    assert parent["record"] == record.full_hash(first / "first" / "expunge" / "record.json")
+    assert parent["record"] == hashing.full_hash(first / "first" / "expunge" / "record.json")
     assert parent["same_weights"] and parent["same_key"] and not parent["missing"] and not parent["served_again"]
     assert parent["served"] == sorted(ids(first / "first")) and ids(run.output, "earlier") == ids(first / "first")
     begun = [row["loss"]["original"] for row in record.read(first / "first")["rows"]]
@@ -106,7 +109,7 @@ def test_a_request_that_was_served_is_refused_unless_forced(first: Path, tmp_pat
     content = record.read(tmp_path / "done")
     for row in content["rows"]:
         row["verdict"] = "forgotten"
-    record.write_json(record.find(tmp_path / "done"), content)
+    plain_json.write_json(record.find(tmp_path / "done"), content)
     again = {"model": str(tmp_path / "done"), "forget": str(first / "forget.jsonl")}
     with pytest.raises(InputError, match=r"all 6 rows were served already.*--force"):
         traced(first, **again)
@@ -143,7 +146,9 @@ def test_a_model_without_a_record_has_no_parent(first: Path) -> None:
 def test_earlier_rows_come_from_recipes_and_the_record_replays(first: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("earlier: [a.jsonl, sub/b.jsonl]\n", encoding="utf-8")
-    read = config.build(config.Unlearn, config.from_yaml(recipe, config.Unlearn), "recipe")
-    assert config.earlier_paths(read) == [str(tmp_path / "a.jsonl"), str(tmp_path / "sub" / "b.jsonl")]
-    assert config.resolved(read)["earlier"] == tuple(config.earlier_paths(read))
-    assert config.resolved(config.Unlearn())["earlier"] == () and "earlier" not in config.resolved(config.Compare())
+    read = options.build(commands.Unlearn, recipes.from_yaml(recipe, commands.Unlearn), "recipe")
+    assert recipes.earlier_paths(read) == [str(tmp_path / "a.jsonl"), str(tmp_path / "sub" / "b.jsonl")]
+    assert recipes.resolved(read)["earlier"] == tuple(recipes.earlier_paths(read))
+    assert recipes.resolved(commands.Unlearn())["earlier"] == () and "earlier" not in recipes.resolved(
+        commands.Compare()
+    )

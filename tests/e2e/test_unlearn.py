@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
-from expunge import cli, record
+from expunge.cli import command_line
 from expunge.errors import InputError
+from expunge.files import hashing
 
 pytestmark = pytest.mark.xdist_group("unlearn")
 QUICK = {"replay_texts": 96, "steps": 100}
@@ -23,7 +24,7 @@ def inputs(world: Path, *roles: str) -> dict[str, str]:
 
 
 def hashes(folder: Path) -> str:
-    return record.file_hash(sorted(file for file in folder.iterdir() if file.is_file()))
+    return hashing.file_hash(sorted(file for file in folder.iterdir() if file.is_file()))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_resolved_config_replays_to_the_same_weights(
     run, _ = finished
     recipe = run.output / "expunge" / "config.yaml"
     again = tmp_path / "again"
-    assert cli.main(["unlearn", "--config", str(recipe), "--output", str(again)]) in (0, 3)
+    assert command_line.main(["unlearn", "--config", str(recipe), "--output", str(again)]) in (0, 3)
     first, second = (load_file(folder / "model.safetensors") for folder in (run.output, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -187,7 +188,7 @@ def test_nothing_is_left_where_a_run_fails(world: Path, tmp_path: Path, monkeypa
     def fail(*_: object) -> None:
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr("expunge.trial.deliver", fail)
+    monkeypatch.setattr("expunge.loop.trial.deliver", fail)
     with pytest.raises(RuntimeError):
         expunge.unlearn(
             **inputs(world, "forget", "retain", "holdout"),

@@ -12,7 +12,9 @@ from jsonschema import Draft202012Validator
 
 import expunge
 from e2e import little
-from expunge import cli, record, verify
+from expunge.cli import command_line
+from expunge.files import hashing, plain_json
+from expunge.records import record, verify
 
 SCHEMA = Path(verify.__file__).with_name("record.schema.json")
 
@@ -37,7 +39,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def states(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, dict[str, Any]]:
-    code = cli.main(["record", "verify", *flags, "--json"])
+    code = command_line.main(["record", "verify", *flags, "--json"])
     told = json.loads(capsys.readouterr().out)
     return code, {item["name"]: item["state"] for item in told["items"]}
 
@@ -65,7 +67,7 @@ def _edit_record(name: str, value: Any) -> Callable[[Path], list[str]]:
     def change(folder: Path) -> list[str]:
         content = record.read(folder / "out")
         content["hashes"] |= {name: value}
-        record.write_json(record.find(folder / "out"), content)
+        plain_json.write_json(record.find(folder / "out"), content)
         return []
 
     return change
@@ -74,7 +76,7 @@ def _edit_record(name: str, value: Any) -> Callable[[Path], list[str]]:
 def _other_id(folder: Path) -> list[str]:
     content = record.read(folder / "out")
     content["rows"][0]["id"], content["rows"][1]["id"] = content["rows"][1]["id"], content["rows"][0]["id"]
-    record.write_json(record.find(folder / "out"), content)
+    plain_json.write_json(record.find(folder / "out"), content)
     return []
 
 
@@ -134,18 +136,18 @@ def test_what_cannot_be_checked_is_said_and_is_no_difference(
     unknown = {name for name, state in found.items() if state == "cannot be checked"}
     assert code == 0 and unknown == {"rows: retain", "model: model"}
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another key"))
-    assert cli.main(["record", "verify", str(here / "out")]) == 0
+    assert command_line.main(["record", "verify", str(here / "out")]) == 0
     said = capsys.readouterr().out
     assert said.count("it was written under another key") == 3 and "the record itself has SHA-256" in said
 
 
 @pytest.mark.parametrize("flags", [["verify"], ["verify", "nowhere"], ["check", "x"], []])
 def test_wrong_input(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["record", *flags]) == 2
+    assert command_line.main(["record", *flags]) == 2
     assert capsys.readouterr().out == ""
 
 
 def test_a_key_that_others_can_read_is_refused(here: Path) -> None:
     os.chmod(here / "settings" / "expunge" / "row-hash.key", 0o644)
     with pytest.raises(expunge.errors.InputError, match="others may read the key"):
-        record.key()
+        hashing.key()

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge import cli
-from expunge.ending import Answer
-from expunge.model.tiny import byte_tokenizer, llama
+from expunge.cli import command_line
+from expunge.cli.ending import Answer
+from expunge.demo.tiny import byte_tokenizer, llama
 
 Arguments = dict[str, str]
 SECRET = "Quentin Xylander lives at 12 Hidden Lane"
@@ -227,7 +227,7 @@ def test_wrong_input(
 ) -> None:
     expected = spoil(arguments, tmp_path)
     before = _listing(tmp_path)
-    code = cli.main(["unlearn", *_flags(arguments)])
+    code = command_line.main(["unlearn", *_flags(arguments)])
     shown = capsys.readouterr()
     assert code == 2, shown
     for words in expected:
@@ -255,8 +255,8 @@ def test_words_of_errors_that_nobody_foresaw_are_left_out(
     def fail(arguments: list[str]) -> Answer:
         raise ValueError(f"cannot make sense of {SECRET!r}")
 
-    monkeypatch.setattr(cli, "_run", fail)
-    assert cli.main(["unlearn", *(["--show-rows"] if shown else [])]) == 1
+    monkeypatch.setattr(command_line, "_run", fail)
+    assert command_line.main(["unlearn", *(["--show-rows"] if shown else [])]) == 1
     told = capsys.readouterr().err
     assert (SECRET in told) == shown
     assert "test_wrong_input.py" in told and "ValueError" in told.splitlines()[-1]
@@ -270,7 +270,7 @@ def test_rows_that_are_not_in_the_model_stop_the_run(
         rows = [{"prompt": f"{name} {n}?", "completion": f"{n * 7919 % 100:02d} {name[0]}"} for n in range(48)]
         _write(Path(arguments[name]), rows)
     before = _listing(tmp_path)
-    assert cli.main(["unlearn", *_flags(arguments)]) == 2
+    assert command_line.main(["unlearn", *_flags(arguments)]) == 2
     shown = capsys.readouterr()
     assert "nothing to remove" in shown.err and "--force" in shown.err
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -280,13 +280,13 @@ def test_rows_that_are_not_in_the_model_stop_the_run(
 
 @pytest.mark.parametrize("argv", [["unlern"], ["unlearn", "--modle", "x"], ["list", "methds"], []])
 def test_wrong_command_lines(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(argv) == 2
+    assert command_line.main(argv) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_help_imports_no_torch() -> None:
     code = (
-        "import sys; from expunge import cli; cli.main(['--help']); cli.main(['unlearn', '--help']);"
+        "import sys; from expunge.cli import command_line; command_line.main(['--help']); command_line.main(['unlearn', '--help']);"
         "cli.main(['list', 'methods']); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -294,7 +294,7 @@ def test_help_imports_no_torch() -> None:
 
 
 def test_help_of_a_method_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["unlearn", "--method", "loss_matching", "--help"]) == 0
+    assert command_line.main(["unlearn", "--method", "loss_matching", "--help"]) == 0
     assert "--options.replay-texts" in capsys.readouterr().out
 
 

@@ -6,10 +6,10 @@ import torch
 
 from expunge.data.batches import collate
 from expunge.evaluation import divergence
-from expunge.metric import Evidence
 from expunge.metrics.retain_kl import RetainKl
 from expunge.model.losses import target_logits
 from expunge.problem import Problem
+from expunge.scoring.evidence import Evidence
 from gradients.shapes import model_of, problem_of
 
 ROWS = (1, 1, 3, 1, 2, 5, 1)

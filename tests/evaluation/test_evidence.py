@@ -11,10 +11,10 @@ from expunge.benchmarks.lume import Lume
 from expunge.benchmarks.rows import Rows
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
-from expunge.distributed import Runtime
 from expunge.evaluation import evidence
 from expunge.model import generation
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
 
 ROWS = tuple(
     [Row("r", n, "answer", "q" * (1 + 3 * n % 17) + "?", "ab" * (n % 4 + 1)) for n in range(9)]

@@ -10,9 +10,10 @@ import pytest
 
 from expunge import registry
 from expunge.benchmark import Missing
-from expunge.distributed import Runtime
 from expunge.evaluation import mmlu, official
-from expunge.metric import Evidence, Score, SetEvidence
+from expunge.runs.distributed import Runtime
+from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.intervals import Score
 
 
 def evidence(known: bool) -> Evidence:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from expunge.evaluation import verdict
-from expunge.metric import Evidence, SetEvidence
+from expunge.scoring.evidence import Evidence, SetEvidence
 
 
 def answers(losses: Sequence[float], said: Sequence[str] = (), digits: Sequence[float] = ()) -> SetEvidence:

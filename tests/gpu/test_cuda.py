@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import expunge
-from expunge.demo import World, make_models
+from expunge.demo.models import World, make_models
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from expunge.data.batches import collate
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window
-from expunge.distributed import Runtime
+from expunge.demo.tiny import llama
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.per_example import Squares, measure
 from expunge.model.losses import target_ids, target_logits
 from expunge.model.select import select
-from expunge.model.tiny import llama
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 DEVICE = "cuda"

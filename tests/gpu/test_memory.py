@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.apply import apply
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window
-from expunge.distributed import Runtime
+from expunge.demo.tiny import byte_tokenizer, llama
+from expunge.loop.phases import apply
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.model.select import select
-from expunge.model.tiny import byte_tokenizer, llama
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 METHOD = GradientDifference(epochs=2, forget_rows=32, learning_rate=1e-4)

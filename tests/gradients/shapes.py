@@ -8,8 +8,8 @@ from torch import Tensor
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window
-from expunge.distributed import Runtime
 from expunge.problem import Problem, Split
+from expunge.runs.distributed import Runtime
 
 VOCABULARY = 13
 FAMILIES = ("llama", "olmo", "gpt2", "opt")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from expunge.data.batches import Batch
 from expunge.data.portions import Portions
-from expunge.distributed import Runtime
 from expunge.gradients import bartlett
 from expunge.gradients.bartlett import estimate
 from expunge.gradients.cotangents import noise_cotangent
+from expunge.runs.distributed import Runtime
 
 VOCABULARY, WIDTH = 8, 3
 DRAWS = 600

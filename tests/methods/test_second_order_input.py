@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from expunge import cli, influence, pipeline, registry
-from expunge.checked import check
-from expunge.config import Inputs, build
+from expunge import pipeline, registry
+from expunge.cli import command_line
+from expunge.config.commands import Inputs
+from expunge.config.options import build
 from expunge.errors import InputError
+from expunge.influence import directions
+from expunge.intake.sets import check
 from expunge.methods.fisher_removal import FisherRemoval
 from expunge.problem import Problem
 from gradients.shapes import lora_of, model_of, problem_of
@@ -52,10 +55,10 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
 ]
 
 
-def fit(problem: Problem, curvature: str, options: dict[str, Any]) -> influence.Fit:
+def fit(problem: Problem, curvature: str, options: dict[str, Any]) -> directions.Fit:
     """The curvature fitted on the retain rows."""
     here = replace(problem, splits={"curvature": problem.splits["retain"]})
-    return influence.fit(here, FisherRemoval(curvature=curvature, curvature_options=options))
+    return directions.fit(here, FisherRemoval(curvature=curvature, curvature_options=options))
 
 
 def check_refused(refusing: Callable[[], object], words: tuple[str, ...]) -> None:
@@ -93,14 +96,14 @@ def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--options.curvature", "diagnal"], "did you mean 'diagonal'?"),
         (["--options.curvature-options", "block", "50"], "unknown key 'block'"),
     ):
-        assert cli.main(["unlearn", *flags, *wrong]) == 2
+        assert command_line.main(["unlearn", *flags, *wrong]) == 2
         shown = " ".join(capsys.readouterr().err.replace("│", " ").split())  # tyro frames it, as any wrong flag
         assert words in shown and "Traceback" not in shown
 
 
 def test_curvature_options_of_the_command_line_are_values() -> None:
     """There they are texts, since the flags do not know the curvature's keys."""
-    made: Any = influence.curvature_of("block", {"block": "50", "labels": "data", "gradients": "7"})
+    made: Any = directions.curvature_of("block", {"block": "50", "labels": "data", "gradients": "7"})
     assert (made.block, made.labels, made.gradients) == (50, "data", 7)
     assert FisherRemoval(curvature="block", curvature_options={"block": None}).curvature_options == {"block": None}
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from expunge.matching import contains, known_rows, recall_rows, rouge_recall
-from expunge.metric import Evidence, Score, SetEvidence, bootstrap, mean_score, share_score
 from expunge.metrics.exact import Exact
 from expunge.metrics.knowledge import Knowledge
 from expunge.metrics.loss import Loss
 from expunge.metrics.loss_attack import LossAttack
 from expunge.metrics.perplexity import Perplexity
 from expunge.metrics.regurgitation import Regurgitation
+from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.intervals import Score, bootstrap, mean_score, share_score
+from expunge.scoring.matching import contains, known_rows, recall_rows, rouge_recall
 
 LN2 = float(np.log(2))
 

@@ -13,10 +13,10 @@ import torch
 
 from expunge.data.rows import read
 from expunge.errors import InputError
+from expunge.files.reading import check_inside
 from expunge.model import load
 from expunge.model.adapter import Adapter
-from expunge.preview import subspace_plan
-from expunge.reading import check_inside
+from expunge.planning.preview import subspace_plan
 
 CPU = torch.device("cpu")
 INDEX = "model.safetensors.index.json"

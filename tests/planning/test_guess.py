@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from expunge.planning import guess
-from expunge.planning.guess import begin, tokens_within
+from expunge.loop import batch_tokens as guess
+from expunge.loop.batch_tokens import begin, tokens_within
 from expunge.problem import Problem
 from scarce import problem_in_doubles
 

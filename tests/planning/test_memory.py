@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig
 
-from expunge import assemble, config
+from expunge.config import commands
 from expunge.data.batches import by_length
 from expunge.data.tokens import Window
+from expunge.intake import assembly
 from expunge.planning import memory, workload
 
 FILE = Path(__file__).parent.parent.parent / "benchmarks" / "plan_accuracy.py"
@@ -107,12 +108,12 @@ def test_the_working_dtype_is_that_of_a_run(subspace: str, models: float, monkey
     shape = LlamaConfig(vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
     made = memory.Builder(shape, torch.bfloat16, trust_remote_code=False)
     free = int(models * 4 * made.plain().total)
-    monkeypatch.setattr(assemble, "free_memory", lambda device: free)
-    monkeypatch.setattr(assemble.load, "stored_dtype", lambda path, trust: torch.bfloat16)
-    from expunge.distributed import Runtime
+    monkeypatch.setattr(assembly, "free_memory", lambda device: free)
+    monkeypatch.setattr(assembly.load, "stored_dtype", lambda path, trust: torch.bfloat16)
+    from expunge.runs.distributed import Runtime
 
-    given = config.Unlearn(model="any", subspace=subspace)
-    assert made.working_dtype(subspace, free) == assemble._working_dtype(given, shape, Runtime("cpu"))
+    given = commands.Unlearn(model="any", subspace=subspace)
+    assert made.working_dtype(subspace, free) == assembly._working_dtype(given, shape, Runtime("cpu"))
 
 
 def test_the_largest_batch_bounds_all() -> None:

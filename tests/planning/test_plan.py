@@ -11,7 +11,8 @@ import pytest
 from transformers import OlmoConfig
 
 import expunge
-from expunge import cli, config
+from expunge.cli import command_line
+from expunge.config import commands
 from expunge.errors import InputError
 from expunge.planning import table
 from expunge.planning.estimate import Cost, Estimate, Fit
@@ -26,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from expunge import config
 begin = time.process_time()
-estimate = expunge.pipeline.estimate(config.build(config.Plan, json.loads(sys.argv[1]), "plan"))
+estimate = expunge.pipeline.estimate(options.build(commands.Plan, json.loads(sys.argv[1]), "plan"))
 seconds = time.process_time() - begin
 status = Path("/proc/self/status").read_text()
 peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
@@ -119,15 +120,15 @@ def test_weights_are_not_needed_to_plan_but_to_run(olmo: Path, tmp_path: Path) -
 def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("method: loss_matching\noptions: {steps: 7}\noutput: out\nsave: merged\n", encoding="utf-8")
-    parsed = cli._parse("plan", ["--config", str(recipe), "--memory", "80"])
-    assert type(parsed) is config.Plan
+    parsed = command_line._parse("plan", ["--config", str(recipe), "--memory", "80"])
+    assert type(parsed) is commands.Plan
     assert (parsed.method, parsed.options.steps, parsed.memory) == ("loss_matching", 7, 80.0)
-    every = cli._parse("plan", ["--config", str(recipe), "--method", "all"])
+    every = command_line._parse("plan", ["--config", str(recipe), "--method", "all"])
     assert (every.method, every.options) == ("all", {"steps": 7})
-    assert cli._parse("plan", []).method == "all"
-    assert cli._parse("plan", ["--method", "loss_matching", "--options.steps", "9"]).options.steps == 9
+    assert command_line._parse("plan", []).method == "all"
+    assert command_line._parse("plan", ["--method", "loss_matching", "--options.steps", "9"]).options.steps == 9
     with pytest.raises(InputError, match="did you mean 'loss_matching'"):
-        cli._parse("plan", ["--method", "loss_machting"])
+        command_line._parse("plan", ["--method", "loss_machting"])
 
 
 def cost(name: str, seconds: float) -> Cost:

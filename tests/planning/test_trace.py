@@ -9,16 +9,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig
 
-from expunge import config
-from expunge.apply import apply
-from expunge.checked import Checked
+from expunge.config import commands
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
-from expunge.distributed import Runtime
+from expunge.intake.sets import Checked
+from expunge.loop.phases import apply
 from expunge.methods.gradient_difference import GradientDifference
+from expunge.model import trace
 from expunge.model.select import select
-from expunge.planning import trace, workload
+from expunge.planning import workload
 from expunge.problem import Problem
+from expunge.runs.distributed import Runtime
 
 WITHIN = 0.05
 SPECIAL = {"vocab_size": 258, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -62,7 +63,7 @@ def test_steps_and_checks_cost_what_the_counter_counts(name: str, subspace: str,
         apply(METHOD, replace(problem, adapter=chosen.adapter), lambda entry: None)
     measured = counter.get_total_flops()
 
-    work = workload.unlearning(METHOD, config.Plan(), given, Runtime("cpu"), parameters=10**5)
+    work = workload.unlearning(METHOD, commands.Plan(), given, Runtime("cpu"), parameters=10**5)
     forward, training = trace.Stack(MAKERS[name](), subspace, torch.float32).curves(given.longest, training=True)
     checks = sum(forward.of(windows, tokens) for windows, tokens, _ in work.checked)
     share = work.steps / work.sampled

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from expunge.errors import InputError
-from expunge.reporting import proposals
-from expunge.reporting.comparison import findings, latex, scatter, sheets, standings, tables, write
+from expunge.reporting import comparison_tables as tables
+from expunge.reporting import findings, latex, proposals, scatter, sheets, standings
+from expunge.reporting.comparison_pages import write
 from html_pages import Page
 
 HOSTILE = "=<script>alert('x')</script> | `tick` \"q\"\nnext [a](b) \u202eRTL & **b** $x_1$ \\input{/x} %_#~^{ ]"
@@ -340,7 +341,7 @@ def test_pages_come_without_torch(content, tmp_path):
     (tmp_path / "content.json").write_text(json.dumps(content))
     code = (
         "import sys, json, pathlib\n"
-        "from expunge.reporting.comparison import write\n"
+        "from expunge.reporting.comparison_pages import write\n"
         f"folder = pathlib.Path({str(tmp_path)!r}); write(folder, json.loads((folder / 'content.json').read_text()))\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

@@ -3,9 +3,9 @@ import math
 import pytest
 
 from expunge.errors import InputError
+from expunge.files.visible import visible
 from expunge.reporting import provenance, tables
 from expunge.reporting.words import duration, number, size
-from expunge.visible import visible
 
 
 def line_of(comparison, group, metric):

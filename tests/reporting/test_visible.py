@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from expunge import cli, pipeline
+from expunge import pipeline
+from expunge.cli import command_line
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.errors import InputError
-from expunge.preview import rendered_example
+from expunge.files.visible import in_a_line, unsafe
+from expunge.planning.preview import rendered_example
 from expunge.reporting import html, markdown
-from expunge.visible import in_a_line, unsafe
 from html_pages import Page
 
 STEERING = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\u2066c\rd"
@@ -33,10 +34,10 @@ def test_rows_of_a_plan_steer_no_terminal(
 ) -> None:
     lines = rendered_example(Row(f"{STEERING}.jsonl", 1, "document", "", STEERING), Rendering(), tokenizer, True)
     monkeypatch.setattr(pipeline, "run_plan", lambda config: lines)
-    assert cli.main(["plan", "--model", "m", "--forget", "f"]) == 0
+    assert command_line.main(["plan", "--model", "m", "--forget", "f"]) == 0
     check_terminal(capsys, len(lines))
-    monkeypatch.setattr(cli, "in_a_line", str)
-    assert cli.main(["plan", "--model", "m", "--forget", "f"]) == 0
+    monkeypatch.setattr(command_line, "in_a_line", str)
+    assert command_line.main(["plan", "--model", "m", "--forget", "f"]) == 0
     with pytest.raises(AssertionError):
         check_terminal(capsys, len(lines))
 
@@ -49,7 +50,7 @@ def test_what_is_said_and_complained_of_steers_no_terminal(
         raise InputError(f"{STEERING}\nverdict: forgotten")
 
     monkeypatch.setattr(pipeline, "run_unlearn", run)
-    assert cli.main(["unlearn", "--model", "m", "--forget", "f"]) == 2
+    assert command_line.main(["unlearn", "--model", "m", "--forget", "f"]) == 2
     check_terminal(capsys, 2)
 
 

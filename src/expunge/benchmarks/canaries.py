@@ -3,7 +3,7 @@
 Carlini et al., "The Secret Sharer", USENIX Security 2019; the case study of the paper on Fisher Removal. Rows have the
 known forms; `task` says what secret the completion is: "email x4", "key x1", "code x16" of `data.secrets`, inserted so
 many times, or "found-email x3", "found-number", "found-key" from the user's texts. Other rows carry no secret. Formulas
-and their departures: `expunge.ranking`.
+and their departures: `expunge.scoring.ranking`.
 
 All 1,000 codes are scored and ranked; of the other forms 512 candidates, to which a skew-normal is fitted, and those
 scores are named *fitted*. Candidates hang on the row alone, so every model is asked the same. A generated secret is
@@ -21,8 +21,9 @@ import numpy as np
 from expunge.benchmark import Circumstances, Generating, Missing, Official, Scored
 from expunge.data.rows import MakeRow, Row
 from expunge.data.secrets import FORMS, FOUND, Alternatives, Label, alternatives, by_characters, label_of
-from expunge.metric import Evidence, Floats, Score, mean_score, share_score
-from expunge.ranking import NEVER_SEEN, Exposed, Fit, expected, of_set
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Floats, Score, mean_score, share_score
+from expunge.scoring.ranking import NEVER_SEEN, Exposed, Fit, expected, of_set
 
 SETS = {"forget": ("forget",), "retain": ("retain", "guard"), "never seen": ("judging",)}
 POOLED, FIRST = "exposure (forget)", "first among its candidates (forget)"

@@ -29,8 +29,9 @@ from expunge.benchmark import Circumstances, Found, Generating, Missing, Officia
 from expunge.data.files import place
 from expunge.data.rows import Row
 from expunge.errors import InputError
-from expunge.matching import equal, rouge_recall
-from expunge.metric import Draws, Evidence, Floats, Score, area_draws, mean_draws
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Draws, Floats, Score, area_draws, mean_draws
+from expunge.scoring.matching import equal, rouge_recall
 
 TASKS = ("Task1", "Task2", "Task3")
 COLUMNS = ("id", "input", "output", "task")

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from expunge.benchmark import Circumstances, Generating, Official
 from expunge.data.rows import MakeRow
-from expunge.metric import Evidence, Floats
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Floats
 
 
 @dataclass(frozen=True, slots=True)

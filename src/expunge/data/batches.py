@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from expunge import distributed
 from expunge.data.tokens import Window
+from expunge.runs import distributed
 
 MOST_PADDING = 0.15  # of a window, and SLACK tokens: below a tenth over rows like LUME's, with few more batches
 SLACK = 6

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from expunge.config import HUB
+from expunge.config.commands import HUB
 from expunge.data import hub, tables
 from expunge.errors import InputError
-from expunge.reading import NotJSON, parse_json, read_text
+from expunge.files.reading import NotJSON, parse_json, read_text
 
 LINED = (".jsonl", ".json", ".csv")  # formats that people read line by line; in all others rows are numbered
 FORMATS = (*LINED, ".parquet")

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from expunge import workspace
-from expunge.config import HUB
+from expunge.config.commands import HUB
 from expunge.data import tables
 from expunge.errors import InputError
+from expunge.runs import workspace
 
 PART = r"[\w-][\w.-]*"
 NAME = re.compile(rf"{HUB}(?P<name>{PART}/{PART})(?:/(?P<config>{PART}))?(?::(?P<split>{PART}))?")

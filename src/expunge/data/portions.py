@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from expunge.data.batches import Batch
-from expunge.distributed import is_out_of_memory, release_memory
 from expunge.errors import DoesNotFit
+from expunge.runs.distributed import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 REMEDIES = "Use --gradient-checkpointing, --subspace lora, a smaller --context, or a device with more memory."

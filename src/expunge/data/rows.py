@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from expunge.data.files import place, records
 from expunge.errors import InputError
-from expunge.reading import shown
+from expunge.files.reading import shown
 
 Kind = Literal["document", "answer"]
 SHAPES: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "completion"), ("input", "output"), ("question", "answer"))

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from expunge import reading
 from expunge.errors import InputError
+from expunge.files import reading
 
 MOST_BYTES = 4 << 30  # of one set of rows, unpacked
 BATCH = 256

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from expunge.data.splits import spread
-from expunge.metric import Floats
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, window_divergences
+from expunge.scoring.intervals import Floats
 
 SETS = ("retain", "guard", "collateral")
 MOST_ROWS = 256  # of a set, spread evenly: 2 kB a target

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from expunge import distributed
 from expunge.benchmark import Generating
 from expunge.data.batches import Batch
 from expunge.data.rows import Row
 from expunge.data.splits import shape, spread
 from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
 from expunge.evaluation.divergence import Kept, row_divergences
-from expunge.metric import Candidates, Evidence, SetEvidence
 from expunge.model import generation
 from expunge.model.losses import target_nll
 from expunge.problem import Problem, Split
-from expunge.progress import bar
+from expunge.runs import distributed
+from expunge.runs.progress import bar
+from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 
 Floats = NDArray[np.float64]
 ROOM = 8  # tokens beyond the reference that a generation may have

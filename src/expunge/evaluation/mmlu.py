@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from scipy.stats import norm
 
-from expunge import distributed
 from expunge.benchmark import Missing, Scored
-from expunge.metric import CONFIDENCE, Score
 from expunge.problem import Problem
+from expunge.runs import distributed
+from expunge.scoring.intervals import CONFIDENCE, Score
 
 Shots = Literal["zero-shot", "five-shot"]
 EXAMPLES = {"zero-shot": 0, "five-shot": 5}

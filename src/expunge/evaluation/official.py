@@ -5,7 +5,7 @@ from typing import Any
 
 from expunge import registry
 from expunge.benchmark import Circumstances, Missing, Scored
-from expunge.metric import Evidence
+from expunge.scoring.evidence import Evidence
 
 NOT_ASKED = Missing("not measured (--mmlu zero-shot or --mmlu five-shot)")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge import registry
-from expunge.metric import Evidence
+from expunge.scoring.evidence import Evidence
 
 
 def scores(evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:

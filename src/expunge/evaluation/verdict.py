@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from expunge.matching import known_rows, recall_rows
-from expunge.metric import Evidence, SetEvidence
+from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.matching import known_rows, recall_rows
 
 RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell"]
 RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell"]

@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from expunge import distributed
 from expunge.data.batches import Batch
 from expunge.gradients.cotangents import noise_cotangent
 from expunge.gradients.summed import batch_gradient
 from expunge.model.losses import target_ids, target_logits
 from expunge.problem import Problem
+from expunge.runs import distributed
 
 Estimator = Literal["noise", "bartlett", "squared"]
 

@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from expunge import distributed
 from expunge.data.batches import Batch, collate, is_near
 from expunge.errors import InputError
 from expunge.gradients.capture import Capture, capturing
@@ -28,7 +27,8 @@ from expunge.gradients.cotangents import (
 )
 from expunge.model.losses import target_ids, target_logits
 from expunge.problem import Problem, Split
-from expunge.progress import bar
+from expunge.runs import distributed
+from expunge.runs.progress import bar
 
 BATCH_WINDOWS = 16
 MOST_EXACT = 1024  # vocabulary that `exact` labels are taken of: a backward pass each, at every place

@@ -6,10 +6,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from expunge import distributed
 from expunge.data.batches import Batch
 from expunge.model.losses import per_window, target_kl, target_nll
 from expunge.problem import Problem, Split
+from expunge.runs import distributed
 
 Per = Literal["row", "token"]
 

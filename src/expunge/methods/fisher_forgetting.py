@@ -19,8 +19,8 @@ the forget rows.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from expunge import influence
-from expunge.influence import Step
+from expunge.influence import directions
+from expunge.influence.directions import Step
 from expunge.method import Phase, Proposal, ProposalPhase, Repeat, State
 from expunge.problem import Problem
 from expunge.reference import objective
@@ -55,10 +55,10 @@ class FisherForgetting:
     """The amplitude (mu sigma^2)^(1/4), and eta of the Newton step, for step: fixed."""
 
     def __post_init__(self) -> None:
-        influence.check(self)
+        directions.check(self)
 
     def init(self, problem: Problem) -> State:
-        return objective.with_targets(problem, self.step in influence.TO_TARGETS)
+        return objective.with_targets(problem, self.step in directions.TO_TARGETS)
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[ProposalPhase] = []
@@ -70,11 +70,11 @@ class FisherForgetting:
 
     def _phase(self, name: str, propose: Any, share: float) -> ProposalPhase:
         passes = {"forget": 1, "curvature": 2}
-        return ProposalPhase(name=name, propose=propose, step=influence.rule(self, share), passes=passes)
+        return ProposalPhase(name=name, propose=propose, step=directions.rule(self, share), passes=passes)
 
     def _remove(self, problem: Problem, state: State) -> Proposal:
-        return influence.ascent(problem, state, influence.fit(problem, self), stop_at_targets=True)
+        return directions.ascent(problem, state, directions.fit(problem, self), stop_at_targets=True)
 
     def _perturb(self, problem: Problem, state: State) -> Proposal:
         state.carried["draw"] = state.carried.get("draw", 0) + 1
-        return influence.shaped_noise(problem, influence.fit(problem, self), state.carried["draw"])
+        return directions.shaped_noise(problem, directions.fit(problem, self), state.carried["draw"])

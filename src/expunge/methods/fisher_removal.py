@@ -21,8 +21,8 @@ When to use it: for few steps with a stated price (the budget) instead of a trai
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from expunge import influence
-from expunge.influence import Step
+from expunge.influence import directions
+from expunge.influence.directions import Step
 from expunge.method import Phase, Proposal, ProposalPhase, Repeat, State
 from expunge.optim.step_size import Restore
 from expunge.problem import Problem
@@ -62,11 +62,11 @@ class FisherRemoval:
     """Leave out rows that have reached their target, where targets are known (our choice)."""
 
     def __post_init__(self) -> None:
-        influence.check(self)
+        directions.check(self)
 
     def init(self, problem: Problem) -> State:
-        state = objective.with_targets(problem, self.step in influence.TO_TARGETS)
-        state.caches["fit"] = influence.fit(problem, self)
+        state = objective.with_targets(problem, self.step in directions.TO_TARGETS)
+        state.caches["fit"] = directions.fit(problem, self)
         if self.restore:
             seen = [problem.splits[name] for name in ("retain", "curvature") if name in problem.splits]
             state.caches["kept"] = [(split, keep_distributions(problem, split)) for split in seen]
@@ -75,7 +75,7 @@ class FisherRemoval:
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[ProposalPhase] = []
         for cycle in range(self.cycles):
-            step = influence.rule(self, (cycle + 1) / self.cycles)
+            step = directions.rule(self, (cycle + 1) / self.cycles)
             fits = 1 if cycle and self.refresh and not self.restore else 0
             passes = {"forget": 1, "retain": 1, "curvature": fits}
             if self.restore and cycle:
@@ -87,17 +87,17 @@ class FisherRemoval:
     def _propose(self, problem: Problem, state: State) -> Proposal:
         fitted = state.carried.pop("fit", None) or self._fit(problem, state)
         state.carried["moved"] = True
-        return influence.ascent(problem, state, fitted, self.stop_at_targets)
+        return directions.ascent(problem, state, fitted, self.stop_at_targets)
 
     def _restore(self, problem: Problem, state: State) -> Proposal:
         """With the curvature at the new weights, which the next removal uses too: where the softmax was saturated, the
         old one is far too small."""
         fitted = self._fit(problem, state)
         state.carried |= {"fit": fitted} if self.refresh else {}
-        return influence.restoration(problem, fitted, state.caches["kept"])
+        return directions.restoration(problem, fitted, state.caches["kept"])
 
-    def _fit(self, problem: Problem, state: State) -> influence.Fit:
+    def _fit(self, problem: Problem, state: State) -> directions.Fit:
         if self.refresh and state.carried.get("moved"):
-            return influence.fit(problem, self)
-        fitted: influence.Fit = state.caches["fit"]
+            return directions.fit(problem, self)
+        fitted: directions.Fit = state.caches["fit"]
         return fitted

@@ -24,8 +24,8 @@ no file matters most: of that it lost less than loss_matching on small models, a
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from expunge import influence
-from expunge.influence import Step
+from expunge.influence import directions
+from expunge.influence.directions import Step
 from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State
 from expunge.optim.sophia import SophiaSettings
 from expunge.problem import Problem
@@ -71,7 +71,7 @@ class Libu:
     """Longest replay text, in tokens (as loss_matching)."""
 
     def __post_init__(self) -> None:
-        influence.check(self)
+        directions.check(self)
 
     def init(self, problem: Problem) -> State:
         state = objective.prepare(problem, self.replay_texts, self.replay_tokens)
@@ -81,7 +81,7 @@ class Libu:
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         draws = objective.draws(problem, self.forget_rows)
         passes = {"forget": 1, "retain": 1, "curvature": 1}
-        rules = [influence.rule(self, (cycle + 1) / self.cycles) for cycle in range(self.cycles)]
+        rules = [directions.rule(self, (cycle + 1) / self.cycles) for cycle in range(self.cycles)]
         steps = [ProposalPhase(name="influence", propose=self._ascend, step=rule, passes=passes) for rule in rules]
         second = LossPhase(
             name=self.optimiser,
@@ -95,4 +95,4 @@ class Libu:
         return Repeat(tuple(steps), 1), second
 
     def _ascend(self, problem: Problem, state: State) -> Proposal:
-        return influence.ascent(problem, state, influence.fit(problem, self), stop_at_targets=True)
+        return directions.ascent(problem, state, directions.fit(problem, self), stop_at_targets=True)

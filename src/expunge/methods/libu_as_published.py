@@ -26,7 +26,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from expunge import distributed
 from expunge.curvature import inner, summary
 from expunge.data.batches import Batch, collate
 from expunge.gradients.summed import batch_gradient, mean_gradient
@@ -35,6 +34,7 @@ from expunge.model.losses import target_nll, window_means
 from expunge.optim.sophia import LIBU
 from expunge.optim.step_size import Fixed
 from expunge.problem import Problem, Split
+from expunge.runs import distributed
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.matching import equal
-from expunge.metric import Evidence, Score, share_score
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Score, share_score
+from expunge.scoring.matching import equal
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Exposure of secrets in bits: how far a model narrows the guess of each among texts of its form.
 
-Carlini et al., "The Secret Sharer", USENIX Security 2019; formulas and departures in `expunge.ranking`. Exact where a
-secret's whole space was scored, fitted otherwise; the official scores of benchmark `canaries` tell the two apart.
+Carlini et al., "The Secret Sharer", USENIX Security 2019; formulas and departures in `expunge.scoring.ranking`. Exact
+where a secret's whole space was scored, fitted otherwise; the official scores of benchmark `canaries` tell which.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.metric import Evidence, Score, mean_score
-from expunge.ranking import of_set
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Score, mean_score
+from expunge.scoring.ranking import of_set
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.matching import known_rows
-from expunge.metric import Evidence, Score, share_score
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Score, share_score
+from expunge.scoring.matching import known_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from expunge.metric import Evidence, Score, mean_score
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Score, mean_score
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ only, since documents and answers differ in loss for reasons that have nothing t
 from dataclasses import dataclass
 from typing import ClassVar
 
-from expunge.metric import Evidence, Score, area_draws
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Score, area_draws
 
 
 @dataclass(frozen=True, slots=True)

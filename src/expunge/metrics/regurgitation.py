@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.matching import recall_rows
-from expunge.metric import Evidence, Score, mean_score
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import Score, mean_score
+from expunge.scoring.matching import recall_rows
 
 
 @dataclass(frozen=True, slots=True)

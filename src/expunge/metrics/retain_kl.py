@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.metric import CONFIDENCE, Evidence, Score, bootstrap
+from expunge.scoring.evidence import Evidence
+from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap
 
 
 @dataclass(frozen=True, slots=True)

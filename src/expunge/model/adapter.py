@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 
 from expunge.errors import InputError
-from expunge.reading import check_inside, check_name, check_regular, read_json
+from expunge.files.reading import check_inside, check_name, check_regular, read_json
 
 SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."

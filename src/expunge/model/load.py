@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from expunge import record
 from expunge.errors import InputError
+from expunge.files import hashing
+from expunge.files.reading import check_inside, check_regular
 from expunge.model import adapter as adapters
 from expunge.model import quantised
 from expunge.model.adapter import Adapter, settings_of
-from expunge.reading import check_inside, check_regular
 
 MOST_CONTEXT = 1024
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
@@ -163,7 +163,7 @@ def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:
 def identity(path: str) -> str:
     """Hash of the weights in a folder; the name of a hub model stands for itself."""
     files = weight_files(path)
-    return record.file_hash(files) if files else path
+    return hashing.file_hash(files) if files else path
 
 
 def weight_files(path: str) -> list[Path]:

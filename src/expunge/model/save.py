@@ -13,10 +13,10 @@ from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from expunge import distributed, workspace
-from expunge.checkpoint import full_disk_explained
 from expunge.errors import InputError
 from expunge.model import adapter as adapters
+from expunge.runs import distributed, workspace
+from expunge.runs.checkpoint import full_disk_explained
 
 
 def check_output(output: str | Path) -> Path:

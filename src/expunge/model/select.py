@@ -14,8 +14,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
-from expunge import distributed, launcher
 from expunge.errors import InputError
+from expunge.runs import distributed, launcher
 
 LORA_RANK = 32
 LORA_ALPHA = 32

@@ -9,16 +9,16 @@ import psutil
 import torch
 
 from expunge.data.rows import Row
-from expunge.distributed import Runtime
-from expunge.loop import Training
+from expunge.loop.training import Training
 from expunge.model import load
 from expunge.model.load import DTYPES
 from expunge.model.select import free_memory
+from expunge.model.trace import Curve
 from expunge.planning import memory, workload
 from expunge.planning.memory import Builder, Memory, Setting
 from expunge.planning.speed import calibrate
-from expunge.planning.trace import Curve
 from expunge.planning.workload import Rows, Shape, Workload
+from expunge.runs.distributed import Runtime
 
 CONTEXTS = (512, 256, 128)
 

@@ -12,12 +12,9 @@ from typing import Any
 import torch
 
 from expunge.model.select import choose
-from expunge.planning.trace import Blueprint, Stack, blueprint
+from expunge.model.trace import MOMENTS, SINGLE, Blueprint, Stack, blueprint
 from expunge.planning.workload import Shape, Workload, largest
 from expunge.reference.cache import EXACT_UP_TO, KEPT
-
-SINGLE = 4  # bytes of a float32
-MOMENTS = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from expunge.distributed import Runtime
-from expunge.loop import BETAS
+from expunge.loop.steps import BETAS
 from expunge.model import generation
 from expunge.model.select import select
-from expunge.planning.trace import counter, with_layers
+from expunge.model.trace import counter, with_layers
+from expunge.runs.distributed import Runtime
 
 LARGEST = 12_000_000  # parameters of the timed piece
 VOCABULARY = 4096

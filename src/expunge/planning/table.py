@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from expunge.config import Unlearn
+from expunge.config.commands import Unlearn
 from expunge.planning.estimate import Cost, Estimate, Fit
 
 DEFAULT = Unlearn().method

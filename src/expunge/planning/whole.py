@@ -6,14 +6,16 @@ from typing import Any
 import torch
 
 from expunge import registry
-from expunge.config import Plan, Unlearn, build, read_yaml
-from expunge.distributed import Runtime
+from expunge.config.commands import Plan, Unlearn
+from expunge.config.options import build
+from expunge.config.recipes import read_yaml
 from expunge.errors import InputError
-from expunge.evaluation.retrained import rendered_without
-from expunge.loop import Training
+from expunge.loop.training import Training
+from expunge.loop.twins import rendered_without
 from expunge.planning.estimate import Estimate, Estimator
 from expunge.planning.table import gib
 from expunge.planning.workload import Rows
+from expunge.runs.distributed import Runtime
 
 DEFAULT = Unlearn().method
 

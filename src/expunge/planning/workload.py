@@ -12,22 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from expunge.assemble import MOST_PROBED
 from expunge.benchmark import Generating
-from expunge.checked import Checked, benchmark_of
-from expunge.curvature_refresh import rows_of
 from expunge.data.batches import Stream, by_length
 from expunge.data.rows import Row
 from expunge.data.tokens import JOINS, Rendering, Window, encode, prompt_ids
-from expunge.descent import CHECKS, LOOKS, PROBE_STEPS
-from expunge.distributed import Runtime
 from expunge.evaluation.evidence import ROOM
-from expunge.loop import Training
+from expunge.influence.refresh import rows_of
+from expunge.intake.assembly import MOST_PROBED
+from expunge.intake.sets import Checked, benchmark_of
+from expunge.loop.descent import CHECKS, LOOKS, PROBE_STEPS
+from expunge.loop.proposals import ACCEPTANCE, USUAL_MEASUREMENTS
+from expunge.loop.training import Training
+from expunge.loop.watch import MOST_WATCHED
 from expunge.method import LossPhase, ProposalPhase, State, flattened
 from expunge.model import generation
 from expunge.problem import Problem, Split, divided
-from expunge.propose import ACCEPTANCE, USUAL_MEASUREMENTS
-from expunge.watch import MOST_WATCHED
+from expunge.runs.distributed import Runtime
 
 MOST_DRAWN = 24  # steps that are drawn to find the mean step
 REPLAY_BATCH = 128

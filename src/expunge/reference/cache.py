@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expunge import distributed
 from expunge.data.batches import Batch
 from expunge.model.losses import kept_kl, nll, per_window, read_targets, target_ids, target_nll, window_means
 from expunge.problem import Problem, Split
+from expunge.runs import distributed
 
 KEPT = 256
 EXACT_UP_TO = 1024

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from expunge import distributed
 from expunge.data.rows import Row
 from expunge.data.tokens import Window
 from expunge.model import generation
 from expunge.problem import Problem, Split
-from expunge.progress import bar
+from expunge.runs import distributed
+from expunge.runs.progress import bar
 
 SHARED_TOKENS = 8
 LONGEST_OPENING = 4

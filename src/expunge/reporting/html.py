@@ -7,9 +7,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from expunge.files.visible import visible
 from expunge.reporting import benchmark, plots, provenance, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED
-from expunge.visible import visible
 
 Record = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from expunge.files.visible import visible
 from expunge.reporting import benchmark, provenance, tables
-from expunge.visible import visible
 
 Record = Mapping[str, Any]
 # Everything that could start an element of GitHub Markdown within a line; an underscore only at the edge of a word.

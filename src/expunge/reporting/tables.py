@@ -11,16 +11,7 @@ from typing import Any
 
 from expunge.errors import InputError
 from expunge.reporting import readings
-from expunge.reporting.words import (
-    METRICS,
-    MODELS,
-    NOT_MEASURED,
-    SETS,
-    Badge,
-    badge,
-    number,
-    yes_or_no,
-)
+from expunge.reporting.words import METRICS, MODELS, NOT_MEASURED, SETS, Badge, badge, number, yes_or_no
 
 Record = Mapping[str, Any]
 SCHEMA = 2

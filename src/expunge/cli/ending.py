@@ -1,0 +1,123 @@
+"""How a command ends, whatever ends it: exit code, one message, one line of JSON; for one process or several.
+
+0: finished, and the verdict passes; 1: failed; 2: wrong input; 3: finished, and the verdict does not pass, or a hash
+differs; 130: interrupted.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from expunge.errors import ExpungeError, Interrupted
+from expunge.files import plain_json
+from expunge.files.visible import in_a_line, visible
+from expunge.runs import launcher
+
+FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
+JSON = "--json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """How a command ended, and what `--json` says of it."""
+
+    code: int
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Command = Callable[[list[str]], Answer]
+Complain = Callable[[str], None]
+
+
+def told(arguments: list[str], command: Command) -> int:
+    """Runs the command, tells what there is to tell, and returns the exit code."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to one another, not to the user
+    if launcher.processes() > 1:
+        return _one_of_several(arguments, command)
+    return _told(arguments, command, _complain)
+
+
+def _told(arguments: list[str], command: Command, complain: Complain) -> int:
+    """The exit code of a command; with `--json`, what it came to is the one line on stdout."""
+    if JSON not in arguments:
+        return _answer(arguments, command, complain).code
+    arguments = [argument for argument in arguments if argument != JSON]
+    with contextlib.redirect_stdout(sys.stderr):
+        answer = _answer(arguments, command, complain)
+    named = {"command": arguments[0] if arguments else None, "exit_code": answer.code}
+    print(json.dumps(plain_json.plain(named | dict(answer.content))))
+    return answer.code
+
+
+def _answer(arguments: list[str], command: Command, complain: Complain) -> Answer:
+    """What one command comes to, whatever ends it; what a user can act on is one line, given to `complain`."""
+    try:
+        launcher.check(arguments[0] if arguments else "")
+        return command(arguments)
+    except ExpungeError as error:
+        complain(in_a_line(f"expunge: {error}"))
+        return Answer(error.exit_code, {"error": str(error)})
+    except KeyboardInterrupt:
+        complain("expunge: interrupted; nothing was written.")
+        return Answer(Interrupted.exit_code, {"error": "interrupted; nothing was written."})
+    except SystemExit as stop:
+        return Answer(int(stop.code or 0), {"error": "wrong flags"} if stop.code else {})
+    except OSError as error:
+        complain(in_a_line(f"expunge: {error.strerror}: {error.filename}"))
+        return Answer(FAILED, {"error": f"{error.strerror}: {error.filename}"})
+    except Exception as error:
+        complain(_unforeseen(error, shown="--show-rows" in arguments))
+        return Answer(FAILED, {"error": f"{type(error).__name__}, which nobody foresaw"})
+
+
+def _unforeseen(error: Exception, shown: bool) -> str:
+    """Where a failure that nobody foresaw came from; its words, which a library may have made of rows, if `shown`."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    words = visible(str(error)) if shown else "(its words may quote rows, so they are left out; --show-rows shows them)"
+    return f"Traceback (most recent call last):\n{places}expunge: nobody foresaw this: {type(error).__name__}: {words}"
+
+
+def _complain(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _one_of_several(arguments: list[str], command: Command) -> int:
+    """The same for one of several processes: the first of them prints; whichever fails first gives the one message.
+
+    A launcher ends all processes once one has ended with another code than 0, so they end together, or at once.
+    """
+    from expunge.runs import distributed
+
+    stderr = sys.stderr
+    if launcher.rank():
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    signal.signal(signal.SIGTERM, _terminate)
+    company = distributed.join()
+    failures: list[str] = []
+    try:
+        code = _told(arguments, command, failures.append)
+        if not failures:
+            distributed.leave()
+            return code
+    except _Terminated:
+        code = FAILED
+    if failures and company.speaks():
+        print(failures[0], file=stderr)
+    sys.stdout.flush()
+    stderr.flush()
+    os._exit(code)  # no tear-down, which could wait for the others
+
+
+class _Terminated(BaseException):
+    """The launcher ends this process, since another one failed; raised so that what was begun is cleared away."""
+
+
+def _terminate(*signalled: object) -> None:
+    raise _Terminated

@@ -1,0 +1,325 @@
+"""Methods x seeds on one problem, cell by cell: each cell is a whole unlearning, judged from the files it wrote.
+
+A finished cell is kept (numbers only, no text) below the cache folder, named by a hash of all that determines it:
+models, rows (keyed), rendering, method and options, seed, budget, versions, and the code that makes and judges it. So a
+comparison that was interrupted goes on where it stopped, and a change of code makes its cells again. A cell that
+crashes is a cell with an error; it is not kept, and the next run tries it again.
+"""
+
+import hashlib
+import json
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge import registry
+from expunge.benchmark import Circumstances
+from expunge.comparison import columns
+from expunge.config import commands, options, recipes
+from expunge.errors import ExpungeError, InputError
+from expunge.evaluation import divergence, evidence, verdict
+from expunge.files import code, hashing, plain_json
+from expunge.intake.assembly import Assembled, assemble, load_other
+from expunge.intake.sets import Checked, benchmark_of, check
+from expunge.loop import trial
+from expunge.loop.trial import add_samples
+from expunge.loop.watch import Outcome
+from expunge.model import load
+from expunge.problem import Problem
+from expunge.reporting import standings
+from expunge.runs import environment, workspace
+from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.peak import Peak
+from expunge.scoring.evidence import Evidence
+
+Say = Callable[[str], None]
+FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
+RESERVED = ("original", "retrained")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps."""
+
+    label: str
+    method: str
+    options: Any
+    budgeted: bool
+
+
+def variants(config: commands.Compare) -> list[Variant]:
+    """The methods of a comparison. Raises `InputError` for unknown names and options."""
+    given = config.variants or {}
+    if not isinstance(given, Mapping) or not all(isinstance(one, Mapping | None) for one in given.values()):
+        raise InputError("variants: expected names with options, such as `npo_low_beta: {method: npo, beta: 0.05}`.")
+    found = []
+    for label in dict.fromkeys(config.methods or tuple(given) or registry.names("methods")):
+        if label in RESERVED:
+            raise InputError(f"variants: {label!r} is the name of a line of its own. Choose another name.")
+        settings = dict(given.get(label) or {})
+        kind = registry.load("methods", str(settings.pop("method", label)))
+        own_steps = settings.pop("own_steps", False)
+        chosen = options.build(kind, settings, f"variants: {label}")
+        name = kind.__module__.rsplit(".", 1)[1]
+        found.append(Variant(str(label), name, chosen, bool(config.tokens and not own_steps)))
+    return found
+
+
+def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written.
+
+    Of a cell that was interrupted `checkpoints` hold what is needed to go on with it.
+    """
+    chosen = variants(config)
+    if not config.seeds:
+        raise InputError("--seeds: give at least one.")
+    twins = load.twins(config.retrained) if config.retrained else []
+    for kind in {variant.method for variant in chosen}:
+        checked = check(config, registry.load("methods", kind))
+    assembled = assemble(config, checked)
+    work = _Work(config, checked, assembled, twins, say, checkpoints)
+    cells = [work.cell("original", None, None)]
+    cells += [work.cell("retrained", place, None) for place in range(len(twins))]
+    cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
+    here, runtime = environment.environment(), assembled.problem.runtime
+    return {
+        "schema": standings.SCHEMA,
+        "kind": "comparison",
+        "created": here["created"],
+        "benchmark": config.benchmark,
+        "machine": f"{here['machine']}, {runtime.device}, {runtime.precision}",
+        "versions": here["versions"],
+        "config": recipes.resolved(config),
+        "counts": {name: len(split) for name, split in assembled.judged.items()},
+        "columns": columns.plain(cells),
+        "cells": cells,
+    }
+
+
+@dataclass(slots=True)
+class _Work:
+    """The problem of a comparison, and evidence of the models that cells are judged against, recorded when needed."""
+
+    config: commands.Compare
+    checked: Checked
+    assembled: Assembled
+    twins: list[str]
+    say: Say
+    checkpoints: Checkpoints
+    base: Any = None
+    known: dict[str, Evidence] = field(default_factory=dict)
+    kept: dict[str, divergence.Kept] | None = None
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        self.key = self._key()
+        add_samples(self.assembled)
+        self.assembled.problem = replace(self.assembled.problem, model=None)  # each cell loads its own
+
+    def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
+        """One cell, from the cache or made now; with an error in place of scores where making it failed."""
+        key = self._cell_key(label, seed, variant)
+        file = workspace.private(workspace.cache_folder() / "cells") / f"{key}.json"
+        name = label if seed is None else f"{label}, seed {seed}"
+        if file.is_file():
+            self.say(f"{name}: kept from an earlier run")
+            return dict(json.loads(file.read_text(encoding="utf-8"))) | {"model": label}
+        self.say(f"{name}: running")
+        try:
+            with Peak(self.assembled.problem.runtime.device) as peak:
+                made = self._judged(label, seed) if variant is None else self._unlearned(variant, int(seed or 0), key)
+        except Exception as error:  # a cell that crashes, for whatever reason, is a cell with an error
+            self.say(f"{name}: failed ({_in_a_line(error)})")
+            return _empty(label, seed) | {"error": _in_a_line(error)}
+        made = _empty(label, seed) | made | {"peak_memory_bytes": peak.bytes}
+        part = file.with_suffix(f".{os.getpid()}")  # two comparisons may make the same cell
+        plain_json.write_json(part, made)
+        part.rename(file)
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def _cell_key(self, label: str, seed: int | None, variant: Variant | None) -> str:
+        identity: list[Any] = [self.key, seed]
+        if variant is None:
+            identity += [label]
+        else:
+            method = Path(__file__).parent / "methods" / f"{variant.method}.py"
+            budget = self.config.tokens if variant.budgeted else None
+            identity += [variant.method, asdict(variant.options), budget, hashing.file_hash([method])]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+    def _judged(self, label: str, place: int | None) -> dict[str, Any]:
+        """A model that is only judged: the original, or a twin."""
+        clock = environment.Clock()
+        with clock.stage("evaluate"):
+            found = (
+                self._reference(label)
+                if not place
+                else self._record(load_other(self.config, self.twins[place], self.assembled, torch.float32))
+            )
+        return self._read(found) | {"seconds": sum(clock.seconds.values())}
+
+    def _unlearned(self, variant: Variant, seed: int, key: str) -> dict[str, Any]:
+        clock = environment.Clock()
+        config = commands.Unlearn(**_shared(self.config), method=variant.method, options=variant.options, seed=seed)
+        if self.base is None:
+            self.base = trial.base_losses(config, self.assembled)
+        judging = self.config.generations != "answers"  # those do not show what a model still recites
+        original = self._reference("original") if judging else None
+        retrained = self._reference("retrained") if judging and self.twins else None
+        here = replace(self.assembled, problem=replace(self._original(), seed=seed))
+        tokens = self.config.tokens if variant.budgeted else None
+        checkpoints = self.checkpoints.below(key)
+        with workspace.temporary("cell") as folder:
+            log: list[Any] = []
+            done = trial.run(config, here, self.base, folder, log.append, self.say, clock, tokens, checkpoints)
+            with clock.stage("evaluate"):
+                found = self._record(done.delivered.problem)
+        checkpoints.clear()
+        outcome = done.outcome
+        return self._read(found, judge=True) | {
+            "settings": _settings(variant, outcome, tokens, done.subspace.name),
+            "options": asdict(variant.options),
+            "stopped": outcome.stopped,
+            "steps": outcome.steps,
+            "tokens": outcome.tokens,
+            "seconds": sum(clock.seconds.values()),
+            "unlearn_seconds": clock.seconds["unlearn"],
+            "verdict": self._verdict(original, found, retrained),
+            "history": outcome.history,
+            "proposals": [_figures(proposal) for proposal in outcome.proposals],
+            "sophia": outcome.notes.get("sophia", []),
+        }
+
+    def _verdict(self, original: Evidence | None, found: Evidence, retrained: Evidence | None) -> dict[str, Any] | None:
+        """None without the original's evidence."""
+        if original is None:
+            return None
+        judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
+        reasons = [*judged.forget_reasons, *judged.rest_reasons]
+        return {"forget": judged.forget, "rest": judged.rest, "reasons": reasons}
+
+    def _reference(self, label: str) -> Evidence:
+        """Evidence of the original or of the first twin, recorded once."""
+        name = f"{self.key[:12]}-{label}"
+        if label not in self.known and (kept := self.checkpoints.load(name)):
+            self.known[label] = kept
+        if label not in self.known:
+            other = self._original() if label == "original" else self._other(self.twins[0])
+            if label == "original" and self.kept is None:
+                self.kept = divergence.keep(other, self.assembled.judged)
+            self.known[label] = self._record(other)
+            self.checkpoints.save(name, self.known[label])
+        return self.known[label]
+
+    def _original(self) -> Problem:
+        return load_other(self.config, str(self.config.model), self.assembled, self.assembled.dtype)
+
+    def _other(self, path: str) -> Problem:
+        return load_other(self.config, path, self.assembled, torch.float32)
+
+    def _record(self, problem: Problem) -> Evidence:
+        generating = benchmark_of(self.config).generating
+        if self.config.generations != "benchmark":
+            generating = replace(generating, tokens=None)
+        if self.config.generations == "answers":
+            generating = replace(generating, kinds=("answer",))
+        if self.kept is None:
+            self.kept = divergence.keep(self._original(), self.assembled.judged)
+        return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept)
+
+    def _read(self, found: Evidence, judge: bool = False) -> dict[str, Any]:
+        """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""
+        scores, rows = columns.read_off(found)
+        benchmark = benchmark_of(self.config)
+        around = Circumstances(
+            holdout=self.checked.comparison == "holdout", ended=self.assembled.problem.rendering.end_documents
+        )
+        official = benchmark.official(found, around) if self.config.generations == "benchmark" else None
+        if official is None:
+            return {"scores": scores, "rows": rows}
+        names, more = columns.read_official(official)
+        flags = []
+        if judge:
+            twin = benchmark.official(self._reference("retrained"), around) if self.twins else None
+            original = benchmark.official(self._reference("original"), around)
+            flags = benchmark.flags(official, original, [twin] if twin else [])
+        behind = {name: [float(value) for value in values] for name, values in benchmark.behind(found, around).items()}
+        return {"scores": scores | more, "rows": rows | behind, "official": names, "flags": flags}
+
+    def _key(self) -> str:
+        """Hash of what all cells share."""
+        models = {role: load.identity(path) for role in ("model", "base") if (path := getattr(self.config, role))}
+        models |= {f"retrained {place}": load.identity(path) for place, path in enumerate(self.twins)}
+        contents = {
+            name: [(row.kind, *row.content, row.task) for row in rows]
+            for name, rows in sorted(self.checked.parts.items())
+        }
+        identity = {
+            "models": models,
+            "rows": hashing.keyed_hash([json.dumps(contents)], hashing.key()),
+            "rendering": asdict(self.assembled.problem.rendering),
+            "subspace": self.config.subspace,
+            "dtype": self.config.dtype,
+            "benchmark": [self.config.benchmark, self.config.generations],
+            "seed": self.config.seed,
+            "device": str(self.assembled.problem.runtime.device),
+            "code": hashing.file_hash(_code()),
+            "versions": environment.environment()["versions"],
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _code() -> list[Path]:
+    """What makes and judges a cell; a method is part of the keys of its own cells alone."""
+    return code.made_by("comparison.cells", *(name for name in registry.CATALOGUES if name != "methods"))
+
+
+def _shared(config: commands.Compare) -> dict[str, Any]:
+    """What a cell's configuration takes over: all fields that `compare` and `unlearn` have in common."""
+    names = {one.name for one in fields(commands.Unlearn)} - {"seed", "output", "config", "retrained"}
+    return {one.name: getattr(config, one.name) for one in fields(config) if one.name in names}
+
+
+def _in_a_line(error: Exception) -> str:
+    """What went wrong. Messages of unforeseen errors may hold text of rows, so only their place is named."""
+    if isinstance(error, FORESEEN):
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(place.filename).name}, line {place.lineno}"
+
+
+def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: str) -> str:
+    rate = f"learning rate {outcome.learning_rate:.2g}" + (" (its probe's)" if outcome.probe else "")
+    if outcome.proposals:
+        taken = [f"{proposal['step']:.2g}" for proposal in outcome.proposals if proposal["step"] is not None]
+        proposed = f"{len(taken)} of {len(outcome.proposals)} proposed steps ({', '.join(taken) or 'none'})"
+        rate = f"{proposed}, {rate}" if outcome.learning_rate else proposed
+    budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
+    return f"{variant.method}, {rate}, {budget}, subspace {subspace}"
+
+
+def _figures(proposal: Mapping[str, Any]) -> dict[str, Any]:
+    """A proposal with our own words for phase, rule and refusal; of its notes only the numbers."""
+    numbers = {name: value for name, value in proposal["notes"].items() if isinstance(value, int | float)}
+    return {**proposal, "notes": numbers}
+
+
+def _empty(label: str, seed: int | None) -> dict[str, Any]:
+    nothing = ("error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens", "verdict")
+    head: dict[str, Any] = {
+        "model": label,
+        "seed": seed,
+        "settings": "",
+        "flags": [],
+        "official": {},
+        "scores": {},
+        "rows": {},
+        "proposals": [],
+        "sophia": [],
+    }
+    return head | dict.fromkeys(nothing)

@@ -1,0 +1,161 @@
+"""Configurations: frozen dataclasses whose fields are the flags. Default < YAML recipe < flag; unknown keys refused.
+
+Imports nothing heavy, so that `--help` answers at once.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
+HUB = "hub:"  # what the name of a hub data set starts with
+MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
+ROWS = ("forget", "retain", "holdout", "train")
+EARLIER = "earlier"
+PATHS = (*ROWS, "train_config", "output", *MODELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Model, rows and how rows become tokens: what every command that reads rows takes."""
+
+    model: Folder = None
+    """Folder or hub name of the causal language model, or folder of a PEFT adapter (LoRA)."""
+    adapter_base: Folder = None
+    """Base of adapters, in place of the one that their adapter_config.json names."""
+    forget: FilePath = None
+    """Rows to remove (JSONL, JSON, CSV, Parquet, a datasets folder or hub:owner/name:split)."""
+    retain: FilePath = None
+    """Rows to keep: as many as you can of what was trained in."""
+    holdout: FilePath = None
+    """Rows of the same kind that the model never saw: half set the targets, half judge."""
+    base: Folder = None
+    """The model before its fine-tuning."""
+    train: FilePath = None
+    """All rows of the fine-tuning, the forget rows among them."""
+    retrained: Folder = None
+    """A model trained without the forget rows, to compare with."""
+    data: Folder = None
+    """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
+    benchmark: str = "rows"
+    """Entry of the benchmarks catalogue: how rows are read and scored."""
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no"
+    """Measure MMLU for the benchmark's final score (pip install "expunge[mmlu]"; slow without a GPU)."""
+    config: FilePath = None
+    """A YAML recipe, or the name of a shipped one (expunge list recipes); flags go over it."""
+    join: Literal["auto", "space", "newline", "nothing"] = "auto"
+    """What stands between prompt and completion; auto: what the original expects."""
+    chat_template: bool = False
+    """Render prompt and completion with the tokenizer's chat template, as conversations always are."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """Tokens that count in prompt + completion rows."""
+    context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
+    """Longest window in tokens; longer rows are cut into windows."""
+    batch_tokens: int | Literal["auto"] = "auto"
+    """Most tokens, padding included, that go through the model at a time; auto: what memory holds. Results stay."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    show_rows: bool = False
+    """Show row text, names and generations in reports (redacted by default)."""
+    allow_pickle: bool = False
+    """Load weights stored as pickle, which can run code."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+    restart: bool = False
+    """Throw away what an interrupted run of this output left, and begin anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlearn(Inputs):
+    """Removes the forget rows from the model and reports how far that worked."""
+
+    subspace: str = "auto"
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
+    method: str = "loss_matching"
+    """Entry of the methods catalogue (expunge list methods)."""
+    options: Any = None
+    """The method's own options."""
+    output: Folder = None
+    """Folder to write; must not exist."""
+    save: Literal["auto", "merged", "adapter"] = "auto"
+    """Whole model, or the adapter alone (of an adapter, or with --subspace lora); auto: what the input is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the written weights; auto: that of the input."""
+    force: bool = False
+    """Go on although the rows are not in the model, by the audit or because an earlier run served them."""
+    earlier: tuple[str, ...] = ()
+    """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Inputs):
+    """Runs methods with several seeds on one problem and compares them with one another and with retrained models."""
+
+    subspace: str = "auto"
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
+    methods: tuple[str, ...] = ()
+    """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each method."""
+    variants: Annotated[Any, tyro.conf.Suppress] = None
+    """Names with a method's options (in the recipe): {name: {method: npo, beta: 0.05, own_steps: true}}."""
+    generations: Literal["benchmark", "short", "answers"] = "benchmark"
+    """short: a few tokens beyond each reference, without the benchmark's official scores, much faster; answers: short,
+    for questions only, so without verdicts, faster still."""
+    tokens: int | None = None
+    """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
+    output: Folder = None
+    """Folder to write tables, plot and page to; must not exist."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the weights that are judged; auto: that of the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Unlearn):
+    """Checks the data and shows what a run would do and cost; takes the flags of unlearn."""
+
+    method: str = "all"
+    """Entry of the methods catalogue to plan for, or all."""
+    train_config: FilePath = None
+    """How retraining would train (YAML, as for retrain); without it, the defaults."""
+    memory: float = 24.0
+    """GiB of memory that a run should fit into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain(Inputs):
+    """Trains the retrained twin: from the base, on the training rows without the forget rows."""
+
+    train_config: FilePath = None
+    """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
+    earlier: tuple[str, ...] = ()
+    """Files of rows that earlier requests removed: left out of the training as the forget rows are."""
+    seeds: int = 1
+    """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
+    output: Folder = None
+    """Folder to write; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Inputs):
+    """Judges an unlearned model on the user's own rows, against the original and a retrained model."""
+
+    unlearned: Folder = None
+    """The model to judge."""
+    earlier: tuple[str, ...] = ()
+    """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
+    output: Folder = None
+    """Folder to write the record and the report to; must not exist."""

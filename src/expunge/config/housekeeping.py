@@ -1,0 +1,74 @@
+"""Configurations of the commands that read no rows of the user: the demo, lists, and care of what was left."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from expunge.config.commands import FilePath, Folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Writes the report of a record again."""
+
+    record: str
+    """record.json, or the output folder that holds it."""
+    output: str
+    """Folder to write report.html and report.md to; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Makes every hash of a record again and says what differs: expunge record verify OUT."""
+
+    action: tyro.conf.Positional[Literal["verify"]] = "verify"
+    """What to do with the record."""
+    output: tyro.conf.Positional[str] = tyro.MISSING
+    """The output folder, or its record.json."""
+    model: Folder = None
+    """Where the original lies now, if not where the record says; the same holds for all below."""
+    base: Folder = None
+    """The model before its fine-tuning."""
+    retrained: Folder = None
+    """The retrained model."""
+    unlearned: Folder = None
+    """The model that was judged (a record of evaluate)."""
+    forget: FilePath = None
+    """The rows to remove."""
+    retain: FilePath = None
+    """The rows to keep."""
+    holdout: FilePath = None
+    """The rows that the model never saw."""
+    train: FilePath = None
+    """All rows of the fine-tuning."""
+    earlier: tuple[str, ...] = ()
+    """Rows of earlier requests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Makes a small model that has memorised fictional people, removes some, and reports."""
+
+    output: str = "expunge-demo"
+    """Folder to write; an earlier demo's run there is kept, and a new one gets a number."""
+    seed: int = 0
+    """Seed of people, models and unlearning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """Lists the entries of a catalogue, or the shipped recipes."""
+
+    catalogue: str = ""
+    """methods, curvatures, metrics, benchmarks or recipes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purge:
+    """Removes what interrupted runs left, and the caches; never an output."""
+
+    yes: bool = False
+    """Do not ask."""
+    keep_caches: bool = False
+    """Remove only what interrupted runs left."""

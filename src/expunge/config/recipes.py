@@ -1,0 +1,108 @@
+"""Recipes: YAML to configurations and back, and where the paths in them lead."""
+
+import dataclasses
+import os
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expunge import registry
+from expunge.config import shipped
+from expunge.config.commands import EARLIER, HUB, MODELS, PATHS, ROWS
+from expunge.errors import InputError
+from expunge.files import reading, strict_yaml
+
+DATA_ROOT = "EXPUNGE_DATA"
+UNRECORDED = ("config", "restart")  # the resolved configuration is without them
+
+
+def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
+    """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
+
+    Relative paths in a recipe resolve against the recipe (see `shipped.find` for a shipped one), unless a data root is
+    given (by `root`, the recipe itself or the environment), which then holds the files of rows.
+    """
+    content = read_yaml(path)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in content:
+        if key not in known:
+            raise InputError(f"{path}: unknown key {reprlib.repr(str(key))}{registry.suggestion(str(key), known)}")
+    recipe = shipped.find(path)
+    root = root or content.get("data") or os.environ.get(DATA_ROOT)
+    resolved = dict(content)
+    if isinstance(content.get("data"), str):
+        resolved["data"] = str(recipe.beside(content["data"]))
+
+    def place(key: str, value: Any) -> Any:
+        if isinstance(value, str):
+            reading.check_name(value, f"{path}: {key}")
+        if not isinstance(value, str) or (root and key in (*ROWS, EARLIER)):
+            return value
+        beside = recipe.beside(value)
+        is_name = (key in MODELS and not value.startswith(".")) or (key in (*ROWS, EARLIER) and value.startswith(HUB))
+        return value if is_name and not beside.exists() else str(beside)
+
+    resolved |= {key: place(key, content[key]) for key in PATHS if key in content}
+    if isinstance(content.get(EARLIER), list):
+        resolved[EARLIER] = [place(EARLIER, value) for value in content[EARLIER]]
+    return resolved
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping, from a file or a shipped recipe's name. Raises `InputError`."""
+    file = shipped.find(path).file
+    content = strict_yaml.parse(reading.read_text(file, "the recipe"), str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys and values, found {type(content).__name__}. Write `key: value` lines.")
+    return content
+
+
+def data_path(inputs: Any, role: str) -> str | None:
+    """The path of a file of rows, below the data root where one is given and the path is relative."""
+    return _below_root(inputs, getattr(inputs, role))
+
+
+def earlier_paths(inputs: Any) -> list[str]:
+    """The files of rows of earlier requests, placed as `data_path` places the others; none for some commands."""
+    return [str(_below_root(inputs, path)) for path in getattr(inputs, EARLIER, ())]
+
+
+def _below_root(inputs: Any, value: str | None) -> str | None:
+    root = inputs.data or os.environ.get(DATA_ROOT)
+    if value is None or root is None or Path(value).is_absolute():
+        return value
+    below = Path(root) / value
+    return value if value.startswith(HUB) and not below.exists() else str(below)
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """The configuration as plain values, which replays the run when given as a recipe."""
+    plain = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in UNRECORDED and value is not None
+    }
+    for role in ROWS:
+        if role in plain:
+            plain[role] = _in_full(data_path(config, role) or "")
+    if EARLIER in plain:
+        plain[EARLIER] = tuple(_in_full(path) for path in earlier_paths(config))
+    for role in (*MODELS, "train_config"):
+        if role in plain and Path(plain[role]).exists():
+            plain[role] = str(Path(plain[role]).absolute())
+    if "output" in plain:
+        plain["output"] = str(Path(plain["output"]).absolute())
+    plain.pop("data", None)
+    return plain
+
+
+def _in_full(path: str) -> str:
+    return path if path.startswith(HUB) and not Path(path).exists() else str(Path(path).absolute())
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """A recipe that `--config` reads back."""
+    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))

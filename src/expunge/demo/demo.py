@@ -1,0 +1,82 @@
+"""The demo: a small model that memorised fictional people, some of whom are removed. Downloads nothing.
+
+Its people are fictional, so its report shows rows. A finished run is cached by seed and all code, so that the same demo
+a second time shows the same output at once.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from expunge.config import commands, housekeeping
+from expunge.demo.models import cached_models
+from expunge.files import hashing
+from expunge.model.save import atomic_folder
+from expunge.records import record
+from expunge.records.run import Run
+from expunge.runs.workspace import cache_folder
+
+QUESTIONS = 3
+Say = Callable[[str], None]
+Unlearn = Callable[[commands.Unlearn, Say], Run]
+
+
+def run(config: housekeeping.Demo, unlearn: Unlearn, say: Say = lambda line: None) -> Run:
+    """Makes the models (or takes them from the cache), unlearns, judges, and shows three questions before and after."""
+    output = _free(Path(config.output))
+    kept = cache_folder() / f"demo-run-{config.seed}-{hashing.code_hash()}"
+    if kept.is_dir():
+        say(f"the same demo was run before; its output is taken from the cache (remove {kept} to run it again)")
+        with atomic_folder(output) as folder:
+            shutil.copytree(kept / "output", folder, dirs_exist_ok=True)
+        texts = json.loads((kept / "texts.json").read_text(encoding="utf-8"))
+        return _show(Run(output, record.read(output), texts), say)
+    finished = _run(config, unlearn, output, say)
+    with atomic_folder(kept) as folder:
+        shutil.copytree(output, folder / "output")
+        (folder / "texts.json").write_text(json.dumps(finished.texts), encoding="utf-8")
+    return _show(finished, say)
+
+
+def _run(config: housekeeping.Demo, unlearn: Unlearn, output: Path, say: Say) -> Run:
+    models = cached_models(config.seed, say)
+    settings = commands.Unlearn(
+        model=str(models / "original"),
+        base=str(models / "base"),
+        retrained=str(models / "retrained"),
+        forget=str(models / "forget.jsonl"),
+        retain=str(models / "retain.jsonl"),
+        holdout=str(models / "holdout.jsonl"),
+        train=str(models / "train.jsonl"),
+        output=str(output),
+        seed=config.seed,
+        show_rows=True,
+    )
+    return unlearn(settings, say)
+
+
+def _show(finished: Run, say: Say) -> Run:
+    """The verdict, three questions before and after, and the report's path last."""
+    for line in (f"verdict: {finished.sentence}", *_before_and_after(finished), str(finished.report)):
+        say(line)
+    return finished
+
+
+def _free(output: Path) -> Path:
+    """The output folder, numbered where an earlier demo's lies there."""
+    number, free = 2, output
+    while free.exists():
+        number, free = number + 1, output.with_name(f"{output.name}-{number}")
+    return free
+
+
+def _before_and_after(finished: Run) -> list[str]:
+    """Three questions about removed people, with the answers of the original and of the unlearned model."""
+    lines = []
+    answers = [name for name, text in finished.texts.items() if text["prompt"]]
+    for name in answers[:: max(1, len(answers) // QUESTIONS)][:QUESTIONS]:
+        text = finished.texts[name]
+        lines += [f"Q: {text['prompt']}", f"   before: {text['generated']['original']}"]
+        lines += [f"   after:  {text['generated']['unlearned']}"]
+    return lines

@@ -1,0 +1,219 @@
+"""Directions made of a forget gradient, a noise and a curvature: what second-order methods propose, and its figures.
+
+Below the methods, since several share it. Removing the forget rows from an optimum of the full loss is, to second
+order, theta + C^-1 g with C the curvature of the retain loss and g the *ascent* direction of the forget loss (see
+`tests/curvatures/test_removal.py`, where this equals retraining). It is also the direction that raises the forget loss
+most for a given retain KL, d' C d / 2.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from expunge import registry
+from expunge.config.options import build, check_values
+from expunge.curvature import Curvature, CurvatureState, Damping, Vector, cosine, damping_for, inner
+from expunge.errors import InputError, NumericalError
+from expunge.files import strict_yaml
+from expunge.gradients.cotangents import mixed
+from expunge.gradients.summed import divergence_gradient, mean_gradient
+from expunge.method import Proposal, State
+from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
+from expunge.problem import Problem, Split
+from expunge.reference.cache import KeptDistributions, row_losses
+
+Step = Literal["budget", "line_search", "targets", "fixed"]
+TO_TARGETS = ("line_search", "targets")
+
+
+class Stepping(Protocol):
+    """Options of a method that proposes by a curvature."""
+
+    @property
+    def curvature(self) -> str: ...
+    @property
+    def curvature_options(self) -> Any: ...
+    @property
+    def damping(self) -> float: ...
+    @property
+    def absolute_damping(self) -> float | None: ...
+
+    @property
+    def step(self) -> Step: ...
+    @property
+    def budget(self) -> float: ...
+    @property
+    def step_size(self) -> float | None: ...
+
+
+def check(options: Stepping) -> None:
+    """What can be known of the options without a model: numbers, the curvature and its options, the rule for the step.
+
+    Raises `InputError`. Called on construction, so that wrong options are answered before any model is loaded.
+    """
+    check_values(options)
+    curvature_of(options.curvature, options.curvature_options)
+    rule(options)
+
+
+def rule(options: Stepping, share: float = 1.0) -> StepRule:
+    """The rule for the step; `share` of the budget, which is counted from the original. Raises `InputError`."""
+    if options.step == "fixed":
+        if options.step_size is None:
+            raise InputError("step fixed: give step_size, which multiplies the direction.")
+        return Fixed(step=options.step_size)
+    if options.step == "line_search":
+        return LineSearch()
+    if options.step == "targets":
+        return ToTargets(share=share)
+    return RetainBudget(budget=share * options.budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A curvature of the catalogue, fitted, and the damping that goes with it."""
+
+    name: str
+    curvature: Curvature
+    state: CurvatureState
+    damping: Damping
+
+    def solve(self, vector: Vector) -> dict[str, Tensor]:
+        """(C + damping)^-1 v."""
+        return self.curvature.solve(self.state, vector, self.damping.value)
+
+    def power(self, vector: Vector, exponent: float) -> dict[str, Tensor]:
+        """(C + damping)^exponent v."""
+        return self.curvature.power(self.state, vector, exponent, self.damping.value)
+
+    def bend(self, direction: Vector) -> float | None:
+        """d' C d, twice the forecast of the retain KL; None where this curvature makes no such forecast."""
+        if not self.curvature.forecasts:
+            return None
+        return inner(direction, self.curvature.matvec(self.state, direction))
+
+    def figures(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "curvature": self.name,
+            "labels": getattr(self.curvature, "labels", None),
+            "damping": self.damping.value,
+            "relative_damping": self.damping.relative,
+            "mean_curvature": self.state.mean,
+            "median_curvature": self.state.median,
+            "warning": self.damping.warning,
+            "examples": self.state.examples,
+            "tokens": self.state.tokens,
+            "parameters_alive": len(self.state.alive),
+        } | self.state.notes
+
+
+def carried_types() -> tuple[type[Any], ...]:
+    """Dataclasses that a `Fit` is made of, for checkpoints."""
+    curvatures = (registry.load("curvatures", name) for name in registry.names("curvatures"))
+    return (Fit, CurvatureState, Damping, *curvatures)
+
+
+def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
+    """An entry of the curvatures with options. Raises `InputError` for unknown names, keys and values.
+
+    Values that are texts are read as YAML: the command line, which does not know the keys, has nothing but texts.
+    """
+    if not isinstance(options, Mapping | None):
+        raise InputError(
+            f"options of curvature {name}: expected keys and values ({{labels: data}}), found {type(options).__name__}."
+        )
+    source = f"curvature {name}"
+    values = {
+        key: strict_yaml.parse(value, source) if isinstance(value, str) else value
+        for key, value in (options or {}).items()
+    }
+    made: Curvature = build(registry.load("curvatures", name), values, source)
+    return made
+
+
+def fit(problem: Problem, options: Stepping) -> Fit:
+    """Fits the curvature that the options name, at the current weights, on the rows of the "curvature" split.
+
+    Raises `InputError` (layers without gradients, damping not above 0).
+    """
+    curvature = curvature_of(options.curvature, options.curvature_options)
+    state = curvature.init(problem, problem.splits["curvature"])
+    return Fit(options.curvature, curvature, state, damping_for(state, options.damping, options.absolute_damping))
+
+
+def ascent(problem: Problem, state: State, fitted: Fit, stop_at_targets: bool) -> Proposal:
+    """(C + damping)^-1 g, g the gradient of the mean loss of the forget rows: uphill on the forget loss.
+
+    With `stop_at_targets` and known targets, rows that cost their target or more are left out. Raises
+    `NumericalError` where no row is left or the gradient is not finite.
+    """
+    forget = problem.splits["forget"]
+    rows = None
+    if stop_at_targets and state.targets is not None:
+        below = row_losses(problem, problem.model, forget) < state.targets.cpu().double()
+        rows = below.nonzero()[:, 0].tolist()
+        if not rows:
+            raise NumericalError("every forget row is at its target")
+    gradient = mean_gradient(problem, forget, "row", rows)
+    if not all(torch.isfinite(part).all() for part in gradient.values()):
+        raise NumericalError("the gradient of the forget rows is not finite")
+    direction = fitted.solve(gradient)
+    used = len(forget.rows) if rows is None else len(rows)
+    return _proposal(problem, fitted, direction, gradient, {"forget_rows": used})
+
+
+def restoration(problem: Problem, fitted: Fit, splits: Sequence[tuple[Split, KeptDistributions]]) -> Proposal:
+    """-(C + damping)^-1 k, k the gradient of KL(original, current) per token on rows to keep: back to the original.
+
+    A direction up the forget loss is chosen at the original, where k vanishes; after a step it does not, and C says how
+    to undo what the retain rows feel of it. `splits` with the original's distributions on them.
+    """
+    gradient = divergence_gradient(problem, splits)
+    if not all(torch.isfinite(part).all() for part in gradient.values()):
+        raise NumericalError("the gradient of the retain KL is not finite")
+    direction = {name: -part for name, part in fitted.solve(gradient).items()}
+    return Proposal(
+        direction=direction,
+        retain_slope=inner(gradient, direction),
+        retain_bend=fitted.bend(direction),
+        notes=fitted.figures() | {"moving": len(direction)},
+    )
+
+
+def shaped_noise(problem: Problem, fitted: Fit, draw: int) -> Proposal:
+    """(C + damping)^(-1/4) n, n standard normal from the problem's seed and the number of the `draw`."""
+    generator = torch.Generator().manual_seed(mixed(problem.seed, draw))
+    noise = {
+        name: torch.randn(tensor.shape, generator=generator).to(
+            tensor.device, torch.promote_types(tensor.dtype, torch.float32)
+        )
+        for name, tensor in problem.movable.items()
+    }
+    alive = {name: part for name, part in noise.items() if name in fitted.state.alive}
+    direction = fitted.power(alive, -0.25)
+    return _proposal(problem, fitted, direction, mean_gradient(problem, problem.splits["forget"], "row"), {})
+
+
+def _proposal(
+    problem: Problem, fitted: Fit, direction: dict[str, Tensor], gradient: Vector, notes: Mapping[str, Any]
+) -> Proposal:
+    """The direction with its slopes and bend, and the cosines of forget and retain gradients."""
+    retain = mean_gradient(problem, problem.splits.get("retain", problem.splits["curvature"]), "token")
+    solved = fitted.solve(retain)
+    scale = (inner(retain, solved) * inner(gradient, fitted.solve(gradient))) ** 0.5
+    figures = {
+        "cosine": cosine(gradient, retain),
+        "cosine_in_metric": inner(gradient, solved) / scale if scale else 0.0,
+        "moving": len(direction),
+    }
+    return Proposal(
+        direction=direction,
+        forget_slope=inner(gradient, direction),
+        retain_slope=inner(retain, direction),
+        retain_bend=fitted.bend(direction),
+        notes=fitted.figures() | figures | dict(notes),
+    )

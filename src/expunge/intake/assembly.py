@@ -1,0 +1,155 @@
+"""From checked rows to a problem: the model is loaded, the rendering settled, every row encoded."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from expunge.config.commands import Inputs
+from expunge.data.portions import Portions
+from expunge.data.rows import Row
+from expunge.data.tokens import JOINS, Rendering, Window, encode
+from expunge.errors import InputError
+from expunge.intake.sets import Checked, check_kinds, trust
+from expunge.model import load, quantised
+from expunge.model.select import free_memory
+from expunge.problem import Problem, Split
+from expunge.reference.cache import row_losses
+from expunge.runs.distributed import Runtime
+
+MOST_PROBED = 64
+ENDING = 1.0  # nats: documents end with EOS where the original expects it there at least this well
+
+
+@dataclass(slots=True)
+class Assembled:
+    """A problem with its model loaded, the splits that only the evaluation sees, how the rows are rendered, and the
+    dtype that the model was loaded in."""
+
+    problem: Problem
+    judged: dict[str, Split]
+    joins: dict[str, float]
+    dtype: torch.dtype = torch.float32
+
+
+def assemble(inputs: Inputs, checked: Checked) -> Assembled:
+    """Loads tokenizer and model, settles the rendering, encodes all rows. Raises `InputError`."""
+    runtime = Runtime(inputs.device)
+    assert inputs.model is not None
+    tokenizer = load.load_tokenizer(inputs.model, trust(inputs))
+    if inputs.chat_template and not tokenizer.chat_template:
+        raise InputError(f"{inputs.model}: its tokenizer has no chat template. Drop --chat-template.")
+    config = load.load_config(inputs.model, trust(inputs))
+    check_kinds(inputs, quantised.scheme(config))  # of hub names this was not known before
+    rendering = Rendering(
+        join="space" if inputs.join == "auto" else inputs.join,
+        chat_template=inputs.chat_template,
+        loss_on=inputs.loss_on,
+        context=load.context_of(config, inputs.context),
+    )
+    encode(checked.forget, rendering, tokenizer)  # rows without a token to predict are refused before weights load
+    conversations = [row for rows in checked.parts.values() for row in rows if row.messages]
+    encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
+    dtype = _working_dtype(inputs, config, runtime)
+    model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
+    _check_vocabulary(inputs.model, model, tokenizer)
+    problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
+    joins: dict[str, float] = {}
+    rendering = _settle(problem, checked.forget, inputs, joins)
+    splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
+    seen = ("forget", "retain", "guard", "unseen", "counterfactual")
+    problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
+    judged = {name: split for name, split in splits.items() if name not in ("unseen", "counterfactual")}
+    return Assembled(problem, judged, joins, dtype)
+
+
+def _portions(inputs: Inputs) -> Portions:
+    """No limit until memory sets one, or the one that was given."""
+    return Portions() if inputs.batch_tokens == "auto" else Portions(tokens=inputs.batch_tokens, adapts=False)
+
+
+def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dtype) -> Problem:
+    """The problem around another model (base, unlearned, retrained). Raises `InputError` for a foreign vocabulary."""
+    problem = assembled.problem
+    model = load.load_model(path, dtype, problem.runtime.device, trust(inputs))
+    if model.config.vocab_size < len(problem.tokenizer):
+        raise InputError(f"{path}: its vocabulary is smaller than the tokenizer of {inputs.model}; another family?")
+    return replace(problem, model=model, adapter=False, movable={})
+
+
+def _check_vocabulary(path: str, model: Any, tokenizer: Any) -> None:
+    if model.config.vocab_size < len(tokenizer):
+        raise InputError(
+            f"{path}: its tokenizer has {len(tokenizer)} tokens and its embeddings {model.config.vocab_size} rows. "
+            "Give the tokenizer it was trained with; an adapter whose fine-tune added tokens must hold the embeddings."
+        )
+
+
+def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
+    """Number of parameters from a configuration alone; no weights are made."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def token_counts(checked: Checked, rendering: Rendering, tokenizer: Any) -> dict[str, dict[str, int]]:
+    """Rows, documents, answers, windows, tokens and merged duplicates per part, for plans and records."""
+    counts = {}
+    for name, rows in checked.parts.items():
+        windows = encode(rows, rendering, tokenizer)
+        documents = sum(row.kind == "document" for row in rows)
+        counts[name] = {
+            "rows": len(rows),
+            "documents": documents,
+            "answers": len(rows) - documents,
+            "windows": len(windows),
+            "tokens": sum(len(window.ids) for window in windows),
+            "duplicates": checked.sets[name].duplicates if name in checked.sets else 0,
+        }
+    return counts
+
+
+def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: Any) -> Split:
+    return Split(name, rows, tuple(encode(rows, rendering, tokenizer)))
+
+
+def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype:
+    """Float32 where it takes at most half of the free memory or full weights are to move, else the stored dtype."""
+    assert inputs.model is not None
+    given = load.adapter_of(inputs.model, trust(inputs))
+    if given and given.trains_whole_modules and not quantised.scheme(config):
+        return torch.float32  # whole modules move in float32, and pass it on to the layers around them
+    if getattr(inputs, "subspace", "auto") not in ("auto", "lora", "adapter"):
+        return torch.float32
+    need = 4 * count_parameters(config, inputs.trust_remote_code)
+    if need <= 0.5 * free_memory(runtime.device):
+        return torch.float32
+    return load.stored_dtype(inputs.model, trust(inputs))
+
+
+def _settle(problem: Problem, forget: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]) -> Rendering:
+    """The join and the end of documents that the original expects: those of the lowest loss on the forget rows."""
+    answers = tuple(row for row in forget if row.kind == "answer" and not row.messages)[:MOST_PROBED]
+    documents = tuple(row for row in forget if row.kind == "document")[:MOST_PROBED]
+    rendering = problem.rendering
+    if answers and inputs.join == "auto" and not inputs.chat_template:
+        for join in JOINS:
+            split = _split("forget", answers, replace(rendering, join=join), problem.tokenizer)
+            joins[join] = float(row_losses(problem, problem.model, split).mean())
+        rendering = replace(rendering, join=min(JOINS, key=lambda join: joins[join]))
+    if documents and problem.tokenizer.eos_token_id is not None:
+        rendering = replace(rendering, end_documents=_ending_loss(problem, documents, rendering) <= ENDING)
+    return rendering
+
+
+def _ending_loss(problem: Problem, documents: tuple[Row, ...], rendering: Rendering) -> float:
+    """Mean loss of EOS after the documents' last token, under the original."""
+    split = _split("forget", documents, replace(rendering, end_documents=True), problem.tokenizer)
+    ends = {window.row: _only_last(window) for window in split.windows}
+    return float(row_losses(problem, problem.model, Split("forget", documents, tuple(ends.values()))).mean())
+
+
+def _only_last(window: Window) -> Window:
+    """The window with its last token as its only target."""
+    return replace(window, counted=tuple(place == len(window.ids) - 1 for place in range(len(window.ids))))

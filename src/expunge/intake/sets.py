@@ -1,0 +1,190 @@
+"""From a configuration to checked rows.
+
+Every file that was named is read and checked, and the model folders are looked at, so that wrong input is answered
+before any model is loaded and before anything is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expunge import registry
+from expunge.benchmark import Benchmark
+from expunge.config.commands import EARLIER, Inputs
+from expunge.config.recipes import data_path, earlier_paths
+from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
+from expunge.data.splits import halve, recombine, set_guard_apart
+from expunge.errors import InputError
+from expunge.model import load
+from expunge.model.select import check_subspace
+
+FEWEST_PAIRS = 4
+SHORTEST_ECHO = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Rows by role after all checks, and the roles they fall into."""
+
+    sets: Mapping[str, RowSet]
+    parts: Mapping[str, tuple[Row, ...]]
+    comparison: str | None
+
+    @property
+    def forget(self) -> tuple[Row, ...]:
+        return self.sets["forget"].rows
+
+
+def trust(inputs: Inputs) -> load.Trust:
+    """What the user allowed by flag."""
+    return load.Trust(
+        pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code, adapter_base=inputs.adapter_base
+    )
+
+
+def benchmark_of(inputs: Inputs) -> Benchmark:
+    """The benchmark that says how rows are read, generated from and scored. Raises `InputError`."""
+    benchmark: Benchmark = registry.load("benchmarks", inputs.benchmark)()
+    return benchmark
+
+
+def check(inputs: Inputs, method: Any = None, weights: bool = True) -> Checked:
+    """Reads and checks all files of rows and model folders, and what the method (its class) needs of them.
+
+    A plan can do without the models' `weights`.
+
+    Raises `InputError`.
+    """
+    for role in ("model", "forget"):
+        if not getattr(inputs, role):
+            raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
+    for role in ("model", "base", "retrained"):
+        if path := getattr(inputs, role):
+            for one in load.twins(path) if role == "retrained" else [path]:
+                load.check(one, role, trust(inputs), weights)
+    assert inputs.model is not None
+    given = load.adapter_of(inputs.model, trust(inputs))
+    check_kinds(inputs, load.quantisation(given.base if given else inputs.model))
+    sets = read_sets(inputs)
+    parts = _parts(sets)
+    comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
+    if getattr(method, "needs_retain", False) and "retain" not in parts:
+        raise InputError(f"{inputs.forget}: this method needs rows to keep. Give --retain, or use another --method.")
+    _check_fewest(sets, len(parts.get("retain", ())), getattr(method, "fewest_retain", 0), inputs)
+    if getattr(method, "needs_targets", False) and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
+        raise InputError(
+            f"{sets['forget'].rows[0].file}: {len(sets['forget'])} row(s) and nothing that the model never saw, so "
+            "there is no target to lead them to. Give --holdout (rows of the same kind) or --base (the model before "
+            "its fine-tuning)."
+        )
+    return Checked(sets, parts, comparison)
+
+
+def _check_fewest(sets: Mapping[str, RowSet], count: int, fewest: int, inputs: Inputs) -> None:
+    """Raises `InputError` where a method divides the retain rows (the guard set apart) and there are too few."""
+    if count >= fewest:
+        return
+    file, given = (sets["retain"].rows[0].file, len(sets["retain"])) if "retain" in sets else (inputs.forget, 0)
+    apart = f" ({given - count} of {given} are set apart as guard)" if given > count else ""
+    raise InputError(
+        f"{file}: {count} row(s) to keep{apart}, and this method needs at least {fewest}: gradient, curvature and "
+        f"acceptance see different ones. Give {'more ' if given else ''}--retain rows, or use another --method."
+    )
+
+
+def check_kinds(inputs: Inputs, scheme: str | None) -> None:
+    """Raises `InputError` where what is to move or to be saved does not fit what the model is.
+
+    That is: adapter or whole, and the `scheme` that its weights (an adapter's base's) are quantised by, if any.
+    """
+    assert inputs.model is not None
+    given = load.adapter_of(inputs.model, trust(inputs))
+    asked, saved = getattr(inputs, "subspace", None), getattr(inputs, "save", None)
+    if asked:
+        check_subspace(asked, given is not None)
+    if asked and scheme and not given:
+        raise InputError(
+            f"{inputs.model}: its weights are quantised ({scheme}), so they cannot move. Give the unquantised model, "
+            "or an adapter over this one."
+        )
+    if saved == "adapter" and not given and asked != "lora":
+        raise InputError("--save adapter needs --subspace lora: full weights have no adapter.")
+    if saved == "merged" and given and scheme:
+        raise InputError(
+            f"--save merged: the base {given.base} is quantised ({scheme}), and merging would round what the adapter "
+            "holds. Leave --save out, or name the unquantised base with --adapter-base."
+        )
+
+
+def read_sets(inputs: Inputs) -> dict[str, RowSet]:
+    """Reads and cross-checks forget, retain, holdout, train and earlier rows, those that were given."""
+    sets: dict[str, RowSet] = {}
+    make_row = benchmark_of(inputs).make_row
+    for role in ("forget", "retain", "holdout", "train"):
+        if path := data_path(inputs, role):
+            sets[role] = read(path, role, make_row)
+    earlier = read_earlier(earlier_paths(inputs), make_row, sets.get("forget"))
+    sets |= {EARLIER: earlier} if len(earlier) else {}
+    for role in ("retain", "holdout"):
+        for gone in ("forget", EARLIER):
+            if role in sets and gone in sets:
+                check_disjoint(sets[gone], sets[role], role)
+    if "retain" in sets and "holdout" in sets:
+        check_disjoint(sets["retain"], sets["holdout"], "holdout")
+    if "train" in sets and "forget" in sets and not without(sets["train"], sets["forget"]):
+        raise InputError(
+            f"{sets['forget'].rows[0].file}: the forget rows are all there is in {sets['train'].rows[0].file}, so "
+            "nothing would be left to keep or to train a twin on. Give the rows to remove only."
+        )
+    if "train" in sets and "holdout" in sets:
+        check_disjoint(sets["holdout"], sets["train"], "train")
+    return sets
+
+
+def read_earlier(paths: Sequence[str], make_row: MakeRow | None, forget: RowSet | None) -> RowSet:
+    """The distinct rows of earlier requests that are not to be forgotten again by this one. Raises `InputError`."""
+    files = [read(path, EARLIER, make_row) for path in paths]
+    distinct: dict[tuple[str, ...], Row] = {}
+    for row in (row for file in files for row in file.rows):
+        distinct.setdefault(row.content, row)
+    again = {row.content for row in forget.rows} if forget else set()
+    return RowSet(tuple(row for row in distinct.values() if row.content not in again))
+
+
+def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
+    parts = {"forget": sets["forget"].rows}
+    if "retain" in sets:
+        retain = set_guard_apart(sets["retain"].rows)
+        parts["retain"], parts["guard"] = retain.seen, retain.unseen
+    if "holdout" in sets:
+        halves = halve(sets["holdout"].rows)
+        parts["unseen"], parts["judging"] = halves.seen, halves.unseen
+    else:
+        pairs = recombine(sets["forget"].rows, parts.get("retain", ()))
+        if len(pairs) >= FEWEST_PAIRS:
+            halves = halve(pairs)
+            parts["counterfactual"], parts["judging"] = halves.seen, halves.unseen
+    if "train" in sets:
+        given = {row.content for name in ("forget", "retain", EARLIER) if name in sets for row in sets[name].rows}
+        parts["collateral"] = tuple(row for row in sets["train"].rows if row.content not in given)
+    if EARLIER in sets:
+        parts[EARLIER] = sets[EARLIER].rows
+    return {name: rows for name, rows in parts.items() if rows}
+
+
+def echoed(checked: Checked) -> list[str]:
+    """Names of forget rows whose answers (any of six characters or more) stand in a retain row, which keeps them."""
+    kept = [f"{row.prompt}\n{row.completion}".casefold() for row in checked.parts.get("retain", ())]
+    names = [
+        row.name
+        for row in checked.forget
+        for answer in _answers(row)
+        if len(answer) >= SHORTEST_ECHO and any(answer in text for text in kept)
+    ]
+    return list(dict.fromkeys(names))
+
+
+def _answers(row: Row) -> list[str]:
+    """What is answered in a row: its completion, every turn of the assistant, nothing of a document."""
+    turns = row.messages or ((("assistant", row.completion),) if row.kind == "answer" else ())
+    return [text.strip().strip(".").casefold() for role, text in turns if role == "assistant"]

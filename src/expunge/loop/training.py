@@ -1,0 +1,119 @@
+"""Plain training: a fine-tune, or its retrained twin."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel
+
+from expunge.data.batches import Batch, Stream
+from expunge.data.portions import Portions
+from expunge.data.rows import Row
+from expunge.data.tokens import Rendering, encode
+from expunge.loop.steps import Descent, held, linear, minimise, optimiser_of, take_up
+from expunge.method import Terms
+from expunge.model.losses import target_nll
+from expunge.model.recompute import allow
+from expunge.model.select import select
+from expunge.problem import Problem, Split
+from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.distributed import Runtime
+from expunge.runs.progress import bar
+
+TRAINING = "training"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Settings of plain training (a fine-tune, or its retrained twin): what `--train-config` holds."""
+
+    epochs: int = 3
+    """Passes over the training rows."""
+    learning_rate: float = 2e-5
+    """Peak learning rate of AdamW."""
+    batch_rows: int = 16
+    """Windows a step."""
+    warmup_share: float = 0.05
+    """Share of the steps spent warming up."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    subspace: str = "full"
+    """Which parameters move: full, lora, a pattern, or adapter (a new one like that of an original that is one)."""
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    rendering: Rendering,
+    training: Training,
+    seed: int,
+    title: str,
+    portions: Portions | None = None,
+    recompute: bool = False,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[Any, float]:
+    """Plain training of a model on rows; returns the model and the last epoch's mean loss.
+
+    `portions`: how many tokens at a time; none: what memory holds. `recompute`: with gradient checkpointing.
+
+    A LoRA of our own is merged; an adapter that the model came with is trained and stays one.
+    """
+    runtime = Runtime(str(model.device))
+    split = Split("train", tuple(rows), tuple(encode(rows, rendering, tokenizer)))
+    model = model if isinstance(model, PeftModel) else model.float()  # an adapter's base may be quantised
+    subspace = select(model, training.subspace, runtime.device)
+    portions = portions or Portions()
+    allow(portions, subspace.model, recompute)
+    problem = Problem(
+        subspace.model,
+        tokenizer,
+        runtime,
+        rendering,
+        {},
+        seed,
+        subspace.adapter,
+        movable=subspace.movable,
+        portions=portions,
+    )
+    loss = train(problem, split, training, title, checkpoints)
+    return (subspace.model.merge_and_unload() if subspace.adapter else subspace.model), loss
+
+
+def train(
+    problem: Problem, split: Split, training: Training, title: str, checkpoints: Checkpoints | None = None
+) -> float:
+    """Cross-entropy on all windows of a split, the usual mean over tokens; returns the last epoch's mean loss.
+
+    With `checkpoints`, an interrupted training goes on where it was.
+    """
+    stream = Stream(split.name, split.windows, problem.seed, by_tokens=True)
+    an_epoch = max(1, -(-len(split.windows) // training.batch_rows))
+    steps = training.epochs * an_epoch
+    optimiser = optimiser_of(problem, weight_decay=training.weight_decay)
+    kept = checkpoints.load(TRAINING) if checkpoints else None
+    recent: list[float] = kept["recent"] if kept else []
+    if kept:
+        problem.restore(kept["weights"])
+        stream.skip(training.batch_rows, len(recent))
+        take_up(optimiser, kept["state"])
+
+    def loss(batch: Batch) -> Terms:
+        value = target_nll(problem.model, batch).mean()
+        return Terms({"loss": value}, value)
+
+    def after(step: int, losses: Mapping[str, float]) -> bool:
+        recent.append(losses["loss"])
+        if checkpoints and step < steps:
+            checkpoints.offer(
+                TRAINING, lambda: {"recent": recent, "weights": problem.snapshot(), "state": held(optimiser)}
+            )
+        return False
+
+    rate = linear(training.learning_rate, steps, int(steps * training.warmup_share))
+    descent = Descent(rate=rate, steps=steps, begin=len(recent))
+    problem.model.train()
+    with bar(title, steps) as report:
+        minimise(problem, optimiser, lambda step: stream.draw(training.batch_rows), loss, descent, after, report)
+    problem.model.eval()
+    return sum(recent[-an_epoch:]) / an_epoch

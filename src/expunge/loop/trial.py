@@ -1,0 +1,119 @@
+"""One unlearning of one model, from its subspace to the files read back: `unlearn`, and each cell of `compare`."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.config import commands
+from expunge.config.options import build
+from expunge.errors import InputError
+from expunge.intake.assembly import Assembled, load_other
+from expunge.loop.batch_tokens import begin
+from expunge.loop.delivery import Delivered, deliver
+from expunge.loop.phases import apply
+from expunge.loop.watch import Log, Outcome
+from expunge.model.select import Subspace, select
+from expunge.reference.cache import row_losses
+from expunge.reference.replay import sample
+from expunge.runs import distributed
+from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.environment import Clock
+
+CHOICES = "choices"  # made by the memory that was free when the run began; it goes on with the same
+SAMPLES = 64
+SAMPLE_TOKENS = 64
+SAMPLE_SEED = 7919  # away from the seeds that replay draws from
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How the method's run went, what could move, and the model as it was written and read back."""
+
+    outcome: Outcome
+    subspace: Subspace
+    delivered: Delivered
+
+
+def run(
+    config: commands.Unlearn,
+    assembled: Assembled,
+    base: Any,
+    folder: Path,
+    log: Log,
+    say: Say,
+    clock: Clock,
+    tokens: int | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trial:
+    """Unlearns the assembled problem's model, which is consumed, and writes it to `folder`.
+
+    `base`: the base model's losses on the forget rows, where there is one; `tokens`: a budget (see `apply`).
+    """
+    problem = assembled.problem
+    kept = checkpoints.load(CHOICES) if checkpoints else None
+    torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
+    subspace = select(problem.model, kept["subspace"] if kept else config.subspace, problem.runtime.device)
+    subspace = replace(subspace, reason=kept["reason"]) if kept else subspace
+    say(f"subspace: {subspace.name} ({subspace.reason})")
+    problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
+    begin(problem, subspace.name, config, say)
+    if kept:
+        problem.portions.take_up(kept["portions"])
+    elif checkpoints:
+        checkpoints.save(
+            CHOICES, {"subspace": subspace.name, "reason": subspace.reason, "portions": problem.portions.held()}
+        )
+    with clock.stage("unlearn"):
+        outcome = apply(config.options, problem, log, tokens, checkpoints)
+    if problem.portions.halvings:
+        say(f"memory: batches were cut {problem.portions.halvings} times, to {problem.portions.tokens} tokens")
+    for warning in dict.fromkeys(entry["notes"].get("warning") for entry in outcome.proposals):
+        if warning:
+            say(f"warning: {warning}")
+    say(f"stopped after {outcome.steps} steps: {outcome.stopped}")
+    with clock.stage("save"):
+        delivered = deliver(config, problem, folder, assembled, say)
+    return Trial(outcome, subspace, delivered)
+
+
+def base_losses(config: commands.Unlearn, assembled: Assembled) -> Any:
+    """Losses [forget rows] of the base model in nats per target, or None where no base was given."""
+    if not config.base:
+        return None
+    other = load_other(config, config.base, assembled, torch.float32)
+    return row_losses(other, other.model, assembled.problem.splits["forget"]).numpy()
+
+
+def add_samples(assembled: Assembled) -> None:
+    """Texts of the original's own, other than those a method holds: what the rest of the model is seen by."""
+    found = sample(replace(assembled.problem, seed=assembled.problem.seed + SAMPLE_SEED), SAMPLES, SAMPLE_TOKENS)
+    if len(found.split):
+        assembled.judged["samples"] = replace(found.split, name="samples")
+
+
+def options_of(kind: Any, options: Any) -> Any:
+    """A method's options from what a recipe or a caller gave. Raises `InputError`."""
+    if isinstance(options, kind):
+        return options
+    if not isinstance(options, Mapping | None):
+        raise InputError(f"options: expected the options of {kind.__name__}, found {type(options).__name__}.")
+    return build(kind, options or {}, "options")
+
+
+@contextmanager
+def logging_to(file: Path) -> Iterator[Log]:
+    """A log of one JSON line per check; only the main process writes it."""
+    with (file if distributed.main_process() else Path(os.devnull)).open("w", encoding="utf-8") as lines:
+
+        def log(entry: Mapping[str, Any]) -> None:
+            lines.write(json.dumps(entry) + "\n")
+            lines.flush()
+
+        yield log

@@ -1,0 +1,287 @@
+"""FLOPs and bytes of a model's passes from its configuration alone.
+
+The model is built on PyTorch's meta device, where tensors have shapes and no data, and its real forward and backward
+run there. FLOPs come from PyTorch's own counter; bytes from following every storage from its making to its end, so
+that the peak is the allocator's, whatever the architecture. Attention is sent to the fused kernel that a CPU takes (a
+GPU's is alike), whose FLOPs the counter does not know and gets from us by its own formula.
+
+Not seen: what kernels need inside themselves, and bfloat16 autocast on a GPU, where bytes are therefore too high.
+Shapes: B windows, T tokens, N targets, V vocabulary.
+"""
+
+import copy
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from expunge.model.losses import nll, read_logits
+from expunge.model.recompute import recompute_layers, recomputes
+from expunge.model.select import select
+
+ATEN = torch.ops.aten
+SINGLE = 4  # bytes of a float32
+MOMENTS = 2  # of AdamW, for each weight that moves
+LONGEST = 64  # tokens of the passes that FLOPs are fitted to
+DEPTHS = (2, 4)  # deeper stacks of equal layers are traced at these depths and extended, which is exact for FLOPs
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """FLOPs of one window of T tokens: `linear` T + `square` T^2 (the second from attention)."""
+
+    linear: float
+    square: float
+
+    def of(self, windows: int, tokens: int) -> float:
+        """FLOPs of B windows padded to T tokens."""
+        return windows * tokens * (self.linear + self.square * tokens)
+
+    def generating(self, windows: int, prompt: int, new: int, head: int) -> float:
+        """FLOPs of reading B prompts and making `new` tokens after each, with cached keys and values.
+
+        A token at place p attends to p + 1 others; only a prompt's last token goes through the output head.
+        """
+        single = new - 1  # the last token is made and not read
+        attended = single * prompt + single * (single + 1) / 2
+        reading = self.of(windows, prompt) - windows * head * (prompt - 1)
+        return reading + windows * (self.linear * single + self.square * attended)
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """A model without data: the wrapped model (for LoRA), its movable parameters, and sizes.
+
+    `moving` counts parameters that move, `total` all of the plain model; `largest` is the largest movable tensor;
+    `head` is the FLOPs of the output head for one token.
+    """
+
+    model: Any
+    movable: dict[str, Tensor]
+    subspace: str
+    total: int
+    moving: int
+    largest: int
+    weight_bytes: int
+    vocabulary: int
+    head: int
+
+
+def blueprint(
+    config: Any, subspace: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> Blueprint:
+    """The model of a configuration on the meta device. Raises `InputError` for a subspace that it does not have."""
+    transformers_logging.set_verbosity_error()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).to(dtype).eval()
+        total = sum(parameter.numel() for parameter in model.parameters())
+        size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        head = model.get_output_embeddings()
+        chosen = select(model, subspace, torch.device("cpu"))
+    sizes = [tensor.numel() for tensor in chosen.movable.values()]
+    return Blueprint(
+        model=chosen.model,
+        movable=chosen.movable,
+        subspace=subspace,
+        total=total,
+        moving=sum(sizes),
+        largest=max(sizes),
+        weight_bytes=size,
+        vocabulary=head.weight.shape[0],
+        head=2 * head.weight.numel(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What one pass over B windows of T tokens takes: FLOPs, and bytes at its peak beside weights and gradients."""
+
+    forward: int
+    whole: int
+    peak: int
+
+
+class Stack:
+    """One model's passes: traced whole where it is shallow or its layers differ, else at two depths and extended.
+
+    `recompute`: with gradient checkpointing.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        subspace: str,
+        dtype: torch.dtype,
+        trust_remote_code: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        layers = getattr(config, "num_hidden_layers", 0)
+        equal = len(set(getattr(config, "layer_types", None) or ())) <= 1
+        named = subspace not in ("full", "lora")  # a pattern may name layers that a shorter stack lacks
+        depths = DEPTHS if layers > DEPTHS[-1] and equal and not named else (layers,)
+        configs = [with_layers(config, depth) for depth in depths] if len(depths) > 1 else [config]
+        self.models = [blueprint(one, subspace, dtype, trust_remote_code).model for one in configs]
+        for model in self.models if recompute else ():
+            recompute_layers(model, _Fused)
+        self.reach = (layers - depths[0]) / (depths[-1] - depths[0]) if len(depths) > 1 else 0.0
+
+    def trace(self, windows: int, tokens: int, targets: int, training: bool) -> Traced:
+        """What one pass takes."""
+        found = [trace(model, windows, tokens, targets, training) for model in self.models]
+        return Traced(*(round(self._extend(figures)) for figures in zip(*map(astuple, found), strict=True)))
+
+    def curves(self, longest: int, training: bool) -> tuple[Curve, Curve]:
+        """FLOPs of forward passes, and of forward with backward, fitted to two lengths; the fit is exact."""
+        tokens = max(4, min(longest, LONGEST) // 2)
+        short, long = (self.trace(1, length, 1, training) for length in (tokens, 2 * tokens))
+        return _fit(tokens, short.forward, long.forward), _fit(tokens, short.whole, long.whole)
+
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values that generation keeps for each token of each window."""
+        return round(self._extend([cache_bytes(model) for model in self.models]))
+
+    def _extend(self, figures: Sequence[float]) -> float:
+        return figures[0] + self.reach * (figures[-1] - figures[0])
+
+
+def with_layers(config: Any, layers: int) -> Any:
+    """The configuration with fewer layers."""
+    piece = copy.deepcopy(config)
+    piece.num_hidden_layers = layers
+    if getattr(piece, "layer_types", None):
+        piece.layer_types = piece.layer_types[:layers]
+    return piece
+
+
+def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -> Traced:
+    """Runs one pass on the meta device as training, or as measuring, does: logits of the targets in float32."""
+    found = _traced(model, windows, tokens, targets, training, counter())
+    if training and recomputes(model):  # the counter's hooks hold on to what is recomputed
+        return replace(found, peak=_traced(model, windows, tokens, targets, training, None).peak)
+    return found
+
+
+def _traced(
+    model: Any, windows: int, tokens: int, targets: int, training: bool, count: FlopCounterMode | None
+) -> Traced:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] if training else []
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    known = [tensor for parameter in model.parameters() for tensor in (parameter, parameter.grad) if tensor is not None]
+    ids = torch.zeros(windows, tokens, dtype=torch.long, device="meta")
+    chosen = torch.zeros(targets, dtype=torch.long, device="meta")
+    try:
+        with (
+            _Live([*known, *model.buffers()]) as live,
+            count or nullcontext(),
+            _Fused(),
+            torch.set_grad_enabled(training),
+        ):
+            nll = _losses(model, ids, chosen)
+            forward = count.get_total_flops() if count else 0
+            if training:
+                nll.mean().backward()
+            return Traced(forward, count.get_total_flops() if count else 0, live.peak)
+    finally:
+        for parameter in parameters:
+            parameter.grad = None
+
+
+@torch.no_grad()
+def cache_bytes(model: Any) -> int:
+    """Bytes of keys and values that generation keeps for each token of each window; 0 for models that keep none."""
+    ids = torch.zeros(1, 4, dtype=torch.long, device="meta")
+    with _Live([]), _Fused():
+        cache = model(input_ids=ids, use_cache=True).past_key_values
+    kept = [getattr(layer, part, None) for layer in getattr(cache, "layers", ()) for part in ("keys", "values")]
+    return int(sum(tensor.nbytes for tensor in kept if tensor is not None)) // 4
+
+
+def counter() -> FlopCounterMode:
+    """PyTorch's counter, taught the fused attention of a CPU, which it leaves out."""
+    fused = {
+        ATEN._scaled_dot_product_flash_attention_for_cpu: _attention_flops(2),
+        ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_flops(5, skip=1),
+    }
+    return FlopCounterMode(display=False, custom_mapping=fused)
+
+
+def _attention_flops(products: int, skip: int = 0) -> Any:
+    """The counter's own rule for fused attention: two products forward, five backward, one of them made again."""
+
+    def flops(*shapes: Any, **_: Any) -> int:
+        query, key = shapes[skip], shapes[skip + 1]
+        return products * 2 * int(query[0] * query[1] * query[2] * query[3] * key[2])
+
+    return flops
+
+
+def _losses(model: Any, ids: Tensor, chosen: Tensor) -> Tensor:
+    """As `model.losses`, with the targets chosen by place: a mask would need data."""
+
+    def read(logits: Tensor, labels: Tensor) -> tuple[Tensor]:
+        return (nll(logits, labels),)
+
+    return read_logits(model, (ids, torch.ones_like(ids)), lambda values: values.flatten(0, 1)[chosen], read, chosen)[0]
+
+
+def _fit(tokens: int, short: int, long: int) -> Curve:
+    square = (long - 2 * short) / (2 * tokens**2)
+    return Curve(short / tokens - square * tokens, square)
+
+
+class _Fused(TorchFunctionMode):
+    """Sends attention to the CPU's fused kernel, which the meta device would not choose by itself."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is not F.scaled_dot_product_attention or kwargs.get("dropout_p"):
+            return function(*args, **kwargs)
+        query, key, value = args[:3]
+        mask, scale = kwargs.get("attn_mask"), kwargs.get("scale")
+        causal = bool(kwargs.get("is_causal", False))
+        fused = ATEN._scaled_dot_product_flash_attention_for_cpu
+        return fused(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)[0]
+
+
+class _Live(TorchDispatchMode):
+    """Follows the bytes of storages made inside; `known` ones are not counted.
+
+    Where a model asks for the value of a tensor (whether a mask is all true), the answer is no.
+    """
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is ATEN._local_scalar_dense.default:
+            return False
+        output = function(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._follow, output)
+        return output
+
+    def _follow(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self.seen:
+            return
+        self.seen.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, size)
+
+    def _drop(self, size: int) -> None:
+        self.now -= size

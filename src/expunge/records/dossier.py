@@ -1,0 +1,313 @@
+"""From evidence to what a run leaves on disk: the record, the pages, the numbers behind them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+
+from expunge.config import recipes
+from expunge.config.commands import EARLIER
+from expunge.errors import InputError
+from expunge.evaluation import official, suite, verdict
+from expunge.files import hashing, plain_json
+from expunge.intake.assembly import Assembled, token_counts
+from expunge.intake.sets import Checked, echoed
+from expunge.loop.twins import comparable
+from expunge.model import load
+from expunge.problem import Problem
+from expunge.records import hashes, record
+from expunge.records.holders import holders
+from expunge.records.lineage import OTHER_KEY, Again, Lineage, judge_again, unseen
+from expunge.reporting import card, html, markdown
+from expunge.runs import distributed, environment
+from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.matching import known_rows, recall_rows
+
+NAMED_MODELS = ("original", "unlearned", "retrained")
+ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, TemplateError)
+
+
+def build(
+    command: str,
+    config: Any,
+    checked: Checked,
+    assembled: Assembled,
+    evidence: Mapping[str, Evidence],
+    seconds: Mapping[str, float],
+    details: Mapping[str, Any],
+    output: Path,
+) -> dict[str, Any]:
+    """The record of a run, but for the list of its files. `details` are the entries that only one command has."""
+    secret = hashing.key()
+    problem = assembled.problem
+    judged = verdict.judge(
+        evidence["original"], evidence["unlearned"], evidence.get("retrained"), checked.comparison == "holdout"
+    )
+    lineage = details["lineage"]
+    again = judge_again(evidence, _ids(checked, EARLIER, secret), lineage)
+    written = hashes.of_model("output", str(output), load.Trust())  # it names its base in full
+    hashed = details["hashes"] | written
+    here = environment.environment()
+    return {
+        "schema": record.SCHEMA,
+        "command": command,
+        "created": here["created"],
+        "verdict": _verdict(judged, again, checked),
+        "scores": suite.scores(evidence),
+        "benchmark": official.block(
+            config.benchmark,
+            evidence,
+            checked.comparison == "holdout",
+            problem.rendering.end_documents,
+            details.get("mmlu", {}),
+        ),
+        "rows": _rows("forget", judged.rows, checked, evidence, details.get("targets"), secret),
+        "earlier": _earlier(again, checked, evidence, secret),
+        "losses": _losses(evidence),
+        "limits": [*record.LIMITS, *_limits(config, checked, details, evidence)],
+        "method": details["method"],
+        "audit": details["audit"],
+        "subspace": details["subspace"],
+        "save": details["save"],
+        "history": details["history"],
+        "data": token_counts(checked, problem.rendering, problem.tokenizer),
+        "rendering": _rendering(config, assembled),
+        "config": recipes.resolved(config),
+        "hashes": hashed,
+        "parent": _parent(lineage, hashed),
+        "holders": holders(config, details["save"], lineage.holders),
+        "key": hashing.key_mark(secret),
+        "row_files": hashes.of_row_files(config, checked, secret),
+        "files": {},
+        "versions": here["versions"],
+        "machine": _machine(here["machine"], problem),
+        "seconds": dict(seconds),
+        "interruptions": details["interruptions"],
+        "peak_memory_bytes": here["peak_memory_bytes"],
+        "batch_tokens": problem.portions.figures(),
+    }
+
+
+def _machine(name: str, problem: Problem) -> str:
+    several = [f"{distributed.processes()} processes"] if distributed.processes() > 1 else []
+    return ", ".join([name, str(problem.runtime.device), problem.runtime.precision, *several])
+
+
+def write(folder: Path, content: dict[str, Any], evidence: Mapping[str, Evidence], texts: Any) -> None:
+    """record.json, resolved recipe, report.html, report.md and evidence/*.npz (numbers only) in `folder`."""
+    plain_json.write_json(folder / "record.json", content)
+    (folder / "config.yaml").write_text(recipes.to_yaml(content["config"]), encoding="utf-8")
+    write_pages(folder, record.read(folder / "record.json"), texts)
+    (folder / "evidence").mkdir()
+    for model, recorded in evidence.items():
+        arrays = {f"{name}_{key}": a for name, rows in recorded.sets.items() for key, a in rows.numbers().items()}
+        np.savez_compressed(folder / "evidence" / f"{model}.npz", **arrays)  # type: ignore[arg-type]
+
+
+def write_pages(folder: Path, content: Mapping[str, Any], texts: Any) -> None:
+    """report.html and report.md from a record; row text only where `texts` are given."""
+    (folder / "report.html").write_text(html.render(content, texts), encoding="utf-8")
+    (folder / "report.md").write_text(markdown.render(content, texts), encoding="utf-8")
+
+
+@contextmanager
+def foreign(path: str | Path) -> Iterator[None]:
+    """Turns what goes wrong with a record that this run did not write into an `InputError` that names it.
+
+    Its entries may be of any type, and each page takes them apart in its own way; our own records get no such net.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except ODD as error:
+        what = f"its entries are not those of a record ({type(error).__name__})"
+        raise InputError(f"{path}: {what}. Was it edited? Take the one that the run wrote.") from error
+
+
+def model_card(content: Mapping[str, Any]) -> str:
+    """README.md of the output folder."""
+    return card.render(content)
+
+
+def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
+    """Row text and what each model generates in its place, by row name: only for --show-rows."""
+    found = {}
+    for index, row in enumerate(checked.forget):
+        said = {name: recorded.sets["forget"].generations[index] for name, recorded in evidence.items()}
+        generated = {name: None if text is None else text.strip() for name, text in said.items()}
+        found[row.name] = {"prompt": row.prompt, "completion": row.completion, "generated": generated}
+    return found
+
+
+def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> dict[str, Any]:
+    counts = judged.counts()
+    judging = checked.parts.get("judging", ())
+    documents = sum(row.kind == "document" for row in judging)
+    n = len(judged.rows)
+    sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model is {judged.rest}."
+    if judged.rest == "cannot tell":
+        sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model cannot be judged."
+    if again:
+        known = again.counts.get("forgotten", 0)
+        sentence = f"{sentence[:-1]}; of {len(again.rows)} rows of earlier requests {known} are forgotten."
+    return {
+        "passes": judged.passes and (again is None or again.forget == "forgotten"),
+        "sentence": sentence,
+        "forget": judged.forget,
+        "forget_reasons": judged.forget_reasons,
+        "rest": judged.rest,
+        "rest_reasons": judged.rest_reasons,
+        "counts": counts,
+        "comparison": {
+            "source": checked.comparison,
+            "calibrated": checked.comparison == "holdout",
+            "documents": documents,
+            "answers": len(judging) - documents,
+        },
+    }
+
+
+def _ids(checked: Checked, name: str, secret: bytes) -> list[str]:
+    return [hashing.keyed_hash(row.content, secret) for row in checked.parts.get(name, ())]
+
+
+def _rows(
+    name: str,
+    judged: Sequence[verdict.Judged],
+    checked: Checked,
+    evidence: Mapping[str, Evidence],
+    targets: Sequence[float | None] | None,
+    secret: bytes,
+) -> list[dict[str, Any]]:
+    sets = {model: recorded.sets[name] for model, recorded in evidence.items()}
+    known = {model: _known(one) for model, one in sets.items()}
+    targets = targets or [None] * len(judged)
+    nothing = {model: None for model in NAMED_MODELS if model not in evidence}
+    return [
+        {
+            "name": row.name,
+            "id": hashing.keyed_hash(row.content, secret),
+            "kind": row.kind,
+            "verdict": one.verdict,
+            "reason": one.reason,
+            "loss": {model: float(one.loss[index]) for model, one in sets.items()} | nothing,
+            "target": targets[index],
+            "rank": one.rank,
+            "resolution": one.resolution,
+            "known": {model: known[model][index] if model in known else None for model in NAMED_MODELS},
+        }
+        for index, (row, one) in enumerate(zip(checked.parts[name], judged, strict=True))
+    ]
+
+
+def _earlier(
+    again: Again | None, checked: Checked, evidence: Mapping[str, Evidence], secret: bytes
+) -> dict[str, Any] | None:
+    """The block of the rows of earlier requests: as forget rows, and their losses under the model that held them."""
+    if again is None:
+        return None
+    rows = _rows(EARLIER, again.rows, checked, evidence, None, secret)
+    for row, loss in zip(rows, again.first, strict=True):
+        row["loss"]["first"] = loss
+    return {
+        "verdict": again.forget,
+        "reasons": again.reasons,
+        "counts": again.counts,
+        "rows": rows,
+        "came_back": again.came_back,
+    }
+
+
+def _parent(lineage: Lineage, hashed: Mapping[str, str]) -> dict[str, Any] | None:
+    """The parent, and whether its output still has the weights that it wrote."""
+    if lineage.parent is None:
+        return None
+    same = None if lineage.weights is None else lineage.weights == hashed.get("model")
+    return {**lineage.parent, "same_weights": same}
+
+
+def _known(rows: SetEvidence) -> list[bool | None]:
+    """Whether each row's content is given back: the answer, or at least half of a document's second half."""
+    recall = recall_rows(rows)
+    known = np.where(np.isnan(recall), known_rows(rows), recall >= verdict.RECALL_LEAK)
+    return [None if np.isnan(value) else bool(value) for value in known]
+
+
+def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]]]:
+    names = ("forget", EARLIER, "judging", "retain", "guard", "collateral")
+    return {
+        name: {
+            model: recorded.sets[name].loss.tolist() for model, recorded in evidence.items() if name in recorded.sets
+        }
+        for name in names
+        if any(name in recorded.sets for recorded in evidence.values())
+    }
+
+
+def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> list[str]:
+    """Which claims are weaker because something was not given, or because of what was."""
+    found = []
+    if echoes := echoed(checked):
+        found.append(
+            f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "
+            f"{', '.join(echoes[:5])}{' and others' if len(echoes) > 5 else ''}."
+        )
+    if (parent := details["lineage"].parent) and (parent["missing"] or not parent["same_key"]):
+        said = unseen(parent["missing"]) if parent["missing"] else OTHER_KEY
+        found.append(f"{said[0].upper()}{said[1:]}.")
+    if "retain" not in checked.sets:
+        found.append(
+            "No retain rows were given: what should stay known was held by the original's own samples alone, and is "
+            "judged by other samples of it."
+        )
+    elif "collateral" not in checked.parts:
+        found.append(
+            "Rows that were trained in but are missing from the retain file are held by replay only; with --train "
+            "they would be measured."
+        )
+    if checked.comparison != "holdout":
+        found.append(
+            "No holdout was given: the ranks compare with counterfactual rows (one row's prompt, another's "
+            "completion), which are uncalibrated."
+            if checked.comparison
+            else "No rows that the model never saw could be had, so no row could be ranked."
+        )
+    if "retrained" in evidence and not _comparable(evidence):
+        found.append(
+            "The retrained model knows the retain rows better or worse than the original by more than 10 %, so it was "
+            "trained longer or shorter: it is not comparable."
+        )
+    if "retrained" not in evidence:
+        found.append("No retrained model was given, so nothing here says what leaving the rows out would have given.")
+    saved = details.get("save") or {}
+    if saved.get("form") == "adapter":
+        found.append(saved["note"])
+    notes = (details.get("method") or {}).get("notes") or {}
+    if notes.get("targets", {}).get("source") == "base":
+        found.append("The targets come from the base model, which is less surprised by unseen text than this one.")
+    return found
+
+
+def _comparable(evidence: Mapping[str, Evidence]) -> bool:
+    losses = [
+        evidence[name].sets["retain"].loss for name in ("retrained", "original") if "retain" in evidence[name].sets
+    ]
+    return not losses or comparable(float(losses[0].mean()), float(losses[1].mean()))
+
+
+def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
+    rendering = assembled.problem.rendering
+    return {
+        "join": rendering.join,
+        "asked": config.join,
+        "losses": assembled.joins,
+        "end_documents": rendering.end_documents,
+        "chat_template": rendering.chat_template,
+        "conversations": sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
+        "loss_on": rendering.loss_on,
+        "context": rendering.context,
+    }

@@ -1,0 +1,45 @@
+"""Hashes of what a run is given and what it writes: plain ones of code and models, keyed ones of rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.config import commands, recipes
+from expunge.config.commands import EARLIER
+from expunge.data.rows import Row
+from expunge.files import hashing
+from expunge.intake.sets import Checked, trust
+from expunge.model import load
+
+
+def of_inputs(config: Any, checked: Checked) -> dict[str, str]:
+    """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
+    found, secret = {"code": hashing.code_hash()}, hashing.key()
+    for role in ("model", "base", "retrained", "unlearned"):
+        found |= of_model(role, getattr(config, role, None) or "", trust(config))
+    return found | {role: of_rows(checked.sets[role].rows, secret) for role in checked.sets}
+
+
+def of_model(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+    """The hash of a local model by role and, where it is an adapter, of its base; nothing for hub names."""
+    files = load.weight_files(path)
+    return {role: hashing.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
+
+
+def of_rows(rows: Sequence[Row], secret: bytes) -> str:
+    """Keyed hash of what rows hold, in their order, whatever file they stand in."""
+    return hashing.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
+
+
+def of_row_files(config: Any, checked: Checked, secret: bytes) -> dict[str, str]:
+    """Keyed hashes of the files of rows as they lie; nothing for hub data sets and splits of a folder."""
+    paths = {role: Path(recipes.data_path(config, role) or "") for role in commands.ROWS if role in checked.sets}
+    paths |= {f"{EARLIER} {place}": Path(path) for place, path in enumerate(recipes.earlier_paths(config), 1)}
+    return {role: hashing.keyed_file_hash(path, secret) for role, path in paths.items() if path.exists()}
+
+
+def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+    """The hash of the base that an adapter stands on, by `<role>_base`; nothing for whole models."""
+    given = load.adapter_of(path, trusted)
+    files = load.weight_files(given.base) if given else []
+    return {f"{role}_base": hashing.file_hash(files)} if files else {}

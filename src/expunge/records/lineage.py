@@ -1,0 +1,166 @@
+"""Requests in sequence: what a model that an earlier run wrote means for this run.
+
+The earlier run is the *parent*. Its record lies in the model's folder and holds keyed hashes of the rows that it and
+the runs before it served. So rows that were served already are known again without their text; rows to keep that were
+once to be forgotten are refused; and where the earlier rows themselves are given (`--earlier`), they are judged again.
+"""
+
+from collections.abc import Callable, Iterator, KeysView, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expunge.config.commands import EARLIER
+from expunge.data.rows import Row
+from expunge.errors import InputError
+from expunge.evaluation import verdict
+from expunge.files import hashing
+from expunge.intake.sets import Checked
+from expunge.records import record
+from expunge.scoring.evidence import Evidence
+
+DONE = ("forgotten", "over-forgotten")
+BACK = ("not forgotten", "partly")
+NAMED = 5
+OTHER_KEY = "the rows of earlier requests were hashed under another key, so nothing says which of them were given again"
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The parent as the record names it, and by row id what the runs before found."""
+
+    parent: Mapping[str, Any] | None = None
+    weights: str | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+    done: frozenset[str] = frozenset()
+    holders: tuple[Mapping[str, str], ...] = ()
+
+
+def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
+    """Looks at where the model comes from, before it is loaded, and says what there is to say.
+
+    Raises `InputError` where all forget rows were served and forgotten (unless forced), where a row to keep was once
+    served, and for a record that cannot be read.
+    """
+    file = Path(config.model) / "expunge" / "record.json"
+    if not file.is_file():
+        return Lineage()
+    secret, content = hashing.key(), record.read_whole(file)
+    before = [*content["rows"], *((content["earlier"] or {}).get("rows", []))]
+    served = {row["id"] for row in before} | set((content["parent"] or {}).get("served", []))
+    done = frozenset(row["id"] for row in before if row["verdict"] in DONE)
+    ids = {
+        name: {hashing.keyed_hash(row.content, secret): row for row in found.rows}
+        for name, found in checked.sets.items()
+    }
+    _refuse_kept(ids.get("retain", {}), served, str(file))
+    parent = {
+        "path": str(Path(config.model).absolute()),
+        "record": hashing.full_hash(file),
+        "created": content["created"],
+        "same_weights": None,
+        "same_key": content["key"] == hashing.key_mark(secret),
+        **_served(served, ids["forget"].keys(), ids.get(EARLIER, {}).keys()),
+    }
+    if not parent["same_key"]:
+        parent["missing"] = []
+    if not getattr(config, "force", True):
+        _refuse_done(config, parent, ids["forget"].keys(), done)
+    for line in _lines(parent, len(ids["forget"])):
+        say(line)
+    losses = {
+        row["id"]: loss for row in before if (loss := row["loss"].get("first", row["loss"].get("original"))) is not None
+    }
+    return Lineage(
+        parent=parent,
+        weights=content["hashes"].get("output"),
+        losses=losses,
+        done=done,
+        holders=tuple(content["holders"]),
+    )
+
+
+def _served(served: set[str], forget: KeysView[str], earlier: KeysView[str]) -> dict[str, list[str]]:
+    """Ids of rows that runs before served, those of them that are asked for again, and those that nobody gave."""
+    again = [one for one in forget if one in served]
+    return {"served": sorted(served), "served_again": again, "missing": sorted(served - forget - earlier)}
+
+
+def _refuse_done(config: Any, parent: Mapping[str, Any], forget: KeysView[str], done: frozenset[str]) -> None:
+    if forget <= done:
+        raise InputError(
+            f"{config.forget}: all {len(forget)} rows were served already: the run of {parent['created'][:10]} that "
+            f"wrote {config.model} forgot them. Give the rows of a new request, or pass --force to run again."
+        )
+
+
+def _refuse_kept(retain: Mapping[str, Row], served: set[str], file: str) -> None:
+    kept = [row for one, row in retain.items() if one in served]
+    if kept:
+        raise InputError(
+            f"{kept[0].place}: this row was forgotten by an earlier request ({file}), and {len(kept)} row(s) to keep "
+            "were. Keeping them would teach them again: take them out of --retain."
+        )
+
+
+def _lines(parent: Mapping[str, Any], asked: int) -> Iterator[str]:
+    """What a person should hear before the run."""
+    yield f"the model comes from an earlier run ({parent['created'][:10]}) that served {len(parent['served'])} rows"
+    if not parent["same_key"]:
+        yield f"warning: {OTHER_KEY}"
+        return
+    if again := parent["served_again"]:
+        yield f"note: {len(again)} of {asked} forget rows were served by an earlier run ({_named(again)}); they stay"
+    if missing := parent["missing"]:
+        yield f"warning: {unseen(missing)}. Give their files as --earlier."
+
+
+def unseen(missing: list[str]) -> str:
+    """Which rows nobody looked at again."""
+    return (
+        f"{len(missing)} rows of earlier requests were not given ({_named(missing)}), so nothing shows whether this "
+        "run brought them back"
+    )
+
+
+def _named(ids: list[str]) -> str:
+    return ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Verdicts on the rows of earlier requests. `first`: their losses under the model that first held them."""
+
+    rows: list[verdict.Judged]
+    forget: verdict.RowVerdict
+    reasons: list[str]
+    came_back: list[str]
+    first: list[float | None]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows per verdict."""
+        found = [row.verdict for row in self.rows]
+        return {word: found.count(word) for word in dict.fromkeys(found)}
+
+
+def judge_again(evidence: Mapping[str, Evidence], ids: list[str], lineage: Lineage) -> Again | None:
+    """Verdicts on the earlier rows as on forget rows; None where none were given.
+
+    How far a row has come is measured from the model that first held it, by the parent's record. Where that does not
+    know the row, from a loss of 0: how well it was known at first is not known, so the way is taken to be the longest.
+    """
+    if EARLIER not in evidence["unlearned"].sets:
+        return None
+    first = [lineage.losses.get(one) for one in ids]
+    original = evidence["original"]
+    begun = replace(original.sets[EARLIER], loss=np.array([loss or 0.0 for loss in first]))
+    start = Evidence({**original.sets, EARLIER: begun})
+    rows = verdict.judge_rows(start, evidence["unlearned"], evidence.get("retrained"), EARLIER)
+    found, reasons = verdict.judge_forget_set(rows)
+    back = [one for one, row in zip(ids, rows, strict=True) if row.verdict in BACK and one in lineage.done]
+    if back:
+        reasons = [f"{len(back)} rows that an earlier run forgot are known again ({_named(back)})", *reasons]
+    return Again(rows, found, reasons, back, first)

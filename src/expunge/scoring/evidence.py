@@ -1,0 +1,74 @@
+"""What evidence holds: everything that a metric may look at, in NumPy, without a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.scoring.intervals import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """One model's losses of a secret and of other texts of its form in its place.
+
+    `losses` [1 + n]: the secret's own first, the others in random order where they are a sample; summed over tokens
+    (without an end token), nats. `bits`: log2 of the number of all texts of that form.
+    """
+
+    losses: Floats
+    bits: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether all texts of the form were scored."""
+        return bool(np.isclose(np.log2(len(self.losses)), self.bits))
+
+
+@dataclass(frozen=True, slots=True)
+class SetEvidence:
+    """One model on one set of n rows.
+
+    `loss` [n]: mean over the row's targets, nats; `targets` [n]: how many; `token_loss`: all targets' losses, row
+    after row. `references` and `generations` [n]: the answer (or second half of a document) and what the model
+    generates greedily in its place; None for rows that were not generated.
+    `shapes` [n, 2]: what the loss of unseen text depends on most (`data.splits.shape`), to find rows that compare.
+    `kl` [n]: KL(original, this model) summed over a row's targets, nats; nan for rows, None for sets not measured.
+    `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
+    """
+
+    kinds: tuple[str, ...]
+    tasks: tuple[str, ...]
+    loss: Floats
+    targets: Floats
+    token_loss: Floats
+    references: tuple[str | None, ...]
+    generations: tuple[str | None, ...]
+    shapes: Floats
+    candidates: Mapping[int, Candidates] = field(default_factory=dict)
+    kl: Floats | None = None
+
+    def of_kind(self, kind: str) -> NDArray[np.intp]:
+        """Indices of the rows of a kind."""
+        return np.flatnonzero([other == kind for other in self.kinds])
+
+    def numbers(self) -> dict[str, NDArray[np.generic]]:
+        """What may be written: no text. Losses of candidates are sorted: their places would name the secret."""
+        found: dict[str, NDArray[np.generic]] = {
+            "loss": self.loss,
+            "targets": self.targets,
+            "token_loss": self.token_loss,
+        }
+        if self.kl is not None:
+            found["kl"] = self.kl
+        for index, one in self.candidates.items():
+            found[f"candidates_{index}"] = np.array([one.losses[0], *np.sort(one.losses[1:])])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One model (original, unlearned or retrained) on all sets: forget, judging, retain, guard, collateral, samples."""
+
+    sets: Mapping[str, SetEvidence]
