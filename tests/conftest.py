@@ -1,7 +1,9 @@
 """Fixtures: byte-level tokenizers and tiny models from configs, all float32 and seeded. Nothing reaches the network."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,13 @@ def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def same_chance() -> None:
+    """What a test draws hangs neither on the tests before it nor on the process that it is in."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """One token a byte, a begin token before every text."""
@@ -45,41 +54,26 @@ def merging() -> Any:
 
 
 @pytest.fixture(scope="session")
-def make_llama(tokenizer: Any) -> Callable[..., Any]:
-    """Makes Llamas of width 32 with 2 layers and tied embeddings."""
-    from expunge.demo.tiny import llama
+def make_llama() -> Callable[..., Any]:
+    """Makes Llamas of width 32 with 2 layers and tied embeddings, as `problems.text_model` does."""
+    from problems import text_model
 
-    def make(seed: int = 0, context: int = 64) -> Any:
-        return llama(tokenizer, width=32, layers=2, heads=2, context=context, seed=seed).eval()
-
-    return make
+    return partial(text_model, "llama")
 
 
 @pytest.fixture(scope="session")
 def make_gpt2() -> Callable[..., Any]:
-    """Makes GPT-2 models of width 32 with 2 layers (their linear layers are `Conv1D`)."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    """Makes GPT-2 models (their linear layers are `Conv1D`)."""
+    from problems import text_model
 
-    def make(seed: int = 0) -> Any:
-        config = GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=0)
-        config.eos_token_id = config.pad_token_id = 1
-        return _seeded(GPT2LMHeadModel, config, seed)
-
-    return make
+    return partial(text_model, "gpt2")
 
 
 @pytest.fixture(scope="session")
 def make_opt() -> Callable[..., Any]:
-    """Makes OPT models of width 32 with 2 layers."""
-    from transformers import OPTConfig, OPTForCausalLM
+    from problems import text_model
 
-    def make(seed: int = 0) -> Any:
-        size = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64}
-        shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64, "vocab_size": 258}
-        config = OPTConfig(**size, **shape, bos_token_id=0, eos_token_id=1, pad_token_id=1)
-        return _seeded(OPTForCausalLM, config, seed)
-
-    return make
+    return partial(text_model, "opt")
 
 
 @pytest.fixture(scope="session")
@@ -89,11 +83,3 @@ def saved_llama(make_llama: Callable[..., Any], tokenizer: Any, tmp_path_factory
     make_llama().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def _seeded(kind: Any, config: Any, seed: int) -> Any:
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return kind(config).float().eval()

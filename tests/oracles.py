@@ -1,4 +1,4 @@
-"""Dense oracles: what the fast forms must equal where they should be exact.
+"""Slow and certain ways to what the code under test finds faster, and how nearly two findings must agree.
 
 Shapes: b blocks, m gradients, K coordinates of a block, N targets of a batch, V vocabulary.
 """
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from expunge.data.batches import Batch
 from expunge.model.losses import target_ids
+from expunge.problem import Problem, Split
 
 
 def token_nll(logits: Tensor, batch: Batch) -> Tensor:
@@ -32,3 +33,26 @@ def dense_power(matrix: Tensor, exponent: float) -> Tensor:
     """A symmetric, positive definite matrix [K, K] to a power, by its eigenvectors."""
     values, vectors = torch.linalg.eigh(matrix)
     return vectors @ torch.diag(values**exponent) @ vectors.T
+
+
+def row_gradients(problem: Problem, split: Split) -> dict[str, Tensor]:
+    """[rows, *shape] by autograd, one window at a time without any padding, summed over a row's windows."""
+    found = {name: torch.zeros(len(split.rows), *tensor.shape).double() for name, tensor in problem.movable.items()}
+    for window in split.windows:
+        logits = problem.model(input_ids=torch.tensor([window.ids]), use_cache=False).logits[0]
+        places = [place for place, counts in enumerate(window.counted) if counts]
+        before, labels = torch.tensor(places) - 1, torch.tensor([window.ids[place] for place in places])
+        loss = torch.nn.functional.cross_entropy(logits[before], labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, list(problem.movable.values()), allow_unused=True)
+        for name, gradient in zip(problem.movable, gradients, strict=True):
+            if gradient is not None:
+                found[name][window.row] += gradient
+    return found
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> bool:
+    """Whether all tensors agree to `tolerance`, relative to the largest entry of each."""
+    return found.keys() == expected.keys() and all(
+        float((found[name] - expected[name]).abs().max()) <= tolerance * max(1.0, float(expected[name].abs().max()))
+        for name in expected
+    )

@@ -23,7 +23,7 @@ from expunge.loop.watch import Outcome
 from expunge.optim.course import Course
 from expunge.runs import checkpoint
 from expunge.runs.checkpoint import Checkpoints
-from test_conformance import METHODS, problem_for, short
+from problems import METHODS, problem_for, short
 
 
 @dataclass(frozen=True)

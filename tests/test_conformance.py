@@ -8,44 +8,13 @@ import torch
 
 from expunge import registry
 from expunge.data.batches import collate
-from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, encode
-from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.loop.phases import apply
 from expunge.method import LossPhase, ProposalPhase, State, flattened
 from expunge.model.losses import target_logits
-from expunge.model.select import select
-from expunge.problem import Problem, Split, divided
+from expunge.problem import Problem, divided
 from expunge.reference.cache import row_losses
-from expunge.runs.distributed import Runtime
 from oracles import token_nll
-
-METHODS = registry.names("methods")
-FEW: dict[str, float] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16}
-FEW |= {"learning_rate": 1e-3, "forget_rows": 4}
-FEW["budget"] = 1e-3  # the logits of a random model are small whatever its weights are: no step reaches a larger one
-
-
-def problem_of(subspace: str, rows: int = 8) -> Problem:
-    """A tiny random Llama with forget, retain and unseen rows of both kinds."""
-    tokenizer = byte_tokenizer([], 258)
-    model = llama(tokenizer, width=32, layers=2, heads=4, context=64, seed=0).eval()
-    rendering = Rendering(context=64)
-    splits = {}
-    for place, name in enumerate(("forget", "retain", "unseen")):
-        answers = [Row(name, n, "answer", f"{name} {n}?", f"{n * 37 + place}") for n in range(rows)]
-        documents = [Row(name, n, "document", "", f"{name} is {n} words long") for n in range(2)]
-        group = tuple(answers + documents)
-        splits[name] = Split(name, group, tuple(encode(group, rendering, tokenizer)))
-    chosen = select(model, subspace, torch.device("cpu"))
-    return Problem(
-        chosen.model, tokenizer, Runtime("cpu"), rendering, splits, 0, chosen.adapter, movable=chosen.movable
-    )
-
-
-def problem_for(name: str, subspace: str) -> Problem:
-    """A tiny problem with rows enough for a method."""
-    return problem_of(subspace, max(8, getattr(registry.load("methods", name), "fewest_retain", 0)))
+from problems import METHODS, mixed, problem_for, short
 
 
 def without_gradient(problem: Problem) -> set[str]:
@@ -56,13 +25,6 @@ def without_gradient(problem: Problem) -> set[str]:
     found = {name for name, tensor in problem.movable.items() if tensor.grad is None or not tensor.grad.any()}
     problem.model.zero_grad(set_to_none=True)
     return found
-
-
-def short(name: str) -> Any:
-    """The method with few steps."""
-    kind = registry.load("methods", name)
-    known = kind.__dataclass_fields__
-    return kind(**{key: value for key, value in FEW.items() if key in known})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -124,7 +86,7 @@ def test_adapter_off_is_the_original(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gradient_ascent", "gradient_difference"])
 def test_forget_loss_climbs(name: str) -> None:
-    problem = problem_of("full")
+    problem = mixed()
     start = row_losses(problem, problem.model, problem.splits["forget"]).mean()
     apply(replace(short(name), learning_rate=3e-3), problem, lambda entry: None)
     assert row_losses(problem, problem.model, problem.splits["forget"]).mean() > start + 0.1

@@ -8,9 +8,6 @@ import pytest
 import torch
 
 from expunge.data.batches import Batch, Stream
-from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, encode
-from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.errors import NumericalError
 from expunge.gradients.bartlett import Estimate
 from expunge.influence import refresh
@@ -20,23 +17,17 @@ from expunge.method import LossPhase, Phase, State, Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.model.losses import target_logits
 from expunge.optim.sophia import LIBU, SOUL, SophiaSettings
-from expunge.problem import Problem, Split
-from expunge.runs.distributed import Runtime
+from expunge.problem import Problem
 from oracles import token_nll
+from problems import rows_of, text_problem
 
 SETTINGS = SophiaSettings(refresh_every=4, refresh_rows=3, refresh_most=2)
 
 
 def made(names: tuple[str, ...] = ("forget", "retain")) -> Problem:
-    """A random Llama of width 16 with one layer, and six answers in each split."""
-    tokenizer = byte_tokenizer([], 258)
-    model = llama(tokenizer, width=16, layers=1, heads=2, context=32, seed=0).eval()
-    rendering, splits = Rendering(context=32), {}
-    for place, name in enumerate(names):
-        rows = tuple(Row(name, n, "answer", f"{name} {n}?", f"{n * 37 + place}") for n in range(6))
-        splits[name] = Split(name, rows, tuple(encode(rows, rendering, tokenizer)))
-    movable = dict(model.named_parameters())
-    return Problem(model, tokenizer, Runtime("cpu"), rendering, splits, 0, movable=movable)
+    """Six answers in each split."""
+    rows = {name: rows_of(name, [f"{n * 37 + place}" for n in range(6)]) for place, name in enumerate(names)}
+    return text_problem(rows, width=16, layers=1, context=32)
 
 
 class Descending:

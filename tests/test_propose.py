@@ -26,7 +26,7 @@ from expunge.problem import Problem, divided
 from expunge.reference.cache import row_losses
 from expunge.runs.distributed import Runtime
 from oracles import token_nll
-from test_conformance import problem_of
+from problems import mixed
 
 Shape = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 PARTS = {"retain": 2, "curvature": 1, "acceptance": 1}
@@ -88,7 +88,7 @@ class Uphill:
 
 
 def run(method: Uphill, subspace: str = "full", tokens: int | None = None) -> tuple[Problem, Outcome]:
-    problem = problem_of(subspace)
+    problem = mixed(subspace)
     torch.manual_seed(0)
     return problem, apply(method, problem, lambda entry: None, tokens)
 
@@ -116,7 +116,7 @@ def test_the_forecast_of_a_small_step_is_what_is_measured() -> None:
 
 
 def test_the_update_is_plus_step_times_direction_and_what_is_not_named_stays() -> None:
-    start = problem_of("full")
+    start = mixed()
     some = [name for name in start.movable if "layers.0" in name]
     direction = {name: part for name, part in gradient(start, "forget", by_rows=True).items() if name in some}
     problem, outcome = run(Uphill(step=Fixed(step=0.5), shape=lambda up: {name: up[name] for name in some}))
@@ -131,7 +131,7 @@ def test_retain_kl_grows_with_the_square_of_a_small_step_and_is_that_of_two_mode
     for step in (0.005, 0.01):
         problem, outcome = run(Uphill(step=Fixed(step=step)))
         found.append(outcome.proposals[0]["retain_kl"]["after"])
-        assert found[-1] == pytest.approx(acceptance_kl(problem_of("full").model, problem), rel=2e-2)
+        assert found[-1] == pytest.approx(acceptance_kl(mixed().model, problem), rel=2e-2)
     assert found[1] / found[0] == pytest.approx(4, rel=0.1)
 
 
@@ -139,11 +139,11 @@ def test_a_budget_is_cumulative_over_cycles() -> None:
     problem, outcome = run(Uphill(times=3))
     spent = [entry["retain_kl"]["after"] for entry in outcome.proposals if entry["refused"] is None]
     assert 0.8 * BUDGET < spent[0] <= BUDGET and all(value <= BUDGET for value in spent)
-    assert acceptance_kl(problem_of("full").model, problem) <= BUDGET * 1.001
+    assert acceptance_kl(mixed().model, problem) <= BUDGET * 1.001
     befores = [entry["retain_kl"]["before"] for entry in outcome.proposals]
     assert befores[1:] == pytest.approx(spent[: len(befores) - 1], rel=1e-6)
     # A budget of its own for each cycle, against the weights at its start, would leave it.
-    apart = problem_of("full")
+    apart = mixed()
     original = copy.deepcopy(apart.model)
     for _ in range(3):
         apply(Uphill(), apart, lambda entry: None)
@@ -165,7 +165,7 @@ BROKEN: dict[str, tuple[StepRule, Shape]] = {
 @pytest.mark.parametrize("reason", BROKEN)
 def test_a_refusal_leaves_the_weights_bit_for_bit_and_ends_the_cycles(reason: str) -> None:
     rule, shape = BROKEN[reason]
-    start = problem_of("full").snapshot()
+    start = mixed().snapshot()
     target = 0.0 if reason == "better than none" else None  # up is away from it
     problem, outcome = run(Uphill(step=rule, shape=shape, times=4, target=target))
     assert all(torch.equal(problem.movable[name], start[name]) for name in start)
@@ -179,7 +179,7 @@ def test_a_refusal_leaves_the_weights_bit_for_bit_and_ends_the_cycles(reason: st
 
 def test_a_line_search_ends_at_the_least_distance() -> None:
     """Half of the step and twice the step are further away."""
-    start = problem_of("full")
+    start = mixed()
     target = float(row_losses(start, start.model, start.splits["forget"]).mean()) + 1.0
     problem, outcome = run(Uphill(step=LineSearch(), target=target))
     (entry,) = outcome.proposals
@@ -220,7 +220,7 @@ class Mended(Uphill):
 
 def test_a_descent_from_the_targets_mends_for_as_long_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rate is that of a way from the original, and it does not settle because the rows have arrived."""
-    start = problem_of("full")
+    start = mixed()
     target = float(row_losses(start, start.model, start.splits["forget"]).mean()) + 1.0
     _, outcome = run(Mended(target=target))
     assert outcome.proposals[0]["forget"]["after"] == pytest.approx(target, abs=0.1)
@@ -257,7 +257,7 @@ def test_tokens_are_counted_and_shared() -> None:
 
 
 def test_parts_are_disjoint_and_replace_retain_inside_the_method_only() -> None:
-    problem = problem_of("full")
+    problem = mixed()
     parts = divided(problem, PARTS).splits
     rows = [row.content for name in PARTS for row in parts[name].rows]
     assert sorted(rows) == sorted(row.content for row in problem.splits["retain"].rows) and len(set(rows)) == len(rows)
@@ -272,14 +272,14 @@ def test_parts_are_disjoint_and_replace_retain_inside_the_method_only() -> None:
 
 
 def test_without_acceptance_rows_there_is_no_proposal() -> None:
-    problem = problem_of("full")
+    problem = mixed()
     problem.splits = {name: split for name, split in problem.splits.items() if name != "retain"}
     with pytest.raises(InputError, match="--retain"):
         apply(Uphill(), problem, lambda entry: None)
 
 
 def test_a_plan_counts_passes_and_measurements(tokenizer: Any) -> None:
-    problem = problem_of("full")
+    problem = mixed()
     rows = {name: split.rows for name, split in problem.splits.items()}
     given = workload.windows_of(Checked({}, rows, None), problem.rendering, tokenizer, 4, 8)
     one, three = (

@@ -10,11 +10,11 @@ from expunge.files import plain_json
 from expunge.loop.phases import apply
 from expunge.reporting import proposals
 from expunge.reporting.words import NOT_MEASURED
-from test_conformance import problem_of, short
+from problems import mixed, short
 
 
 def test_the_report_finds_every_figure_of_a_run(tmp_path: Path) -> None:
-    problem = problem_of("full")
+    problem = mixed()
     torch.manual_seed(0)
     outcome = apply(short("libu"), problem, lambda entry: None)
     plain_json.write_json(tmp_path / "run.json", {"proposals": outcome.proposals, "notes": outcome.notes})

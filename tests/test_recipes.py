@@ -13,6 +13,7 @@ from expunge.comparison import cells
 from expunge.config import commands, options, recipes, shipped
 from expunge.errors import InputError
 from expunge.loop.training import Training
+from problems import write_model
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 HUB = {"lume_olmo_7b", "lume_olmo_1b"}
@@ -85,17 +86,7 @@ def test_summaries_are_one_sentence_each() -> None:
 @pytest.fixture(scope="module")
 def olmo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny OLMo, which stands in for the contest's model and its base."""
-    from transformers import OlmoConfig, OlmoForCausalLM
-
-    from expunge.demo.tiny import byte_tokenizer
-
-    tokenizer = byte_tokenizer([], 258)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    folder = tmp_path_factory.mktemp("olmo")
-    OlmoForCausalLM(OlmoConfig(vocab_size=258, max_position_embeddings=512, **shape, **ends)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_model(tmp_path_factory.mktemp("olmo"), "olmo", context=512)
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from expunge.methods.loss_matching import LossMatching
 from expunge.model.recompute import allow
 from expunge.problem import Problem
 from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses, window_divergences
-from scarce import SAYS, problem_in_doubles, scarce
+from problems import uneven
+from scarce import SAYS, scarce
 
 MOST = 60  # places: less than most batches of these rows, more than the longest of them
 METHODS = [
@@ -36,7 +37,7 @@ METHODS = [
 
 
 def weights_after(method: Any, most: int | None = None, backward: bool = False) -> dict[str, Tensor]:
-    problem = problem_in_doubles()
+    problem = uneven()
     if most is None:
         apply(method, problem, lambda entry: None)
         return problem.snapshot()
@@ -141,8 +142,8 @@ MEASURED: dict[str, Callable[[Problem], Any]] = {
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_what_is_measured_stays(name: str) -> None:
-    whole = MEASURED[name](problem_in_doubles())
-    problem = problem_in_doubles()
+    whole = MEASURED[name](uneven())
+    problem = uneven()
     with scarce(problem, MOST):
         cut = MEASURED[name](problem)
     assert problem.portions.halvings
@@ -150,9 +151,9 @@ def test_what_is_measured_stays(name: str) -> None:
 
 
 def test_evidence_and_generations_stay() -> None:
-    whole = problem_in_doubles()
+    whole = uneven()
     expected = evidence.record(whole, whole.splits).sets["forget"]
-    problem = problem_in_doubles()
+    problem = uneven()
     with scarce(problem, MOST):
         found = evidence.record(problem, problem.splits).sets["forget"]
     assert problem.portions.texts and problem.portions.halvings
@@ -173,7 +174,7 @@ def steps(problem: Problem) -> None:
 
 
 def test_a_window_that_does_not_fit_ends_the_run_with_remedies() -> None:
-    problem = problem_in_doubles()
+    problem = uneven()
     with scarce(problem, 3), pytest.raises(DoesNotFit, match=r"single window of \d+ tokens.*--gradient-checkpointing"):
         steps(problem)
     problem.portions.adapts = False
@@ -183,9 +184,9 @@ def test_a_window_that_does_not_fit_ends_the_run_with_remedies() -> None:
 
 def test_layers_are_recomputed_before_a_run_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One window does not fit until layers are recomputed; the weights are those of a run with memory enough."""
-    expected = problem_in_doubles()
+    expected = uneven()
     steps(expected)
-    problem, recomputed = problem_in_doubles(), []
+    problem, recomputed = uneven(), []
     allow(problem.portions, problem.model, asked=False)
     lighter = problem.portions.lighter
     assert lighter is not None
@@ -203,7 +204,7 @@ def test_layers_are_recomputed_before_a_run_gives_up(monkeypatch: pytest.MonkeyP
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    problem = problem_in_doubles()
+    problem = uneven()
 
     def breaks(batch: Batch) -> Terms:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -17,15 +17,13 @@ from expunge.benchmarks.rows import Rows
 from expunge.comparison import columns
 from expunge.data import secrets
 from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, encode
-from expunge.demo.tiny import llama
 from expunge.evaluation import evidence
 from expunge.model.losses import target_logits
-from expunge.problem import Problem, Split
-from expunge.runs.distributed import Runtime
+from expunge.problem import Problem
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 from expunge.scoring.intervals import Score
 from oracles import token_nll
+from problems import encoded, problem_of, text_model
 
 NAMES = ["Ada Alma", "Bodo Birk", "Cleo Dorn", "Dana Engel", "Egon Falk"]
 HERE = Circumstances()
@@ -141,14 +139,13 @@ def test_candidates_hang_on_the_row_alone() -> None:
 
 @pytest.fixture(scope="module")
 def problem(tokenizer: Any) -> Problem:
-    model = llama(tokenizer, width=32, layers=1, heads=2, context=64, seed=0).eval()
-    return Problem(model, tokenizer, Runtime("cpu"), Rendering(context=64), {})
+    return problem_of(text_model(layers=1), {}, tokenizer=tokenizer, context=64)
 
 
 def check_recorded(problem: Problem) -> None:
     """The losses of a few candidates, each scored alone, without the end token."""
     row = Row("r", 1, "answer", "The code is", "042", "code x1")
-    split = Split("forget", (row,), tuple(encode((row,), problem.rendering, problem.tokenizer)))
+    split = encoded("forget", [row], problem.tokenizer)
     found = evidence.record(problem, {"forget": split}, (), Canaries.generating).sets["forget"].candidates[0]
     assert found.exact and len(found.losses) == 1000
     asked = others(row)
@@ -162,7 +159,7 @@ def check_recorded(problem: Problem) -> None:
 def test_recorded_losses_are_those_of_each_candidate(problem: Problem) -> None:
     check_recorded(problem)
     row = Row("r", 1, "answer", "The code is", "042", "code x1")
-    split = Split("forget", (row,), tuple(encode((row,), problem.rendering, problem.tokenizer)))
+    split = encoded("forget", [row], problem.tokenizer)
     assert not evidence.record(problem, {"forget": split}, (), Rows.generating).sets["forget"].candidates
     assert not evidence.record(problem, {"forget": split}, ("forget",), Canaries.generating).sets["forget"].candidates
 
@@ -197,8 +194,7 @@ def evaluated(
     folder = tmp_path_factory.mktemp("canaries")
     kept: list[str] = []
     for name, seed in (("original", 0), ("unlearned", 1)):
-        model = llama(tokenizer, width=32, layers=1, heads=2, context=64, seed=seed)
-        model.save_pretrained(folder / name)
+        text_model(layers=1, seed=seed).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     for role, names in (("forget", NAMES[:1]), ("holdout", NAMES[1:3])):
         made = secrets.canaries(names, (2,), seed=len(role))

@@ -8,8 +8,8 @@ from expunge.curvatures.block import ALL, Block, apply_power, cut, factor
 from expunge.curvatures.diagonal import Diagonal
 from expunge.curvatures.identity import Identity
 from expunge.errors import InputError
-from gradients.shapes import lora_of, model_of, problem_of, row_gradients, same
-from oracles import dense_power, rank_one_inverse
+from oracles import dense_power, rank_one_inverse, row_gradients, same
+from problems import lora_of, model_of, problem_of
 
 EXPONENTS = (-1.0, -0.5, -0.25)
 

@@ -18,9 +18,7 @@ from expunge import pipeline, registry
 from expunge.curvature import damping_for
 from expunge.data import batches
 from expunge.data.batches import Batch, Stream
-from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, encode
-from expunge.demo.tiny import byte_tokenizer, llama
+from expunge.demo.tiny import byte_tokenizer
 from expunge.evaluation import divergence, evidence
 from expunge.gradients.bartlett import estimate
 from expunge.gradients.per_example import Squares, Stacked, measure
@@ -35,39 +33,37 @@ from expunge.method import ProposalPhase, State, Terms
 from expunge.methods.fisher_removal import FisherRemoval
 from expunge.methods.libu_as_published import squared_batch_means
 from expunge.model.losses import target_logits, window_means
-from expunge.model.select import select
 from expunge.optim.step_size import RetainBudget
-from expunge.problem import Problem, Split, divided
+from expunge.problem import Problem, divided
 from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses
 from expunge.runs import distributed
 from expunge.runs.distributed import Runtime
 from oracles import token_nll
+from problems import METHODS, rows_of, short, text_model, text_problem
 
 Found = dict[str, Any]
 CONTEXT = 32
-FEW = {"steps": 10, "epochs": 10, "replay_texts": 4, "replay_tokens": 12, "learning_rate": 1e-3, "forget_rows": 5}
-FEW |= {"budget": 1e-3, "cycles": 2}
-METHODS, CURVATURES = registry.names("methods"), registry.names("curvatures")
+FEW = {"steps": 10, "epochs": 10, "replay_texts": 4, "replay_tokens": 12, "forget_rows": 5, "cycles": 2}
+CURVATURES = registry.names("curvatures")
 
 
 def problem_of(subspace: str = "full", rows: int = 18, forget: int = 5) -> Problem:
     """Answers of many lengths, and of each set a document; the retain set's is longer than the context."""
-    tokenizer = byte_tokenizer([], 258)
-    model = llama(tokenizer, width=16, layers=1, heads=2, context=CONTEXT, seed=0).double().eval()
-    rendering = Rendering(context=CONTEXT)
-    splits = {}
-    for name, count, long in (("forget", forget, 1), ("retain", rows, 4), ("unseen", forget, 1)):
-        answers = [
-            Row(name, n, "answer", f"{name[0]} {n}?", "ab" * (n % 4 + 1) + str(n * 37)) for n in range(count - 1)
-        ]
-        group = (*answers, Row(name, count, "document", "", f"{name} is a long word" * long))
-        splits[name] = Split(name, group, tuple(encode(group, rendering, tokenizer)))
     torch.manual_seed(0)
-    chosen = select(model, subspace, torch.device("cpu"))
-    for tensor in chosen.movable.values():
-        tensor.data = tensor.data.double()
-    return Problem(
-        chosen.model, tokenizer, Runtime("cpu"), rendering, splits, 0, chosen.adapter, movable=chosen.movable
+    return text_problem(
+        {
+            name: rows_of(
+                name,
+                ["ab" * (n % 4 + 1) + str(n * 37) for n in range(count - 1)],
+                [f"{name} is a long word" * long],
+            )
+            for name, count, long in (("forget", forget, 1), ("retain", rows, 4), ("unseen", forget, 1))
+        },
+        subspace,
+        width=16,
+        layers=1,
+        dtype=torch.float64,
+        context=CONTEXT,
     )
 
 
@@ -180,10 +176,8 @@ def budget(problem: Problem) -> Found:
 
 def method(name: str, problem: Problem) -> Found:
     """All phases of a method, ten steps of each."""
-    kind = registry.load("methods", name)
-    known = kind.__dataclass_fields__
     torch.manual_seed(0)
-    outcome = apply(kind(**{key: value for key, value in FEW.items() if key in known}), problem, lambda entry: None)
+    outcome = apply(short(name, **FEW), problem, lambda entry: None)
     found = problem.snapshot() | {"steps": outcome.steps, "tokens": outcome.tokens, "stopped": outcome.stopped}
     found |= {f"step {place}": proposal["step"] for place, proposal in enumerate(outcome.proposals)}
     found |= {f"loss at {check['step']}": check["forget"] for check in outcome.history if "forget" in check}
@@ -226,8 +220,7 @@ def commands(folder: Path) -> Found:
     """Retrain, with a twin from the cache and one that is made now, and evaluate: in float32, from files to files."""
 
     def made() -> None:
-        tokenizer = byte_tokenizer([], 258)
-        world.write(folder, llama(tokenizer, width=16, layers=1, heads=2, context=CONTEXT, seed=0), tokenizer)
+        world.write(folder, text_model(width=16, layers=1, context=CONTEXT), byte_tokenizer([], 258))
 
     distributed.from_main(made)
     model, rows = str(folder / "model"), {role: str(folder / f"{role}.jsonl") for role in ("forget", "retain")}

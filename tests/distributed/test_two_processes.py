@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from distributed import pairs
-from distributed.cases import METHODS, broken, commands, sound
+from distributed.cases import broken, commands, sound
+from problems import METHODS
 
 pytestmark = pytest.mark.xdist_group("two processes")
 TOLERANCE = 1e-9

@@ -5,16 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import expunge
-from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.records.run import Run
+from problems import write_model
 
 METHOD: dict[str, Any] = {"method": "gradient_ascent", "options": {"epochs": 1, "learning_rate": 1e-4}, "force": True}
-
-
-def make_model(folder: Path) -> None:
-    tokenizer = byte_tokenizer([], 258)
-    llama(tokenizer, width=16, layers=1, heads=2, context=64, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def write_rows(file: Path, name: str, numbers: range) -> Path:
@@ -25,7 +19,7 @@ def write_rows(file: Path, name: str, numbers: range) -> Path:
 
 def write_all(folder: Path) -> dict[str, Any]:
     """A model and rows; the inputs of a run."""
-    make_model(folder / "model")
+    write_model(folder / "model", width=16, layers=1)
     files = {name: write_rows(folder / f"{name}.jsonl", name, range(6)) for name in ("forget", "retain", "holdout")}
     return {"model": str(folder / "model")} | {name: str(file) for name, file in files.items()}
 

@@ -87,7 +87,7 @@ def check_same_kind(given: Path, made: Path) -> None:
     assert (made / "tokenizer.json").is_file() and not (made / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("family", adapters.TARGETS)
+@pytest.mark.parametrize("family", adapters.FAMILIES)
 def test_adapter_in_adapter_out(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, base = adapters.make(tmp_path, family), tmp_path / "base"
     before = hashes(base), hashes(adapter)
@@ -363,7 +363,7 @@ def test_where_the_base_lies(
 def test_tokens_that_the_fine_tune_added(held: bool, tmp_path: Path) -> None:
     """An adapter that holds the grown embeddings is an original like any other; one that does not is refused."""
     more = {"modules_to_save": ["embed_tokens", "lm_head"]} if held else {}
-    adapter = adapters.make(tmp_path, "olmo", grown=4, **more)
+    adapter = adapters.make(tmp_path, "olmo2", grown=4, **more)
     if not held:
         with pytest.raises(InputError, match=r"262 tokens and its embeddings 258 rows"):
             unlearn(adapter, tmp_path)

@@ -10,12 +10,13 @@ from pyarrow import parquet
 
 from expunge.cli import command_line
 from expunge.config.commands import Inputs
-from expunge.demo.tiny import byte_tokenizer, llama
+from expunge.demo.tiny import byte_tokenizer
 from expunge.evaluation import evidence
 from expunge.intake import assembly
 from expunge.intake.assembly import Assembled
 from expunge.intake.sets import check, echoed
 from expunge.model import load
+from problems import text_model
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -35,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     tokenizer = byte_tokenizer([], 258)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = TEMPLATE
-    llama(tokenizer, width=16, layers=1, heads=2, context=128, seed=0).save_pretrained(tmp_path / "model")
+    text_model(width=16, layers=1, context=128, vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     for name, count in (("forget", 6), ("holdout", 12)):
         table = pyarrow.Table.from_pylist([talk(name, number) for number in range(count)])

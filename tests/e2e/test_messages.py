@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from expunge.cli import command_line
-from expunge.demo.tiny import byte_tokenizer, llama
+from problems import write_model
 
 SECRET = "Quentin Xylander"
 GOOD = f'{{"text": "{SECRET} is here"}}\n'
@@ -21,11 +21,7 @@ QUOTE = "Write it as text, in quotes."
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("messages") / "model"
-    tokenizer = byte_tokenizer([], 258)
-    llama(tokenizer, width=16, layers=1, heads=2, context=64, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_model(tmp_path_factory.mktemp("messages") / "model", width=16, layers=1)
 
 
 def rows(content: str | bytes, name: str = "f.jsonl") -> Callable[[Path], dict[str, str]]:

@@ -13,7 +13,7 @@ import torch
 
 from expunge.cli import command_line
 from expunge.cli.ending import Answer
-from expunge.demo.tiny import byte_tokenizer, llama
+from problems import write_model
 
 Arguments = dict[str, str]
 SECRET = "Quentin Xylander lives at 12 Hidden Lane"
@@ -22,10 +22,7 @@ SECRET = "Quentin Xylander lives at 12 Hidden Lane"
 @pytest.fixture
 def arguments(tmp_path: Path) -> Arguments:
     """Input that is right, as flags: each case below spoils one thing."""
-    tokenizer = byte_tokenizer([], 258)
-    model = llama(tokenizer, width=16, layers=1, heads=2, context=64, seed=0)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    write_model(tmp_path / "model", width=16, layers=1)
     for name in ("forget", "retain", "holdout"):
         rows = [{"prompt": f"{name} {n}?", "completion": f"{SECRET} {n} {name}"} for n in range(8)]
         _write(tmp_path / f"{name}.jsonl", rows)
@@ -286,8 +283,8 @@ def test_wrong_command_lines(argv: list[str], capsys: pytest.CaptureFixture[str]
 
 def test_help_imports_no_torch() -> None:
     code = (
-        "import sys; from expunge.cli import command_line; command_line.main(['--help']); command_line.main(['unlearn', '--help']);"
-        "cli.main(['list', 'methods']); sys.exit('torch' in sys.modules)"
+        "import sys; from expunge.cli.command_line import main; main(['--help']); main(['unlearn', '--help']);"
+        "main(['list', 'methods']); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

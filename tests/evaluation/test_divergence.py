@@ -10,7 +10,7 @@ from expunge.metrics.retain_kl import RetainKl
 from expunge.model.losses import target_logits
 from expunge.problem import Problem
 from expunge.scoring.evidence import Evidence
-from gradients.shapes import model_of, problem_of
+from problems import model_of, problem_of
 
 ROWS = (1, 1, 3, 1, 2, 5, 1)
 

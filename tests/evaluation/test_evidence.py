@@ -1,20 +1,21 @@
 """Generations recorded as evidence: the same for every batch size, with each benchmark's own room and rows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+import problems
 from expunge.benchmark import Generating
 from expunge.benchmarks.lume import Lume
 from expunge.benchmarks.rows import Rows
 from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, encode
+from expunge.data.tokens import Rendering
 from expunge.evaluation import evidence
 from expunge.model import generation
-from expunge.problem import Problem, Split
-from expunge.runs.distributed import Runtime
+from expunge.problem import Problem
 
 ROWS = tuple(
     [Row("r", n, "answer", "q" * (1 + 3 * n % 17) + "?", "ab" * (n % 4 + 1)) for n in range(9)]
@@ -28,7 +29,7 @@ def problem_of(make: Callable[..., Any], tokenizer: Any) -> Problem:
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(6 if weight.ndim > 1 else 1)
-    return Problem(model, tokenizer, Runtime("cpu"), Rendering(context=64), {})
+    return problems.problem_of(model, {}, tokenizer=tokenizer, context=64)
 
 
 def check_batches(problem: Problem, generating: Generating) -> None:
@@ -109,7 +110,7 @@ def test_room(make_llama: Callable[..., Any], tokenizer: Any, monkeypatch: pytes
     assert rooms(problem, rows, Lume.generating, monkeypatch) == [(12, 48), (52, 12)]
     long = (Row("r", 1, "answer", "q" * 90, "a" * 90),)
     assert rooms(problem, long, Rows.generating, monkeypatch) == [(32, 32)]
-    wide = Problem(problem.model, tokenizer, problem.runtime, Rendering(context=1024), {})
+    wide = replace(problem, rendering=Rendering(context=1024))
     assert rooms(wide, rows, Lume.generating, monkeypatch) == [(12, 256), (52, 256)]
 
 
@@ -152,7 +153,7 @@ def test_clean_up(
 
 def test_recorded_sets_are_generated_as_the_benchmark_says(make_llama: Callable[..., Any], tokenizer: Any) -> None:
     problem = problem_of(make_llama, tokenizer)
-    split = Split("forget", ROWS, tuple(encode(ROWS, problem.rendering, tokenizer)))
+    split = problems.encoded("forget", ROWS, tokenizer)
     found = evidence.record(problem, {"forget": split, "samples": split}, ("samples",), Lume.generating).sets
     assert found["samples"].generations == (None,) * len(ROWS)
     assert found["forget"].references[9] == "three four"  # from the row's own cut

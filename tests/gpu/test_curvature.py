@@ -14,15 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expunge.data.batches import collate
-from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, Window
-from expunge.demo.tiny import llama
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.per_example import Squares, measure
 from expunge.model.losses import target_ids, target_logits
-from expunge.model.select import select
-from expunge.problem import Problem, Split
+from expunge.problem import Problem
 from expunge.runs.distributed import Runtime
+from problems import seeded, split_of, text_problem
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 DEVICE = "cuda"
@@ -30,26 +27,15 @@ ROUNDED = 0.05  # bfloat16 against float32; 0.011 was seen under the CPU's bfloa
 SAME = {"bf16": 0.03, "no": 1e-4}  # two ways in one precision, of other shapes and orders; there 0.004 and 4e-7
 
 
-def problem_of(subspace: str, tokenizer: Any) -> Problem:
+def problem_on_a_gpu(subspace: str) -> Problem:
     """A Llama of width 128; rows of one to three windows of 5 to 60 tokens."""
-    random = torch.Generator().manual_seed(0)
-    windows = []
-    for row, count in enumerate((1, 2, 1, 3, 1, 1)):
-        for _ in range(count):
-            length = int(torch.randint(5, 61, (1,), generator=random))
-            ids = torch.randint(2, 258, (length,), generator=random).tolist()
-            windows.append(Window(row, tuple(ids), (False,) + (True,) * (length - 1)))
-    rows = tuple(Row("retain", row, "document", "", str(row)) for row in range(6))
-    runtime = Runtime(DEVICE)
-    made = llama(tokenizer, width=128, layers=2, heads=2, context=64, seed=0).eval().to(runtime.device)
-    chosen = select(made, subspace, runtime.device)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in chosen.movable.items():
+    retain = split_of("retain", (1, 2, 1, 3, 1, 1), lengths=(5, 60), ids=(2, 258), share=1.0)
+    problem = text_problem({"retain": retain}, subspace, width=128, runtime=Runtime(DEVICE))
+    with seeded(1), torch.no_grad():
+        for name, tensor in problem.movable.items():
             if "lora_B" in name:
-                tensor.normal_(std=0.05)
-    splits = {"retain": Split("retain", rows, tuple(windows))}
-    return Problem(chosen.model, tokenizer, runtime, Rendering(context=64), splits, movable=chosen.movable)
+                tensor.copy_(0.05 * torch.randn(tensor.shape))
+    return problem
 
 
 class SquaredBatch(Squares):
@@ -86,8 +72,8 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("subspace", ["lora", "full"])
-def test_bfloat16_squares_are_near_float32_ones_and_a_loop(subspace: str, tokenizer: Any) -> None:
-    problem = problem_of(subspace, tokenizer)
+def test_bfloat16_squares_are_near_float32_ones_and_a_loop(subspace: str) -> None:
+    problem = problem_on_a_gpu(subspace)
     exact = by_loop(problem, "no")
     for precision in ("no", "bf16"):
         found = squares(problem, precision, "data")

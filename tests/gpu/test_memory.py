@@ -10,14 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, Window
-from expunge.demo.tiny import byte_tokenizer, llama
 from expunge.loop.phases import apply
 from expunge.methods.gradient_difference import GradientDifference
-from expunge.model.select import select
-from expunge.problem import Problem, Split
+from expunge.problem import Problem
 from expunge.runs.distributed import Runtime
+from problems import split_of, text_problem
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 METHOD = GradientDifference(epochs=2, forget_rows=32, learning_rate=1e-4)
@@ -26,19 +23,14 @@ NEAR = 1e-6  # of a step of 1e-4; norms round to float32, and other batch shapes
 
 def problem_on_a_gpu() -> Problem:
     """A Llama in float64 whose activations for 32 windows of 250 tokens are about a gibibyte."""
-    random = torch.Generator().manual_seed(0)
-    tokenizer, runtime = byte_tokenizer([], 258), Runtime("cuda")
+    runtime = Runtime("cuda")
     runtime.precision = "no"
-    model = llama(tokenizer, width=256, layers=4, heads=4, context=256, seed=0).double().eval().to(runtime.device)
-    splits = {}
-    for name in ("forget", "retain"):
-        lengths = torch.randint(230, 251, (32,), generator=random).tolist()
-        texts = [torch.randint(2, 258, (length,), generator=random).tolist() for length in lengths]
-        windows = [Window(row, tuple(ids), (False,) + (True,) * (len(ids) - 1)) for row, ids in enumerate(texts)]
-        rows = tuple(Row(name, row, "document", "", str(row)) for row in range(32))
-        splits[name] = Split(name, rows, tuple(windows))
-    chosen = select(model, "full", runtime.device)
-    return Problem(chosen.model, tokenizer, runtime, Rendering(context=256), splits, movable=chosen.movable)
+    splits = {
+        name: split_of(name, (1,) * 32, seed, lengths=(230, 250), ids=(2, 258), share=1.0)
+        for seed, name in enumerate(("forget", "retain"))
+    }
+    sizes = {"width": 256, "layers": 4, "heads": 4, "context": 256}
+    return text_problem(splits, dtype=torch.float64, runtime=runtime, **sizes)
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data.batches import Batch
-from expunge.data.portions import Portions
 from expunge.gradients import bartlett
 from expunge.gradients.bartlett import estimate
 from expunge.gradients.cotangents import noise_cotangent
-from expunge.runs.distributed import Runtime
+from expunge.problem import Problem
+from problems import problem_of
 
 VOCABULARY, WIDTH = 8, 3
 DRAWS = 600
@@ -33,10 +33,8 @@ class Toy(nn.Module):
         return SimpleNamespace(logits=means @ self.head)
 
 
-def problem() -> Any:
-    model = Toy()
-    movable = dict(model.named_parameters())
-    return SimpleNamespace(model=model, movable=movable, runtime=Runtime("cpu"), portions=Portions())
+def problem() -> Problem:
+    return problem_of(Toy(), {})
 
 
 def batch(rows: list[list[int]], weight: float = 1.0) -> Batch:
@@ -52,7 +50,7 @@ def batch(rows: list[list[int]], weight: float = 1.0) -> Batch:
 BATCHES = [batch([[1, 2, 3, 3, 4], [5, 6, 1, 2]]), batch([[7, 0, 4, 4]])]
 
 
-def oracle(made: Any) -> Tensor:
+def oracle(made: Problem) -> Tensor:
     """diag(1/N sum_t J_t' (diag p - pp') J_t) from the explicit Jacobian, all parameters in one vector."""
     names, values = list(made.movable), tuple(made.movable.values())
     total, targets = torch.zeros(sum(value.numel() for value in values), dtype=torch.float64), 0
@@ -72,7 +70,7 @@ def oracle(made: Any) -> Tensor:
     return total / targets
 
 
-def deviations(made: Any, estimator: Any, draws: int = DRAWS) -> Tensor:
+def deviations(made: Problem, estimator: Any, draws: int = DRAWS) -> Tensor:
     """(mean over draws - oracle) / standard error, coordinate by coordinate."""
     generator = torch.Generator().manual_seed(1)
     found = torch.stack(

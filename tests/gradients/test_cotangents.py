@@ -11,7 +11,8 @@ from expunge.gradients.cotangents import (
     turn_into_noise_cotangent,
 )
 from expunge.gradients.per_example import Squares, measure
-from gradients.shapes import VOCABULARY, model_of, problem_of, row_gradients, same, split_of
+from oracles import row_gradients, same
+from problems import VOCABULARY, model_of, problem_of, split_of
 
 LOGITS = torch.tensor([[0.3, -1.2, 2.0, 0.1, -0.4], [4.0, 0.0, 0.0, -1.0, 0.5]]).double()
 

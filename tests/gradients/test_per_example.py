@@ -13,7 +13,8 @@ from expunge.data.tokens import Window
 from expunge.errors import InputError
 from expunge.gradients.per_example import Squares, Stacked, measure
 from expunge.problem import Problem, Split
-from gradients.shapes import FAMILIES, lora_of, model_of, problem_of, row_gradients, same, split_of
+from oracles import row_gradients, same
+from problems import FAMILIES, lora_of, model_of, problem_of, split_of
 
 
 def check_all(problem: Problem, windows: int = 4) -> None:

@@ -7,8 +7,8 @@ from expunge.gradients.summed import divergence_gradient, mean_gradient
 from expunge.methods.libu_as_published import squared_batch_means
 from expunge.model.losses import target_logits
 from expunge.reference.cache import keep_distributions
-from gradients.shapes import model_of, problem_of, row_gradients, same
-from oracles import token_nll
+from oracles import row_gradients, same, token_nll
+from problems import model_of, problem_of
 
 COUNTS = (1, 1, 3, 1, 2)
 

@@ -18,7 +18,9 @@ from expunge import registry
 from expunge.data.batches import Batch, collate
 from expunge.data.tokens import Window
 from expunge.method import State
+from expunge.problem import Problem
 from expunge.reference.cache import KeptDistributions
+from problems import problem_of
 
 LOG2 = math.log(2)
 WINDOWS = (Window(0, (0, 1, 2), (False, True, True)), Window(1, (0, 3), (False, True)))
@@ -26,18 +28,19 @@ AT_0, AT_1, B_AT_0 = (1 / 8, 1 / 2, 1 / 8, 1 / 4), (1 / 2, 1 / 8, 1 / 4, 1 / 8),
 NOISE = (0.97, 0.01, 0.01, 0.01)  # predictions that no target depends on
 
 
-class Fixed:
+class Fixed(torch.nn.Module):
     """A model that predicts the same distributions whatever it reads."""
 
     def __init__(self, distributions: Sequence[Sequence[Sequence[float]]]) -> None:
-        self.logits = torch.tensor(distributions).log().requires_grad_()
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(distributions).log())
 
-    def __call__(self, **inputs: Any) -> Any:
+    def forward(self, **inputs: Any) -> Any:
         return SimpleNamespace(logits=self.logits)
 
 
-def problem(noise: Sequence[float] = NOISE) -> Any:
-    return SimpleNamespace(model=Fixed([[AT_0, AT_1, noise], [B_AT_0, noise, noise]]))
+def problem(noise: Sequence[float] = NOISE) -> Problem:
+    return problem_of(Fixed([[AT_0, AT_1, noise], [B_AT_0, noise, noise]]), {})
 
 
 def batch(split: str) -> Batch:

@@ -14,7 +14,8 @@ from expunge.methods.libu import Libu
 from expunge.methods.libu_as_published import SETUPS, LibuAsPublished, Setup, squared_batch_means
 from expunge.optim.step_size import Fixed, RetainBudget
 from expunge.problem import Problem
-from gradients.shapes import lora_of, problem_of, same
+from oracles import same
+from problems import lora_of, problem_of
 
 PARTS = {"forget": (1, 1, 1), "retain": (1, 1), "curvature": (1, 1, 1, 1), "acceptance": (1, 1)}
 

@@ -18,7 +18,7 @@ from expunge.influence import directions
 from expunge.intake.sets import check
 from expunge.methods.fisher_removal import FisherRemoval
 from expunge.problem import Problem
-from gradients.shapes import lora_of, model_of, problem_of
+from problems import lora_of, model_of, problem_of
 
 METHODS = ("fisher_forgetting", "fisher_removal", "libu")
 DAMPING = 0.1

@@ -14,7 +14,7 @@ from expunge.gradients.per_example import Squares, measure
 from expunge.model.losses import target_nll
 from expunge.model.recompute import allow, recompute_layers
 from expunge.problem import Problem
-from scarce import problem_in_doubles
+from problems import uneven
 
 
 def gradients(problem: Problem) -> tuple[list[torch.Tensor], int]:
@@ -33,7 +33,7 @@ def gradients(problem: Problem) -> tuple[list[torch.Tensor], int]:
 
 @pytest.mark.parametrize("subspace", ["full", "lora"])
 def test_gradients_stay_and_less_is_kept(subspace: str) -> None:
-    problem = problem_in_doubles(subspace)
+    problem = uneven(subspace)
     problem.model.eval()
     expected, before = gradients(problem)
     assert recompute_layers(problem.model)
@@ -46,7 +46,7 @@ def test_gradients_stay_and_less_is_kept(subspace: str) -> None:
 
 
 def test_per_example_gradients_stay() -> None:
-    problem = problem_in_doubles()
+    problem = uneven()
     expected = measure(problem, problem.splits["forget"], Squares, "noise").tensors
     recompute_layers(problem.model)
     found = measure(problem, problem.splits["forget"], Squares, "noise").tensors

@@ -9,7 +9,7 @@ import pytest
 from expunge.loop import batch_tokens as guess
 from expunge.loop.batch_tokens import begin, tokens_within
 from expunge.problem import Problem
-from scarce import problem_in_doubles
+from problems import uneven
 
 
 def check_tokens(within: Callable[..., int]) -> None:
@@ -54,22 +54,22 @@ def begun(problem: Problem, free: int, monkeypatch: pytest.MonkeyPatch, **given:
 
 
 def test_no_limit_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = problem_in_doubles()
+    problem = uneven()
     assert not begun(problem, 2**34, monkeypatch)
     assert problem.portions.tokens is None and problem.portions.lighter is not None
 
 
 def test_a_limit_from_the_plan_where_there_is_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = problem_in_doubles()
+    problem = uneven()
     width = max(len(window.ids) for split in problem.splits.values() for window in split.windows)
     free = 4 * 2**20
     assert "tokens at a time" in begun(problem, free, monkeypatch)[0]
     limit = problem.portions.tokens
     assert limit is not None and width <= limit < 32 * width and problem.portions.begun == limit
-    lighter = problem_in_doubles()
+    lighter = uneven()
     begun(lighter, free, monkeypatch, gradient_checkpointing=True)
     assert lighter.portions.tokens is None or lighter.portions.tokens > limit
-    given = problem_in_doubles()
+    given = uneven()
     assert not begun(given, free, monkeypatch, batch_tokens=4096)
     assert given.portions.tokens is None  # what was given is set where the problem is made
 
@@ -79,5 +79,5 @@ def test_models_that_cannot_be_traced_begin_without_a_limit(monkeypatch: pytest.
         raise NotImplementedError("no meta kernel")
 
     monkeypatch.setattr(guess, "Stack", refuses)
-    problem = problem_in_doubles()
+    problem = uneven()
     assert not begun(problem, 2**20, monkeypatch)

@@ -1,7 +1,6 @@
 """FLOPs and bytes without data: against PyTorch's counter on real weights, and a shallow trace against a whole one."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ from expunge.methods.gradient_difference import GradientDifference
 from expunge.model import trace
 from expunge.model.select import select
 from expunge.planning import workload
-from expunge.problem import Problem
 from expunge.runs.distributed import Runtime
+from problems import problem_of
 
 WITHIN = 0.05
 SPECIAL = {"vocab_size": 258, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -57,10 +56,9 @@ def test_steps_and_checks_cost_what_the_counter_counts(name: str, subspace: str,
     given, shape = rows(tokenizer), MAKERS[name]()
     shape._attn_implementation = "eager"  # the counter knows its products; it leaves a CPU's fused attention out
     chosen = select(AutoModelForCausalLM.from_config(shape).float().eval(), subspace, torch.device("cpu"))
-    splits = dict(given.splits)
-    problem = Problem(chosen.model, tokenizer, Runtime("cpu"), given.rendering, splits, movable=chosen.movable)
+    problem = problem_of(chosen.model, given.splits, tokenizer=tokenizer, context=64, adapter=chosen.adapter)
     with FlopCounterMode(display=False) as counter:
-        apply(METHOD, replace(problem, adapter=chosen.adapter), lambda entry: None)
+        apply(METHOD, problem, lambda entry: None)
     measured = counter.get_total_flops()
 
     work = workload.unlearning(METHOD, commands.Plan(), given, Runtime("cpu"), parameters=10**5)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from html_pages import Record
+
 HOSTILE = "<script>alert('x')</script> | `tick` \"quote\"\nnext [a](b) \u202eRTL אב & **bold**"
-Record = dict[str, Any]
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def make_sophia() -> Callable[..., list[Record]]:
 def stepped_record() -> Record:
     """Of a method in two phases: three proposals, the last one refused, then steps by Sophia."""
     record = build_record(rows=7)
-    later = {
+    later: Record = {
         "measured": {"forget": 1.1, "retain": 0.05, "retain_kl": 0.045},
         "predicted": {"forget": 1.0, "retain": 0.04, "retain_kl": 0.01},
         "retain_kl": {"before": 0.05, "after": 0.095},

@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from expunge.reporting import benchmark, html, markdown
+from html_pages import Make, Record
 
-Record = dict[str, Any]
-MakeRecord = Callable[..., Record]
 HOSTILE = "<script>alert(1)</script> | **bold**"
 
 
@@ -45,19 +43,19 @@ def check_section(page: str) -> None:
 
 
 @pytest.mark.parametrize("render", [html.render, markdown.render])
-def test_both_pages_show_it(render: Callable[..., str], make_record: MakeRecord) -> None:
+def test_both_pages_show_it(render: Callable[..., str], make_record: Make) -> None:
     check_section(render(with_block(make_record())))
 
 
 @pytest.mark.parametrize("render", [html.render, markdown.render])
-def test_check_rejects_a_page_without_it(render: Callable[..., str], make_record: MakeRecord) -> None:
+def test_check_rejects_a_page_without_it(render: Callable[..., str], make_record: Make) -> None:
     for record in (make_record(), make_record() | {"benchmark": None}):
         assert "LUME" not in render(record)
         with pytest.raises(AssertionError):
             check_section(render(record))
 
 
-def test_missing_is_never_a_number(make_record: MakeRecord) -> None:
+def test_missing_is_never_a_number(make_record: Make) -> None:
     found = benchmark.section(with_block(make_record()))
     assert found is not None
     lines = {line[0]: line[1:] for table in found.tables for line in table.lines}
@@ -65,13 +63,13 @@ def test_missing_is_never_a_number(make_record: MakeRecord) -> None:
     assert found.tables[0].headers == ("Score", "Original", "Unlearned")
 
 
-def test_reasons_are_escaped(make_record: MakeRecord) -> None:
+def test_reasons_are_escaped(make_record: Make) -> None:
     assert "<script>" not in html.render(with_block(make_record(), HOSTILE))
     page = markdown.render(with_block(make_record(), HOSTILE))
     assert "<script>" not in page and "**bold**" not in page
 
 
-def test_lead_depends_on_the_retrained_model(make_record: MakeRecord) -> None:
+def test_lead_depends_on_the_retrained_model(make_record: Make) -> None:
     record = with_block(make_record())
     without = benchmark.section(record)
     record["benchmark"]["models"]["retrained"] = official(0.9, {"missing": "x"})
