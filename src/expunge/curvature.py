@@ -1,4 +1,4 @@
-"""Contract: what a curvature is, and what is shared by those who use one: damping, inner products.
+"""Contract: what a curvature is, and what is shared by those who use one: damping, solutions, inner products.
 
 A curvature stands for a symmetric, positive semi-definite matrix C over the movable parameters. Each entry of
 `curvatures/` says in its docstring which matrix it is (Gauss-Newton, Fisher with sampled labels, empirical Fisher) and
@@ -11,7 +11,7 @@ Vectors are mappings by the names of `Problem.movable`; a name that is missing c
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from expunge.errors import InputError
 from expunge.problem import Problem, Split
 
 Vector = Mapping[str, Tensor]
+Status = Literal["solved", "not converged", "broke down"]
+STATE_SHARE = 0.5  # of the free memory that a fitted state may take; plans refuse what a run would
 DROWNS = 10.0  # times the mean of the spectrum: more damping than that, and the curvature hardly counts
 BARE = 1e-4  # times the median: less damping than that, and the flattest directions decide
 
@@ -28,58 +30,124 @@ BARE = 1e-4  # times the median: less damping than that, and the flattest direct
 class CurvatureState:
     """A fitted curvature: what depends only on the model and the rows. Tensors, so it can be kept.
 
-    `tensors` by parameter name, as the entry needs them; `factors` what was derived from them. `mean` and `median` of
-    the spectrum's diagonal over the coordinates with any gradient. `alive`: parameters with any gradient at all; the
-    others (A of a fresh LoRA, whose B is zero) have no curvature, which is not a curvature of zero, and get no step.
+    `tensors` by names that the entry chooses (those of parameters, mostly); `factors` what was derived from them, which
+    is derived again where it is missing. `means`: of the spectrum's diagonal over each parameter's coordinates with any
+    gradient; `mean` and `median` of all of them. `alive`: parameters with any gradient at all; the others (A of a fresh
+    LoRA, whose B is zero) have no curvature, which is not a curvature of zero, and get no step.
     """
 
     tensors: dict[str, Tensor]
     mean: float
     median: float
-    alive: frozenset[str]
+    means: dict[str, float]
     examples: int
     tokens: int
     notes: dict[str, Any] = field(default_factory=dict)
     factors: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def alive(self) -> frozenset[str]:
+        return frozenset(self.means)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values; without what can be derived from them."""
+        names = ("tensors", "mean", "median", "means", "examples", "tokens", "notes")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Damping:
+    """What is added to the spectrum, in its units: for each parameter, and `value` for all together.
+
+    `warning` where it drowns the curvature, or is drowned by it.
+    """
+
+    value: float
+    relative: float
+    by_parameter: Mapping[str, float] = field(default_factory=dict)
+    warning: str = ""
+
+    def of(self, name: str) -> float:
+        """The damping of one parameter's coordinates."""
+        return self.by_parameter.get(name, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """(C + damping)^-1 v, and how it went.
+
+    `residual`: |(C + damping) x - v| / |v| where the solver looked at it, which iterative ones do. Trouble is a status
+    and not an exception: *not converged* after the `iterations` that were allowed, or *broke down* where a product was
+    not finite or the matrix not positive definite.
+    """
+
+    value: dict[str, Tensor]
+    status: Status = "solved"
+    residual: float | None = None
+    iterations: int = 0
+
+
+class Passing(NamedTuple):
+    """Forward and backward passes over all rows of the split: to fit a curvature, for a product, and for a solve."""
+
+    fit: float = 1.0
+    product: float = 0.0
+    solve: float = 0.0
+
 
 class Curvature(Protocol):
-    """A curvature of the catalogue: a frozen dataclass whose fields are its options.
+    """A curvature of the catalogue: a frozen dataclass that inherits this; its fields are its options.
 
-    `forecasts` says whether d' C d / 2 is a forecast of the retain KL in nats per token.
+    `forecasts`: whether d' C d / 2 is a forecast of the retain KL in nats per token. `has_powers`: whether `power` and
+    `whiten` are there, which need a spectrum.
     """
 
     @property
-    def forecasts(self) -> bool: ...
+    def forecasts(self) -> bool:
+        return False
+
+    @property
+    def has_powers(self) -> bool:
+        return False
 
     def init(self, problem: Problem, split: Split) -> CurvatureState:
         """Fits it at the current weights. Raises `InputError` for layers without per-example gradients."""
         ...
 
-    def matvec(self, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
-        """C v."""
+    def matvec(self, problem: Problem, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
+        """C v, of the parameters of v that are alive."""
         ...
 
-    def solve(self, state: CurvatureState, vector: Vector, damping: float) -> dict[str, Tensor]:
-        """(C + damping I)^-1 v; parameters that are not alive are left out."""
+    def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
+        """(C + damping)^-1 v; parameters that are not alive are left out."""
         ...
 
-    def power(self, state: CurvatureState, vector: Vector, exponent: float, damping: float) -> dict[str, Tensor]:
-        """(C + damping I)^exponent v; parameters that are not alive are left out."""
+    def power(
+        self, problem: Problem, state: CurvatureState, vector: Vector, exponent: float, damping: Damping
+    ) -> dict[str, Tensor]:
+        """(C + damping)^exponent v; parameters not alive are left out. Raises `InputError` where it has none."""
+        raise InputError(f"curvature {type(self).__name__} has no fractional powers. Use diagonal or block.")
+
+    def whiten(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> dict[str, Tensor]:
+        """W v with W' W = (C + damping)^-1: coordinates in which the inner product is that of the damped inverse."""
+        return self.power(problem, state, vector, -0.5, damping)
+
+    def cost(self, rows: int) -> Passing:
+        """What it costs on a split of so many rows; for plans."""
+        return Passing()
+
+    def bytes(self, shapes: Mapping[str, torch.Size]) -> int:
+        """At the most, while it is fitted and after, over parameters of these shapes; for plans."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Damping:
-    """What is added to the spectrum, in its units; `warning` where it drowns the curvature, or is drowned by it."""
+def damping_for(
+    state: CurvatureState, relative: float, absolute: float | None = None, per_layer: bool = False
+) -> Damping:
+    """`relative` times the mean of the spectrum, of the model or of each parameter, or an `absolute` one.
 
-    value: float
-    relative: float
-    warning: str = ""
-
-
-def damping_for(state: CurvatureState, relative: float, absolute: float | None = None) -> Damping:
-    """`relative` times the mean of the spectrum, or an `absolute` one. Raises `InputError` unless it is above 0."""
+    Raises `InputError` unless it is above 0.
+    """
     value = relative * state.mean if absolute is None else absolute
     if not (value > 0 and value < float("inf")):
         named = f"damping {relative}" if absolute is None else f"absolute_damping {absolute}"
@@ -92,33 +160,35 @@ def damping_for(state: CurvatureState, relative: float, absolute: float | None =
         warning = f"damping {value:.3g} drowns the curvature (mean {state.mean:.3g}): close to a plain gradient step"
     elif value < BARE * state.median:
         warning = f"damping {value:.3g} is drowned by the curvature (median {state.median:.3g}): expect long steps"
-    return Damping(value, value / state.mean if state.mean else float("inf"), warning)
+    own = {name: relative * mean for name, mean in state.means.items()} if per_layer and absolute is None else {}
+    return Damping(value, value / state.mean if state.mean else float("inf"), own, warning)
 
 
-def summary(diagonal: Mapping[str, Tensor]) -> tuple[float, float, frozenset[str]]:
-    """Mean and median of a spectrum's diagonal over coordinates with a gradient, and the parameters that have any.
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Mean and median of a diagonal over coordinates with a gradient, and each parameter's mean where it has any."""
 
-    Raises `InputError` where an entry is not finite, naming the parameter.
-    """
+    mean: float
+    median: float
+    means: dict[str, float]
+
+
+def spectrum(diagonal: Mapping[str, Tensor]) -> Spectrum:
+    """What is said of a diagonal. Raises `InputError` where an entry is not finite, naming the parameter."""
     total, count, values = 0.0, 0, []
-    alive = set()
+    means = {}
     for name, entries in diagonal.items():
         if not torch.isfinite(entries).all():
             raise InputError(f"the curvature of {name} is not finite at these weights. Is the model broken already?")
         positive = entries[entries > 0]
         if len(positive):
-            alive.add(name)
-            total, count = total + float(positive.double().sum()), count + len(positive)
+            summed = float(positive.double().sum())
+            means[name] = summed / len(positive)
+            total, count = total + summed, count + len(positive)
             values.append(positive[:: max(1, len(positive) // 4096)].double().cpu())
     if not count:
-        return 0.0, 0.0, frozenset()
-    return total / count, float(torch.cat(values).median()), frozenset(alive)
-
-
-def shuffled(entries: Tensor, seed: int) -> Tensor:
-    """The same entries in another order: a control that keeps the scale and throws the structure away."""
-    order = torch.randperm(entries.numel(), generator=torch.Generator().manual_seed(seed))
-    return entries.flatten()[order.to(entries.device)].view_as(entries)
+        return Spectrum(0.0, 0.0, {})
+    return Spectrum(total / count, float(torch.cat(values).median()), means)
 
 
 def inner(left: Vector, right: Vector) -> float:

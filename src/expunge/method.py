@@ -1,46 +1,75 @@
 """Contract: what an unlearning method is.
 
-A method is a frozen dataclass in `methods/`, one file each; its fields are its hyper-parameters. `init` computes what
-depends only on model and data (targets, cached reference distributions); `phases` says what is done with the weights,
-in order. A *loss phase* minimises a loss, which is the sum over the splits that it draws; a *proposal phase* asks for
-a direction and takes a step along it, or refuses; `Repeat` runs phases in cycles. The third kind that the design
-names (transform) gets its contract with its first method; docs/decisions.md shows on paper that it fits.
+A method is a frozen dataclass in `methods/`, one file each, that inherits `Method`; its fields are its
+hyper-parameters, with a docstring under each and bounds at the field (`config.bounds`). `needs` says what it must be
+given, `init` computes what depends only on model and data (targets, cached reference distributions), and `phases` says
+what is done with the weights, in order:
 
-What a method may declare beside its fields, as class variables:
-`needs_retain`, `needs_targets`: it is refused without rows to keep, or without anything to take targets from;
-`keeps`: splits for which it keeps the original's distributions, for plans;
-`retain_parts`: weights of the parts that the retain rows are dealt into, such as
-`{"retain": 2, "curvature": 1, "acceptance": 1}`; methods that propose need "acceptance";
-`fewest_retain`: the fewest retain rows (the guard not counted) that it runs with.
+- `Descend`: a loss is minimised. It is a sum over the splits that a step draws from, evaluated on one batch of one
+  split at a time; `combine` may make something else than a sum of the splits' gradients.
+- `Propose`: a direction, and a rule that finds a step along it or refuses it; weights come back bit for bit.
+- `Transform`: a change of the weights outside any optimiser (merging, pruning, task vectors).
+- `Repeat`: phases in cycles, until a proposal is refused or a condition holds.
+
+Each kind has a runner in `loop/` that runs it, says what it costs and hands over its state. Constructors
+compute nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch
-from expunge.optim.sophia import SophiaSettings
+from expunge.data.passes import Passes
+from expunge.gradients.summed import Terms as Terms
 from expunge.optim.step_size import StepRule
 from expunge.problem import Problem, Split
 
+Kept = Literal["distributions", "states"]
+Gradients = Mapping[str, Tensor]  # by the names of `Problem.movable`
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """A loss and its named parts (scalars, in nats unless the name says otherwise)."""
 
-    parts: Mapping[str, Tensor]
-    total: Tensor
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Texts to sample from the original, and the longest of them in tokens."""
+
+    texts: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a method must be given, and what it keeps; known from its options alone, before any model is loaded.
+
+    `retain`, `targets`: it is refused without rows to keep, or without anything to take targets from. `fewest_retain`:
+    the fewest retain rows (the guard not counted) that it runs with. `parts`: weights of the parts that the retain rows
+    are dealt into by hash, such as {"retain": 2, "curvature": 1, "acceptance": 1}; methods that propose need
+    "acceptance". `kept`: what it keeps of the original, by split, and `passes`: the forward
+    and backward passes that `init` takes over each, both for plans. `replay`: text that it samples from the
+    original, which becomes the split "replay". `layers`: given how many decoder layers the model has, which of them may
+    move (0 is the one next to the embeddings); none: whatever the subspace holds.
+    """
+
+    retain: bool = False
+    targets: bool = False
+    fewest_retain: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, Kept] = field(default_factory=dict)
+    passes: Mapping[str, float] = field(default_factory=dict)
+    replay: Replay | None = None
+    layers: Callable[[int], Sequence[int]] | None = None
 
 
 @dataclass(slots=True)
 class State:
     """What `init` computed: extra splits to draw from, targets per forget row, caches, and notes for the record.
 
-    `carried`: what phases leave to later ones, which checkpoints keep; the rest depends on the original alone.
-    `pressure` is the multiplier on the pull to the targets, which are a constraint: the loop raises it while the rows
-    are under way and do not arrive.
+    `carried`: what phases leave to later ones (tensors, plain values, lists and mappings of them), which checkpoints
+    keep; the rest depends on the original alone. `pressure` is the multiplier on the pull to the targets, which are a
+    constraint: the loop raises it while the rows are under way and do not arrive.
     """
 
     splits: dict[str, Split] = field(default_factory=dict)
@@ -51,27 +80,146 @@ class State:
     pressure: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The learning rate is looked for: the smallest that should arrive (see `loop.probe`). Needs targets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One step before it is taken, for a rule that sets its learning rate.
+
+    `step` is 0-based, of `steps`; `splits`: those it drew from. `loss_at(rate, split)`: the mean loss of the step's own
+    batches of a split, in the units of `Descend.loss`, with the weights moved by -rate times the gradient as it was
+    combined and clipped; afterwards they are as they were.
+    """
+
+    step: int
+    steps: int
+    splits: frozenset[str]
+    state: State
+    loss_at: Callable[[float, str], float]
+
+
+Rate = float | Probe | Callable[[Trial], float]
+
+
+class Stepper(Protocol):
+    """An optimiser over one run of steps. `tokens` counts what it sent through the model beside the steps' own passes.
+
+    `clip`: the norm that the gradient of a step is clipped to.
+    """
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer: ...
+
+    @property
+    def clip(self) -> float: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    def before(self, step: int, batches: Sequence[Batch]) -> None:
+        """Ahead of 0-based `step`, whose batches these are."""
+        ...
+
+    def after(self, step: int) -> None:
+        """Following 0-based `step`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it needs to go on, but for the optimiser."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` returned, once the optimiser is as it was."""
+        ...
+
+
+Note = Callable[[str, Mapping[str, Any]], None]  # figures for the record, under a name of its notes
+
+
+class Optimiser(Protocol):
+    """What makes a `Stepper`, and says what its own passes cost."""
+
+    def begin(self, problem: Problem, pool: Mapping[str, Split], seed: int, note: Note) -> Stepper:
+        """A stepper over the movable parameters, as they are now; `pool`: the splits that it may draw from."""
+        ...
+
+    def cost(self, pool: Mapping[str, Split], draws: Mapping[str, int], seed: int, steps: int) -> Passes:
+        """Of its own passes, beside those of steps that draw so many windows by split."""
+        ...
+
+
+def adamw(parameters: Sequence[Tensor], weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """AdamW with betas 0.9 and 0.99 (our choice): a phase has some hundreds of steps, and 0.999 averages over more."""
+    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossPhase:
-    """How the loop minimises a loss.
+class Plain:
+    """Any optimiser of PyTorch, made by a function of the parameters; its learning rate is set by the loop."""
+
+    make: Callable[[Sequence[Tensor]], torch.optim.Optimizer] = adamw
+    clip: float = 1.0
+
+    def begin(self, problem: Problem, pool: Mapping[str, Split], seed: int, note: Note) -> "PlainStepper":
+        return PlainStepper(self.make(list(problem.movable.values())), self.clip)
+
+    def cost(self, pool: Mapping[str, Split], draws: Mapping[str, int], seed: int, steps: int) -> Passes:
+        return Passes()
+
+
+@dataclass(slots=True)
+class PlainStepper:
+    """Has nothing to do around a step."""
+
+    optimiser: torch.optim.Optimizer
+    clip: float
+    tokens: int = 0
+
+    def before(self, step: int, batches: Sequence[Batch]) -> None:
+        return
+
+    def after(self, step: int) -> None:
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descend:
+    """A loss that is minimised.
 
     `loss` is evaluated on one batch of one split at a time (`Batch.split`). `draws`: windows of each split in a step
-    (splits that do not exist are skipped). `learning_rate` None: found by the probe. `aims` says whether the forget
-    rows have targets, so that arriving can be seen. `optimiser` None: AdamW.
+    (splits that do not exist are skipped). One of `steps` and `passes` (over the forget windows) says how long. `rate`:
+    a learning rate, which warms up and decays linearly; `Probe`; or a rule that looks at losses and sets it at each
+    step. `aims` says whether the forget rows have targets, so that arriving can be seen. `combine` makes one gradient
+    of those of the splits; none: their sum. `trials`: how often a step's rule measures a split, on average, for plans.
     """
 
     loss: Callable[[Problem, State, Batch], Terms]
     draws: Mapping[str, int]
-    steps: int
-    learning_rate: float | None
+    rate: Rate
+    steps: int | None = None
+    passes: float | None = None
     aims: bool = False
-    optimiser: SophiaSettings | None = None
+    combine: Callable[[Mapping[str, Gradients]], Gradients] | None = None
+    optimiser: Optimiser = field(default_factory=Plain)
+    trials: Mapping[str, float] = field(default_factory=dict)
     name: str = "descent"
 
-    @property
-    def probes(self) -> bool:
-        """Whether its learning rate is looked for."""
-        return self.aims and self.learning_rate is None
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.passes is None):
+            raise ValueError(f"{self.name}: give either steps or passes over the forget rows")
+        if self.aims and callable(self.rate):
+            raise ValueError(f"{self.name}: a descent to targets steers its rate itself; give a number or a probe")
+        if isinstance(self.rate, Probe) and not self.aims:
+            raise ValueError(f"{self.name}: a probe looks for the rate at which forget rows reach their targets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,44 +241,66 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProposalPhase:
+class Propose:
     """Asks for a proposal at the current weights and takes the step that the rule finds, or none.
 
-    `passes`: over each split's windows, how many forward and backward passes one proposal takes, for plans and for
-    budgets of tokens.
+    `passes`: over each split's windows, how many forward and backward passes one proposal takes. `bytes`: of what it
+    keeps beside the direction, from the shapes of what may move; both for plans and budgets of tokens.
     """
 
     propose: Callable[[Problem, State], Proposal]
     step: StepRule
     passes: Mapping[str, float]
+    bytes: Callable[[Mapping[str, torch.Size]], int] = lambda shapes: 0
     name: str = "proposal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """A change of the weights outside any optimiser, made at once.
+
+    `apply(problem, state)` changes the movable parameters in place. Arithmetic on weights goes through
+    `model.effective`, so that of a LoRA B A is added up and never B and A. Trainings whose results it takes are
+    `Descend` phases before it, which leave theirs in `State.carried` by transforms of their own; so each has its cost,
+    its checkpoints and its place in a budget.
+    """
+
+    apply: Callable[[Problem, State], None]
+    name: str = "transform"
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Phases in cycles; a proposal that is refused ends it."""
+    """Phases in cycles; a proposal that is refused ends it, and so does `until`, asked after each cycle."""
 
     phases: tuple["Phase", ...]
     times: int
+    until: Callable[[State], bool] | None = None
 
 
-Phase = LossPhase | ProposalPhase | Repeat
+Step = Descend | Propose | Transform
+Phase = Step | Repeat
 
 
-def flattened(phases: Sequence[Phase]) -> list[LossPhase | ProposalPhase]:
+def flattened(phases: Sequence[Phase]) -> list[Step]:
     """The phases one by one, those of a `Repeat` as often as it asks for."""
-    flat: list[LossPhase | ProposalPhase] = []
+    flat: list[Step] = []
     for phase in phases:
         flat += phase.times * flattened(phase.phases) if isinstance(phase, Repeat) else [phase]
     return flat
 
 
 class Method(Protocol):
-    """A method of the catalogue."""
+    """A method of the catalogue; entries inherit it, and with it what they do not say themselves."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it must be given. Asked of the options alone."""
+        return Needs()
 
     def init(self, problem: Problem) -> State:
         """Computes what depends only on model and data, on the original model."""
-        ...
+        return State()
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         """What to do, in order. Plans ask too, of a problem without a model and an empty state."""

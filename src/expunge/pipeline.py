@@ -1,5 +1,6 @@
 """The public functions: plan, unlearn, retrain, evaluate, report. The only file that sees every stage."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,12 +22,11 @@ from expunge.loop.twins import Twin, make_twins
 from expunge.loop.watch import Outcome
 from expunge.model import load, save
 from expunge.model.select import Subspace
+from expunge.planning import plan as planned
 from expunge.planning.estimate import Estimate
 from expunge.planning.preview import rendered_example, subspace_plan
+from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.planning.whole import estimate_costs
-from expunge.planning.workload import Rows as PlannedRows
-from expunge.planning.workload import windows_of
 from expunge.records import dossier, hashes, manifest, record
 from expunge.records.lineage import trace
 from expunge.records.run import Run
@@ -44,15 +44,15 @@ def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
     Returns the run once its output folder is complete. Raises `InputError` for wrong input (nothing is written) and
     `ExpungeError` where the run fails.
     """
-    return run_unlearn(options.build(commands.Unlearn, settings, "unlearn"), say)
+    return run_unlearn(_configuration(commands.Unlearn, settings), say)
 
 
 def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     """`unlearn` for a configuration."""
-    method_kind = registry.load("methods", config.method)
-    config = replace(config, options=trial.options_of(method_kind, config.options))
+    method = trial.method_of(config.method, config.options)
+    config = replace(config, options=method)
     output = save.check_output(_required(config.output, "output"))
-    checked = check(config, method_kind)
+    checked = check(config, method.needs)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("unlearn", config, hashed)
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
@@ -96,7 +96,7 @@ def _unlearn(
 
 def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
     """Judges an unlearned model; keyword arguments are the fields of `config.Evaluate`. Raises `InputError`."""
-    return run_evaluate(options.build(commands.Evaluate, settings, "evaluate"), say)
+    return run_evaluate(_configuration(commands.Evaluate, settings), say)
 
 
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
@@ -133,7 +133,7 @@ def _evaluate(
 
 def plan(**settings: Any) -> list[str]:
     """What a run would do, in lines of text; keyword arguments are the fields of `config.Plan`. Raises `InputError`."""
-    return run_plan(options.build(commands.Plan, settings, "plan"))
+    return run_plan(_configuration(commands.Plan, settings))
 
 
 def run_plan(config: commands.Plan) -> list[str]:
@@ -147,16 +147,16 @@ def run_plan(config: commands.Plan) -> list[str]:
     device = Runtime(config.device).device
     lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
     example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
-    return [*lines, "", *planned_lines(estimate_costs(config, shape, rows)), "", *example]
+    return [*lines, "", *planned_lines(planned.estimate(config, shape, rows)), "", *example]
 
 
 def estimate(config: commands.Plan) -> Estimate:
     """The figures of a plan: FLOPs, memory and time, for programs. Raises `InputError`."""
     rows, shape = _planned(config)
-    return estimate_costs(config, shape, rows)
+    return planned.estimate(config, shape, rows)
 
 
-def _planned(config: commands.Plan) -> tuple[PlannedRows, Any]:
+def _planned(config: commands.Plan) -> tuple[Rows, Any]:
     """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
     checked = check(config, weights=False)
     assert config.model is not None
@@ -168,17 +168,17 @@ def _planned(config: commands.Plan) -> tuple[PlannedRows, Any]:
         loss_on=config.loss_on,
         context=load.context_of(shape, config.context),
     )
-    return windows_of(checked, rendering, tokenizer, trial.SAMPLES, trial.SAMPLE_TOKENS), shape
+    return Rows.of(checked, rendering, tokenizer), shape
 
 
 def run_demo(config: housekeeping.Demo, say: Say = lambda line: None) -> Run:
     """A small model that memorised fictional people, some of whom are removed."""
-    return demo.run(config, run_unlearn, say)
+    return demo.run(config, run_unlearn, lambda output, texts: Run(output, record.read(output), texts), say)
 
 
 def retrain(say: Say = lambda line: None, **settings: Any) -> list[Twin]:
     """Trains (or takes from the cache) the retrained twins; keyword arguments are the fields of `config.Retrain`."""
-    return run_retrain(options.build(commands.Retrain, settings, "retrain"), say)
+    return run_retrain(_configuration(commands.Retrain, settings), say)
 
 
 def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[Twin]:
@@ -219,7 +219,7 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 
     The same call again goes on where an interrupted one stopped: finished cells are kept in the cache folder.
     """
-    return run_compare(options.build(commands.Compare, settings, "compare"), say)
+    return run_compare(_configuration(commands.Compare, settings), say)
 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
@@ -242,6 +242,18 @@ def report(record_path: str | Path, output: str | Path) -> Path:
     with save.atomic_folder(target) as folder, dossier.foreign(record_path):
         dossier.write_pages(folder, content, None)
     return target / "report.html"
+
+
+def _configuration(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    """Keyword arguments over the recipe that they may name (`config`) over the defaults. Raises `InputError`."""
+    source = kind.__name__.lower()
+    if (recipe := settings.get("config")) is None:
+        return options.build(kind, settings, source)
+    if not isinstance(recipe, str | os.PathLike):
+        raise InputError(f"{source}: config must name a recipe, found {type(recipe).__name__}.")
+    root = settings.get("data")
+    values = recipes.from_yaml(os.fspath(recipe), kind, None if root is None else os.fspath(root))
+    return options.build(kind, values | dict(settings), source)
 
 
 def _required(value: str | None, name: str) -> str:
@@ -273,7 +285,7 @@ def _subspace(subspace: Subspace) -> dict[str, Any]:
 
 def _method(config: commands.Unlearn, outcome: Outcome) -> dict[str, Any]:
     return {
-        "name": config.method,
+        "name": registry.title(config.method),
         "options": asdict(config.options),
         "notes": outcome.notes,
         "learning_rate": outcome.learning_rate,

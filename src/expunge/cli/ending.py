@@ -1,7 +1,7 @@
 """How a command ends, whatever ends it: exit code, one message, one line of JSON; for one process or several.
 
 0: finished, and the verdict passes; 1: failed; 2: wrong input; 3: finished, and the verdict does not pass, or a hash
-differs; 130: interrupted.
+differs; 130: interrupted; 141: who read the output has gone (as shells have it for a broken pipe).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from expunge.files import plain_json
 from expunge.files.visible import in_a_line, visible
 from expunge.runs import launcher
 
-FAILED, WRONG_INPUT, NOT_PASSED = 1, 2, 3
+FAILED, WRONG_INPUT, NOT_PASSED, BROKEN_PIPE = 1, 2, 3, 141
 JSON = "--json"
 
 
@@ -56,8 +56,26 @@ def _told(arguments: list[str], command: Command, complain: Complain) -> int:
     return answer.code
 
 
+def _hang_up() -> None:
+    """Nobody reads what is printed any more (`| head`): the rest goes nowhere, at the interpreter's end too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def _answer(arguments: list[str], command: Command, complain: Complain) -> Answer:
-    """What one command comes to, whatever ends it; what a user can act on is one line, given to `complain`."""
+    """What one command comes to, whatever ends it, also where nobody reads any more what it prints."""
+    try:
+        answer = _outcome(arguments, command, complain)
+        sys.stdout.flush()  # a broken pipe shows itself here at the latest
+        return answer
+    except BrokenPipeError:
+        _hang_up()
+        return Answer(BROKEN_PIPE)
+
+
+def _outcome(arguments: list[str], command: Command, complain: Complain) -> Answer:
+    """The same but for broken pipes; what a user can act on is one line, given to `complain`."""
     try:
         launcher.check(arguments[0] if arguments else "")
         return command(arguments)
@@ -69,6 +87,8 @@ def _answer(arguments: list[str], command: Command, complain: Complain) -> Answe
         return Answer(Interrupted.exit_code, {"error": "interrupted; nothing was written."})
     except SystemExit as stop:
         return Answer(int(stop.code or 0), {"error": "wrong flags"} if stop.code else {})
+    except BrokenPipeError:
+        raise
     except OSError as error:
         complain(in_a_line(f"expunge: {error.strerror}: {error.filename}"))
         return Answer(FAILED, {"error": f"{error.strerror}: {error.filename}"})
@@ -105,14 +125,13 @@ def _one_of_several(arguments: list[str], command: Command) -> int:
         code = _told(arguments, command, failures.append)
         if not failures:
             distributed.leave()
-            return code
     except _Terminated:
         code = FAILED
     if failures and company.speaks():
         print(failures[0], file=stderr)
     sys.stdout.flush()
     stderr.flush()
-    os._exit(code)  # no tear-down, which could wait for the others
+    os._exit(code)  # no tear-down, which could wait for the others, and in which gloo's threads may abort the process
 
 
 class _Terminated(BaseException):

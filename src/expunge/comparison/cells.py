@@ -20,7 +20,7 @@ import torch
 from expunge import registry
 from expunge.benchmark import Circumstances
 from expunge.comparison import columns
-from expunge.config import commands, options, recipes
+from expunge.config import commands, recipes
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import divergence, evidence, verdict
 from expunge.files import code, hashing, plain_json
@@ -62,11 +62,10 @@ def variants(config: commands.Compare) -> list[Variant]:
         if label in RESERVED:
             raise InputError(f"variants: {label!r} is the name of a line of its own. Choose another name.")
         settings = dict(given.get(label) or {})
-        kind = registry.load("methods", str(settings.pop("method", label)))
+        name = str(settings.pop("method", label))
         own_steps = settings.pop("own_steps", False)
-        chosen = options.build(kind, settings, f"variants: {label}")
-        name = kind.__module__.rsplit(".", 1)[1]
-        found.append(Variant(str(label), name, chosen, bool(config.tokens and not own_steps)))
+        chosen = trial.method_of(name, settings, f"variants: {label}")
+        found.append(Variant(registry.title(str(label)), name, chosen, bool(config.tokens and not own_steps)))
     return found
 
 
@@ -79,8 +78,8 @@ def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dic
     if not config.seeds:
         raise InputError("--seeds: give at least one.")
     twins = load.twins(config.retrained) if config.retrained else []
-    for kind in {variant.method for variant in chosen}:
-        checked = check(config, registry.load("methods", kind))
+    for variant in chosen:
+        checked = check(config, variant.options.needs)
     assembled = assemble(config, checked)
     work = _Work(config, checked, assembled, twins, say, checkpoints)
     cells = [work.cell("original", None, None)]
@@ -147,9 +146,9 @@ class _Work:
         if variant is None:
             identity += [label]
         else:
-            method = Path(__file__).parent / "methods" / f"{variant.method}.py"
             budget = self.config.tokens if variant.budgeted else None
-            identity += [variant.method, asdict(variant.options), budget, hashing.file_hash([method])]
+            own = hashing.file_hash([registry.source("methods", variant.method)])
+            identity += [registry.title(variant.method), asdict(variant.options), budget, own]
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judged(self, label: str, place: int | None) -> dict[str, Any]:

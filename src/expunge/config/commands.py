@@ -8,34 +8,37 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-FilePath = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
-Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
+from expunge.config.bounds import AtLeast, Count, Names, Positive, fields_naming
+
+RowFile = Annotated[str | None, tyro.conf.arg(metavar="FILE"), Names("rows")]
+RowFiles = Annotated[tuple[str, ...], Names("rows")]
+ModelFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER"), Names("model")]
+Settings = Annotated[str | None, tyro.conf.arg(metavar="FILE"), Names("settings")]
+Recipe = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER"), Names("folder")]
 HUB = "hub:"  # what the name of a hub data set starts with
-MODELS = ("model", "adapter_base", "base", "retrained", "unlearned")
-ROWS = ("forget", "retain", "holdout", "train")
 EARLIER = "earlier"
-PATHS = (*ROWS, "train_config", "output", *MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Model, rows and how rows become tokens: what every command that reads rows takes."""
 
-    model: Folder = None
+    model: ModelFolder = None
     """Folder or hub name of the causal language model, or folder of a PEFT adapter (LoRA)."""
-    adapter_base: Folder = None
+    adapter_base: ModelFolder = None
     """Base of adapters, in place of the one that their adapter_config.json names."""
-    forget: FilePath = None
+    forget: RowFile = None
     """Rows to remove (JSONL, JSON, CSV, Parquet, a datasets folder or hub:owner/name:split)."""
-    retain: FilePath = None
+    retain: RowFile = None
     """Rows to keep: as many as you can of what was trained in."""
-    holdout: FilePath = None
+    holdout: RowFile = None
     """Rows of the same kind that the model never saw: half set the targets, half judge."""
-    base: Folder = None
+    base: ModelFolder = None
     """The model before its fine-tuning."""
-    train: FilePath = None
+    train: RowFile = None
     """All rows of the fine-tuning, the forget rows among them."""
-    retrained: Folder = None
+    retrained: ModelFolder = None
     """A model trained without the forget rows, to compare with."""
     data: Folder = None
     """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
@@ -43,7 +46,7 @@ class Inputs:
     """Entry of the benchmarks catalogue: how rows are read and scored."""
     mmlu: Literal["no", "zero-shot", "five-shot"] = "no"
     """Measure MMLU for the benchmark's final score (pip install "expunge[mmlu]"; slow without a GPU)."""
-    config: FilePath = None
+    config: Recipe = None
     """A YAML recipe, or the name of a shipped one (expunge list recipes); flags go over it."""
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
     """What stands between prompt and completion; auto: what the original expects."""
@@ -51,11 +54,11 @@ class Inputs:
     """Render prompt and completion with the tokenizer's chat template, as conversations always are."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that count in prompt + completion rows."""
-    context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS")] = None
+    context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS"), AtLeast(0)] = None
     """Longest window in tokens; longer rows are cut into windows."""
-    batch_tokens: int | Literal["auto"] = "auto"
+    batch_tokens: Count | Literal["auto"] = "auto"
     """Most tokens, padding included, that go through the model at a time; auto: what memory holds. Results stay."""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0)] = 0
     """Seed of everything random."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -76,7 +79,7 @@ class Unlearn(Inputs):
     subspace: str = "auto"
     """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
     method: str = "loss_matching"
-    """Entry of the methods catalogue (expunge list methods)."""
+    """Entry of the methods catalogue (expunge list methods), or a Python file with one."""
     options: Any = None
     """The method's own options."""
     output: Folder = None
@@ -87,7 +90,7 @@ class Unlearn(Inputs):
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
     """Go on although the rows are not in the model, by the audit or because an earlier run served them."""
-    earlier: tuple[str, ...] = ()
+    earlier: RowFiles = ()
     """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
@@ -102,14 +105,14 @@ class Compare(Inputs):
     """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
     methods: tuple[str, ...] = ()
     """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Annotated[int, AtLeast(0)], ...] = (0, 1, 2)
     """Seeds of each method."""
     variants: Annotated[Any, tyro.conf.Suppress] = None
     """Names with a method's options (in the recipe): {name: {method: npo, beta: 0.05, own_steps: true}}."""
     generations: Literal["benchmark", "short", "answers"] = "benchmark"
     """short: a few tokens beyond each reference, without the benchmark's official scores, much faster; answers: short,
     for questions only, so without verdicts, faster still."""
-    tokens: int | None = None
+    tokens: Count | None = None
     """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
@@ -126,9 +129,9 @@ class Plan(Unlearn):
 
     method: str = "all"
     """Entry of the methods catalogue to plan for, or all."""
-    train_config: FilePath = None
+    train_config: Settings = None
     """How retraining would train (YAML, as for retrain); without it, the defaults."""
-    memory: float = 24.0
+    memory: Positive = 24.0
     """GiB of memory that a run should fit into."""
 
 
@@ -136,11 +139,11 @@ class Plan(Unlearn):
 class Retrain(Inputs):
     """Trains the retrained twin: from the base, on the training rows without the forget rows."""
 
-    train_config: FilePath = None
+    train_config: Settings = None
     """YAML with epochs, learning_rate, batch_rows, warmup_share, weight_decay, subspace."""
-    earlier: tuple[str, ...] = ()
+    earlier: RowFiles = ()
     """Files of rows that earlier requests removed: left out of the training as the forget rows are."""
-    seeds: int = 1
+    seeds: Annotated[int, AtLeast(0)] = 1
     """Twins to train, from --seed on; several stand in OUTPUT/seed-N, and --retrained takes OUTPUT."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
@@ -153,9 +156,13 @@ class Retrain(Inputs):
 class Evaluate(Inputs):
     """Judges an unlearned model on the user's own rows, against the original and a retrained model."""
 
-    unlearned: Folder = None
+    unlearned: ModelFolder = None
     """The model to judge."""
-    earlier: tuple[str, ...] = ()
+    earlier: RowFiles = ()
     """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
     output: Folder = None
     """Folder to write the record and the report to; must not exist."""
+
+
+ROWS = tuple(name for name in fields_naming(Inputs, "rows") if name != EARLIER)
+MODELS = tuple(dict.fromkeys((*fields_naming(Inputs, "model"), *fields_naming(Evaluate, "model"))))

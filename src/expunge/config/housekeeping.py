@@ -1,20 +1,21 @@
 """Configurations of the commands that read no rows of the user: the demo, lists, and care of what was left."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from expunge.config.commands import FilePath, Folder
+from expunge.config.bounds import AtLeast, Names
+from expunge.config.commands import ModelFolder, RowFile, RowFiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Writes the report of a record again."""
 
-    record: str
+    record: Annotated[str, Names("folder")]
     """record.json, or the output folder that holds it."""
-    output: str
+    output: Annotated[str, Names("folder")]
     """Folder to write report.html and report.md to; must not exist."""
 
 
@@ -24,25 +25,25 @@ class Verify:
 
     action: tyro.conf.Positional[Literal["verify"]] = "verify"
     """What to do with the record."""
-    output: tyro.conf.Positional[str] = tyro.MISSING
+    output: Annotated[tyro.conf.Positional[str], Names("folder")] = tyro.MISSING
     """The output folder, or its record.json."""
-    model: Folder = None
+    model: ModelFolder = None
     """Where the original lies now, if not where the record says; the same holds for all below."""
-    base: Folder = None
+    base: ModelFolder = None
     """The model before its fine-tuning."""
-    retrained: Folder = None
+    retrained: ModelFolder = None
     """The retrained model."""
-    unlearned: Folder = None
+    unlearned: ModelFolder = None
     """The model that was judged (a record of evaluate)."""
-    forget: FilePath = None
+    forget: RowFile = None
     """The rows to remove."""
-    retain: FilePath = None
+    retain: RowFile = None
     """The rows to keep."""
-    holdout: FilePath = None
+    holdout: RowFile = None
     """The rows that the model never saw."""
-    train: FilePath = None
+    train: RowFile = None
     """All rows of the fine-tuning."""
-    earlier: tuple[str, ...] = ()
+    earlier: RowFiles = ()
     """Rows of earlier requests."""
 
 
@@ -50,9 +51,9 @@ class Verify:
 class Demo:
     """Makes a small model that has memorised fictional people, removes some, and reports."""
 
-    output: str = "expunge-demo"
+    output: Annotated[str, Names("folder")] = "expunge-demo"
     """Folder to write; an earlier demo's run there is kept, and a new one gets a number."""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0)] = 0
     """Seed of people, models and unlearning."""
 
 

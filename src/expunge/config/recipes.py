@@ -11,7 +11,8 @@ import yaml
 
 from expunge import registry
 from expunge.config import shipped
-from expunge.config.commands import EARLIER, HUB, MODELS, PATHS, ROWS
+from expunge.config.bounds import fields_naming
+from expunge.config.commands import EARLIER, HUB, MODELS, ROWS
 from expunge.errors import InputError
 from expunge.files import reading, strict_yaml
 
@@ -30,6 +31,7 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
     for key in content:
         if key not in known:
             raise InputError(f"{path}: unknown key {reprlib.repr(str(key))}{registry.suggestion(str(key), known)}")
+    _refuse_code(content, str(path))
     recipe = shipped.find(path)
     root = root or content.get("data") or os.environ.get(DATA_ROOT)
     resolved = dict(content)
@@ -45,10 +47,22 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
         is_name = (key in MODELS and not value.startswith(".")) or (key in (*ROWS, EARLIER) and value.startswith(HUB))
         return value if is_name and not beside.exists() else str(beside)
 
-    resolved |= {key: place(key, content[key]) for key in PATHS if key in content}
-    if isinstance(content.get(EARLIER), list):
-        resolved[EARLIER] = [place(EARLIER, value) for value in content[EARLIER]]
+    for key in fields_naming(kind):
+        if key in content and key != "data":
+            value = content[key]
+            resolved[key] = [place(key, one) for one in value] if isinstance(value, list) else place(key, value)
     return resolved
+
+
+def _refuse_code(value: Any, path: str) -> None:
+    """Raises `InputError` where a recipe, which may be somebody else's, names a Python file to be run."""
+    if isinstance(value, str) and value.endswith(registry.SUFFIX):
+        raise InputError(
+            f"{path}: {reprlib.repr(value)} names a Python file, and no recipe chooses code that is run. Name the file "
+            "yourself: --method FILE, or as an argument in Python."
+        )
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_code(one, path)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -24,12 +24,14 @@ mean of m losses; the Gram form in place of the recursion.
 When to use it: on few parameters, where coordinates that move together should be seen together.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from expunge.curvature import CurvatureState, Vector, summary
+from expunge.config.bounds import Count
+from expunge.curvature import STATE_SHARE, Curvature, CurvatureState, Damping, Passing, Solution, Vector, spectrum
 from expunge.data.splits import spread
 from expunge.errors import InputError
 from expunge.gradients.cotangents import Labels
@@ -38,28 +40,32 @@ from expunge.model.select import free_memory
 from expunge.problem import Problem, Split
 
 ALL = "all parameters"
-MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class Block(Curvature):
     """Options of the block curvature."""
 
     labels: Labels = "noise"
     """Label source: noise, sampled, data (the papers' empirical Fisher) or exact (tiny models); our choice."""
-    block: int | None = 64
+    block: Count | None = 64
     """Coordinates of a block; none: one block of all (Optimal BERT Surgeon uses 50; ours is our choice)."""
-    gradients: int = 256
+    gradients: Count = 256
     """Per-example gradients to use, of rows spread over those given, repeated with fresh noise (our choice)."""
 
     @property
     def forecasts(self) -> bool:
         return self.labels != "data"
 
+    @property
+    def has_powers(self) -> bool:
+        return True
+
     def init(self, problem: Problem, split: Split) -> CurvatureState:
-        parameters = sum(tensor.numel() for tensor in problem.movable.values())
-        need, free = 8 * self.gradients * parameters, free_memory(problem.runtime.device)
-        if need > MEMORY_SHARE * free:
+        need = self.bytes({name: tensor.shape for name, tensor in problem.movable.items()})
+        free = free_memory(problem.runtime.device)
+        if need > STATE_SHARE * free:
+            parameters = sum(tensor.numel() for tensor in problem.movable.values())
             raise InputError(
                 f"curvature block: {self.gradients} gradients of {parameters:,} parameters need about "
                 f"{need / 2**30:.1f} GiB of {free / 2**30:.1f}. Give fewer gradients, or --subspace lora."
@@ -67,35 +73,48 @@ class Block:
         rows = split.of(spread(len(split.rows), self.gradients), split.name)
         repeats = 1 if self.labels == "data" else max(1, self.gradients // len(rows.rows))
         sums = measure(problem, rows, Stacked, self.labels, passes=repeats, title="curvature")
+        # G' G must be the mean per token, so each of its m factors carries the root of one over the tokens.
         scale = (sums.tokens * repeats) ** -0.5
         stacked = {name: scale * gradients.flatten(1) for name, gradients in sums.tensors.items()}
-        mean, median, alive = summary({name: part.square().sum(dim=0) for name, part in stacked.items()})
-        stacked = {name: part for name, part in stacked.items() if name in alive}
+        found = spectrum({name: part.square().sum(dim=0) for name, part in stacked.items()})
+        stacked = {name: part for name, part in stacked.items() if name in found.means}
         if self.block is None and stacked:
             tensors = {ALL: torch.cat([stacked[name] for name in sorted(stacked)], dim=1)[None]}
         else:
             tensors = {name: cut(part, self.block or 1) for name, part in stacked.items()}
-        return CurvatureState(tensors, mean, median, alive, sums.examples, sums.tokens, {"gradients": _count(tensors)})
+        notes = {"gradients": _count(tensors)}
+        return CurvatureState(tensors, found.mean, found.median, found.means, sums.examples, sums.tokens, notes)
 
-    def matvec(self, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
+    def matvec(self, problem: Problem, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
         products = {}
         for key, gradients in state.tensors.items():
             blocks = self._blocks(state, vector, key)
+            # G' (G v): the K x K matrix of a block is never made
             products[key] = torch.einsum("bmk,bm->bk", gradients, torch.einsum("bmk,bk->bm", gradients, blocks))
-        return self._whole(state, vector, products)
+        return self._joined(state, vector, products)
 
-    def solve(self, state: CurvatureState, vector: Vector, damping: float) -> dict[str, Tensor]:
-        return self.power(state, vector, -1.0, damping)
+    def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
+        return Solution(self.power(problem, state, vector, -1.0, damping))
 
-    def power(self, state: CurvatureState, vector: Vector, exponent: float, damping: float) -> dict[str, Tensor]:
+    def power(
+        self, problem: Problem, state: CurvatureState, vector: Vector, exponent: float, damping: Damping
+    ) -> dict[str, Tensor]:
+        if ALL in state.tensors and damping.by_parameter:
+            raise InputError("curvature block: one block of all coordinates has one damping. Give block a size.")
         raised = {}
         for key, gradients in state.tensors.items():
             if key not in state.factors:
                 state.factors[key] = factor(gradients)
-            raised[key] = apply_power(
-                state.factors[key], gradients, self._blocks(state, vector, key), exponent, damping
-            )
-        return self._whole(state, vector, raised)
+            blocks = self._blocks(state, vector, key)
+            raised[key] = apply_power(state.factors[key], gradients, blocks, exponent, damping.of(key))
+        return self._joined(state, vector, raised)
+
+    def cost(self, rows: int) -> Passing:
+        return Passing(fit=self.gradients / max(1, rows) if rows else 1.0)
+
+    def bytes(self, shapes: Mapping[str, torch.Size]) -> int:
+        """Twice four bytes: gradients are stacked by row first, and then cut into blocks."""
+        return 8 * self.gradients * sum(shape.numel() for shape in shapes.values())
 
     def _blocks(self, state: CurvatureState, vector: Vector, key: str) -> Tensor:
         """The vector's part [b, K] for one entry of the state."""
@@ -103,7 +122,7 @@ class Block:
             return torch.cat([vector[name].flatten() for name in sorted(state.alive)])[None]
         return cut(vector[key].flatten()[None], state.tensors[key].shape[2])[:, 0]
 
-    def _whole(self, state: CurvatureState, vector: Vector, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _joined(self, state: CurvatureState, vector: Vector, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Blocks [b, K] back in the shapes of the vector."""
         if ALL not in blocks:
             return {

@@ -8,31 +8,41 @@ the model, so it forecasts nothing.
 When to use it: as the control in every ablation.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from expunge.curvature import CurvatureState, Vector
+from expunge.curvature import Curvature, CurvatureState, Damping, Passing, Solution, Vector
 from expunge.problem import Problem, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(Curvature):
     """Has no options."""
 
     @property
-    def forecasts(self) -> bool:
-        return False
+    def has_powers(self) -> bool:
+        return True
 
     def init(self, problem: Problem, split: Split) -> CurvatureState:
         tokens = sum(window.targets for window in split.windows)
-        return CurvatureState({}, 1.0, 1.0, frozenset(problem.movable), len(split.rows), tokens)
+        return CurvatureState({}, 1.0, 1.0, dict.fromkeys(problem.movable, 1.0), len(split.rows), tokens)
 
-    def matvec(self, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
+    def matvec(self, problem: Problem, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
         return dict(vector)
 
-    def solve(self, state: CurvatureState, vector: Vector, damping: float) -> dict[str, Tensor]:
-        return self.power(state, vector, -1.0, damping)
+    def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
+        return Solution(self.power(problem, state, vector, -1.0, damping))
 
-    def power(self, state: CurvatureState, vector: Vector, exponent: float, damping: float) -> dict[str, Tensor]:
-        return {name: tensor * (1 + damping) ** exponent for name, tensor in vector.items()}
+    def power(
+        self, problem: Problem, state: CurvatureState, vector: Vector, exponent: float, damping: Damping
+    ) -> dict[str, Tensor]:
+        return {name: tensor * (1 + damping.of(name)) ** exponent for name, tensor in vector.items()}
+
+    def cost(self, rows: int) -> Passing:
+        return Passing(fit=0.0)
+
+    def bytes(self, shapes: Mapping[str, torch.Size]) -> int:
+        return 0

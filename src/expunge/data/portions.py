@@ -71,13 +71,13 @@ class Portions:
                 self.texts = len(some) // 2
                 self.halvings += 1
 
-    def held(self) -> dict[str, int | None]:
+    def state_dict(self) -> dict[str, int | None]:
         """What memory has taught, for checkpoints: parts of other sizes would round otherwise."""
         return {"tokens": self.tokens, "texts": self.texts, "halvings": self.halvings}
 
-    def take_up(self, kept: Mapping[str, Any]) -> None:
-        """Puts back what `held` returned."""
-        self.tokens, self.texts, self.halvings = kept["tokens"], kept["texts"], kept["halvings"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` returned."""
+        self.tokens, self.texts, self.halvings = state["tokens"], state["texts"], state["halvings"]
 
     def figures(self) -> dict[str, Any]:
         """For the record and the log: where the limit began and stands, and how often it was halved."""

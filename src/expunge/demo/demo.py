@@ -6,24 +6,48 @@ a second time shows the same output at once.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from expunge.config import commands, housekeeping
 from expunge.demo.models import cached_models
 from expunge.files import hashing
 from expunge.model.save import atomic_folder
-from expunge.records import record
-from expunge.records.run import Run
 from expunge.runs.workspace import cache_folder
 
 QUESTIONS = 3
 Say = Callable[[str], None]
-Unlearn = Callable[[commands.Unlearn, Say], Run]
 
 
-def run(config: housekeeping.Demo, unlearn: Unlearn, say: Say = lambda line: None) -> Run:
-    """Makes the models (or takes them from the cache), unlearns, judges, and shows three questions before and after."""
+class Shown(Protocol):
+    """What the demo shows of a finished run."""
+
+    @property
+    def output(self) -> Path: ...
+    @property
+    def texts(self) -> Mapping[str, Any]: ...
+    @property
+    def sentence(self) -> str: ...
+    @property
+    def report(self) -> Path: ...
+
+
+Finished = TypeVar("Finished", bound=Shown)
+Unlearn = Callable[[commands.Unlearn, Say], Finished]
+Reopen = Callable[[Path, Mapping[str, Any]], Finished]
+
+
+def run(
+    config: housekeeping.Demo,
+    unlearn: Unlearn[Finished],
+    reopen: Reopen[Finished],
+    say: Say = lambda line: None,
+) -> Finished:
+    """Makes the models (or takes them from the cache), unlearns, judges, and shows three questions before and after.
+
+    `reopen(output, texts)`: a run that was finished earlier, from its folder and its texts.
+    """
     output = _free(Path(config.output))
     kept = cache_folder() / f"demo-run-{config.seed}-{hashing.code_hash()}"
     if kept.is_dir():
@@ -31,7 +55,7 @@ def run(config: housekeeping.Demo, unlearn: Unlearn, say: Say = lambda line: Non
         with atomic_folder(output) as folder:
             shutil.copytree(kept / "output", folder, dirs_exist_ok=True)
         texts = json.loads((kept / "texts.json").read_text(encoding="utf-8"))
-        return _show(Run(output, record.read(output), texts), say)
+        return _show(reopen(output, texts), say)
     finished = _run(config, unlearn, output, say)
     with atomic_folder(kept) as folder:
         shutil.copytree(output, folder / "output")
@@ -39,7 +63,7 @@ def run(config: housekeeping.Demo, unlearn: Unlearn, say: Say = lambda line: Non
     return _show(finished, say)
 
 
-def _run(config: housekeeping.Demo, unlearn: Unlearn, output: Path, say: Say) -> Run:
+def _run(config: housekeeping.Demo, unlearn: Unlearn[Finished], output: Path, say: Say) -> Finished:
     models = cached_models(config.seed, say)
     settings = commands.Unlearn(
         model=str(models / "original"),
@@ -56,7 +80,7 @@ def _run(config: housekeeping.Demo, unlearn: Unlearn, output: Path, say: Say) ->
     return unlearn(settings, say)
 
 
-def _show(finished: Run, say: Say) -> Run:
+def _show(finished: Finished, say: Say) -> Finished:
     """The verdict, three questions before and after, and the report's path last."""
     for line in (f"verdict: {finished.sentence}", *_before_and_after(finished), str(finished.report)):
         say(line)
@@ -71,7 +95,7 @@ def _free(output: Path) -> Path:
     return free
 
 
-def _before_and_after(finished: Run) -> list[str]:
+def _before_and_after(finished: Shown) -> list[str]:
     """Three questions about removed people, with the answers of the original and of the unlearned model."""
     lines = []
     answers = [name for name, text in finished.texts.items() if text["prompt"]]

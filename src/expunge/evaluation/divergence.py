@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from expunge.data.passes import Passes, measuring
 from expunge.data.splits import spread
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, window_divergences
@@ -36,6 +37,12 @@ def keep(original: Problem, judged: Mapping[str, Split]) -> dict[str, Kept]:
             split = judged[name].of(places, name)
             found[name] = Kept(tuple(places), split, keep_distributions(original, split))
     return found
+
+
+def cost(judged: Mapping[str, Split]) -> Passes:
+    """A forward pass over the rows that are kept: once to keep them, and once for each other model."""
+    chosen = [judged[name].of(spread(len(judged[name].rows), MOST_ROWS), name) for name in SETS if name in judged]
+    return Passes(plain=[part for split in chosen for part in measuring(split.windows)])
 
 
 def row_divergences(problem: Problem, kept: Kept, rows: int) -> Floats:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from expunge.benchmark import Generating
 from expunge.data.batches import Batch
+from expunge.data.passes import Passes, Texts, measuring
 from expunge.data.rows import Row
 from expunge.data.splits import shape, spread
 from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
@@ -52,6 +53,24 @@ def record(
     for name, one in (kept or {}).items():
         sets[name] = replace(sets[name], kl=row_divergences(problem, one, len(splits[name].rows)))
     return Evidence(sets)
+
+
+def cost(
+    problem: Problem, splits: Mapping[str, Split], silent: Sequence[str], generating: Generating, batch: int
+) -> Passes:
+    """What `record` costs of one model, of a problem without one: `batch` is how many texts it generates at a time."""
+    found = Passes()
+    for name, split in splits.items():
+        found = found + Passes(plain=measuring(split.windows))
+        if name in silent:
+            continue
+        prompts = _prompts(problem, split.rows, generating)
+        groups = [[prompts[index] for index in group] for group in _groups(problem, prompts, batch, padded=True)]
+        texts = [
+            Texts(len(group), max(len(one.ids) for one in group), max(one.room for one in group)) for group in groups
+        ]
+        found = found + Passes(generated=texts)
+    return found
 
 
 def _record_set(problem: Problem, split: Split, generating: Generating | None) -> SetEvidence:
@@ -125,9 +144,10 @@ def _token_losses(problem: Problem, split: Split) -> list[Floats]:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """Ids to generate from, how many new ones there may be, and how many the reference has."""
+    """Ids to generate from, what is expected after them, how many new ones there may be, and how many that has."""
 
     ids: list[int]
+    reference: str
     room: int
     expected: int
 
@@ -144,18 +164,13 @@ def generate(
     Depends neither on `batch` (none: by the model's size) in float32, nor on the checkpoint's own generation settings.
     Special tokens are dropped; spaces at the ends are kept.
     """
-    references: list[str | None] = [None] * len(rows)
-    asked = [index for index, row in enumerate(rows) if generating.kinds is None or row.kind in generating.kinds]
-    places = spread(len(asked), len(asked) if generating.rows is None else generating.rows)
-    chosen = [asked[place] for place in places]
-    prompts: dict[int, _Prompt] = {}
-    for index in chosen:
-        ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)
-        prompts[index], references[index] = _prompt(problem, ids, reference, generating), reference
+    prompts = _prompts(problem, rows, generating)
     end = problem.tokenizer.eos_token_id
     batch = batch or generation.batch_size(sum(tensor.numel() for tensor in problem.model.parameters()))
+    ids = [prompt.ids for prompt in prompts.values()]
     said: dict[int, str] = {}
-    with bar("generating", len(chosen)) as report, problem.runtime.autocast():
+    with bar("generating", len(prompts)) as report, problem.runtime.autocast():
+        padded = not ids or distributed.from_main(lambda: generation.padding_is_harmless(problem.model, ids))
 
         def answer(group: Sequence[int]) -> None:
             room = [prompts[index].room for index in group]
@@ -165,11 +180,23 @@ def generate(
                 own = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
                 said[index] = _text(problem.tokenizer, own, generating.clean_up)
 
-        for group in distributed.share(_groups(problem, prompts, batch)):
+        for group in distributed.share(_groups(problem, prompts, batch, padded)):
             problem.portions.generate(group, answer)
             report(len(said))
     said = distributed.gathered(said)
+    references = [prompts[index].reference if index in prompts else None for index in range(len(rows))]
     return references, [said.get(index) for index in range(len(rows))]
+
+
+def _prompts(problem: Problem, rows: Sequence[Row], generating: Generating) -> dict[int, _Prompt]:
+    """Prompts of a spread of the rows that are generated from, by row index."""
+    asked = [index for index, row in enumerate(rows) if generating.kinds is None or row.kind in generating.kinds]
+    places = spread(len(asked), len(asked) if generating.rows is None else generating.rows)
+    prompts: dict[int, _Prompt] = {}
+    for index in (asked[place] for place in places):
+        ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)
+        prompts[index] = _prompt(problem, ids, reference, generating)
+    return prompts
 
 
 def _prompt(problem: Problem, ids: list[int], reference: str, generating: Generating) -> _Prompt:
@@ -183,18 +210,14 @@ def _prompt(problem: Problem, ids: list[int], reference: str, generating: Genera
     ids = ids[-(context - needed) :]
     left = max(needed, (context - len(ids)) // ROOM_STEP * ROOM_STEP)
     room = needed if generating.tokens is None else min(generating.tokens, left)
-    return _Prompt(ids, room, expected)
+    return _Prompt(ids, reference, room, expected)
 
 
-def _groups(problem: Problem, prompts: Mapping[int, _Prompt], batch: int) -> list[list[int]]:
-    """Prompts that will end at about the same time, of like length; of one length where the model needs that.
+def _groups(problem: Problem, prompts: Mapping[int, _Prompt], batch: int, padded: bool) -> list[list[int]]:
+    """Prompts that will end at about the same time, of like length; of one length where they may not be `padded`.
 
     Within a group the longest prompt and the largest room fit the context together, since all run as far as any does.
     """
-    if not prompts:
-        return []
-    ids = [prompt.ids for prompt in prompts.values()]
-    padded = distributed.from_main(lambda: generation.padding_is_harmless(problem.model, ids))
     groups: list[list[int]] = []
     for index in sorted(prompts, key=lambda index: prompts[index].order(padded)):
         group = [prompts[other] for other in [*groups[-1], index]] if groups else []

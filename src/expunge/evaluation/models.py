@@ -10,10 +10,8 @@ from expunge.benchmark import Missing, Scored
 from expunge.config import commands
 from expunge.errors import InputError
 from expunge.evaluation import divergence, evidence, mmlu, verdict
-from expunge.influence import directions
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import benchmark_of
-from expunge.loop import phases
 from expunge.problem import Problem, Split
 from expunge.runs import unfinished
 from expunge.runs.environment import Clock
@@ -21,8 +19,6 @@ from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 from expunge.scoring.intervals import Score
 
 KEPT: tuple[type[Any], ...] = (
-    *phases.KEPT,
-    *directions.carried_types(),
     Evidence,
     SetEvidence,
     Candidates,

@@ -6,8 +6,8 @@ order, theta + C^-1 g with C the curvature of the retain loss and g the *ascent*
 most for a given retain KL, d' C d / 2.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from expunge import registry
 from expunge.config.options import build, check_values
-from expunge.curvature import Curvature, CurvatureState, Damping, Vector, cosine, damping_for, inner
+from expunge.curvature import Curvature, CurvatureState, Damping, Solution, Vector, cosine, damping_for, inner
 from expunge.errors import InputError, NumericalError
 from expunge.files import strict_yaml
 from expunge.gradients.cotangents import mixed
@@ -49,13 +49,19 @@ class Stepping(Protocol):
     def step_size(self) -> float | None: ...
 
 
-def check(options: Stepping) -> None:
+def check(options: Stepping, powers: bool = False) -> None:
     """What can be known of the options without a model: numbers, the curvature and its options, the rule for the step.
 
-    Raises `InputError`. Called on construction, so that wrong options are answered before any model is loaded.
+    `powers`: whether the method takes fractional powers of the curvature. Raises `InputError`. Called on construction,
+    so that wrong options are answered before any model is loaded.
     """
     check_values(options)
-    curvature_of(options.curvature, options.curvature_options)
+    curvature = curvature_of(options.curvature, options.curvature_options)
+    if powers and not curvature.has_powers:
+        raise InputError(
+            f"curvature {options.curvature}: this method takes its fourth root, and it has no spectrum. Use diagonal "
+            "or block."
+        )
     rule(options)
 
 
@@ -74,32 +80,33 @@ def rule(options: Stepping, share: float = 1.0) -> StepRule:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A curvature of the catalogue, fitted, and the damping that goes with it."""
+    """A curvature of the catalogue, fitted to a problem, and the damping that goes with it."""
 
     name: str
     curvature: Curvature
+    problem: Problem
     state: CurvatureState
     damping: Damping
 
-    def solve(self, vector: Vector) -> dict[str, Tensor]:
+    def solve(self, vector: Vector) -> Solution:
         """(C + damping)^-1 v."""
-        return self.curvature.solve(self.state, vector, self.damping.value)
+        return self.curvature.solve(self.problem, self.state, vector, self.damping)
 
     def power(self, vector: Vector, exponent: float) -> dict[str, Tensor]:
         """(C + damping)^exponent v."""
-        return self.curvature.power(self.state, vector, exponent, self.damping.value)
+        return self.curvature.power(self.problem, self.state, vector, exponent, self.damping)
 
     def bend(self, direction: Vector) -> float | None:
         """d' C d, twice the forecast of the retain KL; None where this curvature makes no such forecast."""
         if not self.curvature.forecasts:
             return None
-        return inner(direction, self.curvature.matvec(self.state, direction))
+        return inner(direction, self.curvature.matvec(self.problem, self.state, direction))
 
     def figures(self) -> dict[str, Any]:
         """For the record."""
         return {
-            "curvature": self.name,
-            "labels": getattr(self.curvature, "labels", None),
+            "curvature": registry.title(self.name),
+            "curvature_options": asdict(self.curvature),  # type: ignore[call-overload]
             "damping": self.damping.value,
             "relative_damping": self.damping.relative,
             "mean_curvature": self.state.mean,
@@ -110,11 +117,15 @@ class Fit:
             "parameters_alive": len(self.state.alive),
         } | self.state.notes
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is carried from phase to phase, and kept in checkpoints: the options that made it are the method's."""
+        return {"state": self.state.state_dict(), "damping": asdict(self.damping)}
 
-def carried_types() -> tuple[type[Any], ...]:
-    """Dataclasses that a `Fit` is made of, for checkpoints."""
-    curvatures = (registry.load("curvatures", name) for name in registry.names("curvatures"))
-    return (Fit, CurvatureState, Damping, *curvatures)
+
+def fit_from(problem: Problem, options: Stepping, saved: Mapping[str, Any]) -> Fit:
+    """A fit as `Fit.state_dict` left it."""
+    curvature = curvature_of(options.curvature, options.curvature_options)
+    return Fit(options.curvature, curvature, problem, CurvatureState(**saved["state"]), Damping(**saved["damping"]))
 
 
 def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
@@ -135,14 +146,28 @@ def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
     return made
 
 
-def fit(problem: Problem, options: Stepping) -> Fit:
+def fit(problem: Problem, options: Stepping, per_layer: bool = False) -> Fit:
     """Fits the curvature that the options name, at the current weights, on the rows of the "curvature" split.
 
-    Raises `InputError` (layers without gradients, damping not above 0).
+    `per_layer`: the damping is relative to each parameter's own mean. Raises `InputError` (layers without gradients,
+    damping not above 0).
     """
     curvature = curvature_of(options.curvature, options.curvature_options)
     state = curvature.init(problem, problem.splits["curvature"])
-    return Fit(options.curvature, curvature, state, damping_for(state, options.damping, options.absolute_damping))
+    damping = damping_for(state, options.damping, options.absolute_damping, per_layer)
+    return Fit(options.curvature, curvature, problem, state, damping)
+
+
+def passes_of(options: Stepping, problem: Problem, fits: float, solves: int, products: int = 1) -> float:
+    """Passes over the "curvature" split for so many fits, solves and products, for plans."""
+    rows = len(problem.splits["curvature"].rows) if "curvature" in problem.splits else 0
+    passing = curvature_of(options.curvature, options.curvature_options).cost(rows)
+    return fits * passing.fit + solves * passing.solve + products * passing.product
+
+
+def bytes_of(options: Stepping) -> Callable[[Mapping[str, torch.Size]], int]:
+    """What the curvature of the options takes, from the shapes of what may move, for plans."""
+    return curvature_of(options.curvature, options.curvature_options).bytes
 
 
 def ascent(problem: Problem, state: State, fitted: Fit, stop_at_targets: bool) -> Proposal:
@@ -161,9 +186,10 @@ def ascent(problem: Problem, state: State, fitted: Fit, stop_at_targets: bool) -
     gradient = mean_gradient(problem, forget, "row", rows)
     if not all(torch.isfinite(part).all() for part in gradient.values()):
         raise NumericalError("the gradient of the forget rows is not finite")
-    direction = fitted.solve(gradient)
+    solution = fitted.solve(gradient)
     used = len(forget.rows) if rows is None else len(rows)
-    return _proposal(problem, fitted, direction, gradient, {"forget_rows": used})
+    notes = {"forget_rows": used} | _solved(solution)
+    return _proposal(problem, fitted, solution.value, gradient, solution.value, notes)
 
 
 def restoration(problem: Problem, fitted: Fit, splits: Sequence[tuple[Split, KeptDistributions]]) -> Proposal:
@@ -175,12 +201,13 @@ def restoration(problem: Problem, fitted: Fit, splits: Sequence[tuple[Split, Kep
     gradient = divergence_gradient(problem, splits)
     if not all(torch.isfinite(part).all() for part in gradient.values()):
         raise NumericalError("the gradient of the retain KL is not finite")
-    direction = {name: -part for name, part in fitted.solve(gradient).items()}
+    solution = fitted.solve(gradient)
+    direction = {name: -part for name, part in solution.value.items()}
     return Proposal(
         direction=direction,
         retain_slope=inner(gradient, direction),
         retain_bend=fitted.bend(direction),
-        notes=fitted.figures() | {"moving": len(direction)},
+        notes=fitted.figures() | {"moving": len(direction)} | _solved(solution),
     )
 
 
@@ -195,16 +222,23 @@ def shaped_noise(problem: Problem, fitted: Fit, draw: int) -> Proposal:
     }
     alive = {name: part for name, part in noise.items() if name in fitted.state.alive}
     direction = fitted.power(alive, -0.25)
-    return _proposal(problem, fitted, direction, mean_gradient(problem, problem.splits["forget"], "row"), {})
+    gradient = mean_gradient(problem, problem.splits["forget"], "row")
+    return _proposal(problem, fitted, direction, gradient, fitted.solve(gradient).value, {})
 
 
 def _proposal(
-    problem: Problem, fitted: Fit, direction: dict[str, Tensor], gradient: Vector, notes: Mapping[str, Any]
+    problem: Problem,
+    fitted: Fit,
+    direction: dict[str, Tensor],
+    gradient: Vector,
+    uphill: Vector,
+    notes: Mapping[str, Any],
 ) -> Proposal:
-    """The direction with its slopes and bend, and the cosines of forget and retain gradients."""
+    """The direction with its slopes and bend, and the cosines of forget and retain gradients, plain and in the metric
+    of the damped inverse; `uphill` is the solve of the forget gradient."""
     retain = mean_gradient(problem, problem.splits.get("retain", problem.splits["curvature"]), "token")
-    solved = fitted.solve(retain)
-    scale = (inner(retain, solved) * inner(gradient, fitted.solve(gradient))) ** 0.5
+    solved = fitted.solve(retain).value
+    scale = (inner(retain, solved) * inner(gradient, uphill)) ** 0.5
     figures = {
         "cosine": cosine(gradient, retain),
         "cosine_in_metric": inner(gradient, solved) / scale if scale else 0.0,
@@ -217,3 +251,13 @@ def _proposal(
         retain_bend=fitted.bend(direction),
         notes=fitted.figures() | figures | dict(notes),
     )
+
+
+def _solved(solution: Solution) -> dict[str, Any]:
+    """How a solve went, for the record. Raises `NumericalError` where what came out is no direction to take."""
+    if solution.status == "broke down":
+        raise NumericalError(
+            f"the solve through the curvature broke down after {solution.iterations} iterations (likely causes: too "
+            "little damping, or weights that are broken already)"
+        )
+    return {"solve": solution.status, "residual": solution.residual, "iterations": solution.iterations}

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from expunge.config.commands import Inputs
+from expunge.data.passes import Passes, measuring
 from expunge.data.portions import Portions
 from expunge.data.rows import Row
 from expunge.data.tokens import JOINS, Rendering, Window, encode
@@ -62,6 +63,14 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
     judged = {name: split for name, split in splits.items() if name not in ("unseen", "counterfactual")}
     return Assembled(problem, judged, joins, dtype)
+
+
+def cost(problem: Problem, inputs: Inputs) -> Passes:
+    """What settling the rendering takes, and measuring the rows under the base, of a problem without a model."""
+    forget = problem.splits["forget"]
+    probed = [window for window in forget.windows if window.row < MOST_PROBED]
+    settling = 1 if inputs.chat_template or inputs.join != "auto" else len(JOINS)
+    return Passes(plain=measuring(probed, settling) + measuring(forget.windows, 1 if inputs.base else 0))
 
 
 def _portions(inputs: Inputs) -> Portions:

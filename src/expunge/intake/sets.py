@@ -4,9 +4,9 @@ Every file that was named is read and checked, and the model folders are looked 
 before any model is loaded and before anything is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from expunge import registry
 from expunge.benchmark import Benchmark
@@ -15,6 +15,7 @@ from expunge.config.recipes import data_path, earlier_paths
 from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
 from expunge.data.splits import halve, recombine, set_guard_apart
 from expunge.errors import InputError
+from expunge.method import Needs
 from expunge.model import load
 from expunge.model.select import check_subspace
 
@@ -48,8 +49,8 @@ def benchmark_of(inputs: Inputs) -> Benchmark:
     return benchmark
 
 
-def check(inputs: Inputs, method: Any = None, weights: bool = True) -> Checked:
-    """Reads and checks all files of rows and model folders, and what the method (its class) needs of them.
+def check(inputs: Inputs, needs: Needs | None = None, weights: bool = True) -> Checked:
+    """Reads and checks all files of rows and model folders, and whether what a method `needs` of them is there.
 
     A plan can do without the models' `weights`.
 
@@ -68,28 +69,37 @@ def check(inputs: Inputs, method: Any = None, weights: bool = True) -> Checked:
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
-    if getattr(method, "needs_retain", False) and "retain" not in parts:
-        raise InputError(f"{inputs.forget}: this method needs rows to keep. Give --retain, or use another --method.")
-    _check_fewest(sets, len(parts.get("retain", ())), getattr(method, "fewest_retain", 0), inputs)
-    if getattr(method, "needs_targets", False) and not inputs.base and not {"unseen", "counterfactual"} & parts.keys():
-        raise InputError(
-            f"{sets['forget'].rows[0].file}: {len(sets['forget'])} row(s) and nothing that the model never saw, so "
-            "there is no target to lead them to. Give --holdout (rows of the same kind) or --base (the model before "
-            "its fine-tuning)."
-        )
+    if lack := lacking(needs or Needs(), parts, bool(inputs.base)):
+        role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
+        raise InputError(f"{sets[role].rows[0].file}: {lack.reason} Give {lack.flags}, or use another --method.")
     return Checked(sets, parts, comparison)
 
 
-def _check_fewest(sets: Mapping[str, RowSet], count: int, fewest: int, inputs: Inputs) -> None:
-    """Raises `InputError` where a method divides the retain rows (the guard set apart) and there are too few."""
-    if count >= fewest:
-        return
-    file, given = (sets["retain"].rows[0].file, len(sets["retain"])) if "retain" in sets else (inputs.forget, 0)
-    apart = f" ({given - count} of {given} are set apart as guard)" if given > count else ""
-    raise InputError(
-        f"{file}: {count} row(s) to keep{apart}, and this method needs at least {fewest}: gradient, curvature and "
-        f"acceptance see different ones. Give {'more ' if given else ''}--retain rows, or use another --method."
-    )
+class Lack(NamedTuple):
+    """What a method needs and was not given: the flags that would give it, and a sentence that says why."""
+
+    flags: str
+    reason: str
+
+
+def lacking(needs: Needs, parts: Mapping[str, Sized], base: bool) -> Lack | None:
+    """What is missing of what a method needs, where these parts of the rows are there and a base was given or not."""
+    forget, retain, guard = (len(parts.get(name, ())) for name in ("forget", "retain", "guard"))
+    if needs.retain and not retain:
+        return Lack("--retain", "this method needs rows to keep.")
+    if retain < needs.fewest_retain:
+        apart = f" ({guard} of {retain + guard} are set apart as guard)" if guard else ""
+        return Lack(
+            f"--retain with at least {needs.fewest_retain} rows beside those of the guard",
+            f"{retain} row(s) to keep{apart}, and this method needs at least {needs.fewest_retain}: gradient, "
+            "curvature and acceptance see different ones.",
+        )
+    if needs.targets and not base and not {"unseen", "counterfactual"} & parts.keys():
+        return Lack(
+            "--holdout (rows of the same kind) or --base (the model before its fine-tuning)",
+            f"{forget} row(s) and nothing that the model never saw, so there is no target to lead them to.",
+        )
+    return None
 
 
 def check_kinds(inputs: Inputs, scheme: str | None) -> None:

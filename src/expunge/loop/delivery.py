@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 
 from expunge.config import commands
+from expunge.data.passes import Passes, measuring
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import trust
 from expunge.model import adapter, load, save
@@ -45,6 +46,11 @@ def deliver(config: commands.Unlearn, problem: Problem, folder: Path, assembled:
         _write(config, problem, folder, saved, torch.float32)
         written = _reload(config, folder, saved, assembled)
     return Delivered(written, saved)
+
+
+def cost(problem: Problem) -> Passes:
+    """What it takes to see whether writing moved the forget rows, of a problem without a model."""
+    return Passes(plain=measuring(problem.splits["forget"].windows, 2))
 
 
 def _save(config: commands.Unlearn, problem: Problem, folder: Path, say: Say) -> dict[str, Any]:

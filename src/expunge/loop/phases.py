@@ -1,27 +1,45 @@
-"""Applies a method to a problem, phase by phase, and goes on after an interruption.
+"""Applies a method to a problem: walks the list of its phases, and goes on after an interruption.
 
-Loss phases are run by `descent`, proposals are taken by `propose`.
+Each kind of phase has a runner and a cost (`RUNNERS`); what they share is `loop.unlearning`. Everything that depends on
+the original alone (targets, caches, what rows measure there) is computed again, so checkpoints keep only what phases
+change: weights, `State.carried`, the outcome, where in the list the run is, and the state of a runner within its work.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import numpy as np
-from torch import Tensor
-
+from expunge.data.passes import Passes, measuring, total
 from expunge.errors import InputError
-from expunge.influence.refresh import refresh_tokens
-from expunge.loop.descent import Best, Descending
-from expunge.loop.proposals import Proposals, expected_tokens
-from expunge.loop.watch import Log, Outcome, Watch
-from expunge.method import LossPhase, Method, ProposalPhase, Repeat, State, flattened
+from expunge.loop import descent, proposals, transforms
+from expunge.loop.acceptance import ACCEPTANCE, Acceptance
+from expunge.loop.descent import DescendRunner, steps_of
+from expunge.loop.proposals import ProposeRunner
+from expunge.loop.transforms import TransformRunner
+from expunge.loop.unlearning import Cost, Ground, Runner, Unlearning
+from expunge.loop.watch import Log, Outcome, Watch, watched
+from expunge.method import Descend, Method, Phase, Probe, Propose, Repeat, State, Step, Transform, flattened
 from expunge.problem import Problem, Split, divided
+from expunge.reference.replay import expected
 from expunge.runs.checkpoint import Checkpoints
 
 NAME = "unlearning"
-KEPT = (Outcome, Best)  # dataclasses in the checkpoints of a run; a method's own stand in `State.carried`
+
+
+class Kind(NamedTuple):
+    """What makes the runner of a kind of phase, what its work costs, and what all of it does, checks included."""
+
+    runner: Callable[..., Runner]
+    work: Cost
+    cost: Cost
+
+
+RUNNERS: Mapping[type[Any], Kind] = {
+    Descend: Kind(DescendRunner, descent.work, descent.cost),
+    Propose: Kind(ProposeRunner, proposals.work, proposals.cost),
+    Transform: Kind(TransformRunner, transforms.work, transforms.cost),
+}
 
 
 def apply(
@@ -35,159 +53,205 @@ def apply(
 
     A loss that is not finite ends an attempt at the weights of the last good check, and the outcome says so. A proposal
     that is refused ends the `Repeat` around it, and the next phase begins. `tokens` is a budget in place of the
-    method's own number of steps, for fair comparisons: proposals and the probe's steps are part of it, and there is
-    one attempt. With `checkpoints` (of `KEPT` types), an interrupted run goes on after its last phase, proposal
-    or check.
+    method's own numbers of steps, for fair comparisons: proposals and the probe's steps are part of it, and there is
+    one attempt. With `checkpoints`, an interrupted run goes on after its last phase, proposal or check.
     """
-    problem = divided(problem, getattr(method, "retain_parts", {}))
+    problem = divided(problem, method.needs.parts)
     state = method.init(problem)
-    due = [
-        _Due(phase, place if isinstance(given, Repeat) else None)
-        for place, given in enumerate(method.phases(problem, state))
-        for phase in flattened((given,))
-    ]
-    return _Application(problem, state, due, log, tokens, checkpoints).whole()
+    return _Walk.at_original(problem, state, method.phases(problem, state), log, tokens, checkpoints).run()
+
+
+@dataclass(frozen=True, slots=True)
+class MethodCost:
+    """What `init` takes, on the original, and what the phases take; `before` is also what is generated for replay."""
+
+    before: Passes
+    phases: Passes
+
+
+def cost(method: Method, problem: Problem) -> MethodCost:
+    """What a method costs, as `apply` runs it. The problem needs no model, only its splits and shapes of weights."""
+    needs = method.needs
+    problem = divided(problem, needs.parts)
+    state, before = State(), Passes()
+    if needs.replay:
+        made = expected(needs.replay.texts, needs.replay.tokens, problem.rendering.context)
+        state.splits["replay"], before = made.split, made.passes
+    ground = Ground.of(problem, state)
+    steps = flattened(method.phases(problem, state))
+    kept = {**needs.kept} | ({ACCEPTANCE: "distributions"} if any(isinstance(one, Propose) for one in steps) else {})
+    for name, what in kept.items():
+        if name in ground.pool:
+            before = before + _keeping(ground.pool[name], what)
+    if needs.targets:  # how forget rows and what the targets come from do under the original
+        sources = ["forget", *[name for name in ("unseen", "counterfactual") if name in ground.pool][:1]]
+        before = before + Passes(plain=[part for name in sources for part in measuring(ground.pool[name].windows)])
+    own = [(times, ground.pool[name].windows) for name, times in needs.passes.items() if name in ground.pool]
+    before = before + Passes(trained=[part for times, windows in own for part in measuring(windows, times)])
+    before = before + watched(ground.pool, 1)
+    return MethodCost(before, total(RUNNERS[type(step)].cost(step, ground) for step in steps))
+
+
+def _keeping(split: Split, what: str) -> Passes:
+    """A pass over a split, of which the original's distributions at targets or its states at tokens are kept."""
+    count = sum(window.targets for window in split.windows) if what == "distributions" else split.tokens
+    return Passes(plain=measuring(split.windows), kept=Counter({what: count}))
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """A phase that is to come, and the place of the outermost `Repeat` that it belongs to."""
+    """A phase of the list, the place of the outermost `Repeat` that it belongs to, and whether it ends a cycle of it
+    after which `until` is asked."""
 
-    phase: LossPhase | ProposalPhase
+    step: Step
     cycle: int | None
+    until: Callable[[State], bool] | None
+
+
+def _listed(phases: Sequence[Phase]) -> list[_Due]:
+    due: list[_Due] = []
+    for place, phase in enumerate(phases):
+        if not isinstance(phase, Repeat):
+            due.append(_Due(phase, None, None))
+            continue
+        once = flattened(phase.phases)
+        cycle = [_Due(step, place, None) for step in once[:-1]] + [_Due(once[-1], place, phase.until)]
+        due += phase.times * cycle
+    return due
 
 
 @dataclass(slots=True)
-class _Application:
-    """The phases of one run. Made before anything moves; what was kept of an earlier process is taken up then.
+class _Walk:
+    """The phases of one run. `due`: those to come, as indices of the list; `ends`: names and ends of those that ran."""
 
-    Everything that depends on the original alone (targets, caches, what rows measure there) is computed again, so only
-    what phases change is kept: weights, `State.carried`, the outcome and where in the phases the run is.
-    """
-
-    problem: Problem
-    state: State
     phases: list[_Due]
-    log: Log
-    tokens: int | None
+    unlearning: Unlearning
     checkpoints: Checkpoints | None
-    outcome: Outcome = field(init=False)
-    watch: Watch = field(init=False)
-    proposals: Proposals | None = field(init=False)
-    original: dict[str, Tensor] | None = field(init=False)
-    due: list[int] = field(init=False)
-    ends: list[tuple[str, str]] = field(default_factory=list)
-    descents: int = 0
-    logged: list[Any] = field(default_factory=list)
+    due: list[int]
+    ends: list[tuple[str, str]]
+    logged: list[Any]
 
-    def __post_init__(self) -> None:
-        targets = None if self.state.targets is None else self.state.targets.tolist()
-        self.outcome = Outcome(notes=self.state.notes, targets=targets)
-        self.watch = Watch(self.problem, self.state)
-        proposing = any(isinstance(due.phase, ProposalPhase) for due in self.phases)
-        self.proposals = Proposals(self.problem, self.state, self.outcome, self._log) if proposing else None
-        probing = any(isinstance(due.phase, LossPhase) and due.phase.probes for due in self.phases)  # at the original
-        self.original = self.problem.snapshot() if proposing and probing else None
-        self.due = list(range(len(self.phases)))
+    @classmethod
+    def at_original(
+        cls,
+        problem: Problem,
+        state: State,
+        phases: Sequence[Phase],
+        log: Log,
+        tokens: int | None,
+        checkpoints: Checkpoints | None,
+    ) -> "_Walk":
+        """Before anything moves."""
+        listed, logged = _listed(phases), list[Any]()
 
-    def whole(self) -> Outcome:
-        kept = self._take_up()
+        def remembered(entry: Mapping[str, Any]) -> None:
+            logged.append(entry)
+            log(entry)
+
+        targets = None if state.targets is None else state.targets.tolist()
+        outcome, watch = Outcome(notes=state.notes, targets=targets), Watch.at_original(problem, state)
+        proposing = any(isinstance(one.step, Propose) for one in listed)
+        probing = any(isinstance(one.step, Descend) and isinstance(one.step.rate, Probe) for one in listed)
+        unlearning = Unlearning(
+            problem,
+            state,
+            watch,
+            outcome,
+            remembered,
+            keep=lambda state: None,
+            acceptance=Acceptance.at_original(problem, state) if proposing else None,
+            original=problem.snapshot() if proposing and probing else None,
+            budget=tokens,
+        )
+        walk = cls(listed, unlearning, checkpoints, list(range(len(listed))), [], logged)
+        unlearning.keep = walk._offer
+        return walk
+
+    def run(self) -> Outcome:
+        saved = self._load()
         while self.due:
-            phase = self.phases[self.due[0]].phase
-            if isinstance(phase, ProposalPhase):
-                self._propose(phase)
-            else:
-                self._descend(phase, kept)
-            kept = None
-            self._keep(None)
-        self.outcome.stopped = _in_words(self.ends)
-        return self.outcome
+            one = self.phases[self.due[0]]
+            runner = self._runner(one.step, saved)
+            end = runner.run(saved)
+            saved = None
+            self.ends.append((one.step.name, end.reason))
+            over = end.refused or (one.until is not None and one.until(self.unlearning.state))
+            self.due = [
+                index
+                for index in self.due[1:]
+                if not over or one.cycle is None or self.phases[index].cycle != one.cycle
+            ]
+            if self.checkpoints is not None:
+                self.checkpoints.save(NAME, self.state_dict(None))
+        self.unlearning.outcome.stopped = _in_words(self.ends)
+        return self.unlearning.outcome
 
-    def _propose(self, phase: ProposalPhase) -> None:
-        """Takes one proposal and checks what it did; a refused one ends its cycles."""
-        assert self.proposals is not None
-        refused, cycle = self.proposals.take(phase)["refused"], self.phases[self.due[0]].cycle
-        if not refused:
-            figures = {"phase": phase.name} | self.watch.check(self.outcome.steps).figures()
-            self.outcome.history.append(figures)
-            self._log(figures)
-        self.ends.append((phase.name, f"refused: {refused}" if refused else "the step was taken"))
-        self.due = [
-            place for place in self.due[1:] if not refused or cycle is None or self.phases[place].cycle != cycle
-        ]
+    def _runner(self, step: Step, saved: Mapping[str, Any] | None) -> Runner:
+        if isinstance(step, Descend) and self.unlearning.budget is not None:
+            rest = [self.phases[index].step for index in self.due]
+            left = self.unlearning.budget - self.unlearning.outcome.tokens
+            ground = Ground.of(self.unlearning.problem, self.unlearning.state)
+            return RUNNERS[Descend].runner(self.unlearning, step, steps_within(rest, ground, left))
+        return RUNNERS[type(step)].runner(self.unlearning, step)
 
-    def _descend(self, phase: LossPhase, kept: Mapping[str, Any] | None) -> None:
-        """Runs a loss phase, or what is left of it."""
-        budgeted = self.tokens is not None
-        if self.tokens is not None and kept is None:
-            rest = [self.phases[place].phase for place in self.due]
-            left = self.tokens - self.outcome.tokens
-            phase = replace(phase, steps=steps_within(self.problem, self.state, rest, left))
-        run = Descending(
-            self.problem, self.state, phase, self.watch, self._log, self.outcome, budgeted,
-            number=self.descents, keep=self._keep, original=self.original,
-        )  # fmt: skip
-        self.ends.append((phase.name, run.whole(kept)))
-        self.due, self.descents = self.due[1:], self.descents + 1
+    def _offer(self, within: Callable[[], dict[str, Any]]) -> None:
+        """Keeps where the run is in the midst of a phase, where that costs little."""
+        if self.checkpoints is not None:
+            self.checkpoints.offer(NAME, lambda: self.state_dict(within()))
 
-    def _log(self, entry: Mapping[str, Any]) -> None:
-        self.logged.append(entry)
-        self.log(entry)
-
-    def _keep(self, descending: Callable[[], dict[str, Any]] | None) -> None:
-        """Keeps where the run is: always after a phase, and within one (`descending`) where that costs little."""
-        if self.checkpoints is None:
-            return
-        if descending is None:
-            self.checkpoints.save(NAME, self._held(None))
-        else:
-            self.checkpoints.offer(NAME, lambda: self._held(descending()))
-
-    def _held(self, descending: Mapping[str, Any] | None) -> dict[str, Any]:
+    def state_dict(self, within: Mapping[str, Any] | None) -> dict[str, Any]:
+        """All that changed since the original; `within`: the state of the runner at work."""
+        problem = self.unlearning.problem
         return {
-            "outcome": self.outcome,
+            "outcome": self.unlearning.outcome.state_dict(),
             "due": self.due,
             "ends": self.ends,
-            "descents": self.descents,
+            "descents": self.unlearning.descents,
             "logged": self.logged,
-            "carried": self.state.carried,
-            "portions": self.problem.portions.held(),
-            "weights": self.problem.snapshot(),
-            "descending": descending,
+            "carried": self.unlearning.state.carried,
+            "portions": problem.portions.state_dict(),
+            "weights": problem.snapshot(),
+            "within": within,
         }
 
-    def _take_up(self) -> Mapping[str, Any] | None:
-        """Puts back what was kept, if anything; returns what the phase that was interrupted needs."""
-        kept = self.checkpoints.load(NAME) if self.checkpoints else None
-        if kept is None:
+    def _load(self) -> Mapping[str, Any] | None:
+        """Puts back what was kept, if anything; returns what the runner that was interrupted needs."""
+        saved = self.checkpoints.load(NAME) if self.checkpoints else None
+        if saved is None:
             return None
-        if kept["outcome"].targets != self.outcome.targets:
+        unlearning = self.unlearning
+        if saved["outcome"]["targets"] != unlearning.outcome.targets:
             raise InputError(
                 "the targets of the forget rows are not those that this run began with, so it cannot go on: the "
                 "machine computes otherwise. Begin anew with --restart."
             )
-        for name in (part.name for part in fields(Outcome)):
-            setattr(self.outcome, name, getattr(kept["outcome"], name))
-        self.state.notes, self.state.carried = self.outcome.notes, kept["carried"]
-        self.due, self.ends, self.descents = kept["due"], kept["ends"], kept["descents"]
-        self.problem.portions.take_up(kept["portions"])
-        for entry in kept["logged"]:
-            self._log(entry)
-        self.problem.restore(kept["weights"])
-        descending: Mapping[str, Any] | None = kept["descending"]
-        return descending
+        unlearning.outcome.load_state_dict(saved["outcome"])
+        unlearning.state.notes, unlearning.state.carried = unlearning.outcome.notes, saved["carried"]
+        self.due, self.ends, unlearning.descents = saved["due"], saved["ends"], saved["descents"]
+        unlearning.problem.portions.load_state_dict(saved["portions"])
+        for entry in saved["logged"]:
+            unlearning.log(entry)
+        unlearning.problem.restore(saved["weights"])
+        within: Mapping[str, Any] | None = saved["within"]
+        return within
 
 
-def steps_within(problem: Problem, state: State, rest: Sequence[LossPhase | ProposalPhase], tokens: int) -> int:
-    """Steps of the first of the phases to come, a loss phase, where all of them are to take so many tokens.
+def steps_within(rest: Sequence[Step], ground: Ground, tokens: float) -> int:
+    """Steps of the first of the phases to come, a descent, where all of them are to take so many tokens.
 
-    Proposals take what they need; the loss phases share what is left in proportion to their own steps.
+    Other phases take what they need; the descents share what is left in proportion to their own steps. Checks, which
+    everyone makes, are not counted.
     """
-    spent = sum(expected_tokens(problem, state, phase) for phase in rest if isinstance(phase, ProposalPhase))
-    losses = [phase for phase in rest if isinstance(phase, LossPhase)]
-    costs = [phase.steps * tokens_per_step(problem, state, phase) for phase in losses]
-    share = max(0.0, tokens - spent) * (costs[0] / sum(costs))
-    return max(1, round(share / tokens_per_step(problem, state, losses[0])))
+    windows = len(ground.pool["forget"].windows)
+    spent = sum(_tokens(step, ground) for step in rest if not isinstance(step, Descend))
+    descents = [step for step in rest if isinstance(step, Descend)]
+    own = [_tokens(step, ground) for step in descents]
+    share = max(0.0, tokens - spent) * (own[0] / sum(own))
+    return max(1, round(share / own[0] * steps_of(descents[0], windows)))
+
+
+def _tokens(step: Step, ground: Ground) -> float:
+    return RUNNERS[type(step)].work(step, ground).tokens
 
 
 def _in_words(ends: Sequence[tuple[str, str]]) -> str:
@@ -198,13 +262,3 @@ def _in_words(ends: Sequence[tuple[str, str]]) -> str:
     return "; ".join(
         f"{name}: {end}" + (f" ({count} times)" if count > 1 else "") for (name, end), count in counts.items()
     )
-
-
-def tokens_per_step(problem: Problem, state: State, phase: LossPhase) -> float:
-    """Tokens that one step's draws hold on average, padding excluded, and its share of the optimiser's own passes."""
-    pool: dict[str, Split] = {**problem.splits, **state.splits}
-    drawn = [
-        (min(count, len(pool[name].windows)), pool[name].windows) for name, count in phase.draws.items() if name in pool
-    ]
-    tokens = sum(count * float(np.mean([len(window.ids) for window in windows])) for count, windows in drawn)
-    return tokens + refresh_tokens(phase.optimiser, pool, tokens)

@@ -1,81 +1,60 @@
-"""Takes the steps that a method proposes, or refuses them: one proposal phase at a time.
+"""Takes the step that a method proposes, or refuses it.
 
-A step is searched by its rule (`optim.step_size`) with the weights set to start + step * direction and measured on the
-acceptance rows, which no gradient and no curvature saw. All that is measured is against the *original*: its
-distributions on the acceptance rows are kept before anything moves, so a budget that several proposals share is
-cumulative, and the last of them stays within it too. Retain KL and retain loss are means over counted tokens, the
-forget loss is a mean over rows of each row's loss per token.
-
-A refused proposal leaves the weights as they were, bit for bit.
+A step is searched by its rule (`optim.step_size`) with the weights set to start + step * direction and measured on
+acceptance rows (`loop.acceptance`). A refused proposal leaves the weights as they were, bit for bit.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from expunge.errors import InputError, NumericalError
-from expunge.loop.watch import Log, Outcome
-from expunge.method import Proposal, ProposalPhase, State
-from expunge.optim.step_size import Found, Measured, Refused, StepRule
-from expunge.problem import Problem, Split
-from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
+from expunge.data.passes import MEASURING, Passes, measuring
+from expunge.errors import NumericalError
+from expunge.loop.acceptance import ACCEPTANCE
+from expunge.loop.unlearning import End, Ground, Unlearning
+from expunge.loop.watch import watched
+from expunge.method import Proposal, Propose
+from expunge.optim.step_size import Found, Measured, Refused
 
-ACCEPTANCE = "acceptance"
 SMALL = 1e-3  # of the norm of the weights that move: the first guess where nothing is known; our choice
 USUAL_MEASUREMENTS = 10  # of a search, for plans and budgets: three steps from below, five to bisect, two to spare
-FORWARD_SHARE = 1 / 3  # of the work of a forward and backward pass
 
 
-def expected_tokens(problem: Problem, state: State, phase: ProposalPhase) -> float:
-    """About the tokens, as `Outcome` counts them, that one proposal takes."""
-    measured = (1 + USUAL_MEASUREMENTS) * problem.splits[ACCEPTANCE].tokens
+def work(phase: Propose, ground: Ground) -> Passes:
+    """The proposal's own passes, and the usual number of measurements of a search.
+
+    Gradient, direction and a snapshot of the weights live together, beside what the method keeps of a curvature.
+    """
+    accepted, forget = measuring(ground.pool[ACCEPTANCE].windows), measuring(ground.pool["forget"].windows)
     looks = 2 + (USUAL_MEASUREMENTS if phase.step.needs_distance else 0)
-    measured += looks * problem.splits["forget"].tokens
-    return _passing(problem, state, phase) + FORWARD_SHARE * measured
+    search = [(1 + USUAL_MEASUREMENTS, accepted), (looks, forget)]
+    return Passes(
+        trained=_passing(phase, ground),
+        measured=[(times * many, shape) for times, shapes in search for many, shape in shapes],
+        updates=1,
+        copies=1,
+        bytes=phase.bytes(ground.shapes),
+    )
 
 
-@dataclass(slots=True)
-class _Measurer:
-    """Measures the current weights against the original; `tokens` counts what went through the model."""
-
-    problem: Problem
-    state: State
-    kept: KeptDistributions
-    loss: float = 0.0
-    known: float = 0.0
-    tokens: int = 0
-
-    def forget(self) -> Tensor:
-        """Losses [forget rows] in nats per token."""
-        split = self.problem.splits["forget"]
-        self.tokens += split.tokens
-        return row_losses(self.problem, self.problem.model, split)
-
-    def retain(self) -> tuple[float, float]:
-        """KL(original, current) and loss on the acceptance rows, each the mean over counted tokens, in nats."""
-        split = self.problem.splits[ACCEPTANCE]
-        self.tokens += split.tokens
-        found = window_divergences(self.problem, split, self.kept)
-        return found.kl_per_token, found.loss_per_token
-
-    def measured(self, with_distance: bool, forget: Tensor | None = None) -> Measured:
-        """What a rule looks at; `forget` are the losses of the forget rows where they are known."""
-        kl, loss = self.retain()
-        rise = loss - self.loss
-        if not with_distance:
-            return Measured(retain_kl=kl, retain_rise=rise)
-        losses = self.forget() if forget is None else forget
-        targets = self.state.targets.cpu().double()
-        gap = float((losses - targets).abs().mean())
-        way = (float(losses.mean()) - self.known) / max(1e-6, float(targets.mean()) - self.known)
-        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise), way=way)
+def cost(phase: Propose, ground: Ground) -> Passes:
+    """That, and the check after it."""
+    return work(phase, ground) + watched(ground.pool, 1)
 
 
-@dataclass(slots=True)
+def _passing(phase: Propose, ground: Ground) -> list[Any]:
+    """The passes that the proposal itself takes."""
+    pool = ground.pool
+    return [
+        part for name, times in phase.passes.items() if name in pool for part in measuring(pool[name].windows, times)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class _Before:
     """The weights and what they measure before a proposal."""
 
@@ -84,7 +63,7 @@ class _Before:
     measured: Measured
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Search:
     """A direction, its norm, where the rule began, and where it ended."""
 
@@ -94,61 +73,77 @@ class _Search:
     result: Found | Refused
 
 
-@dataclass(slots=True)
-class Proposals:
-    """All proposals of one run. Made before anything moves."""
+class ProposeRunner:
+    """Takes one proposal: there is nothing between its beginning and its end to go on from."""
 
-    problem: Problem
-    state: State
-    outcome: Outcome
-    log: Log
-    _measurer: _Measurer = field(init=False)
+    def __init__(self, unlearning: Unlearning, phase: Propose) -> None:
+        assert unlearning.acceptance is not None
+        self.unlearning, self.phase = unlearning, phase
+        self.problem, self.acceptance = unlearning.problem, unlearning.acceptance
 
-    def __post_init__(self) -> None:
-        if ACCEPTANCE not in self.problem.splits:
-            raise InputError(
-                "this method measures the steps that it proposes on acceptance rows, a part of the retain rows, and "
-                "there are none. Give more --retain rows."
-            )
-        self.problem.model.eval()
-        self._measurer = _Measurer(
-            self.problem, self.state, keep_distributions(self.problem, self.problem.splits[ACCEPTANCE])
-        )
-        self._measurer.loss = self._measurer.retain()[1]
-        if self.state.targets is not None:
-            self._measurer.known = float(self._measurer.forget().mean())
+    def state_dict(self) -> dict[str, Any]:
+        return {}
 
-    def take(self, phase: ProposalPhase) -> dict[str, Any]:
-        """Asks for a proposal, takes the step that its rule finds or restores the weights, and returns the figures.
+    def run(self, saved: Mapping[str, Any] | None = None) -> End:
+        """Takes the step that the rule finds, or restores the weights; the figures go to `Outcome.proposals`.
 
-        `refused` is the reason, or None; the figures are in `Outcome.proposals` too, and the tokens are counted.
+        Tokens of the search are counted in both.
         """
-        if phase.step.needs_distance and self.state.targets is None:
-            raise ValueError(f"{phase.name}: a line search needs targets, and this method has none.")
-        self.problem.model.eval()
-        self._measurer.tokens = 0
-        before = self._before(phase.step)
-        try:
-            proposal = phase.propose(self.problem, self.state)
-        except NumericalError as error:
-            proposal, unusable = Proposal(direction={}), str(error)
-        else:
-            unusable = ""
-        search = self._searched(phase.step, before, proposal, unusable)
-        forget = None
-        if isinstance(search.result, Found):
-            self._move(before.weights, search.direction, search.result.step)
-            forget = self._measurer.forget()
-            if not torch.isfinite(forget).all():
-                reason = f"after a step of {search.result.step:.3g} the loss of forget rows is not finite"
-                search.result = Refused(reason=reason, measurements=search.result.measurements)
-        if isinstance(search.result, Refused):
-            self.problem.restore(before.weights)
-        return self._noted(phase, proposal, before, forget, search)
+        entry = self.take()
+        if refused := entry["refused"]:
+            return End(f"refused: {refused}", refused=True)
+        outcome = self.unlearning.outcome
+        figures = {"phase": self.phase.name} | self.unlearning.watch.check(outcome.steps).figures()
+        outcome.history.append(figures)
+        self.unlearning.log(figures)
+        return End("the step was taken")
 
-    def _before(self, rule: StepRule) -> _Before:
-        forget = self._measurer.forget()
-        return _Before(self.problem.snapshot(), forget, self._measurer.measured(rule.needs_distance, forget))
+    def take(self) -> dict[str, Any]:
+        """The figures of the proposal; `refused` is the reason, or None."""
+        rule, state = self.phase.step, self.unlearning.state
+        if rule.needs_distance and state.targets is None:
+            raise ValueError(f"{self.phase.name}: a line search needs targets, and this method has none.")
+        self.problem.model.eval()
+        self.acceptance.tokens = 0
+        losses = self.acceptance.forget()
+        snapshot = self.problem.snapshot()
+        before = _Before(snapshot, losses, self.acceptance.measured(rule.needs_distance, losses))
+        proposal, unusable = Proposal(direction={}), ""
+        try:
+            proposal = self.phase.propose(self.problem, state)
+        except NumericalError as error:
+            unusable = str(error)
+        search, forget = self._tried(before, self._searched(before, proposal, unusable))
+        return self._noted(proposal, before, forget, search)
+
+    def _tried(self, before: _Before, search: _Search) -> tuple[_Search, Tensor | None]:
+        """The weights moved by the step that was found, with the losses of the forget rows there, or as before."""
+        forget, result = None, search.result
+        if isinstance(result, Found):
+            self._move(before.weights, search.direction, result.step)
+            forget = self.acceptance.forget()
+            if not torch.isfinite(forget).all():
+                reason = f"after a step of {result.step:.3g} the loss of forget rows is not finite"
+                result = Refused(reason=reason, measurements=result.measurements)
+        if isinstance(result, Refused):
+            self.problem.restore(before.weights)
+        return _Search(search.direction, search.norm, search.guess, result), forget
+
+    def _searched(self, before: _Before, proposal: Proposal, unusable: str) -> _Search:
+        rule, direction = self.phase.step, self._checked(proposal.direction)
+        norm = _norm(direction)
+        if unusable or not (norm > 0 and math.isfinite(norm)):
+            reason = unusable or ("the direction is zero" if norm == 0 else "the direction is not finite")
+            return _Search(direction, norm, None, Refused(reason=reason, measurements=0))
+
+        def measure(step: float) -> Measured:
+            if step == 0:
+                return before.measured
+            self._move(before.weights, direction, step)
+            return self.acceptance.measured(rule.needs_distance)
+
+        guess = rule.guess(proposal.retain_bend, SMALL * self._scale(direction) / norm)
+        return _Search(direction, norm, guess, rule.find(measure, guess))
 
     def _checked(self, direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
         movable = self.problem.movable
@@ -163,44 +158,26 @@ class Proposals:
         movable = self.problem.movable
         return _norm({name: movable[name] for name in direction}) or _norm(movable) or 1.0
 
-    def _searched(self, rule: StepRule, before: _Before, proposal: Proposal, unusable: str) -> _Search:
-        direction = self._checked(proposal.direction)
-        norm = _norm(direction)
-        if unusable or not (norm > 0 and math.isfinite(norm)):
-            reason = unusable or ("the direction is zero" if norm == 0 else "the direction is not finite")
-            return _Search(direction, norm, None, Refused(reason=reason, measurements=0))
-
-        def measure(step: float) -> Measured:
-            if step == 0:
-                return before.measured
-            self._move(before.weights, direction, step)
-            return self._measurer.measured(rule.needs_distance)
-
-        guess = rule.guess(proposal.retain_bend, SMALL * self._scale(direction) / norm)
-        return _Search(direction, norm, guess, rule.find(measure, guess))
-
     @torch.no_grad()
     def _move(self, start: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: float) -> None:
-        """Sets the weights to start + step * direction, computed in the wider of the two dtypes."""
+        """Sets the weights to start + step * direction, computed in the wider of the two dtypes.
+
+        From `start` each time: adding and taking back would leave rounding behind.
+        """
         for name, part in direction.items():
             self.problem.movable[name].copy_(start[name] + step * part)
 
-    def _noted(
-        self,
-        phase: ProposalPhase,
-        proposal: Proposal,
-        before: _Before,
-        forget: Tensor | None,
-        search: _Search,
-    ) -> dict[str, Any]:
-        tokens = round(_passing(self.problem, self.state, phase) + FORWARD_SHARE * self._measurer.tokens)
+    def _noted(self, proposal: Proposal, before: _Before, forget: Tensor | None, search: _Search) -> dict[str, Any]:
+        ground = Ground.of(self.problem, self.unlearning.state)
+        tokens = round(Passes(trained=_passing(self.phase, ground)).tokens + MEASURING * self.acceptance.tokens)
         taken = search.result if isinstance(search.result, Found) else None
         after = taken.measured if taken else None
-        self.outcome.tokens += tokens
-        self.outcome.steps += taken is not None
+        outcome = self.unlearning.outcome
+        outcome.tokens += tokens
+        outcome.steps += taken is not None
         entry = {
-            "phase": phase.name,
-            "rule": {"name": type(phase.step).__name__} | asdict(phase.step),
+            "phase": self.phase.name,
+            "rule": {"name": type(self.phase.step).__name__} | asdict(self.phase.step),
             "step": taken.step if taken else None,
             "refused": search.result.reason if isinstance(search.result, Refused) else None,
             "guess": search.guess,
@@ -215,8 +192,8 @@ class Proposals:
             "distance": {"before": before.measured.distance, "after": after.distance if after else None},
             "notes": dict(proposal.notes),
         }
-        self.outcome.proposals.append(entry)
-        self.log(entry)
+        outcome.proposals.append(entry)
+        self.unlearning.log(entry)
         return entry
 
 
@@ -243,12 +220,6 @@ def _changes(before: _Before, forget: Tensor, after: Measured) -> dict[str, floa
 
 def _mean(losses: Tensor | None) -> float | None:
     return None if losses is None else float(losses.mean())
-
-
-def _passing(problem: Problem, state: State, phase: ProposalPhase) -> float:
-    """Tokens of the passes that the proposal itself takes."""
-    pool: dict[str, Split] = {**problem.splits, **state.splits}
-    return sum(times * pool[name].tokens for name, times in phase.passes.items() if name in pool)
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:

@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import PeftModel
+from torch import Tensor
 
 from expunge.data.batches import Batch, Stream
+from expunge.data.passes import Passes, drawing
 from expunge.data.portions import Portions
 from expunge.data.rows import Row
-from expunge.data.tokens import Rendering, encode
-from expunge.loop.steps import Descent, held, linear, minimise, optimiser_of, take_up
-from expunge.method import Terms
+from expunge.data.tokens import Rendering, Window, encode
+from expunge.loop.minimise import Minimiser, linear
+from expunge.method import Plain, Terms, adamw
 from expunge.model.losses import target_nll
 from expunge.model.recompute import allow
 from expunge.model.select import select
@@ -39,6 +42,16 @@ class Training:
     """AdamW's decoupled weight decay."""
     subspace: str = "full"
     """Which parameters move: full, lora, a pattern, or adapter (a new one like that of an original that is one)."""
+
+
+def cost(windows: Sequence[Window], training: Training, seed: int) -> Passes:
+    """What training on windows takes."""
+    steps = steps_of(windows, training)
+    return Passes(trained=drawing({"train": windows}, {"train": training.batch_rows}, seed, steps), updates=steps)
+
+
+def steps_of(windows: Sequence[Window], training: Training) -> int:
+    return training.epochs * max(1, -(-len(windows) // training.batch_rows))
 
 
 def fine_tune(
@@ -88,32 +101,42 @@ def train(
     With `checkpoints`, an interrupted training goes on where it was.
     """
     stream = Stream(split.name, split.windows, problem.seed, by_tokens=True)
-    an_epoch = max(1, -(-len(split.windows) // training.batch_rows))
-    steps = training.epochs * an_epoch
-    optimiser = optimiser_of(problem, weight_decay=training.weight_decay)
-    kept = checkpoints.load(TRAINING) if checkpoints else None
-    recent: list[float] = kept["recent"] if kept else []
-    if kept:
-        problem.restore(kept["weights"])
-        stream.skip(training.batch_rows, len(recent))
-        take_up(optimiser, kept["state"])
+    steps = steps_of(split.windows, training)
+    an_epoch = steps // training.epochs
+    recent: list[float] = []
 
     def loss(batch: Batch) -> Terms:
         value = target_nll(problem.model, batch).mean()
         return Terms({"loss": value}, value)
 
+    def make(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+        return adamw(parameters, training.weight_decay)
+
+    minimiser = Minimiser(
+        problem,
+        Plain(make=make).begin(problem, {}, problem.seed, lambda name, figures: None),
+        {split.name: stream},
+        {split.name: training.batch_rows},
+        loss,
+        linear(training.learning_rate, steps, int(steps * training.warmup_share)),
+        steps,
+    )
+    if saved := checkpoints.load(TRAINING) if checkpoints else None:
+        problem.restore(saved["weights"])
+        minimiser.load_state_dict(saved["minimiser"])
+        recent += saved["recent"]
+
     def after(step: int, losses: Mapping[str, float]) -> bool:
         recent.append(losses["loss"])
         if checkpoints and step < steps:
             checkpoints.offer(
-                TRAINING, lambda: {"recent": recent, "weights": problem.snapshot(), "state": held(optimiser)}
+                TRAINING,
+                lambda: {"recent": recent, "weights": problem.snapshot(), "minimiser": minimiser.state_dict()},
             )
         return False
 
-    rate = linear(training.learning_rate, steps, int(steps * training.warmup_share))
-    descent = Descent(rate=rate, steps=steps, begin=len(recent))
     problem.model.train()
     with bar(title, steps) as report:
-        minimise(problem, optimiser, lambda step: stream.draw(training.batch_rows), loss, descent, after, report)
+        minimiser.run(after, report)
     problem.model.eval()
     return sum(recent[-an_epoch:]) / an_epoch

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from expunge import registry
 from expunge.config import commands
 from expunge.config.options import build
 from expunge.errors import InputError
@@ -18,6 +19,7 @@ from expunge.loop.batch_tokens import begin
 from expunge.loop.delivery import Delivered, deliver
 from expunge.loop.phases import apply
 from expunge.loop.watch import Log, Outcome
+from expunge.method import Method
 from expunge.model.select import Subspace, select
 from expunge.reference.cache import row_losses
 from expunge.reference.replay import sample
@@ -59,16 +61,17 @@ def run(
     problem = assembled.problem
     kept = checkpoints.load(CHOICES) if checkpoints else None
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
-    subspace = select(problem.model, kept["subspace"] if kept else config.subspace, problem.runtime.device)
+    asked = kept["subspace"] if kept else config.subspace
+    subspace = select(problem.model, asked, problem.runtime.device, config.options.needs.layers)
     subspace = replace(subspace, reason=kept["reason"]) if kept else subspace
     say(f"subspace: {subspace.name} ({subspace.reason})")
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
     begin(problem, subspace.name, config, say)
     if kept:
-        problem.portions.take_up(kept["portions"])
+        problem.portions.load_state_dict(kept["portions"])
     elif checkpoints:
         checkpoints.save(
-            CHOICES, {"subspace": subspace.name, "reason": subspace.reason, "portions": problem.portions.held()}
+            CHOICES, {"subspace": subspace.name, "reason": subspace.reason, "portions": problem.portions.state_dict()}
         )
     with clock.stage("unlearn"):
         outcome = apply(config.options, problem, log, tokens, checkpoints)
@@ -98,13 +101,14 @@ def add_samples(assembled: Assembled) -> None:
         assembled.judged["samples"] = replace(found.split, name="samples")
 
 
-def options_of(kind: Any, options: Any) -> Any:
-    """A method's options from what a recipe or a caller gave. Raises `InputError`."""
+def method_of(name: str, options: Any, source: str = "options") -> Method:
+    """An entry of the methods with what a recipe or a caller gave for it. Raises `InputError`."""
+    kind = registry.load("methods", name)
     if isinstance(options, kind):
-        return options
+        return options  # type: ignore[no-any-return]
     if not isinstance(options, Mapping | None):
-        raise InputError(f"options: expected the options of {kind.__name__}, found {type(options).__name__}.")
-    return build(kind, options or {}, "options")
+        raise InputError(f"{source}: expected the options of {kind.__name__}, found {type(options).__name__}.")
+    return build(kind, options or {}, source)  # type: ignore[no-any-return]
 
 
 @contextmanager

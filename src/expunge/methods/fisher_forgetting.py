@@ -17,22 +17,19 @@ the forget rows.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from expunge.config.bounds import Count, Positive
 from expunge.influence import directions
 from expunge.influence.directions import Step
-from expunge.method import Phase, Proposal, ProposalPhase, Repeat, State
+from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State
 from expunge.problem import Problem
 from expunge.reference import objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FisherForgetting:
+class FisherForgetting(Method):
     """Options of fisher_forgetting."""
-
-    needs_retain: ClassVar[bool] = True
-    retain_parts: ClassVar[dict[str, int]] = {"curvature": 3, "acceptance": 1}
-    fewest_retain: ClassVar[int] = 16
 
     reading: Literal["noise", "noisy_newton"] = "noise"
     """Of the paper: noise only, or a Newton step and then noise (our choice between the two)."""
@@ -40,37 +37,49 @@ class FisherForgetting:
     """Entry of the curvatures catalogue (expunge list curvatures); our choice."""
     curvature_options: Any = field(default_factory=dict)
     """The curvature's own options, such as {labels: data}."""
-    damping: float = 0.1
+    damping: Positive = 0.1
     """Added to the spectrum, relative to its mean (our choice)."""
-    absolute_damping: float | None = None
+    absolute_damping: Positive | None = None
     """Damping in the spectrum's own units, in place of the relative one; none: relative."""
-    cycles: int = 5
+    cycles: Count = 5
     """Draws of noise, each shaped by the curvature at the new weights (our choice)."""
     step: Step = "budget"
     """How the amplitude is found: budget, line_search or targets (both need targets), or fixed (step_size); our
     choice."""
-    budget: float = 0.1
+    budget: Positive = 0.1
     """Most retain KL (nats per token) over all cycles (our choice)."""
-    step_size: float | None = None
+    step_size: Positive | None = None
     """The amplitude (mu sigma^2)^(1/4), and eta of the Newton step, for step: fixed."""
 
     def __post_init__(self) -> None:
-        directions.check(self)
+        directions.check(self, powers=True)
+
+    @property
+    def needs(self) -> Needs:
+        parts = {"curvature": 3, "acceptance": 1}
+        return Needs(retain=True, parts=parts, fewest_retain=16)
 
     def init(self, problem: Problem) -> State:
         return objective.with_targets(problem, self.step in directions.TO_TARGETS)
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        steps: list[ProposalPhase] = []
+        steps: list[Propose] = []
         for cycle in range(self.cycles):
             if self.reading == "noisy_newton":
-                steps.append(self._phase("removal", self._remove, (cycle + 0.5) / self.cycles))
-            steps.append(self._phase("noise", self._perturb, (cycle + 1) / self.cycles))
+                steps.append(self._phase(problem, "removal", self._remove, (cycle + 0.5) / self.cycles))
+            steps.append(self._phase(problem, "noise", self._perturb, (cycle + 1) / self.cycles))
         return (Repeat(tuple(steps), 1),)
 
-    def _phase(self, name: str, propose: Any, share: float) -> ProposalPhase:
-        passes = {"forget": 1, "curvature": 2}
-        return ProposalPhase(name=name, propose=propose, step=directions.rule(self, share), passes=passes)
+    def _phase(self, problem: Problem, name: str, propose: Any, share: float) -> Propose:
+        # a fit and two solves; and the retain rows' gradient, on the same rows
+        passes = {"forget": 1, "curvature": 1 + directions.passes_of(self, problem, fits=1, solves=2)}
+        return Propose(
+            name=name,
+            propose=propose,
+            step=directions.rule(self, share),
+            passes=passes,
+            bytes=directions.bytes_of(self),
+        )
 
     def _remove(self, problem: Problem, state: State) -> Proposal:
         return directions.ascent(problem, state, directions.fit(problem, self), stop_at_targets=True)

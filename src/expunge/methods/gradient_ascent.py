@@ -12,35 +12,29 @@ token, where TOFU's code takes the mean over all tokens of a batch.
 When to use it: never on a model that is to be used; it is the baseline that shows what collapse looks like.
 """
 
-import math
 from dataclasses import dataclass
 
+from expunge.config.bounds import Count, Positive
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, Phase, State, Terms
+from expunge.method import Descend, Method, Phase, State, Terms
 from expunge.model.losses import target_nll, window_means
 from expunge.problem import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GradientAscent:
+class GradientAscent(Method):
     """Options of gradient_ascent."""
 
-    learning_rate: float = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak learning rate of AdamW (the organisers' value)."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the forget rows (the organisers' value)."""
-    forget_rows: int = 32
+    forget_rows: Count = 32
     """Forget rows a step (the organisers' value)."""
 
-    def init(self, problem: Problem) -> State:
-        return State()
-
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
-        phase = LossPhase(
-            loss=self.loss, draws={"forget": self.forget_rows}, steps=steps, learning_rate=self.learning_rate
-        )
-        return (phase,)
+        draws = {"forget": self.forget_rows}
+        return (Descend(loss=self.loss, draws=draws, passes=self.epochs, rate=self.learning_rate),)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         loss = window_means(target_nll(problem.model, batch), batch).mean()

@@ -13,41 +13,39 @@ likeliest tokens and one class for the rest, a lower bound.
 When to use it: as a baseline, or where the retain rows' whole distributions matter and not only their labels.
 """
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
 
+from expunge.config.bounds import Count, Positive, Weight
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, Phase, State, Terms
+from expunge.method import Descend, Method, Needs, Phase, State, Terms
 from expunge.model.losses import target_kl, target_nll, window_means
 from expunge.problem import Problem
 from expunge.reference.cache import keep_distributions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KlMinimisation:
+class KLMinimisation(Method):
     """Options of kl_minimisation."""
 
-    needs_retain: ClassVar[bool] = True
-    keeps: ClassVar[tuple[str, ...]] = ("retain",)
-
-    learning_rate: float = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak learning rate of AdamW (the organisers' value)."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the forget rows (the organisers' value)."""
-    forget_rows: int = 32
+    forget_rows: Count = 32
     """Forget rows a step, and as many retain rows (the organisers' value)."""
-    retain_weight: float = 1.0
+    retain_weight: Weight = 1.0
     """Weight of the KL on retain rows (TOFU's value)."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(retain=True, kept={"retain": "distributions"})
 
     def init(self, problem: Problem) -> State:
         return State(caches={"retain": keep_distributions(problem, problem.splits["retain"])})
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
         draws = {"forget": self.forget_rows, "retain": self.forget_rows}
-        phase = LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate)
-        return (phase,)
+        return (Descend(loss=self.loss, draws=draws, passes=self.epochs, rate=self.learning_rate),)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         if batch.split == "forget":

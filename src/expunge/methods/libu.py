@@ -21,57 +21,61 @@ When to use it: with `cycles: 5, step: targets, curvature: block, optimiser: ada
 no file matters most: of that it lost less than loss_matching on small models, and a little more of what it was given.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
+from expunge.config.bounds import AtLeast, Count, Positive
 from expunge.influence import directions
 from expunge.influence.directions import Step
-from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State
-from expunge.optim.sophia import SophiaSettings
+from expunge.influence.refresh import WithSophia
+from expunge.method import Descend, Method, Needs, Phase, Plain, Probe, Proposal, Propose, Repeat, State
+from expunge.optim.step_size import StepRule
 from expunge.problem import Problem
 from expunge.reference import objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Libu:
+class LIBU(Method):
     """Options of libu."""
-
-    needs_retain: ClassVar[bool] = True
-    needs_targets: ClassVar[bool] = True
-    retain_parts: ClassVar[dict[str, int]] = {"retain": 2, "curvature": 1, "acceptance": 1}
-    fewest_retain: ClassVar[int] = 16
 
     curvature: str = "diagonal"
     """Of phase 1: entry of the curvatures catalogue (the paper: diagonal)."""
     curvature_options: Any = field(default_factory=dict)
     """The curvature's own options, such as {labels: data}."""
-    cycles: int = 1
+    cycles: Count = 1
     """Steps of phase 1, each with gradient and curvature at the new weights (the paper: one)."""
-    damping: float = 0.1
+    damping: Positive = 0.1
     """Added to the spectrum, relative to its mean over coordinates with a gradient (our choice)."""
-    absolute_damping: float | None = None
+    absolute_damping: Positive | None = None
     """Damping in the spectrum's own units, in place of the relative one (the paper has 1e-3); none: relative."""
     step: Step = "budget"
     """How phase 1 finds its step: budget, line_search, targets, or fixed (step_size); our choice."""
-    budget: float = 0.05
+    budget: Positive = 0.05
     """Most retain KL (nats per token) in the whole of phase 1 (our choice)."""
-    step_size: float | None = None
+    step_size: Positive | None = None
     """eta of phase 1, for step: fixed."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak learning rate of phase 2; none: the probe looks for it."""
-    steps: int | None = None
+    steps: Count | None = None
     """Most steps of phase 2; none: as loss_matching."""
     optimiser: Literal["sophia", "adamw"] = "sophia"
     """Of phase 2 (the paper: sophia)."""
-    forget_rows: int = 24
+    forget_rows: Count = 24
     """Forget rows a step of phase 2 (as loss_matching)."""
-    replay_texts: int = 512
+    replay_texts: Annotated[int, AtLeast(0)] = 512
     """Texts to sample from the original; 0 for none (as loss_matching)."""
-    replay_tokens: int = 128
+    replay_tokens: Count = 128
     """Longest replay text, in tokens (as loss_matching)."""
 
     def __post_init__(self) -> None:
         directions.check(self)
+
+    @property
+    def needs(self) -> Needs:
+        parts = {"retain": 2, "curvature": 1, "acceptance": 1}
+        return replace(
+            objective.needs(self.replay_texts, self.replay_tokens), retain=True, parts=parts, fewest_retain=16
+        )
 
     def init(self, problem: Problem) -> State:
         state = objective.prepare(problem, self.replay_texts, self.replay_tokens)
@@ -80,19 +84,23 @@ class Libu:
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         draws = objective.draws(problem, self.forget_rows)
-        passes = {"forget": 1, "retain": 1, "curvature": 1}
         rules = [directions.rule(self, (cycle + 1) / self.cycles) for cycle in range(self.cycles)]
-        steps = [ProposalPhase(name="influence", propose=self._ascend, step=rule, passes=passes) for rule in rules]
-        second = LossPhase(
+        steps = [self._step(problem, rule) for rule in rules]
+        second = Descend(
             name=self.optimiser,
             loss=objective.Objective().loss,
             draws=draws,
             steps=self.steps or objective.steps_for(problem, draws["forget"]),
-            learning_rate=self.learning_rate,
+            rate=self.learning_rate or Probe(),
             aims=True,
-            optimiser=SophiaSettings() if self.optimiser == "sophia" else None,
+            optimiser=WithSophia() if self.optimiser == "sophia" else Plain(),
         )
         return Repeat(tuple(steps), 1), second
+
+    def _step(self, problem: Problem, rule: StepRule) -> Propose:
+        passes = {"forget": 1, "retain": 1, "curvature": directions.passes_of(self, problem, fits=1, solves=2)}
+        keeps = directions.bytes_of(self)
+        return Propose(name="influence", propose=self._ascend, step=rule, passes=passes, bytes=keeps)
 
     def _ascend(self, problem: Problem, state: State) -> Proposal:
         return directions.ascent(problem, state, directions.fit(problem, self), stop_at_targets=True)

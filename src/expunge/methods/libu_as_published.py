@@ -19,19 +19,20 @@ where theirs are over a batch's tokens.
 When to use it: only to compare with; on every model that we tried it trains the forget rows and forgets nothing.
 """
 
-import math
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from expunge.curvature import inner, summary
+from expunge.config.bounds import Count, Positive
+from expunge.curvature import inner, spectrum
 from expunge.data.batches import Batch, collate
-from expunge.gradients.summed import batch_gradient, mean_gradient
-from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, State, Terms
+from expunge.gradients.summed import accumulate, mean_gradient
+from expunge.influence.refresh import WithSophia
+from expunge.method import Descend, Method, Needs, Phase, Proposal, Propose, State, Terms
 from expunge.model.losses import target_nll, window_means
-from expunge.optim.sophia import LIBU
+from expunge.optim.sophia import Averages, Ratio, Rule, SophiaSettings
 from expunge.optim.step_size import Fixed
 from expunge.problem import Problem, Split
 from expunge.runs import distributed
@@ -58,39 +59,41 @@ SETUPS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LibuAsPublished:
+class LIBUAsPublished(Method):
     """Options of libu_as_published."""
-
-    needs_retain: ClassVar[bool] = True
-    retain_parts: ClassVar[dict[str, int]] = {"retain": 2, "curvature": 1, "acceptance": 1}
-    fewest_retain: ClassVar[int] = 16
 
     setup: Literal[1, 2, 3] = 3
     """The paper's set-up (3 is the one in its tables)."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Of both phases; none: the set-up's."""
-    steps: int | None = None
+    steps: Count | None = None
     """Steps of phase 2; none: the set-up's epochs."""
 
-    def init(self, problem: Problem) -> State:
-        return State()
+    @property
+    def needs(self) -> Needs:
+        return Needs(retain=True, parts={"retain": 2, "curvature": 1, "acceptance": 1}, fewest_retain=16)
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         setup = SETUPS[self.setup]
         rows = setup.batch * setup.accumulation
-        first = ProposalPhase(
+        first = Propose(
             name="influence as published",
             propose=self.descend,
             step=Fixed(step=self.learning_rate or setup.learning_rate),
             passes={"forget": 1, "curvature": 1},
         )
-        second = LossPhase(
+        second = Descend(
             name="sophia as published",
             loss=_cross_entropy,
             draws={"forget": rows},
-            steps=self.steps or setup.epochs * math.ceil(len(problem.splits["forget"].windows) / rows),
-            learning_rate=self.learning_rate or setup.learning_rate,
-            optimiser=replace(LIBU, gamma=setup.gamma, chance=setup.chance),
+            steps=self.steps,
+            passes=None if self.steps else setup.epochs,
+            rate=self.learning_rate or setup.learning_rate,
+            optimiser=WithSophia(
+                settings=SophiaSettings(gamma=setup.gamma, betas=(0.9, 0.999), eps=1e-8, clip=float("inf")),
+                rule=released(setup.chance),
+                estimate=None,
+            ),
         )
         return first, second
 
@@ -100,12 +103,30 @@ class LibuAsPublished:
         fisher = squared_batch_means(problem, problem.splits["curvature"], setup.batch)
         gradient = mean_gradient(problem, problem.splits["forget"], "row")
         direction = {name: -part / (fisher[name] + setup.damping) for name, part in gradient.items()}
-        mean, median, _ = summary(fisher)
+        found = spectrum(fisher)
         return Proposal(
             direction=direction,
             forget_slope=inner(gradient, direction),
-            notes={"damping": setup.damping, "mean_curvature": mean, "median_curvature": median},
+            notes={"damping": setup.damping, "mean_curvature": found.mean, "median_curvature": found.median},
         )
+
+
+def released(chance: float) -> Rule:
+    """Their Sophia: h <- b2 h + (1 - b2) g∘g of the *training* gradient for each tensor with probability `chance` in a
+    step, both averages divided by 1 - b^t at step t, and c(m' / max(gamma h', eps))."""
+
+    def observe(averages: Averages, gradient: Tensor, settings: SophiaSettings, draw: float) -> None:
+        decay, slow = settings.betas
+        averages["momentum"].lerp_(gradient, 1 - decay)
+        if draw < chance:
+            averages["curvature"].lerp_(gradient * gradient, 1 - slow)
+
+    def ratio(averages: Averages, gamma: float, steps: int, settings: SophiaSettings) -> Ratio:
+        begun, slow = (1 - beta**steps for beta in settings.betas)
+        bound = (gamma * averages["curvature"] / slow).clamp_(min=settings.eps)
+        return Ratio(averages["momentum"] / begun, bound)
+
+    return Rule(observe, ratio)
 
 
 def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[str, Tensor]:
@@ -122,12 +143,11 @@ def squared_batch_means(problem: Problem, split: Split, windows: int) -> dict[st
         batch = collate(split.name, split.windows, range(start, min(start + windows, len(split.windows))))
         targets = int(batch.counted.sum())
 
-        def loss(part: Batch, targets: int = targets) -> Tensor:
-            return target_nll(problem.model, part).sum() / targets
+        def mean(part: Batch, targets: int = targets) -> Terms:
+            return Terms({}, target_nll(problem.model, part).sum() / targets)
 
-        for square, gradient in zip(squares.values(), batch_gradient(problem, batch, loss), strict=True):
-            if gradient is not None:
-                square += gradient.to(square.dtype).square() / len(starts)
+        for name, gradient in accumulate(problem, [batch], mean).gradients.items():
+            squares[name] += gradient.to(squares[name].dtype).square() / len(starts)
     distributed.total_(squares)
     return squares
 

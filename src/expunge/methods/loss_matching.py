@@ -17,38 +17,41 @@ nothing tuned; it takes more passes than a Newton step.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
+from expunge.config.bounds import AtLeast, Count, Positive, Weight
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, Phase, State, Terms
+from expunge.method import Descend, Method, Needs, Phase, Probe, State, Terms
 from expunge.problem import Problem
 from expunge.reference import objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossMatching:
+class LossMatching(Method):
     """Options of loss_matching."""
 
-    needs_targets: ClassVar[bool] = True
-
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak learning rate of AdamW; none: the probe looks for the smallest that arrives (our choice)."""
-    steps: int | None = None
+    steps: Count | None = None
     """Most optimiser steps of one attempt; none: 28 passes over the forget rows, at least 160 (our choice)."""
-    forget_rows: int = 24
+    forget_rows: Count = 24
     """Forget rows a step, and twice as many retain rows (our choice)."""
-    retain_weight: float = 1.0
+    retain_weight: Weight = 1.0
     """Weight of the retain rows' cross-entropy (our choice)."""
-    unseen_weight: float = 1.0
+    unseen_weight: Weight = 1.0
     """Weight of the KL to the original on unseen rows (our choice)."""
-    replay_weight: float = 2.0
+    replay_weight: Weight = 2.0
     """Weight of the KL to the original on replay (our choice)."""
-    replay_texts: int = 512
+    replay_texts: Annotated[int, AtLeast(0)] = 512
     """Texts to sample from the original; 0 for none (our choice)."""
-    replay_tokens: int = 128
+    replay_tokens: Count = 128
     """Longest replay text, in tokens (our choice)."""
-    width: float = 0.5
+    width: Positive = 0.5
     """Width of the Huber loss, in nats per token (our choice)."""
+
+    @property
+    def needs(self) -> Needs:
+        return objective.needs(self.replay_texts, self.replay_tokens)
 
     def init(self, problem: Problem) -> State:
         return objective.prepare(problem, self.replay_texts, self.replay_tokens)
@@ -56,7 +59,7 @@ class LossMatching:
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         draws = objective.draws(problem, self.forget_rows)
         steps = self.steps or objective.steps_for(problem, draws["forget"])
-        return (LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate, aims=True),)
+        return (Descend(loss=self.loss, draws=draws, steps=steps, rate=self.learning_rate or Probe(), aims=True),)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         terms = objective.Objective(

@@ -13,41 +13,39 @@ Departure: rows longer than the context count per window.
 When to use it: as the baseline that slows down on its own; `retain_weight: 1` is the paper's variant that also keeps.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 
+from expunge.config.bounds import Count, Positive, Weight
 from expunge.data.batches import Batch
-from expunge.method import LossPhase, Phase, State, Terms
+from expunge.method import Descend, Method, Phase, State, Terms
 from expunge.model.losses import per_window, target_nll, window_means
 from expunge.problem import Problem
 from expunge.reference.cache import log_likelihoods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Npo:
+class NPO(Method):
     """Options of npo."""
 
-    learning_rate: float = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak learning rate of AdamW (the organisers' value)."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the forget rows (the organisers' value)."""
-    forget_rows: int = 32
+    forget_rows: Count = 32
     """Forget rows a step (the organisers' value), and as many retain rows where those count."""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Inverse temperature: the smaller, the nearer to gradient ascent (the paper's value)."""
-    retain_weight: float = 0.0
+    retain_weight: Weight = 0.0
     """Weight of the retain rows' cross-entropy (the organisers' value; the paper's variant that has it: 1)."""
 
     def init(self, problem: Problem) -> State:
         return State(caches={"forget": log_likelihoods(problem, problem.splits["forget"])})
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        steps = self.epochs * math.ceil(len(problem.splits["forget"].windows) / self.forget_rows)
         draws = {"forget": self.forget_rows} | ({"retain": self.forget_rows} if self.retain_weight else {})
-        phase = LossPhase(loss=self.loss, draws=draws, steps=steps, learning_rate=self.learning_rate)
-        return (phase,)
+        return (Descend(loss=self.loss, draws=draws, passes=self.epochs, rate=self.learning_rate),)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
         nll = target_nll(problem.model, batch)

@@ -6,6 +6,7 @@ Linear layers are found by type (`nn.Linear`, GPT-2's `Conv1D`), never by name, 
 """
 
 import fnmatch
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
+from expunge.model.layers import stack
 from expunge.runs import distributed, launcher
 
 LORA_RANK = 32
@@ -70,15 +72,21 @@ def free_memory(device: torch.device) -> int:
     return distributed.least(int(psutil.virtual_memory().available) // launcher.neighbours())
 
 
-def select(model: Any, asked: str, device: torch.device) -> Subspace:
+def select(
+    model: Any, asked: str, device: torch.device, layers: Callable[[int], Sequence[int]] | None = None
+) -> Subspace:
     """Freezes everything but the chosen subspace. Raises `InputError` where it holds no parameter.
 
     A pattern matches parameter names with shell wildcards ("model.layers.3.*"). LoRA's B starts at zero, so at first
-    only B has a gradient, and the wrapped model is exactly the original.
+    only B has a gradient, and the wrapped model is exactly the original. `layers`: given how many decoder layers there
+    are, those that a method moves at most; the subspace is then what it holds of them.
     """
+    within = _within(model, layers)
     check_subspace(asked, isinstance(model, PeftModel))
     if isinstance(model, PeftModel):
-        movable = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        given = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        movable = {name: tensor for name, tensor in given.items() if within(name)}
+        _freeze_rest(given, movable)
         return Subspace(model, movable, "adapter", OWN, adapter=False)
     count = sum(parameter.numel() for parameter in model.parameters())
     name, reason = choose(asked, count, device)
@@ -88,7 +96,7 @@ def select(model: Any, asked: str, device: torch.device) -> Subspace:
             LoraConfig(
                 r=LORA_RANK,
                 lora_alpha=LORA_ALPHA,
-                target_modules=linear_layers(model),
+                target_modules=[name for name in linear_layers(model) if within(name)],
                 fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
                 task_type="CAUSAL_LM",
             ),
@@ -102,7 +110,7 @@ def select(model: Any, asked: str, device: torch.device) -> Subspace:
     movable = {
         key: tensor
         for key, tensor in model.named_parameters()
-        if tensor.is_floating_point() and (name == "full" or fnmatch.fnmatchcase(key, name))
+        if tensor.is_floating_point() and within(key) and (name == "full" or fnmatch.fnmatchcase(key, name))
     }
     if not movable:
         example = next(iter(dict(model.named_parameters())))
@@ -111,6 +119,23 @@ def select(model: Any, asked: str, device: torch.device) -> Subspace:
     for tensor in movable.values():
         tensor.requires_grad_(True)
     return Subspace(model, movable, name, reason, adapter=False)
+
+
+def _within(model: Any, layers: Callable[[int], Sequence[int]] | None) -> Callable[[str], bool]:
+    """Whether a module or parameter of that name may move."""
+    if layers is None:
+        return lambda name: True
+    names = stack(model).names()
+    chosen = tuple(f"{names[index]}." for index in layers(len(names)))
+    return lambda name: f"{name}.".startswith(chosen)
+
+
+def _freeze_rest(given: Mapping[str, torch.Tensor], movable: Mapping[str, torch.Tensor]) -> None:
+    """Raises `InputError` where nothing of an adapter is left to move."""
+    if not movable:
+        raise InputError("--subspace adapter: the adapter has nothing on the layers that this method moves.")
+    for name, tensor in given.items():
+        tensor.requires_grad_(name in movable)
 
 
 def linear_layers(model: Any) -> list[str]:

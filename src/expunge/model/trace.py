@@ -11,7 +11,7 @@ Shapes: B windows, T tokens, N targets, V vocabulary.
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
 from typing import Any
@@ -79,7 +79,11 @@ class Blueprint:
 
 
 def blueprint(
-    config: Any, subspace: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    config: Any,
+    subspace: str,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    layers: Callable[[int], Sequence[int]] | None = None,
 ) -> Blueprint:
     """The model of a configuration on the meta device. Raises `InputError` for a subspace that it does not have."""
     transformers_logging.set_verbosity_error()
@@ -88,7 +92,7 @@ def blueprint(
         total = sum(parameter.numel() for parameter in model.parameters())
         size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         head = model.get_output_embeddings()
-        chosen = select(model, subspace, torch.device("cpu"))
+        chosen = select(model, subspace, torch.device("cpu"), layers)
     sizes = [tensor.numel() for tensor in chosen.movable.values()]
     return Blueprint(
         model=chosen.model,

@@ -38,14 +38,14 @@ class Course:
         self._next_look = PATIENCE * self._travel
         self._way = 0.0
 
-    def held(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float]:
         """What checks have changed."""
         return {name: getattr(self, name) for name in STEERED}
 
-    def take_up(self, kept: Mapping[str, float]) -> None:
-        """Puts back what `held` returned."""
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Puts back what `state_dict` returned."""
         for name in STEERED:
-            setattr(self, name, kept[name])
+            setattr(self, name, state[name])
 
     @property
     def end(self) -> int:

@@ -18,18 +18,13 @@ Departures:
   (m != 0) that leaves the share `unclipped` below. After one step m is (1 - b1) g of one draw; it is set again at
   the second refresh, when m is a mean over draws, and later where the share measured midway left `unclipped_range`.
 
-Variants, as released rather than as described, for comparisons:
-- `soul` (Jia et al. 2404.18239, OPTML-Group/SOUL, src/optim/sophia.py): every step m is updated *twice* with the same
-  gradient, h <- b2 h + (1 - b2) g∘g with the *training* gradient, and c(m / (rho * 5120 * h + 1e-15)): the batch
-  constant stays at its default whatever the batch is. No estimates, no refresh. `SOUL` has its settings; gamma is rho.
-- `libu` (2506.04044, the authors' code of 2025-01-15): h <- b2 h + (1 - b2) g∘g for each tensor with probability
-  `chance` in a step, both averages divided by 1 - b^t at step t, and c(m' / max(gamma h', eps)). `LIBU` has the
-  settings of the paper's third set-up.
+What a step's gradient does to the two averages, and what momentum is divided by, is a `Rule`: `PAPER` here; rules of
+released code stand where they are compared with (`methods/libu_as_published.py`, benchmarks/sophia_share.py).
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +32,6 @@ from torch import Tensor
 
 from expunge.errors import InputError
 
-SOUL_BATCH = 5120
 MOST_MEASURED = 1 << 22  # coordinates that a quantile or a share is taken over; more than that are sampled
 EARLY_SETTINGS = 2  # refreshes at which gamma is set in any case
 
@@ -65,18 +59,8 @@ class SophiaSettings:
     """Smallest denominator. From the paper."""
     weight_decay: float = 0.0
     """Decoupled, as AdamW's. Our choice: the paper's 0.2 is for pretraining, unlearning should not shrink."""
-    estimator: Literal["noise", "bartlett", "squared"] = "noise"
-    """Curvature estimate (see `gradients.bartlett`). The paper has bartlett; noise has less variance."""
-    curvature_on: Literal["retain", "batch"] = "retain"
-    """Rows that the curvature is taken on. The paper has the batch; ours are the rows whose loss should not move."""
-    control: Literal["none", "shuffled", "identity"] = "none"
-    """For ablations: estimates permuted over the coordinates of each tensor, always in the same order, or all one."""
     clip: float = 1.0
     """Norm that the gradient of a step is clipped to; inf: none. From the paper, as in our loop for AdamW."""
-    variant: Literal["sophia", "soul", "libu"] = "sophia"
-    """The paper's rule, or that of released code."""
-    chance: float = 0.06
-    """Of variant libu: probability with which a tensor's curvature is updated in a step. From its code."""
 
     def __post_init__(self) -> None:
         low, high = self.unclipped_range
@@ -91,13 +75,10 @@ class SophiaSettings:
             "eps": self.eps > 0,
             "weight_decay": self.weight_decay >= 0,
             "clip": self.clip > 0,
-            "chance": 0 < self.chance <= 1,
         }
         for name, holds in expected.items():
             if not holds:
                 raise InputError(f"Sophia: {name} = {getattr(self, name)} is out of range. {_RANGES[name]}")
-        if self.variant != "sophia" and self.gamma is None:
-            raise InputError(f"Sophia: variant {self.variant} has no rule that sets gamma. Give gamma a value.")
 
 
 _RANGES = {
@@ -111,13 +92,7 @@ _RANGES = {
     "eps": "Give a positive number.",
     "weight_decay": "Give 0 or a positive number.",
     "clip": "Give a positive norm, or inf.",
-    "chance": "Give a probability above 0.",
 }
-
-SOUL = SophiaSettings(variant="soul", gamma=0.04, betas=(0.9, 0.95), eps=1e-15, weight_decay=0.1)
-"""SOUL as released, with the settings of its TOFU runs."""
-LIBU = SophiaSettings(variant="libu", gamma=1.2, betas=(0.9, 0.999), eps=1e-8, clip=float("inf"))
-"""LIBU as released, with the settings of its third set-up (learning rate 2e-5)."""
 
 
 class Ratio(NamedTuple):
@@ -130,14 +105,40 @@ class Ratio(NamedTuple):
         return (self.momentum / self.bound).clamp_(-1.0, 1.0)
 
 
+Averages = dict[str, Tensor]  # "momentum" and "curvature" of one parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`observe(averages, gradient, settings, draw)`: what a step's gradient does to the averages; `draw` is a number of
+    [0, 1) that chance gives this parameter in this step. `ratio(averages, gamma, steps, settings)`: momentum and bound
+    after so many steps."""
+
+    observe: Callable[[Averages, Tensor, SophiaSettings, float], None]
+    ratio: Callable[[Averages, float, int, SophiaSettings], Ratio]
+
+
+def _observe(averages: Averages, gradient: Tensor, settings: SophiaSettings, draw: float) -> None:
+    averages["momentum"].lerp_(gradient, 1 - settings.betas[0])
+
+
+def _ratio(averages: Averages, gamma: float, steps: int, settings: SophiaSettings) -> Ratio:
+    return Ratio(averages["momentum"], (gamma * averages["curvature"]).clamp_(min=settings.eps))
+
+
+PAPER = Rule(_observe, _ratio)
+
+
 class Sophia(torch.optim.Optimizer):
-    """Sophia over one list of parameters. `seed` is for the chance of variant libu.
+    """Sophia over one list of parameters. `seed` is for rules that leave something to chance.
 
     Counters and gamma live in the parameter group, so that `state_dict` holds all there is.
     """
 
-    def __init__(self, params: Iterable[Tensor], settings: SophiaSettings, lr: float = 0.0, seed: int = 0) -> None:
-        self.settings = settings
+    def __init__(
+        self, params: Iterable[Tensor], settings: SophiaSettings, rule: Rule = PAPER, lr: float = 0.0, seed: int = 0
+    ) -> None:
+        self.settings, self.rule = settings, rule
         counters = {"steps": 0, "refreshes": 0, "gamma": settings.gamma, "set_gamma": False, "seed": seed}
         super().__init__(list(params), {"lr": lr} | counters)
 
@@ -161,7 +162,7 @@ class Sophia(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of the variant's rule."""
+        """One step by the rule."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -197,27 +198,16 @@ class Sophia(torch.optim.Optimizer):
         return [parameter for parameter in self.param_groups[0]["params"] if parameter.grad is not None]
 
     def _observe(self) -> None:
-        """The gradients enter momentum, and curvature where the variant takes it from them."""
-        group, (decay, slow), variant = self.param_groups[0], self.settings.betas, self.settings.variant
-        moving = self._moving()
-        chances = np.random.default_rng((group["seed"], group["steps"])).random(len(moving))
-        for parameter, chance in zip(moving, chances, strict=True):
-            state, gradient = self._state(parameter), parameter.grad
-            assert gradient is not None
-            for _ in range(2 if variant == "soul" else 1):
-                state["momentum"].lerp_(gradient, 1 - decay)
-            if variant == "soul" or (variant == "libu" and chance < self.settings.chance):
-                state["curvature"].lerp_(gradient * gradient, 1 - slow)
+        """The gradients enter the averages."""
+        group, moving = self.param_groups[0], self._moving()
+        draws = np.random.default_rng((group["seed"], group["steps"])).random(len(moving))
+        for parameter, draw in zip(moving, draws, strict=True):
+            assert parameter.grad is not None
+            self.rule.observe(self._state(parameter), parameter.grad, self.settings, float(draw))
 
     def _ratio(self, parameter: Tensor) -> Ratio:
-        state, group, eps = self._state(parameter), self.param_groups[0], self.settings.eps
-        gamma, momentum, curvature = self.gamma or 0.0, state["momentum"], state["curvature"]
-        if self.settings.variant == "soul":
-            return Ratio(momentum, gamma * SOUL_BATCH * curvature + eps)
-        if self.settings.variant == "libu":
-            begun, slow = (1 - beta ** group["steps"] for beta in self.settings.betas)
-            return Ratio(momentum / begun, (gamma * curvature / slow).clamp_(min=eps))
-        return Ratio(momentum, (gamma * curvature).clamp_(min=eps))
+        steps = self.param_groups[0]["steps"]
+        return self.rule.ratio(self._state(parameter), self.gamma or 0.0, steps, self.settings)
 
     def _fitting_gamma(self) -> float | None:
         """The gamma that leaves the share `unclipped` of the coordinates with momentum below 1.

@@ -1,23 +1,35 @@
-"""What unlearning and retraining would cost: FLOPs, peak memory and time, and what fits into how much memory."""
+"""What unlearning and retraining would cost: adds up what each part of a run says it costs.
+
+Passes become FLOPs, peak memory and time on this machine, and what fits into how much memory.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
 
+from expunge.config.commands import Plan
+from expunge.curvature import STATE_SHARE
+from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
+from expunge.data.tokens import encode
+from expunge.evaluation import divergence, evidence
+from expunge.intake import assembly
+from expunge.intake.sets import benchmark_of
+from expunge.loop import delivery, phases, training
 from expunge.loop.training import Training
-from expunge.model import load
+from expunge.method import Method
+from expunge.model import generation, load
 from expunge.model.load import DTYPES
 from expunge.model.select import free_memory
 from expunge.model.trace import Curve
-from expunge.planning import memory, workload
+from expunge.planning import memory
 from expunge.planning.memory import Builder, Memory, Setting
+from expunge.planning.rows import Rows
 from expunge.planning.speed import calibrate
-from expunge.planning.workload import Rows, Shape, Workload
 from expunge.runs.distributed import Runtime
 
 CONTEXTS = (512, 256, 128)
@@ -25,11 +37,12 @@ CONTEXTS = (512, 256, 128)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """FLOPs of the steps, FLOPs of measuring and generating, peak memory by stage, seconds without loading files."""
+    """Steps; row passes of them; FLOPs of them and of measuring and generating; peak memory; seconds without files."""
 
     name: str
     subspace: str
     steps: int
+    row_passes: float
     step_flops: float
     other_flops: float
     memory: Memory
@@ -62,10 +75,17 @@ class Estimate:
     interpreter: int
 
 
+class Work(NamedTuple):
+    """What a run takes: the steps of the method (or the training) with its `init`, and all that is measured beside."""
+
+    steps: Passes
+    beside: Passes
+
+
 class Estimator:
     """Costs of one model, its rows and this machine. What takes time (traces, timings) is done once."""
 
-    def __init__(self, config: Any, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
+    def __init__(self, config: Plan, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
         self.config, self.rows, self.runtime = config, rows, runtime
         on_cpu = runtime.device.type == "cpu"
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
@@ -85,35 +105,41 @@ class Estimator:
             )
         )
 
-    def unlearning(self, name: str, method: Any) -> Cost:
-        """The cost of one method, an instance of its dataclass."""
-        work = self._work(method, self.rows)
+    def unlearning(self, name: str, method: Method) -> Cost:
+        """The cost of one method."""
         subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
-        used = memory.unlearning(self.builder, work, self.setting, self.runtime.device, self.free)
-        return self._cost(name, subspace, work, used)
+        needs, work = method.needs, self._work(method, self.rows, subspace)
+        used = memory.unlearning(
+            self.builder, needs, work.steps, work.beside, self.setting, self.runtime.device, self.free
+        )
+        moving = self.builder.blueprint(subspace, torch.float32, needs.layers).moving
+        return self._cost(name, subspace, moving, work, used)
 
-    def retraining(self, kept: Sequence[Row], training: Training) -> Cost:
+    def retraining(self, kept: Sequence[Row], chosen: Training) -> Cost:
         """The cost of the retrained twin on the rows that are left."""
-        work = workload.retraining(kept, training, self.rows.rendering, self.rows.tokenizer, self.config.seed)
-        asked = "lora" if training.subspace == "adapter" else training.subspace
+        windows = encode(kept, self.rows.rendering, self.rows.tokenizer)
+        work = Work(training.cost(windows, chosen, self.config.seed), Passes(plain=measuring(windows, 2)))
+        asked = "lora" if chosen.subspace == "adapter" else chosen.subspace
         subspace = self.builder.chosen(asked, self.runtime.device, self.free)
-        used = memory.retraining(self.builder, work, subspace, self.runtime.device, self.free)
-        return self._cost("retraining", subspace, work, used)
+        used = memory.retraining(self.builder, work.steps, work.beside, subspace, self.runtime.device, self.free)
+        moving = self.builder.blueprint(subspace, torch.float32).moving
+        return self._cost("retraining", subspace, moving, work, used)
 
-    def _work(self, method: Any, rows: Rows) -> Workload:
-        work = workload.unlearning(method, self.config, rows, self.runtime, self.builder.plain().total)
-        tokens = self.config.batch_tokens
-        return work if tokens == "auto" else workload.cut(work, tokens)
+    def room(self, method: Method, size: int) -> tuple[Fit, ...]:
+        """Whether a run fits into `size` free bytes as it is asked for, and else with which flags.
 
-    def room(self, method: Any, size: int) -> tuple[Fit, ...]:
-        """Whether a run fits into `size` free bytes as it is asked for, and else with which flags."""
+        A curvature may take `STATE_SHARE` of what the weights leave, or it is refused when it is fitted.
+        """
         tried: list[Fit] = []
+        needs = method.needs
         for flags, setting, rows in self._variants(size):
-            work = self._work(method, rows)
-            used = memory.unlearning(self.builder, work, setting, self.runtime.device, size)
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
-            peak = used.peak + self.interpreter
-            tried.append(Fit(flags, subspace, peak, used.when, peak <= size))
+            work = self._work(method, rows, subspace)
+            used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, size)
+            weights = self.builder.blueprint(subspace, self.builder.working_dtype(setting.subspace, size)).weight_bytes
+            refused = work.steps.bytes > STATE_SHARE * max(0, size - weights)
+            peak, when = used.peak + self.interpreter, "fitting the curvature" if refused else used.when
+            tried.append(Fit(flags, subspace, peak, when, peak <= size and not refused))
             if tried[-1].fits:
                 break
         return tuple(tried)
@@ -130,27 +156,40 @@ class Estimator:
             if context < self.rows.longest:
                 yield f"--subspace lora --context {context}", lora, self.rows.cut(context)
 
-    def _cost(self, name: str, subspace: str, work: Workload, used: Memory) -> Cost:
-        forward, training = self._curves(subspace)
+    def _work(self, method: Method, rows: Rows, subspace: str) -> Work:
+        movable = self.builder.blueprint(subspace, torch.float32, method.needs.layers).movable
+        problem = rows.problem(self.runtime, self.config.seed, movable)
+        found = phases.cost(method, problem)
+        beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)
+        batch = generation.batch_size(self.builder.plain().total)
+        generating = benchmark_of(self.config).generating
+        judging = evidence.cost(problem, rows.judged, ("samples",), generating, batch) + divergence.cost(rows.judged)
+        models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
+        work = Work(found.before + found.phases, beside + judging.times(models))
+        tokens = self.config.batch_tokens
+        return work if tokens == "auto" else Work(work.steps.cut(tokens), work.beside.cut(tokens))
+
+    def _cost(self, name: str, subspace: str, moving: int, work: Work, used: Memory) -> Cost:
+        steps, every = work.steps, work.steps + work.beside
+        forward, trained = self._curves(subspace)
         plain, head = self._curves("full")[0], self.builder.plain().head
-        step_flops = work.steps / work.sampled * _flops(training, work.drawn)
-        step_flops += sum(times * _flops(training, [shape]) for times, shape in work.passed)
-        measured = _flops(forward, work.checked) + _flops(plain, work.measured)
-        generated = sum(plain.generating(one.windows, one.prompt, one.new, head) for one in work.generated)
-        rates = self._rates(subspace, _typical(work.trained))
-        moving = self.builder.blueprint(subspace, torch.float32).moving
-        updates = work.steps + work.updates
-        seconds = step_flops / rates.training + updates * moving * rates.updating
+        step_flops = _flops(trained, steps.trained)
+        measured = _flops(forward, every.measured) + _flops(plain, every.plain)
+        generated = sum(plain.generating(one.windows, one.prompt, one.new, head) for one in every.generated)
+        rates = self._rates(subspace, _typical(steps.trained or every.plain))
+        seconds = step_flops / rates.training + steps.updates * moving * rates.updating
         seconds += measured / rates.measuring + generated / rates.generating
-        return Cost(name, subspace, updates, step_flops, measured + generated, used, seconds)
+        return Cost(
+            name, subspace, round(steps.updates), steps.row_passes, step_flops, measured + generated, used, seconds
+        )
 
 
-def _flops(curve: Curve, shapes: Iterable[Shape]) -> float:
-    return sum(curve.of(windows, tokens) for windows, tokens, _ in shapes)
+def _flops(curve: Curve, passes: Weighed) -> float:
+    return sum(times * curve.of(shape.windows, shape.width) for times, shape in passes)
 
 
-def _typical(shapes: Sequence[Shape]) -> tuple[int, int]:
+def _typical(passes: Weighed) -> tuple[int, int]:
     """Windows and tokens of the batch that has the median number of tokens."""
-    ordered = sorted(shapes, key=lambda shape: shape[0] * shape[1])
-    windows, tokens, _ = ordered[len(ordered) // 2]
-    return windows, tokens
+    ordered: list[Shape] = sorted((shape for _, shape in passes), key=lambda shape: shape.windows * shape.width)
+    middle = ordered[len(ordered) // 2]
+    return middle.windows, middle.width

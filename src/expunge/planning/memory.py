@@ -1,6 +1,6 @@
 """Peak memory of a run, stage by stage: the copies of weights that live together, plus what the largest pass needs.
 
-Bytes of passes come from `planning.trace`, from this file how many copies of what there are at each stage; on a GPU
+Bytes of passes come from `model.trace`, how many copies of what there are from those who work (`data.passes`); on a GPU
 they are the GPU's. On a CPU the interpreter with its libraries comes on top and is stated apart.
 """
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from expunge.data.passes import Passes, Shape, Weighed
+from expunge.method import Needs
 from expunge.model.select import choose
 from expunge.model.trace import MOMENTS, SINGLE, Blueprint, Stack, blueprint
-from expunge.planning.workload import Shape, Workload, largest
 from expunge.reference.cache import EXACT_UP_TO, KEPT
 
 
@@ -37,12 +38,14 @@ class Builder:
     """Blueprints and traced passes of one configuration, each made once."""
 
     def __init__(self, shape: Any, stored: torch.dtype, trust_remote_code: bool, recompute: bool = False) -> None:
-        self.stored = stored
-        self.blueprint = cache(lambda subspace, dtype: blueprint(shape, subspace, dtype, trust_remote_code))
+        self.stored, self.width = stored, shape.get_text_config().hidden_size
+        self.blueprint = cache(
+            lambda subspace, dtype, layers=None: blueprint(shape, subspace, dtype, trust_remote_code, layers)
+        )
         self.stack = cache(lambda subspace, dtype: Stack(shape, subspace, dtype, trust_remote_code, recompute))
         self._peak = cache(
             lambda subspace, dtype, shape, training: (
-                self.stack(subspace, dtype).trace(shape[0], shape[1], shape[2], training).peak
+                self.stack(subspace, dtype).trace(shape.windows, shape.width, shape.targets, training).peak
             )
         )
         self._cache = cache(lambda dtype: self.stack("full", dtype).cache_bytes())
@@ -62,19 +65,26 @@ class Builder:
         found: Blueprint = self.blueprint("full", torch.float32)
         return found
 
-    def training_pass(self, subspace: str, dtype: torch.dtype, shapes: list[Shape]) -> int:
-        """Bytes of the largest forward and backward."""
-        return int(self._peak(subspace, dtype, largest(shapes), True))
+    def training_pass(self, subspace: str, dtype: torch.dtype, passes: Passes) -> int:
+        """Bytes of the largest forward and backward; none for work that is only arithmetic on weights."""
+        return int(self._peak(subspace, dtype, largest(passes.trained), True)) if passes.trained else 0
 
-    def measuring_pass(self, work: Workload, dtype: torch.dtype) -> int:
+    def measuring_pass(self, passes: Passes, dtype: torch.dtype) -> int:
         """Bytes of the largest forward pass that measures, or of the keys and values of the largest generation."""
-        passing = self._peak("full", dtype, largest(work.measured), False)
-        return max(int(passing), self.generating_pass(work, dtype))
+        passing = int(self._peak("full", dtype, largest(passes.plain), False)) if passes.plain else 0
+        return max(passing, self.generating_pass(passes, dtype))
 
-    def generating_pass(self, work: Workload, dtype: torch.dtype) -> int:
+    def generating_pass(self, passes: Passes, dtype: torch.dtype) -> int:
         """Bytes of the largest generation's keys and values, once more for one layer, as caches that grow copy it."""
-        tokens = max((texts.windows * (texts.prompt + texts.new) for texts in work.generated), default=0)
+        tokens = max((texts.windows * (texts.prompt + texts.new) for texts in passes.generated), default=0)
         return int(tokens * self._cache(dtype))
+
+    def kept(self, passes: Passes) -> int:
+        """Bytes of what is kept of the original: for each target's distribution a log-probability and an id for each
+        token that is kept, for each token's states their width."""
+        vocabulary = self.plain().vocabulary
+        distribution = 2 * SINGLE * (vocabulary if vocabulary <= EXACT_UP_TO else KEPT)
+        return int(distribution * passes.kept["distributions"] + SINGLE * self.width * passes.kept["states"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,49 +98,60 @@ class Setting:
     retrained: bool
 
 
-def unlearning(builder: Builder, work: Workload, setting: Setting, device: torch.device, free: int) -> Memory:
-    """Peak bytes of `unlearn` by stage, on a machine with so much free memory (which decides the working dtype)."""
+def unlearning(
+    builder: Builder, needs: Needs, steps: Passes, judging: Passes, setting: Setting, device: torch.device, free: int
+) -> Memory:
+    """Peak bytes of `unlearn` by stage, on a machine with so much free memory (which decides the working dtype).
+
+    `needs` of the method; `steps`: what it takes, its `init` included; `judging`: what every model is measured by.
+    """
     subspace = builder.chosen(setting.subspace, device, free)
     dtype = builder.working_dtype(setting.subspace, free)
-    made: Blueprint = builder.blueprint(subspace, dtype)
+    made: Blueprint = builder.blueprint(subspace, dtype, needs.layers)
     single, weights, moved = SINGLE * made.total, made.weight_bytes, SINGLE * made.moving
     adapter = moved if subspace == "lora" else 0
-    measuring = builder.measuring_pass(work, dtype)
-    stages = {"measuring the original": weights + measuring}
+    measuring = builder.measuring_pass(judging, dtype)
+    stages = {"measuring the original": weights + max(measuring, builder.measuring_pass(steps, dtype))}
     if setting.base or setting.retrained:
         name = "retrained model" if setting.retrained else "base"
-        stages[f"measuring the {name}"] = weights + single + builder.measuring_pass(work, torch.float32)
-    stages["unlearning"] = weights + adapter + _steps(builder, made, work, dtype, device)
+        stages[f"measuring the {name}"] = weights + single + builder.measuring_pass(judging, torch.float32)
+    stages["unlearning"] = weights + adapter + _steps(builder, made, steps, dtype, device)
     shipped = made.total * setting.shipped.itemsize
     if setting.save == "adapter":
         stages["measuring what was written"] = 2 * (weights + adapter) + measuring  # the base is read again, as it was
     else:
         casting = 0 if setting.shipped == torch.float32 else shipped
         stages["saving"] = single + casting
-        stages["measuring what was written"] = single + shipped + builder.measuring_pass(work, setting.shipped)
+        stages["measuring what was written"] = single + shipped + builder.measuring_pass(judging, setting.shipped)
     return Memory(stages)
 
 
-def retraining(builder: Builder, work: Workload, subspace: str, device: torch.device, free: int) -> Memory:
+def retraining(
+    builder: Builder, steps: Passes, judging: Passes, subspace: str, device: torch.device, free: int
+) -> Memory:
     """Peak bytes of `retrain`: the original is loaded, and the base is trained beside it in float32."""
     original = builder.plain().total * builder.working_dtype("auto", free).itemsize
     made: Blueprint = builder.blueprint(subspace, torch.float32)
     adapter = SINGLE * made.moving if subspace == "lora" else 0
-    steps = original + made.weight_bytes + adapter + _steps(builder, made, work, torch.float32, device)
-    twin = original + 2 * made.weight_bytes + builder.measuring_pass(work, torch.float32)
-    return Memory({"training": steps, "measuring the twin": twin})
+    training = original + made.weight_bytes + adapter + _steps(builder, made, steps, torch.float32, device)
+    twin = original + 2 * made.weight_bytes + builder.measuring_pass(judging, torch.float32)
+    return Memory({"training": training, "measuring the twin": twin})
 
 
-def _steps(builder: Builder, made: Blueprint, work: Workload, dtype: torch.dtype, device: torch.device) -> int:
-    """Gradients, AdamW's moments, snapshots, kept distributions, and the largest pass or AdamW's own temporaries."""
+def _steps(builder: Builder, made: Blueprint, steps: Passes, dtype: torch.dtype, device: torch.device) -> int:
+    """Gradients, AdamW's moments, snapshots, curvature, what is kept of the original, and the largest pass or AdamW's
+    own temporaries."""
     moved = SINGLE * made.moving
     on_gpu = device.type != "cpu"
     temporaries = moved if on_gpu else 2 * SINGLE * made.largest  # a GPU updates all tensors at once
-    kept = 0 if on_gpu else work.kept * _kept_bytes(builder.plain().vocabulary)
-    passing = builder.training_pass(made.subspace, dtype, work.trained)
-    return (1 + MOMENTS + work.snapshots) * moved + kept + max(passing, temporaries)
+    kept = 0 if on_gpu else builder.kept(steps)
+    passing = builder.training_pass(made.subspace, dtype, steps)
+    return (1 + MOMENTS + steps.copies) * moved + steps.bytes + kept + max(passing, temporaries)
 
 
-def _kept_bytes(vocabulary: int) -> int:
-    """Bytes of the original's distribution at one target: a log-probability and an id for each kept token."""
-    return 8 * (vocabulary if vocabulary <= EXACT_UP_TO else KEPT)
+def largest(passes: Weighed) -> Shape:
+    """The shape that bounds all: most windows times tokens, and most targets."""
+    shapes = [shape for _, shape in passes]
+    widest = max(shapes, key=lambda shape: (shape.windows * shape.width, shape.targets))
+    most = min(max(shape.targets for shape in shapes), widest.windows * (widest.width - 1))
+    return widest._replace(targets=most)

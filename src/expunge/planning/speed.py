@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from expunge.loop.steps import BETAS
+from expunge.method import adamw
 from expunge.model import generation
 from expunge.model.select import select
 from expunge.model.trace import counter, with_layers
@@ -47,7 +47,7 @@ def calibrate(shape: Any, subspace: str, windows: int, tokens: int, runtime: Run
     moved = list(chosen.movable.values())
     tokens = min(tokens, 512)
     ids = torch.zeros(_batch(chosen.model, windows, tokens), tokens, dtype=torch.long, device=runtime.device)
-    optimiser = torch.optim.AdamW(moved, lr=0.0, betas=BETAS)
+    optimiser = adamw(moved)
 
     def train() -> None:
         with runtime.autocast():

@@ -7,7 +7,17 @@ from expunge.planning.estimate import Cost, Estimate, Fit
 
 DEFAULT = Unlearn().method
 ABOUT_AS_LITTLE = 1.5  # times a method's time at which retraining, which is exact, is recommended
-HEADINGS = ("method", "subspace", "steps", "FLOPs of steps", "of measuring", "peak memory", "while", "time")
+HEADINGS = (
+    "method",
+    "subspace",
+    "steps",
+    "row passes",
+    "FLOPs of steps",
+    "of measuring",
+    "peak memory",
+    "while",
+    "time",
+)
 UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0))
 
 
@@ -76,7 +86,7 @@ def _peak(one: Fit) -> str:
 
 
 def _cells(cost: Cost) -> tuple[str, ...]:
-    figures = (f"{cost.steps}", f"{cost.step_flops:.1e}", f"{cost.other_flops:.1e}")
+    figures = (f"{cost.steps}", f"{cost.row_passes:,.0f}", f"{cost.step_flops:.1e}", f"{cost.other_flops:.1e}")
     return (cost.name, cost.subspace, *figures, gib(cost.memory.peak), cost.memory.when, duration(cost.seconds))
 
 

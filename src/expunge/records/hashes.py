@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from expunge import registry
 from expunge.config import commands, recipes
 from expunge.config.commands import EARLIER
 from expunge.data.rows import Row
-from expunge.files import hashing
+from expunge.files import code, hashing
 from expunge.intake.sets import Checked, trust
 from expunge.model import load
 
@@ -15,6 +16,8 @@ from expunge.model import load
 def of_inputs(config: Any, checked: Checked) -> dict[str, str]:
     """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
     found, secret = {"code": hashing.code_hash()}, hashing.key()
+    if method := getattr(config, "method", None):
+        found |= of_method(method)
     for role in ("model", "base", "retrained", "unlearned"):
         found |= of_model(role, getattr(config, role, None) or "", trust(config))
     return found | {role: of_rows(checked.sets[role].rows, secret) for role in checked.sets}
@@ -24,6 +27,12 @@ def of_model(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
     """The hash of a local model by role and, where it is an adapter, of its base; nothing for hub names."""
     files = load.weight_files(path)
     return {role: hashing.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
+
+
+def of_method(name: str) -> dict[str, str]:
+    """The hash of a method's file where it is not one of this package, whose code is hashed as a whole."""
+    file = registry.source("methods", name)
+    return {} if code.PACKAGE in file.parents else {"method": hashing.file_hash([file])}
 
 
 def of_rows(rows: Sequence[Row], secret: bytes) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from expunge.config import commands
+from expunge.config.bounds import fields_naming
 from expunge.errors import InputError
 from expunge.files.reading import check_name, read_json
 
 SCHEMA = 2
+TEXTS = (*commands.ROWS, *commands.MODELS, *fields_naming(commands.Retrain, "settings", "folder"))
 REMEDY = "Name a record.json, or the output folder of a run; a newer or older expunge may write another schema."
 LIMITS = (
     "Only the questions and documents in the files were asked; paraphrases, samples at higher temperature, relearning "
@@ -74,7 +76,7 @@ def _paths(value: Any) -> bool:
     """The configuration: every setting that names a file or a folder is text, or a list of texts."""
     return (
         isinstance(value, dict)
-        and all(isinstance(value.get(name, ""), str) for name in ("benchmark", "adapter_base", *commands.PATHS))
+        and all(isinstance(value.get(name, ""), str) for name in ("benchmark", *TEXTS))
         and _texts(value.get(commands.EARLIER, []))
     )
 

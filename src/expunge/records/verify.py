@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge import registry
-from expunge.config.commands import EARLIER, ROWS
+from expunge.config.commands import EARLIER, MODELS, ROWS
 from expunge.config.housekeeping import Verify
 from expunge.data import rows as reading
 from expunge.errors import InputError
@@ -17,7 +17,6 @@ from expunge.records import hashes, manifest, record
 from expunge.runs import environment
 
 State = Literal["same", "differs", "cannot be checked"]
-MODELS = ("model", "base", "retrained", "unlearned")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,6 @@
-"""The objective of loss matching, and what it needs before the first step: targets, replay, kept distributions.
+"""The objective of `methods/loss_matching.py`, whose docstring has the formula, and what it needs at the original.
 
-Below the methods, since others lead their forget rows to the same targets. For a forget row i with loss L_i and target
-t_i (`reference.targets`), a retain row r, and text u that the model never saw or that was sampled from it (replay):
-
-    pressure * mean_i huber(L_i - t_i) + retain_weight * mean_r L_r + unseen_weight * KL_u + replay_weight * KL_replay,
-    KL = KL(original, current) per token, teacher-forced.
+Below the methods, since others lead their forget rows to the same targets and repair by the same descent.
 """
 
 import math
@@ -17,7 +13,7 @@ import torch
 from expunge.data.batches import Batch
 from expunge.data.splits import shape
 from expunge.errors import InputError
-from expunge.method import State, Terms
+from expunge.method import Needs, Replay, State, Terms
 from expunge.model.losses import huber, target_kl, target_nll, window_means
 from expunge.problem import Problem, Split
 from expunge.reference.cache import keep_distributions, row_losses
@@ -59,6 +55,12 @@ def draws(problem: Problem, forget_rows: int) -> Mapping[str, int]:
     others = max(rows, FEWEST_OTHERS)
     replay = others if "retain" in problem.splits else 2 * others
     return {"forget": rows, "retain": max(2 * rows, others), "unseen": others // 2, "replay": replay}
+
+
+def needs(replay_texts: int, replay_tokens: int) -> Needs:
+    """Targets, and the original's distributions on unseen rows and on replay."""
+    replay = Replay(texts=replay_texts, tokens=replay_tokens) if replay_texts else None
+    return Needs(targets=True, kept={"unseen": "distributions", "replay": "distributions"}, replay=replay)
 
 
 def with_targets(problem: Problem, needed: bool = False) -> State:

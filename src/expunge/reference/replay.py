@@ -4,12 +4,14 @@ Seeded, and held in memory only: nothing of it reaches a disk. Samples that shar
 row are dropped and counted, since holding them in place would hold what must go; so are repeats.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from expunge.data.passes import Passes, Texts
 from expunge.data.rows import Row
 from expunge.data.tokens import Window
 from expunge.model import generation
@@ -19,6 +21,7 @@ from expunge.runs.progress import bar
 
 SHARED_TOKENS = 8
 LONGEST_OPENING = 4
+BATCH = 128  # texts at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,25 @@ class Replay:
     repeats: int
 
 
-def sample(problem: Problem, count: int, tokens: int, batch: int = 128) -> Replay:
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Placeholders for texts that are not sampled yet, and what sampling them costs."""
+
+    split: Split
+    passes: Passes
+
+
+def expected(count: int, tokens: int, context: int, batch: int = BATCH) -> Expected:
+    """What sampling costs, and windows as long as the texts may get: how long they will be cannot be known."""
+    width = min(tokens, context)
+    window = Window(0, (0,) * width, (False,) + (True,) * (width - 1))
+    windows = tuple(replace(window, row=place) for place in range(count))
+    texts = Texts(batch, 1, max(1, width - 1))
+    rows = tuple(Row("(replay)", place + 1, "document", "", "") for place in range(count))
+    return Expected(Split("replay", rows, windows), Passes(generated=[texts] * math.ceil(count / batch)))
+
+
+def sample(problem: Problem, count: int, tokens: int, batch: int = BATCH) -> Replay:
     """Samples until `count` texts of at most `tokens` tokens are kept, or three times as many were sampled.
 
     Half start from the begin token where the tokenizer adds one, half from the first few tokens of rows that are not

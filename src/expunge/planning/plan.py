@@ -1,6 +1,5 @@
-"""The whole estimate of a plan: every method that was asked for, retraining, and what fits into how much memory."""
+"""A whole plan: every method that was asked for, retraining, and what fits into how much memory."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,26 +8,29 @@ from expunge import registry
 from expunge.config.commands import Plan, Unlearn
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
-from expunge.errors import InputError
+from expunge.intake.sets import lacking
 from expunge.loop.training import Training
+from expunge.loop.trial import method_of
 from expunge.loop.twins import rendered_without
+from expunge.method import Method
 from expunge.planning.estimate import Estimate, Estimator
+from expunge.planning.rows import Rows
 from expunge.planning.table import gib
-from expunge.planning.workload import Rows
 from expunge.runs.distributed import Runtime
 
 DEFAULT = Unlearn().method
 
 
-def estimate_costs(config: Plan, shape: Any, rows: Rows) -> Estimate:
+def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
     """Costs from the model's configuration and the user's rows. Raises `InputError` for wrong options."""
     asked = registry.names("methods") if config.method == "all" else (config.method,)
-    methods = {name: _method(config, name) for name in asked}
+    methods = {registry.title(name): _method(config, name) for name in asked}
     training = Training()
     if config.train_config:
         training = build(Training, read_yaml(config.train_config), config.train_config)
     estimator = Estimator(config, shape, rows, Runtime(config.device), getattr(shape, "dtype", None) or torch.float32)
-    missing = {name: needs for name, method in methods.items() if (needs := _missing(config, rows, method))}
+    lacks = {name: lacking(method.needs, rows.splits, bool(config.base)) for name, method in methods.items()}
+    missing = {name: lack.flags for name, lack in lacks.items() if lack}
     possible = {name: method for name, method in methods.items() if name not in missing}
     costs = tuple(estimator.unlearning(name, method) for name, method in possible.items())
     retraining = None
@@ -48,28 +50,7 @@ def estimate_costs(config: Plan, shape: Any, rows: Rows) -> Estimate:
     return Estimate(costs, missing, retraining, room, estimator.interpreter)
 
 
-def _method(config: Plan, name: str) -> Any:
+def _method(config: Plan, name: str) -> Method:
     """A method with its default options, or with the recipe's where they are for it."""
-    kind = registry.load("methods", name)
     theirs = name == (DEFAULT if config.method == "all" else config.method)
-    options = config.options if theirs and config.options is not None else {}
-    if isinstance(options, kind):
-        return options
-    if not isinstance(options, Mapping):
-        raise InputError(f"options: expected the options of {kind.__name__}, found {type(options).__name__}.")
-    return build(kind, options, "options")
-
-
-def _missing(config: Plan, rows: Rows, method: Any) -> str:
-    if getattr(method, "needs_retain", False) and "retain" not in rows.splits:
-        return "--retain"
-    fewest = getattr(method, "fewest_retain", 0)
-    if len(rows.splits.get("retain", ())) < fewest:
-        return f"--retain with at least {fewest} rows beside those of the guard"
-    if (
-        getattr(method, "needs_targets", False)
-        and not config.base
-        and not {"unseen", "counterfactual"} & {*rows.splits}
-    ):
-        return "--holdout or --base"
-    return ""
+    return method_of(name, config.options if theirs and config.options is not None else {})

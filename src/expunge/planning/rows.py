@@ -1,0 +1,53 @@
+"""The user's rows as windows, before any model is loaded: what plans are made for."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from expunge.data.tokens import Rendering, encode
+from expunge.intake.sets import Checked
+from expunge.loop.trial import SAMPLE_TOKENS, SAMPLES
+from expunge.problem import Problem, Split
+from expunge.reference.replay import Expected, expected
+from expunge.runs.distributed import Runtime
+
+SEEN = ("forget", "retain", "guard", "unseen", "counterfactual")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Checked rows by part as splits, how they were rendered, and the samples that the rest is judged by."""
+
+    checked: Checked
+    splits: dict[str, Split]
+    samples: Expected
+    rendering: Rendering
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, checked: Checked, rendering: Rendering, tokenizer: Any) -> "Rows":
+        splits = {
+            name: Split(name, rows, tuple(encode(rows, rendering, tokenizer))) for name, rows in checked.parts.items()
+        }
+        samples = expected(SAMPLES, SAMPLE_TOKENS, rendering.context)
+        return cls(checked, splits, samples, rendering, tokenizer)
+
+    def problem(self, runtime: Runtime, seed: int, shapes: Any = None) -> Problem:
+        """The problem that a method gets, without a model; `shapes`: what may move, as tensors without data."""
+        given = {name: self.splits[name] for name in SEEN if name in self.splits}
+        return Problem(None, self.tokenizer, runtime, self.rendering, given, seed, movable=shapes or {})
+
+    @property
+    def judged(self) -> dict[str, Split]:
+        """The splits that every model is judged on."""
+        own = {name: split for name, split in self.splits.items() if name not in ("unseen", "counterfactual")}
+        return own | {"samples": replace(self.samples.split, name="samples")}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest window."""
+        every = (*self.splits.values(), self.samples.split)
+        return max(len(window.ids) for split in every for window in split.windows)
+
+    def cut(self, context: int) -> "Rows":
+        """The same rows in shorter windows."""
+        return Rows.of(self.checked, replace(self.rendering, context=context), self.tokenizer)
