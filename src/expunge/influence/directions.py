@@ -254,8 +254,10 @@ def _proposal(
 
 
 def _solved(fitted: Fit, solution: Solution) -> dict[str, Any]:
-    """How a solve went, for the record, with a warning where it ended early. Raises `NumericalError` where what came out
-    is no direction to take."""
+    """How a solve went, for the record, with a warning where it ended early.
+
+    Raises `NumericalError` where what came out is no direction to take.
+    """
     if solution.status == "broke down":
         raise NumericalError(
             f"the solve through the curvature broke down after {solution.iterations} iterations (likely causes: too "
