@@ -118,6 +118,11 @@ class Curvature(Protocol):
         """C v, of the parameters of v that are alive."""
         ...
 
+    def damped(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> dict[str, Tensor]:
+        """(C + damping) v, which `solve` inverts; a matrix that is a product of factors has its factors damped."""
+        product = self.matvec(problem, state, vector)
+        return {name: part + damping.of(name) * vector[name] for name, part in product.items()}
+
     def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
         """(C + damping)^-1 v; parameters that are not alive are left out."""
         ...

@@ -28,6 +28,7 @@ from expunge.gradients.rules import Rule, rules_of
 
 MOST_ELEMENTS = 2**25  # of one parameter's per-example gradients in memory at once
 Take = Callable[[str, Tensor, slice], None]
+Receive = Callable[[str, list["Use"]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,15 @@ class Use:
 
 @dataclass(slots=True)
 class Capture:
-    """Hooks on one model. `take(name, gradients [e, *shape], rows)` receives rows of the batch, piece by piece."""
+    """Hooks on one model. `take(name, gradients [e, *shape], rows)` receives rows of the batch, piece by piece.
+
+    `receive(name, uses)` gets what came in and out in its place, where it is given: nothing is made of it then.
+    """
 
     rules: Mapping[nn.Module, Mapping[str, Rule]]
     shapes: Mapping[str, tuple[torch.Size, torch.dtype]]
     take: Take
+    receive: Receive | None = None
     _rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     _width: int = 0
     _open: bool = False
@@ -130,6 +135,9 @@ class Capture:
     def _hand_over(self, name: str) -> None:
         """All uses of a parameter have arrived: sums them by row, in pieces that fit."""
         uses = self._uses.pop(name)
+        if self.receive is not None:
+            self.receive(name, uses)
+            return
         self._busy = True
         self._reduce(name, uses)
         self._busy = False
@@ -163,11 +171,13 @@ class Capture:
 
 
 @contextmanager
-def capturing(model: Any, movable: Mapping[str, Tensor], take: Take) -> Iterator[Capture]:
+def capturing(
+    model: Any, movable: Mapping[str, Tensor], take: Take, receive: Receive | None = None
+) -> Iterator[Capture]:
     """Hooks on the layers that hold `movable`, removed at the end. Raises `InputError` for a layer without a rule."""
     rules = rules_of(model, dict(movable))
     wide = {name: (tensor.shape, torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in movable.items()}
-    capture = Capture(rules, wide, take)
+    capture = Capture(rules, wide, take, receive)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     handles = [module.register_forward_hook(capture.saw, with_kwargs=True) for module in rules]
     anchor = model.get_input_embeddings()

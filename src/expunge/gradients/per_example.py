@@ -194,21 +194,27 @@ def _walked(
 def _walk(problem: Problem, capture: Capture, piece: Piece, labels: Labels, seed: int) -> None:
     """One forward pass and its backward pass (for `exact`, one of each for every place and vocabulary entry)."""
     batch = piece.batch.to(problem.runtime.device)
-    keys = list(zip(piece.batch.windows.tolist(), piece.batch.counted.sum(dim=1).tolist(), strict=True))
-    steps = _exact_steps(problem, piece) if labels == "exact" else iter([(torch.empty(0), 0)])
+    keys = keys_of(piece.batch)
+    steps = exact_steps(problem, piece) if labels == "exact" else iter([(torch.empty(0), 0)])
     for chosen, entry in steps:
         capture.begin(piece.local, batch.ids.shape[1], piece.unfinished)
         with problem.runtime.autocast():
             logits = target_logits(problem.model, batch)
         with torch.no_grad():
             if labels == "exact":
-                cotangent = exact_cotangent(logits, chosen, entry)
+                made = exact_cotangent(logits, chosen, entry)
             else:
-                cotangent = _cotangent(logits.detach(), batch, labels, seed, keys)
-        capture.backward(logits, cotangent)
+                made = cotangent(logits.detach(), batch, labels, seed, keys)
+        capture.backward(logits, made)
 
 
-def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int, keys: list[tuple[int, int]]) -> Tensor:
+def keys_of(batch: Batch) -> list[tuple[int, int]]:
+    """Each window's key for chance and how many targets it has, see `keyed_noise`."""
+    return list(zip(batch.windows.tolist(), batch.counted.sum(dim=1).tolist(), strict=True))
+
+
+def cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int, keys: list[tuple[int, int]]) -> Tensor:
+    """What is back-propagated from the logits [N, V] by a label source other than `exact`; overwrites them."""
     if labels == "data":
         return turn_into_label_cotangent(logits, target_ids(batch), keys)
     if labels == "sampled":
@@ -216,7 +222,7 @@ def _cotangent(logits: Tensor, batch: Batch, labels: Labels, seed: int, keys: li
     return turn_into_noise_cotangent(logits, seed, keys)
 
 
-def _exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]:
+def exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]:
     """The k-th target of every row, and each entry of the vocabulary, in turn."""
     assert not piece.unfinished, "exact labels are for rows that fit one batch"
     order = piece.local[piece.batch.counted.nonzero()[:, 0]]

@@ -1,0 +1,131 @@
+"""Linear layers as pairs: what came into each token, and the gradient of what came out.
+
+The gradient of a layer's weight is the sum over tokens of g x'. Curvatures with two factors and Gram matrices of rows
+are made of the pairs and never of that sum.
+
+Shapes: T tokens, I layer input, O layer output.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from expunge.data.batches import Batch
+from expunge.errors import InputError
+from expunge.gradients.capture import Capture, Use, capturing
+from expunge.model.losses import target_logits
+from expunge.problem import Problem
+
+Pair = Callable[[str, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer whose weight may move: the parameter's name, O, I, and whether it is stored as [I, O]."""
+
+    name: str
+    outputs: int
+    inputs: int
+    transposed: bool = False
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight, or anything of its shape, as [O, I]."""
+        return weight.T if self.transposed else weight
+
+
+def linear_layers(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, Linear]:
+    """By name, in the model's order: weights of `nn.Linear` and GPT-2's `Conv1D`, a LoRA's matrices among them.
+
+    The output head is none of them, nor what is tied to it: it is read by every target and would need factors as wide
+    as the vocabulary.
+    """
+    names = {id(tensor): name for name, tensor in movable.items()}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    left_out = {id(tensor) for tensor in head.parameters()} if head is not None else set()
+    found: dict[str, Linear] = {}
+    for module in model.modules():
+        plain = type(module).forward is nn.Linear.forward
+        if not (plain or isinstance(module, Conv1D)):
+            continue
+        weight: Any = module.weight
+        if id(weight) in names and id(weight) not in left_out:
+            name, (rows, columns) = names[id(weight)], weight.shape
+            found[name] = Linear(name, rows, columns) if plain else Linear(name, columns, rows, transposed=True)
+    return found
+
+
+@contextmanager
+def pairing(problem: Problem, layers: Mapping[str, Linear], pair: Pair) -> Iterator["Pairing"]:
+    """Hooks that call `pair(name, x [B, T, I], g [B, T, O])` for each layer in a backward pass, then are removed."""
+
+    def receive(name: str, uses: list[Use]) -> None:
+        if len(uses) != 1:
+            raise InputError(
+                f"{name}: this layer is used {len(uses)} times in one pass, and its two factors would be those of no "
+                "use. Choose a --subspace without it, or another curvature."
+            )
+        pair(name, uses[0].came_in, uses[0].gradient)
+
+    def nothing(name: str, gradients: Tensor, rows: slice) -> None:
+        raise AssertionError("gradients per example are not asked for")
+
+    movable = {name: problem.movable[name] for name in layers}
+    with capturing(problem.model, movable, nothing, receive) as capture:
+        yield Pairing(problem, capture)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Runs batches while the hooks are there."""
+
+    problem: Problem
+    capture: Capture
+
+    def run(self, batch: Batch, cotangent: Callable[[Tensor], Tensor]) -> None:
+        """One forward pass, and one backward pass of `cotangent(logits [N, V])`; the batch lies on the device."""
+        rows = torch.arange(len(batch.ids))  # each window for itself: what is made of the pairs knows whose they are
+        self.capture.begin(rows, batch.ids.shape[1])
+        with self.problem.runtime.autocast():
+            logits = target_logits(self.problem.model, batch)
+        with torch.no_grad():
+            made = cotangent(logits.detach())
+        self.capture.backward(logits, made)
+
+
+def shared_inputs(problem: Problem, layers: Mapping[str, Linear], batch: Batch) -> dict[str, str]:
+    """For each layer the first one that gets the very same input (q, k and v do), seen in one forward pass."""
+    names = {id(problem.movable[name]): name for name in layers}
+    seen: dict[tuple[int, tuple[int, ...]], str] = {}
+    leaders: dict[str, str] = {}
+    alive: list[Any] = []  # while an input lives, its address is nobody else's
+
+    def look(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        name = names[id(module.weight)]
+        alive.append(arguments[0])
+        leaders[name] = seen.setdefault((arguments[0].data_ptr(), tuple(arguments[0].shape)), name)
+
+    owners = [one for one in problem.model.modules() if id(getattr(one, "weight", None)) in names]
+    handles = [module.register_forward_pre_hook(look) for module in owners]
+    try:
+        with torch.no_grad(), problem.runtime.autocast():
+            problem.model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: leaders.get(name, name) for name in layers}
+
+
+def flat(values: Tensor, attention: Tensor) -> Tensor:
+    """[B, T, D] of real tokens as [tokens, D], in float32 or wider."""
+    picked = values[attention]
+    return picked.to(torch.promote_types(picked.dtype, torch.float32))
+
+
+def rows_in_order(names: Sequence[str], leaders: Mapping[str, str]) -> list[str]:
+    """The names that lead, once each."""
+    return list(dict.fromkeys(leaders[name] for name in names))
