@@ -87,6 +87,17 @@ class Solution:
     iterations: int = 0
 
 
+class Whitening(NamedTuple):
+    """Of a layer's damped S (x) A: W_S [O, O] and W_A [I, I] with W' W the inverse of each factor; None for ones.
+
+    `leader`: the layer whose inputs and W_A it shares, perhaps itself.
+    """
+
+    outputs: Tensor | None
+    inputs: Tensor | None
+    leader: str
+
+
 class Passing(NamedTuple):
     """Forward and backward passes over all rows of the split: to fit a curvature, for a product, and for a solve."""
 
@@ -136,6 +147,10 @@ class Curvature(Protocol):
     def whiten(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> dict[str, Tensor]:
         """W v with W' W = (C + damping)^-1: coordinates in which the inner product is that of the damped inverse."""
         return self.power(problem, state, vector, -0.5, damping)
+
+    def whitening(self, problem: Problem, state: CurvatureState, damping: Damping) -> Mapping[str, "Whitening"] | None:
+        """By linear layer, where the damped matrix is a product of two factors of each; None where it is not."""
+        return None
 
     def cost(self, rows: int) -> Passing:
         """What it costs on a split of so many rows; for plans."""

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from expunge.config.bounds import Count
-from expunge.curvature import Curvature, CurvatureState, Damping, Passing, Solution, Vector
+from expunge.curvature import Curvature, CurvatureState, Damping, Passing, Solution, Vector, Whitening
 from expunge.errors import InputError
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.factors import factors
@@ -129,6 +129,9 @@ class KFAC(Curvature):
             left, right = whitening(state, name, damping)
             found[name] = _applied(layers[name], left, vector[name], right.T)
         return found
+
+    def whitening(self, problem: Problem, state: CurvatureState, damping: Damping) -> Mapping[str, Whitening]:
+        return {name: Whitening(*whitening(state, name, damping), _leader(state, name)) for name in state.means}
 
     def cost(self, rows: int) -> Passing:
         return Passing(fit=1 if self.labels == "data" else self.passes)

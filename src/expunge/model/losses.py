@@ -128,6 +128,24 @@ def nll(logits: Tensor, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits, ids, reduction="none")
 
 
+def margins(logits: Tensor, ids: Tensor) -> Tensor:
+    """log p_y - log(1 - p_y) [n] of each of the `ids` y [n] by its logits [n, V]: the logit of its probability.
+
+    z_y - log sum_{v != y} exp z_v, which stays exact where p_y rounds to 1. The loss of a token is softplus(-margin).
+    """
+    return logits.gather(1, ids[:, None])[:, 0] - _others(logits, ids).logsumexp(dim=1)
+
+
+def margin_cotangent(logits: Tensor, ids: Tensor) -> Tensor:
+    """The gradient e_y - softmax over the others [n, V] of each margin by its logits: its size hangs little on p_y."""
+    away = -_others(logits, ids).softmax(dim=1)
+    return away.scatter_(1, ids[:, None], 1.0)
+
+
+def _others(logits: Tensor, ids: Tensor) -> Tensor:
+    return logits.scatter(1, ids[:, None], float("-inf"))
+
+
 def per_window(values: Tensor, batch: Batch) -> Tensor:
     """Sums [B] over each window's targets of a quantity [N] given per target."""
     places = batch.counted.nonzero()[:, 0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch
-from expunge.model.losses import kept_kl, nll, per_window, read_targets, target_ids, target_nll, window_means
+from expunge.model.losses import kept_kl, margins, nll, per_window, read_targets, target_ids, target_nll, window_means
 from expunge.problem import Problem, Split
 from expunge.runs import distributed
 
@@ -110,6 +110,23 @@ def log_likelihoods(problem: Problem, split: Split) -> Tensor:
 
 
 @torch.no_grad()
+def target_margins(problem: Problem, model: torch.nn.Module, split: Split) -> Tensor:
+    """Margin [N] of each target of a split under a model, in the order of its windows (float64, on the CPU)."""
+    found: dict[int, Tensor] = {}
+
+    def read(logits: Tensor, ids: Tensor) -> tuple[Tensor]:
+        return (margins(logits, ids),)
+
+    def look(batch: Batch) -> None:
+        values = read_targets(model, batch, read, target_ids(batch))[0].double().cpu()
+        for window, own in zip(batch.windows.tolist(), values.split(batch.counted.sum(dim=1).tolist()), strict=True):
+            found[window] = own.clone()  # a view would be sent with its whole batch
+
+    with torch.no_grad(), problem.runtime.autocast():
+        problem.over(split, look)
+    return torch.cat([values for _, values in sorted(distributed.gathered(found).items())])
+
+
 def row_losses(problem: Problem, model: torch.nn.Module, split: Split) -> Tensor:
     """Mean loss [rows] of each row of a split under a model, in nats per target (float64, on the CPU)."""
     sums = torch.zeros(2, len(split.rows), dtype=torch.float64)

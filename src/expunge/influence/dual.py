@@ -1,0 +1,210 @@
+"""The smallest step that moves each row's weighted margin by what it needs, in the metric of a two-factor curvature.
+
+With J_i the gradient of minus row i's weighted margin and C = S (x) A, layer by layer,
+
+    K = J C^-1 J',    (K + mu) a = delta,    step = C^-1 J' a
+
+is the step of least step' C step with J step = delta (for mu = 0): n unknowns for n rows, whatever the number of
+weights. With W_S' W_S = (S + d_S)^-1 and W_A' W_A = (A + d_A)^-1, a row's gradient in a layer is the sum over its
+tokens of g x', and whitened that of (W_S g)(W_A x)'. So everything is made of whitened pairs of tokens: the weight
+gradient is never made, and of a row no more is kept than what came in and out at its tokens.
+
+Shapes: n rows, T tokens of all rows, I and O inputs and outputs of a layer, N targets.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expunge.curvature import Whitening
+from expunge.data.batches import by_length, collate
+from expunge.gradients.linear import Linear, flat, pairing
+from expunge.problem import Problem, Split
+
+TOGETHER = 16  # windows of a batch
+MOST_PRODUCTS = 2**26  # elements of rows' gradients that are made at once
+
+
+@dataclass(frozen=True, slots=True)
+class RowPairs:
+    """Whitened inputs [T, I] by the layer that leads those with the same, and output gradients [T, O] by layer.
+
+    `rows` [T] says whose each token is, in ascending order; `count` n. Tensors on the problem's device.
+    """
+
+    layers: Mapping[str, Linear]
+    whitening: Mapping[str, Whitening]
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    rows: Tensor
+    count: int
+
+    def gram(self) -> Tensor:
+        """K [n, n] = J C^-1 J', summed over layers; float64 on the CPU."""
+        total = torch.zeros(self.count, self.count, dtype=torch.float64, device=self.rows.device)
+        for x, g in self._pairs():
+            total += self._by_tokens(x, g) if self._tokens_are_cheaper(x, g) else self._by_products(x, g)
+        return total.cpu()
+
+    def along(self, direction: Mapping[str, Tensor]) -> Tensor:
+        """J direction [n]: how fast each row's minus weighted margin changes along a direction of the weights."""
+        found = torch.zeros(len(self.rows), dtype=torch.float64, device=self.rows.device)
+        for name in self.layers:
+            if name in direction:
+                x, g = self._of(name)
+                found += ((x @ self._covariant(name, direction[name]).T) * g).sum(dim=1, dtype=torch.float64)
+        return torch.zeros(self.count, dtype=torch.float64).index_add(0, self.rows.cpu(), found.cpu())
+
+    def combined(self, weights: Tensor) -> dict[str, Tensor]:
+        """C^-1 J' a for `weights` a [n], in the shapes of the parameters."""
+        own = weights.to(self.rows.device)[self.rows]
+        found = {}
+        for name, layer in self.layers.items():
+            x, g = self._of(name)
+            white = (g * own[:, None].to(g.dtype)).T @ x
+            left, right, _ = self.whitening[name]
+            white = white if left is None else left.T @ white
+            found[name] = layer.matrix(white if right is None else white @ right).contiguous()
+        return found
+
+    def _of(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.inputs[self.whitening[name].leader], self.outputs[name]
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        return [self._of(name) for name in self.layers]
+
+    def _covariant(self, name: str, direction: Tensor) -> Tensor:
+        """The direction as it meets whitened pairs: W_S^-T D W_A^-1, so that <P, D> = <P~, D~>; [O, I]."""
+        left, right, _ = self.whitening[name]
+        matrix = self.layers[name].matrix(direction)
+        if left is not None:
+            matrix = torch.linalg.solve_triangular(left.T, matrix, upper=True)
+        if right is not None:
+            matrix = torch.linalg.solve_triangular(right, matrix, upper=False, left=False)
+        return matrix
+
+    def _tokens_are_cheaper(self, x: Tensor, g: Tensor) -> bool:
+        """Products of all pairs of tokens, or gradients of rows and their products: which takes fewer operations."""
+        tokens, inputs, outputs = len(x), x.shape[1], g.shape[1]
+        return tokens * (inputs + outputs) < inputs * outputs * (1 + self.count**2 / tokens)
+
+    def _by_tokens(self, x: Tensor, g: Tensor) -> Tensor:
+        """sum over pairs of tokens of both rows of (x . x')(g . g')."""
+        found = torch.zeros(self.count, self.count, dtype=torch.float64, device=x.device)
+        most = max(1, MOST_PRODUCTS // len(x))
+        for begin in range(0, len(x), most):
+            here = slice(begin, begin + most)
+            products = (x[here] @ x.T) * (g[here] @ g.T)
+            by_row = torch.zeros(len(products), self.count, dtype=products.dtype, device=x.device)
+            by_row.index_add_(1, self.rows, products)
+            found.index_add_(0, self.rows[here], by_row.double())
+        return found
+
+    def _by_products(self, x: Tensor, g: Tensor) -> Tensor:
+        """P P' for the rows' gradients P [n, O * I], strips of outputs at a time."""
+        found = torch.zeros(self.count, self.count, dtype=torch.float64, device=x.device)
+        sizes = torch.bincount(self.rows, minlength=self.count).tolist()
+        strip = max(1, MOST_PRODUCTS // (self.count * x.shape[1]))
+        for begin in range(0, g.shape[1], strip):
+            parts = zip(x.split(sizes), g[:, begin : begin + strip].split(sizes), strict=True)
+            products = torch.stack([(own_g.T @ own_x).flatten() for own_x, own_g in parts])
+            found += (products @ products.T).double()
+        return found
+
+
+def row_pairs(
+    problem: Problem,
+    split: Split,
+    layers: Mapping[str, Linear],
+    whitening: Mapping[str, Whitening],
+    cotangent: Callable[[Tensor, Tensor], Tensor],
+) -> RowPairs:
+    """Pairs of all tokens of a split's rows at the current weights, dropout off.
+
+    `cotangent(logits [N', V], places [N'])`: what is back-propagated from the targets of a batch; `places` are theirs
+    among all N targets of the split, in the order of its windows. Every process makes all of them: a request is small,
+    and its rows must meet.
+    """
+    device = problem.runtime.device
+    lengths = torch.tensor([len(window.ids) for window in split.windows])
+    begins = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    targets = torch.tensor([window.targets for window in split.windows])
+    firsts = torch.cat([torch.zeros(1, dtype=torch.long), targets.cumsum(0)])
+    leaders = {whitening[name].leader for name in layers}
+
+    def collected() -> RowPairs | None:
+        """None where memory did not hold a batch, which is smaller the next time."""
+        inputs: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+        at: dict[str, Tensor] = {}
+
+        def keep(into: dict[str, Tensor], name: str, values: Tensor) -> None:
+            if name not in into:
+                into[name] = values.new_empty(int(lengths.sum()), values.shape[1])
+            into[name][at["tokens"]] = values
+
+        def pair(name: str, came_in: Tensor, gradient: Tensor) -> None:
+            left, right, leader = whitening[name]
+            g = flat(gradient, at["attention"])
+            keep(outputs, name, g if left is None else g @ left.T)
+            if leader == name:
+                x = flat(came_in, at["attention"])
+                keep(inputs, name, x if right is None else x @ right.T)
+
+        chosen = range(len(split.windows))
+        batches = [collate(split.name, split.windows, group) for group in by_length(split.windows, chosen, TOGETHER)]
+        with pairing(problem, layers, pair) as paired:
+            for part in [part for batch in batches for part in batch.parts(problem.portions.tokens)]:
+                moved = part.to(device)
+                own = part.windows.tolist()
+                at["attention"] = moved.attention
+                at["tokens"] = _joined(begins, lengths, own).to(device)
+                places = _joined(firsts, targets, own).to(device)
+                if not problem.portions.fits(
+                    part,
+                    lambda _: paired.run(moved, lambda logits: cotangent(logits, places)),  # noqa: B023
+                ):
+                    return None
+        assert set(inputs) == leaders and set(outputs) == set(layers)
+        rows = torch.tensor([window.row for window in split.windows]).repeat_interleave(lengths)
+        return RowPairs(layers, whitening, inputs, outputs, rows.to(device), len(split.rows))
+
+    problem.model.eval()
+    while (found := collected()) is None:
+        pass
+    return found
+
+
+def _joined(begins: Tensor, lengths: Tensor, windows: list[int]) -> Tensor:
+    """Places of all that belongs to some windows, window after window."""
+    return torch.cat([torch.arange(int(begins[w]), int(begins[w] + lengths[w])) for w in windows])
+
+
+@dataclass(frozen=True, slots=True)
+class Dual:
+    """a [n] with (K + mu) a = delta, mu, and the largest relative miss of a delta by K a."""
+
+    weights: Tensor
+    damping: float
+    missed: float
+
+
+def solved(gram: Tensor, deltas: Tensor, relative: float) -> Dual:
+    """The dual's solution, mu being `relative` to the mean of K's diagonal. All float64.
+
+    `missed`: max |K a - delta| / max |delta|: rows that want opposite things of the same weights cannot both have them.
+    """
+    damping = relative * float(gram.diagonal().mean())
+    eye = torch.eye(len(gram), dtype=gram.dtype)
+    weights = torch.linalg.solve(gram + damping * eye, deltas)
+    largest = float(deltas.abs().max())
+    missed = float((gram @ weights - deltas).abs().max()) / largest if largest else 0.0
+    return Dual(weights, damping, missed)
+
+
+def project_out(pairs: RowPairs, gram: Tensor, direction: Mapping[str, Tensor], relative: float) -> dict[str, Tensor]:
+    """direction - C^-1 J' (K + mu)^-1 J direction: what of it leaves every row's margin where it is, to first order."""
+    back = pairs.combined(solved(gram, pairs.along(direction), relative).weights)
+    return {name: part - back[name] if name in back else part for name, part in direction.items()}

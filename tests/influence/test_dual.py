@@ -1,0 +1,216 @@
+"""The dual solve against dense matrices in float64, on four architectures and their LoRAs; and what must be seen."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from expunge.curvature import Damping, Whitening, damping_for
+from expunge.curvatures.kfac import KFAC
+from expunge.gradients.linear import linear_layers
+from expunge.influence import dual
+from expunge.influence.dual import RowPairs, project_out, row_pairs, solved
+from expunge.model.losses import margin_cotangent, margins
+from expunge.problem import Problem
+from problems import FAMILIES, lora_of, model_of, problem_of
+
+SPLITS: dict[str, Any] = {"forget": (1, 2, 1, 1), "retain": (1, 1, 2)}
+KINDS = [*FAMILIES, *(f"lora {family}" for family in FAMILIES)]
+
+
+class Made:
+    """A problem, a fitted K-FAC, weights of the forget targets, pairs, and the same as dense matrices."""
+
+    def __init__(self, kind: str, metric: str = "kfac") -> None:
+        model = lora_of(kind.removeprefix("lora ")) if kind.startswith("lora") else model_of(kind)
+        self.problem: Problem = problem_of(model, SPLITS)
+        self.split = self.problem.splits["forget"]
+        self.layers = linear_layers(model, self.problem.movable)
+        self.curvature = KFAC(labels="data")
+        self.state = self.curvature.init(self.problem, self.problem.splits["retain"])
+        self.damping: Damping = damping_for(self.state, 0.01, per_layer=True)
+        given = self.curvature.whitening(self.problem, self.state, self.damping)
+        plain = {name: Whitening(None, None, name) for name in self.layers}
+        self.whitening = given if metric == "kfac" else plain
+        count = sum(window.targets for window in self.split.windows)
+        self.shares = torch.rand(count, generator=torch.Generator().manual_seed(3)).double()
+        self.ids = torch.tensor([t for w in self.split.windows for t, c in zip(w.ids, w.counted, strict=True) if c])
+
+    def pairs(self) -> RowPairs:
+        def cotangent(logits: Tensor, places: Tensor) -> Tensor:
+            return -self.shares[places, None] * margin_cotangent(logits, self.ids[places])
+
+        return row_pairs(self.problem, self.split, self.layers, self.whitening, cotangent)
+
+    def jacobian(self) -> Tensor:
+        """J [n, P] over the layers' weights as [O, I], each window alone and unpadded."""
+        rows = [
+            torch.zeros(sum(one.outputs * one.inputs for one in self.layers.values())).double() for _ in self.split.rows
+        ]
+        place = 0
+        for window in self.split.windows:
+            logits = self.problem.model(input_ids=torch.tensor([window.ids]), use_cache=False).logits[0]
+            before = torch.tensor([t - 1 for t, counts in enumerate(window.counted) if counts])
+            ids = torch.tensor([t for t, counts in zip(window.ids, window.counted, strict=True) if counts])
+            value = -(self.shares[place : place + len(ids)] * margins(logits[before], ids)).sum()
+            place += len(ids)
+            weights = [self.problem.movable[name] for name in self.layers]
+            found = torch.autograd.grad(value, weights, allow_unused=True)
+            parts = [
+                torch.zeros(one.outputs * one.inputs).double() if g is None else one.matrix(g).flatten()
+                for g, one in zip(found, self.layers.values(), strict=True)
+            ]
+            rows[window.row] = rows[window.row] + torch.cat(parts)
+        return torch.stack(rows)
+
+    def metric(self) -> Tensor:
+        """C + damping [P, P], block by block."""
+        blocks = []
+        for name, layer in self.layers.items():
+            size = layer.outputs * layer.inputs
+            if self.whitening[name].outputs is None:
+                blocks.append(torch.eye(size).double())
+                continue
+            shape = self.problem.movable[name].shape
+            columns = []
+            for place in range(size):
+                unit = torch.zeros(size).double()
+                unit[place] = 1
+                vector = {name: layer.matrix(unit.view(layer.outputs, layer.inputs)).reshape(shape)}
+                product = self.curvature.damped(self.problem, self.state, vector, self.damping)[name]
+                columns.append(layer.matrix(product).flatten())
+            blocks.append(torch.stack(columns, dim=1))
+        return torch.block_diag(*blocks)
+
+    def flat(self, direction: Any) -> Tensor:
+        return torch.cat([one.matrix(direction[name]).flatten() for name, one in self.layers.items()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gram_matrix_and_step_are_the_dense_ones(kind: str) -> None:
+    made = Made(kind)
+    pairs, jacobian, metric = made.pairs(), made.jacobian(), made.metric()
+    inverse = torch.linalg.inv(metric)
+    expected = jacobian @ inverse @ jacobian.T
+    assert torch.allclose(pairs.gram(), expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
+    weights = torch.randn(len(made.split.rows), generator=torch.Generator().manual_seed(1)).double()
+    step = made.flat(pairs.combined(weights))
+    assert torch.allclose(step, inverse @ jacobian.T @ weights, rtol=1e-6, atol=1e-9 * float(step.abs().max()))
+    direction = {name: torch.randn_like(part) for name, part in made.problem.movable.items()}
+    assert torch.allclose(pairs.along(direction), jacobian @ made.flat(direction), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_without_a_curvature_it_is_plain_least_squares(kind: str) -> None:
+    made = Made(kind, metric="none")
+    jacobian = made.jacobian()
+    assert torch.allclose(made.pairs().gram(), jacobian @ jacobian.T, rtol=1e-8)
+
+
+def test_both_ways_to_the_gram_matrix_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Made("llama").pairs()
+    for x, g in pairs._pairs():
+        assert torch.allclose(pairs._by_tokens(x, g), pairs._by_products(x, g), rtol=1e-9)
+    whole = pairs.gram()
+    monkeypatch.setattr(dual, "MOST_PRODUCTS", 40)  # in strips
+    assert torch.allclose(pairs.gram(), whole, rtol=1e-9)
+
+
+def test_the_step_meets_the_needs_and_is_the_smallest_that_does() -> None:
+    made = Made("llama")
+    pairs, jacobian, metric = made.pairs(), made.jacobian(), made.metric()
+    deltas = torch.tensor([3.0, -1.0, 0.5, 2.0]).double()
+    found = solved(pairs.gram(), deltas, 0.0)
+    step = made.flat(pairs.combined(found.weights))
+    assert torch.allclose(jacobian @ step, deltas, atol=1e-6) and found.missed < 1e-9
+    length = float(step @ metric @ step)
+    for seed in range(20):  # any other that meets them differs by what moves no margin, and is longer
+        other = torch.randn(len(step), generator=torch.Generator().manual_seed(seed)).double()
+        other -= jacobian.T @ torch.linalg.solve(jacobian @ jacobian.T, jacobian @ other)
+        moved = step + 0.1 * other * step.norm() / other.norm()
+        assert torch.allclose(jacobian @ moved, deltas, atol=1e-6)
+        assert float(moved @ metric @ moved) > length
+    plain = jacobian.T @ torch.linalg.solve(
+        jacobian @ jacobian.T, deltas
+    )  # smallest in plain length, not in the metric
+    assert float(plain @ metric @ plain) > 1.01 * length
+
+
+def test_damping_of_the_dual_gives_way_where_rows_disagree() -> None:
+    gram = torch.tensor([[1.0, 1.0], [1.0, 1.0 + 1e-6]]).double()  # two rows of one direction
+    wanted = torch.tensor([1.0, -1.0]).double()
+    bold, careful = solved(gram, wanted, 0.0), solved(gram, wanted, 0.01)
+    assert bold.weights.abs().max() > 1e5 and careful.weights.abs().max() < 300
+    assert careful.missed > 0.9 and bold.missed < 1e-3
+    assert careful.damping == pytest.approx(0.01 * (1 + 0.5e-6))
+
+
+@pytest.mark.parametrize("kind", ["llama", "lora gpt2"])
+def test_a_projected_direction_leaves_margins_where_they_are(kind: str) -> None:
+    """To first order: the weighted margins themselves, measured on both sides of a small step."""
+    made = Made(kind)
+    pairs = made.pairs()
+    wild = {name: torch.randn_like(made.problem.movable[name]) for name in made.layers}
+    tame = project_out(pairs, pairs.gram(), wild, 0.0)
+    assert float(pairs.along(tame).abs().max()) < 1e-7 * float(pairs.along(wild).abs().max())
+    moves = []
+    for direction in (tame, wild):
+        before = made.problem.snapshot()
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for name, part in direction.items():
+                    made.problem.movable[name].copy_(before[name] + sign * 1e-4 * part)
+            values.append(weighted_margins(made))
+        made.problem.restore(before)
+        moves.append(float((values[0] - values[1]).abs().max()))
+    assert moves[0] < 1e-3 * moves[1]
+
+
+def weighted_margins(made: Made) -> Tensor:
+    found, place = torch.zeros(len(made.split.rows)).double(), 0
+    with torch.no_grad():
+        for window in made.split.windows:
+            logits = made.problem.model(input_ids=torch.tensor([window.ids]), use_cache=False).logits[0]
+            before = torch.tensor([t - 1 for t, counts in enumerate(window.counted) if counts])
+            ids = torch.tensor([t for t, counts in zip(window.ids, window.counted, strict=True) if counts])
+            found[window.row] += (made.shares[place : place + len(ids)] * margins(logits[before], ids)).sum()
+            place += len(ids)
+    return found
+
+
+def test_it_does_not_depend_on_how_batches_are_cut() -> None:
+    made = Made("opt")
+    whole = made.pairs().gram()
+    made.problem.portions.tokens = 9
+    assert torch.allclose(made.pairs().gram(), whole, rtol=1e-9)
+
+
+def test_mistakes_are_seen() -> None:
+    made = Made("llama")
+    expected = made.pairs().gram()
+    jacobian, metric = made.jacobian(), made.metric()
+
+    def loss(logits: Tensor, places: Tensor) -> Tensor:
+        """Gradients of losses in place of those of margins."""
+        p = logits.softmax(dim=1)
+        return made.shares[places, None] * p.scatter_add(1, made.ids[places, None], -torch.ones_like(p[:, :1]))
+
+    losses = row_pairs(made.problem, made.split, made.layers, made.whitening, loss).gram()
+    turned = {
+        name: Whitening(one.inputs, one.outputs, name)
+        for name, one in made.whitening.items()
+        if one.outputs is not None and one.inputs is not None and one.outputs.shape == one.inputs.shape
+    }
+    square = {name: made.layers[name] for name in turned}
+
+    def margin(logits: Tensor, places: Tensor) -> Tensor:
+        return -made.shares[places, None] * margin_cotangent(logits, made.ids[places])
+
+    alone = {name: made.whitening[name]._replace(leader=name) for name in turned}
+    exchanged = row_pairs(made.problem, made.split, square, turned, margin).gram()
+    right = row_pairs(made.problem, made.split, square, alone, margin).gram()
+    assert not torch.allclose(losses, expected, rtol=0.1)
+    assert not torch.allclose(exchanged, right, rtol=0.1)
+    assert not torch.allclose(expected, jacobian @ metric @ jacobian.T, rtol=0.1)  # C in place of its inverse
