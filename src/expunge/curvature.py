@@ -110,7 +110,8 @@ class Curvature(Protocol):
     """A curvature of the catalogue: a frozen dataclass that inherits this; its fields are its options.
 
     `forecasts`: whether d' C d / 2 is a forecast of the retain KL in nats per token. `has_powers`: whether `power` and
-    `whiten` are there, which need a spectrum.
+    `whiten` are there, which need a spectrum. `has_factors`: whether it is a product of two factors of each linear
+    layer, so that `whitening` is there.
     """
 
     @property
@@ -119,6 +120,10 @@ class Curvature(Protocol):
 
     @property
     def has_powers(self) -> bool:
+        return False
+
+    @property
+    def has_factors(self) -> bool:
         return False
 
     def init(self, problem: Problem, split: Split) -> CurvatureState:

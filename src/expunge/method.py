@@ -47,8 +47,8 @@ class Needs:
     `retain`, `targets`: it is refused without rows to keep, or without anything to take targets from. `fewest_retain`:
     the fewest retain rows (the guard not counted) that it runs with. `parts`: weights of the parts that the retain rows
     are dealt into by hash, such as {"retain": 2, "curvature": 1, "acceptance": 1}; methods that propose need
-    "acceptance". `kept`: what it keeps of the original, by split, and `passes`: the forward
-    and backward passes that `init` takes over each, both for plans. `replay`: text that it samples from the
+    "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the
+    subspace only the weights of linear layers move, the output head excepted. `replay`: text that it samples from the
     original, which becomes the split "replay". `layers`: given how many decoder layers the model has, which of them may
     move (0 is the one next to the embeddings); none: whatever the subspace holds.
     """
@@ -58,7 +58,7 @@ class Needs:
     fewest_retain: int = 0
     parts: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, Kept] = field(default_factory=dict)
-    passes: Mapping[str, float] = field(default_factory=dict)
+    linear: bool = False
     replay: Replay | None = None
     layers: Callable[[int], Sequence[int]] | None = None
 
@@ -105,7 +105,8 @@ Rate = float | Probe | Callable[[Trial], float]
 
 
 class Stepper(Protocol):
-    """An optimiser over one run of steps. `tokens` counts what it sent through the model beside the steps' own passes.
+    """An optimiser over one run of steps. `tokens` and `rows` (windows) count what it sent through the model beside
+    the steps' own passes.
 
     `clip`: the norm that the gradient of a step is clipped to.
     """
@@ -118,6 +119,9 @@ class Stepper(Protocol):
 
     @property
     def tokens(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
 
     def before(self, step: int, batches: Sequence[Batch]) -> None:
         """Ahead of 0-based `step`, whose batches these are."""
@@ -177,6 +181,7 @@ class PlainStepper:
     optimiser: torch.optim.Optimizer
     clip: float
     tokens: int = 0
+    rows: int = 0
 
     def before(self, step: int, batches: Sequence[Batch]) -> None:
         return
@@ -229,12 +234,14 @@ class Proposal:
     `direction` has the names of `Problem.movable`; parameters that are missing do not move. The slopes are the
     derivatives of the mean losses along it: of forget rows (mean over rows of each row's loss per token) and of retain
     rows (mean over tokens). `retain_bend` is direction' C direction, C the curvature of the retain loss per token. A
-    step s is expected to change the forget loss by s * slope, the retain loss by s * slope + s^2 * bend / 2. None:
-    not known. `notes` are figures for the record: plain numbers, texts, lists and mappings.
+    step s is expected to change the forget loss by s * slope, the retain loss by s * slope + s^2 * bend / 2.
+    `forget_aim`: the mean loss of forget rows that a step of 1 is planned to reach. None: not known. `notes` are
+    figures for the record: plain numbers, texts, lists and mappings.
     """
 
     direction: Mapping[str, Tensor]
     forget_slope: float | None = None
+    forget_aim: float | None = None
     retain_slope: float | None = None
     retain_bend: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -244,13 +251,15 @@ class Proposal:
 class Propose:
     """Asks for a proposal at the current weights and takes the step that the rule finds, or none.
 
-    `passes`: over each split's windows, how many forward and backward passes one proposal takes. `bytes`: of what it
+    `passes`: over each split's windows, how many forward and backward passes one proposal takes. `optional`: a refusal
+    does not end the `Repeat` around it. `bytes`: of what it
     keeps beside the direction, from the shapes of what may move; both for plans and budgets of tokens.
     """
 
     propose: Callable[[Problem, State], Proposal]
     step: StepRule
     passes: Mapping[str, float]
+    optional: bool = False
     bytes: Callable[[Mapping[str, torch.Size]], int] = lambda shapes: 0
     name: str = "proposal"
 
@@ -301,6 +310,10 @@ class Method(Protocol):
     def init(self, problem: Problem) -> State:
         """Computes what depends only on model and data, on the original model."""
         return State()
+
+    def cost(self, problem: Problem) -> Passes:
+        """What `init` takes beside what `needs` says of it, of a problem without a model too."""
+        return Passes()
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         """What to do, in order. Plans ask too, of a problem without a model and an empty state."""

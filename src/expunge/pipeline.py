@@ -67,7 +67,7 @@ def _unlearn(
     models = Models(config, begun)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
-        base = trial.base_losses(config, assembled)
+        base = trial.base_of(config, assembled)
     _say_inputs(config, checked, assembled, say)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)

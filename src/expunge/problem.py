@@ -54,7 +54,8 @@ class Problem:
     half of the holdout) or "counterfactual" where there are such rows; a method may have its retain rows divided (see
     `divided`), "acceptance" among the parts: the rows that proposed steps are measured on. `movable` are the
     parameters that may move; `adapter` says that our own LoRA is on the model, not one that was given; `base` the base
-    model's loss [forget rows], in nats per target, where a base model was given; `portions` how many tokens go through
+    model's loss [forget rows], in nats per target, and `base_margins` its margin [targets] of each of their targets,
+    where a base model was given; `portions` how many tokens go through
     the model at a time, the same for all stages.
     """
 
@@ -67,6 +68,7 @@ class Problem:
     adapter: bool = False
     movable: dict[str, Tensor] = field(default_factory=dict)
     base: NDArray[np.float64] | None = None
+    base_margins: Tensor | None = None
     portions: Portions = field(default_factory=Portions)
 
     def over(self, split: Split, work: Callable[[Batch], None]) -> None:

@@ -12,7 +12,7 @@ from expunge.curvatures import kfac
 from expunge.curvatures.kfac import INPUTS, KFAC, OUTPUTS
 from expunge.errors import InputError
 from expunge.gradients import factors as made
-from expunge.gradients.linear import linear_layers
+from expunge.model.layers import linear_weights
 from expunge.problem import Problem, Split
 from oracles import dense_power, same
 from problems import FAMILIES, lora_of, model_of, problem_of, split_of
@@ -58,7 +58,7 @@ def oracle(problem: Problem, split: Split, exact: bool = True) -> dict[str, tupl
     owners = weights_of(problem.model)
     found: dict[str, list[Tensor]] = {}
     tokens, targets = split.tokens, sum(window.targets for window in split.windows)
-    for name in linear_layers(problem.model, problem.movable):
+    for name in linear_weights(problem.model, problem.movable):
         module = owners[id(problem.movable[name])]
         transposed = isinstance(module.weight, Tensor) and type(module).__name__ == "Conv1D"
         o, i = module.weight.shape[::-1] if transposed else module.weight.shape
@@ -179,7 +179,7 @@ def test_products_and_solves_equal_the_dense_ones(kind: str) -> None:
         "solve": curvature.solve(here, state, vector, damping).value,
         "root": curvature.power(here, state, vector, -0.5, damping),
     }
-    layers = linear_layers(here.model, here.movable)
+    layers = linear_weights(here.model, here.movable)
     for name in state.alive:
         s, a = state.tensors[f"{name} {OUTPUTS}"], state.tensors[f"{state.notes['leaders'][name]} {INPUTS}"]
         d_s, d_a = 0.1 * s.diagonal().mean(), 0.1 * a.diagonal().mean()  # the root of 0.01, of each factor's mean

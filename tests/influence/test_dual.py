@@ -8,7 +8,7 @@ from torch import Tensor
 
 from expunge.curvature import Damping, Whitening, damping_for
 from expunge.curvatures.kfac import KFAC
-from expunge.gradients.linear import linear_layers
+from expunge.model.layers import linear_weights
 from expunge.influence import dual
 from expunge.influence.dual import RowPairs, project_out, row_pairs, solved
 from expunge.model.losses import margin_cotangent, margins
@@ -26,7 +26,7 @@ class Made:
         model = lora_of(kind.removeprefix("lora ")) if kind.startswith("lora") else model_of(kind)
         self.problem: Problem = problem_of(model, SPLITS)
         self.split = self.problem.splits["forget"]
-        self.layers = linear_layers(model, self.problem.movable)
+        self.layers = linear_weights(model, self.problem.movable)
         self.curvature = KFAC(labels="data")
         self.state = self.curvature.init(self.problem, self.problem.splits["retain"])
         self.damping: Damping = damping_for(self.state, 0.01, per_layer=True)

@@ -167,7 +167,7 @@ class _Work:
         clock = environment.Clock()
         config = commands.Unlearn(**_shared(self.config), method=variant.method, options=variant.options, seed=seed)
         if self.base is None:
-            self.base = trial.base_losses(config, self.assembled)
+            self.base = trial.base_of(config, self.assembled)
         judging = self.config.generations != "answers"  # those do not show what a model still recites
         original = self._reference("original") if judging else None
         retrained = self._reference("retrained") if judging and self.twins else None

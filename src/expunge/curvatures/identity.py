@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expunge.curvature import Curvature, CurvatureState, Damping, Passing, Solution, Vector
+from expunge.curvature import Curvature, CurvatureState, Damping, Passing, Solution, Vector, Whitening
+from expunge.model.layers import linear_weights
 from expunge.problem import Problem, Split
 
 
@@ -24,6 +25,10 @@ class Identity(Curvature):
 
     @property
     def has_powers(self) -> bool:
+        return True
+
+    @property
+    def has_factors(self) -> bool:
         return True
 
     def init(self, problem: Problem, split: Split) -> CurvatureState:
@@ -40,6 +45,10 @@ class Identity(Curvature):
         self, problem: Problem, state: CurvatureState, vector: Vector, exponent: float, damping: Damping
     ) -> dict[str, Tensor]:
         return {name: tensor * (1 + damping.of(name)) ** exponent for name, tensor in vector.items()}
+
+    def whitening(self, problem: Problem, state: CurvatureState, damping: Damping) -> Mapping[str, Whitening]:
+        """Of layers whose damping is one number: nothing to whiten, but for a factor that all share."""
+        return {name: Whitening(None, None, name) for name in linear_weights(problem.model, problem.movable)}
 
     def cost(self, rows: int) -> Passing:
         return Passing(fit=0.0)

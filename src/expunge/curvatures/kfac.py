@@ -38,7 +38,7 @@ from expunge.curvature import Curvature, CurvatureState, Damping, Passing, Solut
 from expunge.errors import InputError
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.factors import factors
-from expunge.gradients.linear import Linear, linear_layers
+from expunge.model.layers import Linear, linear_weights
 from expunge.problem import Problem, Split
 
 INPUTS, OUTPUTS = "inputs", "outputs"  # end the names of factors; names of parameters hold no space
@@ -62,8 +62,12 @@ class KFAC(Curvature):
     def has_powers(self) -> bool:
         return True
 
+    @property
+    def has_factors(self) -> bool:
+        return True
+
     def init(self, problem: Problem, split: Split) -> CurvatureState:
-        layers = linear_layers(problem.model, problem.movable)
+        layers = linear_weights(problem.model, problem.movable)
         if not layers:
             raise InputError(
                 "curvature kfac: no weight of a linear layer may move (the output head is none of them). Choose "
@@ -190,7 +194,7 @@ def _applied(layer: Linear, left: Tensor, vector: Tensor, right: Tensor) -> Tens
 
 def _layers(problem: Problem, state: CurvatureState) -> dict[str, Linear]:
     """The layers that have factors."""
-    found = linear_layers(problem.model, problem.movable)
+    found = linear_weights(problem.model, problem.movable)
     return {name: one for name, one in found.items() if name in state.means}
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from expunge.data.batches import collate
 from expunge.errors import InputError
 from expunge.gradients.cotangents import Labels, exact_cotangent, mixed
-from expunge.gradients.linear import Linear, Pairing, flat, pairing, rows_in_order, shared_inputs
+from expunge.gradients.linear import Pairing, flat, pairing, rows_in_order, shared_inputs
 from expunge.gradients.per_example import MOST_EXACT, Piece, cotangent, exact_steps, keys_of, row_pieces
+from expunge.model.layers import Linear
 from expunge.problem import Problem, Split
 from expunge.runs import distributed
 from expunge.runs.progress import bar

@@ -13,50 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from expunge.data.batches import Batch
 from expunge.errors import InputError
 from expunge.gradients.capture import Capture, Use, capturing
+from expunge.model.layers import Linear
 from expunge.model.losses import target_logits
 from expunge.problem import Problem
 
 Pair = Callable[[str, Tensor, Tensor], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A linear layer whose weight may move: the parameter's name, O, I, and whether it is stored as [I, O]."""
-
-    name: str
-    outputs: int
-    inputs: int
-    transposed: bool = False
-
-    def matrix(self, weight: Tensor) -> Tensor:
-        """The weight, or anything of its shape, as [O, I]."""
-        return weight.T if self.transposed else weight
-
-
-def linear_layers(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, Linear]:
-    """By name, in the model's order: weights of `nn.Linear` and GPT-2's `Conv1D`, a LoRA's matrices among them.
-
-    The output head is none of them, nor what is tied to it: it is read by every target and would need factors as wide
-    as the vocabulary.
-    """
-    names = {id(tensor): name for name, tensor in movable.items()}
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    left_out = {id(tensor) for tensor in head.parameters()} if head is not None else set()
-    found: dict[str, Linear] = {}
-    for module in model.modules():
-        plain = type(module).forward is nn.Linear.forward
-        if not (plain or isinstance(module, Conv1D)):
-            continue
-        weight: Any = module.weight
-        if id(weight) in names and id(weight) not in left_out:
-            name, (rows, columns) = names[id(weight)], weight.shape
-            found[name] = Linear(name, rows, columns) if plain else Linear(name, columns, rows, transposed=True)
-    return found
 
 
 @contextmanager

@@ -15,7 +15,17 @@ from torch import Tensor
 
 from expunge import registry
 from expunge.config.options import build, check_values
-from expunge.curvature import Curvature, CurvatureState, Damping, Solution, Vector, cosine, damping_for, inner
+from expunge.curvature import (
+    Curvature,
+    CurvatureState,
+    Damping,
+    Solution,
+    Vector,
+    Whitening,
+    cosine,
+    damping_for,
+    inner,
+)
 from expunge.errors import InputError, NumericalError
 from expunge.files import strict_yaml
 from expunge.gradients.cotangents import mixed
@@ -29,8 +39,8 @@ Step = Literal["budget", "line_search", "targets", "fixed"]
 TO_TARGETS = ("line_search", "targets")
 
 
-class Stepping(Protocol):
-    """Options of a method that proposes by a curvature."""
+class Fitting(Protocol):
+    """Options of a method that names a curvature, and its damping."""
 
     @property
     def curvature(self) -> str: ...
@@ -40,6 +50,10 @@ class Stepping(Protocol):
     def damping(self) -> float: ...
     @property
     def absolute_damping(self) -> float | None: ...
+
+
+class Stepping(Fitting, Protocol):
+    """Options of a method that proposes by a curvature, and finds its step by a rule."""
 
     @property
     def step(self) -> Step: ...
@@ -96,6 +110,12 @@ class Fit:
         """(C + damping)^exponent v."""
         return self.curvature.power(self.problem, self.state, vector, exponent, self.damping)
 
+    def whitening(self) -> Mapping[str, Whitening]:
+        """Of a curvature that `has_factors`, by layer."""
+        found = self.curvature.whitening(self.problem, self.state, self.damping)
+        assert found is not None
+        return found
+
     def bend(self, direction: Vector) -> float | None:
         """d' C d, twice the forecast of the retain KL; None where this curvature makes no such forecast."""
         if not self.curvature.forecasts:
@@ -122,7 +142,7 @@ class Fit:
         return {"state": self.state.state_dict(), "damping": asdict(self.damping)}
 
 
-def fit_from(problem: Problem, options: Stepping, saved: Mapping[str, Any]) -> Fit:
+def fit_from(problem: Problem, options: Fitting, saved: Mapping[str, Any]) -> Fit:
     """A fit as `Fit.state_dict` left it."""
     curvature = curvature_of(options.curvature, options.curvature_options)
     return Fit(options.curvature, curvature, problem, CurvatureState(**saved["state"]), Damping(**saved["damping"]))
@@ -152,8 +172,13 @@ def fit(problem: Problem, options: Stepping, per_layer: bool = False) -> Fit:
     `per_layer`: the damping is relative to each parameter's own mean. Raises `InputError` (layers without gradients,
     damping not above 0).
     """
+    return fit_on(problem, problem.splits["curvature"], options, per_layer)
+
+
+def fit_on(problem: Problem, split: Split, options: Fitting, per_layer: bool = False) -> Fit:
+    """The same on rows of a split."""
     curvature = curvature_of(options.curvature, options.curvature_options)
-    state = curvature.init(problem, problem.splits["curvature"])
+    state = curvature.init(problem, split)
     damping = damping_for(state, options.damping, options.absolute_damping, per_layer)
     return Fit(options.curvature, curvature, problem, state, damping)
 
@@ -165,7 +190,7 @@ def passes_of(options: Stepping, problem: Problem, fits: float, solves: int, pro
     return fits * passing.fit + solves * passing.solve + products * passing.product
 
 
-def bytes_of(options: Stepping) -> Callable[[Mapping[str, torch.Size]], int]:
+def bytes_of(options: Fitting) -> Callable[[Mapping[str, torch.Size]], int]:
     """What the curvature of the options takes, from the shapes of what may move, for plans."""
     return curvature_of(options.curvature, options.curvature_options).bytes
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from expunge.curvature import Whitening
 from expunge.data.batches import by_length, collate
-from expunge.gradients.linear import Linear, flat, pairing
+from expunge.gradients.linear import flat, pairing
+from expunge.model.layers import Linear
 from expunge.problem import Problem, Split
 
 TOGETHER = 16  # windows of a batch

@@ -54,11 +54,12 @@ class WithSophia:
 class SophiaStepper:
     """Sophia and its estimates over one run of steps, called by the loop before and after each.
 
-    `note` receives {"step", "unclipped", "gamma"} at each check; `tokens` counts what refreshes sent through the model.
+    `note` receives {"step", "unclipped", "gamma"} at each check; `tokens` and `rows` count what refreshes sent through
+    the model.
     """
 
     def __init__(self, problem: Problem, made: WithSophia, split: Split | None, seed: int, note: Note) -> None:
-        self.problem, self.settings, self.note, self.tokens = problem, made.settings, note, 0
+        self.problem, self.settings, self.note, self.tokens, self.rows = problem, made.settings, note, 0, 0
         self.estimate, self.clip = made.estimate, made.settings.clip
         self.optimiser: Sophia = Sophia(problem.movable.values(), made.settings, made.rule, seed=seed)
         self._stream = None if split is None else Stream(split.name, split.windows, seed + OWN_SEED)
@@ -75,6 +76,7 @@ class SophiaStepper:
         if not all(bool(part.isfinite().all()) for part in result.diagonal):
             raise NumericalError(f"step {step + 1}: the estimate of the curvature is not finite.")
         self.tokens += result.tokens
+        self.rows += sum(len(batch.windows) for batch in batches)
         self.optimiser.refresh(result.diagonal, regauge=self._strayed)
 
     def after(self, step: int) -> None:
@@ -86,10 +88,15 @@ class SophiaStepper:
         self.note("sophia", {"step": step + 1, "unclipped": share, "gamma": self.optimiser.gamma})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tokens": self.tokens, "strayed": self._strayed, "random": self._generator.get_state()}
+        return {
+            "tokens": self.tokens,
+            "rows": self.rows,
+            "strayed": self._strayed,
+            "random": self._generator.get_state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.tokens, self._strayed = state["tokens"], state["strayed"]
+        self.tokens, self.rows, self._strayed = state["tokens"], state["rows"], state["strayed"]
         self._generator.set_state(state["random"])
         if self._stream is not None:
             self._stream.skip(self.settings.refresh_rows, self.optimiser.param_groups[0]["refreshes"])

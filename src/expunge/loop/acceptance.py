@@ -5,67 +5,114 @@ cumulative, and the last of them stays within it too. Retain KL and retain loss 
 forget loss is a mean over rows of each row's loss per token.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from expunge.data.splits import spread
 from expunge.errors import InputError
 from expunge.method import State
-from expunge.optim.step_size import Measured
-from expunge.problem import Problem
+from expunge.optim.step_size import Measured, StepRule
+from expunge.optim.stopping import Check
+from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
 
 ACCEPTANCE = "acceptance"
 
 
+MOST = 64  # rows, spread evenly: a search measures them some ten times
+
+
+@dataclass(slots=True)
+class Here:
+    """What was measured at some weights: losses [forget rows]; KL and loss on acceptance rows. None: not measured."""
+
+    forget: Tensor | None = None
+    retain: tuple[float, float] | None = None
+
+
 @dataclass(slots=True)
 class Acceptance:
-    """Measures the current weights. `loss` and `known`: the original's mean losses of acceptance rows and of forget
-    rows (0 where no targets are known); `tokens` counts what went through the model."""
+    """Measures the current weights. `split`: the acceptance rows; `start`: what the original measures.
+
+    `here`: what is known of the current weights, for whoever moves them to keep true. `tokens` and `rows` count what
+    went through the model.
+    """
 
     problem: Problem
     state: State
+    split: Split
     kept: KeptDistributions
-    loss: float = 0.0
-    known: float = 0.0
+    start: Here = field(default_factory=Here)
+    here: Here = field(default_factory=Here)
     tokens: int = 0
+    rows: int = 0
 
     @classmethod
     def at_original(cls, problem: Problem, state: State) -> "Acceptance":
         """Before anything moves. Raises `InputError` without acceptance rows."""
-        if ACCEPTANCE not in problem.splits:
+        pool: Mapping[str, Split] = {**problem.splits, **state.splits}
+        if ACCEPTANCE not in pool:
             raise InputError(
                 "this method measures the steps that it proposes on acceptance rows, a part of the retain rows, and "
                 "there are none. Give more --retain rows."
             )
         problem.model.eval()
-        made = cls(problem, state, keep_distributions(problem, problem.splits[ACCEPTANCE]))
-        made.loss = made.retain()[1]
-        if state.targets is not None:
-            made.known = float(made.forget().mean())
+        split = chosen(pool)
+        made = cls(problem, state, split, keep_distributions(problem, split))
+        made.start = Here(made.forget() if state.targets is not None else None, made.retain())
+        made.here = Here(made.start.forget, made.start.retain)
         return made
 
     def forget(self) -> Tensor:
         """Losses [forget rows] in nats per token."""
-        split = self.problem.splits["forget"]
-        self.tokens += split.tokens
-        return row_losses(self.problem, self.problem.model, split)
+        if self.here.forget is None:
+            split = self.problem.splits["forget"]
+            self._count(split)
+            self.here.forget = row_losses(self.problem, self.problem.model, split)
+        return self.here.forget
 
     def retain(self) -> tuple[float, float]:
         """KL(original, current) and loss on the acceptance rows, each the mean over counted tokens, in nats."""
-        split = self.problem.splits[ACCEPTANCE]
-        self.tokens += split.tokens
-        found = window_divergences(self.problem, split, self.kept)
-        return found.kl_per_token, found.loss_per_token
+        if self.here.retain is None:
+            self._count(self.split)
+            found = window_divergences(self.problem, self.split, self.kept)
+            self.here.retain = found.kl_per_token, found.loss_per_token
+        return self.here.retain
 
-    def measured(self, with_distance: bool, forget: Tensor | None = None) -> Measured:
-        """What a rule looks at; `forget` are the losses of the forget rows where they are known."""
-        kl, loss = self.retain()
-        rise = loss - self.loss
-        if not with_distance:
+    def measured(self, rule: StepRule, whole: bool = False) -> Measured:
+        """What a rule looks at, of the current weights; `whole`: also what it does not."""
+        kl = rise = None
+        if rule.needs_retain or whole:
+            kl, loss = self.retain()
+            assert self.start.retain is not None
+            rise = loss - self.start.retain[1]
+        if not (rule.needs_distance or not rule.needs_retain or whole):
             return Measured(retain_kl=kl, retain_rise=rise)
-        losses = self.forget() if forget is None else forget
-        targets = self.state.targets.cpu().double()
+        losses = self.forget()
+        mean = float(losses.mean())
+        if not rule.needs_distance:
+            return Measured(retain_kl=kl, retain_rise=rise, forget=mean)
+        assert self.start.forget is not None and rise is not None
+        targets, known = self.state.targets.cpu().double(), float(self.start.forget.mean())
         gap = float((losses - targets).abs().mean())
-        way = (float(losses.mean()) - self.known) / max(1e-6, float(targets.mean()) - self.known)
-        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise), way=way)
+        way = (mean - known) / max(1e-6, float(targets.mean()) - known)
+        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise), way=way, forget=mean)
+
+    def check(self, step: int) -> Check:
+        """What is known of the current weights, for the history; nothing is measured that is not known."""
+        targets = None if self.state.targets is None else self.state.targets.cpu().double().numpy()
+        losses = self.forget().numpy()
+        start = losses if self.start.forget is None else self.start.forget.numpy()
+        acceptance, begun = (None if one.retain is None else one.retain[1] for one in (self.here, self.start))
+        return Check(step, losses, start, targets, None, None, None, None, acceptance, begun)
+
+    def _count(self, split: Split) -> None:
+        self.tokens += split.tokens
+        self.rows += len(split.windows)
+
+
+def chosen(pool: Mapping[str, Split]) -> Split:
+    """The acceptance rows that are measured."""
+    return pool[ACCEPTANCE].of(spread(len(pool[ACCEPTANCE].rows), MOST), ACCEPTANCE)

@@ -226,6 +226,7 @@ class DescendRunner:
                 return minimiser.run(after, report)
         finally:
             self.outcome.tokens += minimiser.tokens
+            self.outcome.row_passes += minimiser.row_passes
 
     @property
     def _number(self) -> int:

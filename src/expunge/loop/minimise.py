@@ -41,7 +41,8 @@ class Minimiser:
 
     `draws`: windows that a step takes of each stream; `rate`: the learning rate of a step, asked once its gradient is
     there; `combine`: one gradient from those of the splits, which are kept apart for it; none: their sum. `step` counts
-    the steps taken, `tokens` what they sent through the model, padding excluded, a forward pass alone as a third.
+    the steps taken, `tokens` (without padding) and `row_passes` what they sent through the model, a forward pass alone
+    as a third.
     """
 
     problem: Problem
@@ -55,10 +56,15 @@ class Minimiser:
     state: State = field(default_factory=State)
     step: int = 0
     drawn: float = 0.0
+    drawn_rows: float = 0.0
 
     @property
     def tokens(self) -> int:
         return round(self.drawn + self.stepper.tokens)
+
+    @property
+    def row_passes(self) -> float:
+        return self.drawn_rows + self.stepper.rows
 
     def run(self, after: AfterStep, report: Bar) -> int:
         """Steps until `after(step, losses)` says stop or they are used up; returns the step reached.
@@ -78,7 +84,7 @@ class Minimiser:
         """What it needs to go on, but for the weights; the global random states are part of it."""
         return {
             "step": self.step,
-            "drawn": self.drawn,
+            "drawn": [self.drawn, self.drawn_rows],
             "stepper": self.stepper.state_dict(),
             "optimiser": self.stepper.optimiser.state_dict(),
             "random": torch.get_rng_state(),
@@ -87,7 +93,7 @@ class Minimiser:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state_dict` returned, into a minimiser made anew."""
-        self.step, self.drawn = state["step"], state["drawn"]
+        self.step, (self.drawn, self.drawn_rows) = state["step"], state["drawn"]
         for name, stream in self.streams.items():
             stream.skip(self.draws[name], self.step)
         self.stepper.optimiser.load_state_dict(state["optimiser"])
@@ -100,6 +106,7 @@ class Minimiser:
         optimiser = self.stepper.optimiser
         batches = [batch for name, stream in self.streams.items() for batch in stream.draw(self.draws[name])]
         self.drawn += _tokens(batches)
+        self.drawn_rows += _windows(batches)
         self.stepper.before(self.step, batches)
         found = gradients(self.problem, batches, self.loss, apart=self.combine is not None)
         direction = self.combine(found.by_split) if self.combine else found.by_split.get("", {})
@@ -123,6 +130,7 @@ class Minimiser:
         """See `Trial`."""
         chosen = [batch for batch in batches if batch.split == split]
         self.drawn += MEASURING * _tokens(chosen)
+        self.drawn_rows += MEASURING * _windows(chosen)
         start, device = self.problem.snapshot(), self.problem.runtime.device
         values = [torch.zeros((), dtype=torch.float64)]
 
@@ -140,6 +148,10 @@ class Minimiser:
         summed = {"loss": torch.stack(values).sum()}
         distributed.total_(summed)
         return float(summed["loss"])
+
+
+def _windows(batches: Sequence[Batch]) -> int:
+    return sum(len(batch.windows) for batch in batches)
 
 
 def _tokens(batches: Sequence[Batch]) -> int:

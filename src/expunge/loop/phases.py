@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from expunge.data.passes import Passes, measuring, total
 from expunge.errors import InputError
 from expunge.loop import descent, proposals, transforms
-from expunge.loop.acceptance import ACCEPTANCE, Acceptance
+from expunge.loop.acceptance import ACCEPTANCE, Acceptance, Here, chosen
 from expunge.loop.descent import DescendRunner, steps_of
 from expunge.loop.proposals import ProposeRunner
 from expunge.loop.transforms import TransformRunner
@@ -57,8 +57,9 @@ def apply(
     one attempt. With `checkpoints`, an interrupted run goes on after its last phase, proposal or check.
     """
     problem = divided(problem, method.needs.parts)
+    before = cost(method, problem).before.row_passes
     state = method.init(problem)
-    return _Walk.at_original(problem, state, method.phases(problem, state), log, tokens, checkpoints).run()
+    return _Walk.at_original(problem, state, method.phases(problem, state), log, tokens, checkpoints, before).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,15 @@ def cost(method: Method, problem: Problem) -> MethodCost:
         state.splits["replay"], before = made.split, made.passes
     ground = Ground.of(problem, state)
     steps = flattened(method.phases(problem, state))
-    kept = {**needs.kept} | ({ACCEPTANCE: "distributions"} if any(isinstance(one, Propose) for one in steps) else {})
-    for name, what in kept.items():
+    for name, what in needs.kept.items():
         if name in ground.pool:
             before = before + _keeping(ground.pool[name], what)
+    if any(isinstance(one, Propose) for one in steps) and ACCEPTANCE in ground.pool:
+        before = before + _keeping(chosen(ground.pool), "distributions")
     if needs.targets:  # how forget rows and what the targets come from do under the original
         sources = ["forget", *[name for name in ("unseen", "counterfactual") if name in ground.pool][:1]]
         before = before + Passes(plain=[part for name in sources for part in measuring(ground.pool[name].windows)])
-    own = [(times, ground.pool[name].windows) for name, times in needs.passes.items() if name in ground.pool]
-    before = before + Passes(trained=[part for times, windows in own for part in measuring(windows, times)])
-    before = before + watched(ground.pool, 1)
+    before = before + method.cost(problem) + watched(ground.pool, 1)
     return MethodCost(before, total(RUNNERS[type(step)].cost(step, ground) for step in steps))
 
 
@@ -140,8 +140,9 @@ class _Walk:
         log: Log,
         tokens: int | None,
         checkpoints: Checkpoints | None,
+        row_passes: float = 0.0,
     ) -> "_Walk":
-        """Before anything moves."""
+        """Before anything moves; `row_passes` went into what `init` computed."""
         listed, logged = _listed(phases), list[Any]()
 
         def remembered(entry: Mapping[str, Any]) -> None:
@@ -149,7 +150,10 @@ class _Walk:
             log(entry)
 
         targets = None if state.targets is None else state.targets.tolist()
-        outcome, watch = Outcome(notes=state.notes, targets=targets), Watch.at_original(problem, state)
+        outcome, watch = (
+            Outcome(notes=state.notes, targets=targets, row_passes=row_passes),
+            Watch.at_original(problem, state),
+        )
         proposing = any(isinstance(one.step, Propose) for one in listed)
         probing = any(isinstance(one.step, Descend) and isinstance(one.step.rate, Probe) for one in listed)
         unlearning = Unlearning(
@@ -174,6 +178,8 @@ class _Walk:
             runner = self._runner(one.step, saved)
             end = runner.run(saved)
             saved = None
+            if self.unlearning.acceptance is not None and not isinstance(one.step, Propose):
+                self.unlearning.acceptance.here = Here()  # what was measured was measured elsewhere
             self.ends.append((one.step.name, end.reason))
             over = end.refused or (one.until is not None and one.until(self.unlearning.state))
             self.due = [
@@ -183,8 +189,11 @@ class _Walk:
             ]
             if self.checkpoints is not None:
                 self.checkpoints.save(NAME, self.state_dict(None))
-        self.unlearning.outcome.stopped = _in_words(self.ends)
-        return self.unlearning.outcome
+        outcome = self.unlearning.outcome
+        if not isinstance(self.phases[-1].step, Descend):  # those end with a check of their own
+            outcome.history.append({"phase": "end"} | self.unlearning.watch.check(outcome.steps).figures())
+        outcome.stopped = _in_words(self.ends)
+        return outcome
 
     def _runner(self, step: Step, saved: Mapping[str, Any] | None) -> Runner:
         if isinstance(step, Descend) and self.unlearning.budget is not None:
@@ -209,10 +218,16 @@ class _Walk:
             "descents": self.unlearning.descents,
             "logged": self.logged,
             "carried": self.unlearning.state.carried,
+            "measured": self._measured(),
             "portions": problem.portions.state_dict(),
             "weights": problem.snapshot(),
             "within": within,
         }
+
+    def _measured(self) -> list[Any] | None:
+        """What is known of the current weights, so that a run that goes on measures as often as one that was whole."""
+        acceptance = self.unlearning.acceptance
+        return None if acceptance is None else [acceptance.here.forget, acceptance.here.retain]
 
     def _load(self) -> Mapping[str, Any] | None:
         """Puts back what was kept, if anything; returns what the runner that was interrupted needs."""
@@ -228,6 +243,8 @@ class _Walk:
         unlearning.outcome.load_state_dict(saved["outcome"])
         unlearning.state.notes, unlearning.state.carried = unlearning.outcome.notes, saved["carried"]
         self.due, self.ends, unlearning.descents = saved["due"], saved["ends"], saved["descents"]
+        if unlearning.acceptance is not None:
+            unlearning.acceptance.here = Here(*saved["measured"])
         unlearning.problem.portions.load_state_dict(saved["portions"])
         for entry in saved["logged"]:
             unlearning.log(entry)

@@ -6,7 +6,7 @@ acceptance rows (`loop.acceptance`). A refused proposal leaves the weights as th
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,14 +14,12 @@ from torch import Tensor
 
 from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import NumericalError
-from expunge.loop.acceptance import ACCEPTANCE
+from expunge.loop.acceptance import Here, chosen
 from expunge.loop.unlearning import End, Ground, Unlearning
-from expunge.loop.watch import watched
 from expunge.method import Proposal, Propose
 from expunge.optim.step_size import Found, Measured, Refused
 
 SMALL = 1e-3  # of the norm of the weights that move: the first guess where nothing is known; our choice
-USUAL_MEASUREMENTS = 10  # of a search, for plans and budgets: three steps from below, five to bisect, two to spare
 
 
 def work(phase: Propose, ground: Ground) -> Passes:
@@ -29,9 +27,12 @@ def work(phase: Propose, ground: Ground) -> Passes:
 
     Gradient, direction and a snapshot of the weights live together, beside what the method keeps of a curvature.
     """
-    accepted, forget = measuring(ground.pool[ACCEPTANCE].windows), measuring(ground.pool["forget"].windows)
-    looks = 2 + (USUAL_MEASUREMENTS if phase.step.needs_distance else 0)
-    search = [(1 + USUAL_MEASUREMENTS, accepted), (looks, forget)]
+    accepted, forget = measuring(chosen(ground.pool).windows), measuring(ground.pool["forget"].windows)
+    rule = phase.step
+    search = [
+        (rule.usual if rule.needs_retain else 1, accepted),
+        (rule.usual if rule.needs_distance or not rule.needs_retain else 1, forget),
+    ]
     return Passes(
         trained=_passing(phase, ground),
         measured=[(times * many, shape) for times, shapes in search for many, shape in shapes],
@@ -42,8 +43,8 @@ def work(phase: Propose, ground: Ground) -> Passes:
 
 
 def cost(phase: Propose, ground: Ground) -> Passes:
-    """That, and the check after it."""
-    return work(phase, ground) + watched(ground.pool, 1)
+    """That: its history is made of what the search measured."""
+    return work(phase, ground)
 
 
 def _passing(phase: Propose, ground: Ground) -> list[Any]:
@@ -59,18 +60,19 @@ class _Before:
     """The weights and what they measure before a proposal."""
 
     weights: dict[str, Tensor]
-    forget: Tensor
+    here: Here
     measured: Measured
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """A direction, its norm, where the rule began, and where it ended."""
+    """A direction, its norm, where the rule began, where it ended, and what was seen at each step."""
 
     direction: Mapping[str, Tensor]
     norm: float
     guess: float | None
     result: Found | Refused
+    seen: Mapping[float, Here]
 
 
 class ProposeRunner:
@@ -91,9 +93,9 @@ class ProposeRunner:
         """
         entry = self.take()
         if refused := entry["refused"]:
-            return End(f"refused: {refused}", refused=True)
+            return End(f"refused: {refused}", refused=not self.phase.optional)
         outcome = self.unlearning.outcome
-        figures = {"phase": self.phase.name} | self.unlearning.watch.check(outcome.steps).figures()
+        figures = {"phase": self.phase.name} | self.acceptance.check(outcome.steps).figures()
         outcome.history.append(figures)
         self.unlearning.log(figures)
         return End("the step was taken")
@@ -104,46 +106,48 @@ class ProposeRunner:
         if rule.needs_distance and state.targets is None:
             raise ValueError(f"{self.phase.name}: a line search needs targets, and this method has none.")
         self.problem.model.eval()
-        self.acceptance.tokens = 0
-        losses = self.acceptance.forget()
-        snapshot = self.problem.snapshot()
-        before = _Before(snapshot, losses, self.acceptance.measured(rule.needs_distance, losses))
+        self.acceptance.tokens = self.acceptance.rows = 0
+        measured = self.acceptance.measured(rule, whole=True)
+        before = _Before(self.problem.snapshot(), self.acceptance.here, measured)
         proposal, unusable = Proposal(direction={}), ""
         try:
             proposal = self.phase.propose(self.problem, state)
         except NumericalError as error:
             unusable = str(error)
-        search, forget = self._tried(before, self._searched(before, proposal, unusable))
-        return self._noted(proposal, before, forget, search)
+        search, after = self._tried(before, self._searched(before, proposal, unusable))
+        return self._noted(proposal, before, after, search)
 
-    def _tried(self, before: _Before, search: _Search) -> tuple[_Search, Tensor | None]:
-        """The weights moved by the step that was found, with the losses of the forget rows there, or as before."""
-        forget, result = None, search.result
+    def _tried(self, before: _Before, search: _Search) -> tuple[_Search, Measured | None]:
+        """The weights moved by the step that was found, with all that is measured there, or as before."""
+        after, result = None, search.result
         if isinstance(result, Found):
             self._move(before.weights, search.direction, result.step)
-            forget = self.acceptance.forget()
-            if not torch.isfinite(forget).all():
+            self.acceptance.here = search.seen[result.step]
+            after = self.acceptance.measured(self.phase.step, whole=True)
+            if not torch.isfinite(self.acceptance.forget()).all():
                 reason = f"after a step of {result.step:.3g} the loss of forget rows is not finite"
-                result = Refused(reason=reason, measurements=result.measurements)
+                after, result = None, Refused(reason=reason, measurements=result.measurements)
         if isinstance(result, Refused):
             self.problem.restore(before.weights)
-        return _Search(search.direction, search.norm, search.guess, result), forget
+            self.acceptance.here = before.here
+        return replace(search, result=result), after
 
     def _searched(self, before: _Before, proposal: Proposal, unusable: str) -> _Search:
         rule, direction = self.phase.step, self._checked(proposal.direction)
-        norm = _norm(direction)
+        norm, seen = _norm(direction), dict[float, Here]()
         if unusable or not (norm > 0 and math.isfinite(norm)):
             reason = unusable or ("the direction is zero" if norm == 0 else "the direction is not finite")
-            return _Search(direction, norm, None, Refused(reason=reason, measurements=0))
+            return _Search(direction, norm, None, Refused(reason=reason, measurements=0), seen)
 
         def measure(step: float) -> Measured:
             if step == 0:
                 return before.measured
             self._move(before.weights, direction, step)
-            return self.acceptance.measured(rule.needs_distance)
+            self.acceptance.here = seen[step] = Here()
+            return self.acceptance.measured(rule)
 
         guess = rule.guess(proposal.retain_bend, SMALL * self._scale(direction) / norm)
-        return _Search(direction, norm, guess, rule.find(measure, guess))
+        return _Search(direction, norm, guess, rule.find(measure, guess, proposal.forget_aim), seen)
 
     def _checked(self, direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
         movable = self.problem.movable
@@ -167,29 +171,30 @@ class ProposeRunner:
         for name, part in direction.items():
             self.problem.movable[name].copy_(start[name] + step * part)
 
-    def _noted(self, proposal: Proposal, before: _Before, forget: Tensor | None, search: _Search) -> dict[str, Any]:
+    def _noted(self, proposal: Proposal, before: _Before, after: Measured | None, search: _Search) -> dict[str, Any]:
         ground = Ground.of(self.problem, self.unlearning.state)
-        tokens = round(Passes(trained=_passing(self.phase, ground)).tokens + MEASURING * self.acceptance.tokens)
-        taken = search.result if isinstance(search.result, Found) else None
-        after = taken.measured if taken else None
-        outcome = self.unlearning.outcome
+        own = Passes(trained=_passing(self.phase, ground))
+        tokens = round(own.tokens + MEASURING * self.acceptance.tokens)
+        outcome, result, then = self.unlearning.outcome, search.result, before.measured
+        step = result.step if isinstance(result, Found) else None
         outcome.tokens += tokens
-        outcome.steps += taken is not None
+        outcome.row_passes += own.row_passes + MEASURING * self.acceptance.rows
+        outcome.steps += step is not None
         entry = {
             "phase": self.phase.name,
             "rule": {"name": type(self.phase.step).__name__} | asdict(self.phase.step),
-            "step": taken.step if taken else None,
-            "refused": search.result.reason if isinstance(search.result, Refused) else None,
+            "step": step,
+            "refused": result.reason if isinstance(result, Refused) else None,
             "guess": search.guess,
-            "measurements": search.result.measurements,
+            "measurements": result.measurements,
             "tokens": tokens,
             "direction_norm": search.norm,
-            "predicted": _predicted(proposal, taken.step) if taken else None,
-            "measured": _changes(before, forget, taken.measured) if taken and forget is not None else None,
-            "forget": {"before": _mean(before.forget), "after": _mean(forget)},
-            "retain_kl": {"before": before.measured.retain_kl, "after": after.retain_kl if after else None},
-            "retain_rise": {"before": before.measured.retain_rise, "after": after.retain_rise if after else None},
-            "distance": {"before": before.measured.distance, "after": after.distance if after else None},
+            "predicted": None if step is None else _predicted(proposal, step, then),
+            "measured": None if after is None else _changes(then, after),
+            "forget": {"before": then.forget, "after": after.forget if after else None},
+            "retain_kl": {"before": then.retain_kl, "after": after.retain_kl if after else None},
+            "retain_rise": {"before": then.retain_rise, "after": after.retain_rise if after else None},
+            "distance": {"before": then.distance, "after": after.distance if after else None},
             "notes": dict(proposal.notes),
         }
         outcome.proposals.append(entry)
@@ -197,10 +202,12 @@ class ProposeRunner:
         return entry
 
 
-def _predicted(proposal: Proposal, step: float) -> dict[str, float | None]:
-    """Changes that the proposal's slopes and bend forecast; `retain_kl` holds from the original's weights only."""
+def _predicted(proposal: Proposal, step: float, before: Measured) -> dict[str, float | None]:
+    """Changes that the proposal's slopes and bend, or its aim, forecast; `retain_kl` holds from the original's."""
     bend = None if proposal.retain_bend is None else step**2 * proposal.retain_bend / 2
     forget = None if proposal.forget_slope is None else step * proposal.forget_slope
+    if proposal.forget_aim is not None and before.forget is not None:
+        forget = step * (proposal.forget_aim - before.forget)
     known = bend is not None and proposal.retain_slope is not None
     return {
         "forget": forget,
@@ -209,17 +216,14 @@ def _predicted(proposal: Proposal, step: float) -> dict[str, float | None]:
     }
 
 
-def _changes(before: _Before, forget: Tensor, after: Measured) -> dict[str, float]:
+def _changes(before: Measured, after: Measured) -> dict[str, float]:
     """Changes by this proposal alone, as measured."""
-    return {
-        "forget": float(forget.mean() - before.forget.mean()),
-        "retain": after.retain_rise - before.measured.retain_rise,
-        "retain_kl": after.retain_kl - before.measured.retain_kl,
+    pairs = {
+        "forget": (before.forget, after.forget),
+        "retain": (before.retain_rise, after.retain_rise),
+        "retain_kl": (before.retain_kl, after.retain_kl),
     }
-
-
-def _mean(losses: Tensor | None) -> float | None:
-    return None if losses is None else float(losses.mean())
+    return {name: now - then for name, (then, now) in pairs.items() if then is not None and now is not None}
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:

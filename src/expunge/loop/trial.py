@@ -21,7 +21,7 @@ from expunge.loop.phases import apply
 from expunge.loop.watch import Log, Outcome
 from expunge.method import Method
 from expunge.model.select import Subspace, select
-from expunge.reference.cache import row_losses
+from expunge.reference.cache import row_losses, target_margins
 from expunge.reference.replay import sample
 from expunge.runs import distributed
 from expunge.runs.checkpoint import Checkpoints
@@ -43,10 +43,18 @@ class Trial:
     delivered: Delivered
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What the base model makes of the forget rows: losses [rows] in nats per target, margins [targets]."""
+
+    losses: Any
+    margins: torch.Tensor
+
+
 def run(
     config: commands.Unlearn,
     assembled: Assembled,
-    base: Any,
+    base: Base | None,
     folder: Path,
     log: Log,
     say: Say,
@@ -56,16 +64,19 @@ def run(
 ) -> Trial:
     """Unlearns the assembled problem's model, which is consumed, and writes it to `folder`.
 
-    `base`: the base model's losses on the forget rows, where there is one; `tokens`: a budget (see `apply`).
+    `base`: what the base model makes of the forget rows, where there is one; `tokens`: a budget (see `apply`).
     """
     problem = assembled.problem
     kept = checkpoints.load(CHOICES) if checkpoints else None
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
     asked = kept["subspace"] if kept else config.subspace
-    subspace = select(problem.model, asked, problem.runtime.device, config.options.needs.layers)
+    needs = config.options.needs
+    subspace = select(problem.model, asked, problem.runtime.device, needs.layers, needs.linear)
     subspace = replace(subspace, reason=kept["reason"]) if kept else subspace
     say(f"subspace: {subspace.name} ({subspace.reason})")
-    problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable, base=base)
+    problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
+    if base is not None:
+        problem = replace(problem, base=base.losses, base_margins=base.margins)
     begin(problem, subspace.name, config, say)
     if kept:
         problem.portions.load_state_dict(kept["portions"])
@@ -86,12 +97,14 @@ def run(
     return Trial(outcome, subspace, delivered)
 
 
-def base_losses(config: commands.Unlearn, assembled: Assembled) -> Any:
-    """Losses [forget rows] of the base model in nats per target, or None where no base was given."""
+def base_of(config: commands.Unlearn, assembled: Assembled) -> Base | None:
+    """None where no base was given."""
     if not config.base:
         return None
     other = load_other(config, config.base, assembled, torch.float32)
-    return row_losses(other, other.model, assembled.problem.splits["forget"]).numpy()
+    forget = assembled.problem.splits["forget"]
+    losses = row_losses(other, other.model, forget).numpy()
+    return Base(losses, target_margins(other, other.model, forget))
 
 
 def add_samples(assembled: Assembled) -> None:

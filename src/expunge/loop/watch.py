@@ -24,7 +24,8 @@ class Outcome:
 
     `steps`: of the optimiser, and proposals that were taken. `tokens` went through the model in optimiser steps and for
     proposals, padding excluded; a pass that only measures a proposed step counts a third, since its backward is not
-    run. What `init` computes and the checks are not counted. `learning_rate` and `probe` are those of the last loss
+    run. `row_passes` counts the same in rows, and what `init` computes. Checks are not counted in either.
+    `learning_rate` and `probe` are those of the last loss
     phase; `proposals` holds the figures of each (see `propose`).
     """
 
@@ -32,6 +33,7 @@ class Outcome:
     learning_rate: float = 0.0
     steps: int = 0
     tokens: int = 0
+    row_passes: float = 0.0
     probe: dict[str, Any] | None = None
     attempts: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expunge.config.bounds import Count, Positive
+from expunge.data.passes import Passes, measuring
 from expunge.influence import directions
 from expunge.influence.directions import Step
 from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State
@@ -66,7 +67,10 @@ class FisherRemoval(Method):
     @property
     def needs(self) -> Needs:
         parts = {"retain": 1, "curvature": 2, "acceptance": 1}
-        return Needs(retain=True, parts=parts, fewest_retain=16, passes={"curvature": 1})  # the first fit
+        return Needs(retain=True, parts=parts, fewest_retain=16)
+
+    def cost(self, problem: Problem) -> Passes:
+        return Passes(trained=measuring(problem.splits["curvature"].windows))  # the first fit
 
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, self.step in directions.TO_TARGETS)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from expunge.config.bounds import Between, Count, Positive, Weight
 from expunge.data.batches import Batch
+from expunge.data.passes import Passes, measuring
 from expunge.errors import InputError
 from expunge.method import Descend, Method, Needs, Phase, State, Terms
 from expunge.model.layers import stack
@@ -55,8 +56,10 @@ class RMU(Method):
 
     @property
     def needs(self) -> Needs:
-        look = {"forget": 1 / 3}  # a pass without its backward
-        return Needs(retain=True, kept={"retain": "states"}, passes=look, layers=self.moved)
+        return Needs(retain=True, kept={"retain": "states"}, layers=self.moved)
+
+    def cost(self, problem: Problem) -> Passes:
+        return Passes(plain=measuring(problem.splits["forget"].windows))
 
     def layer(self, count: int) -> int:
         """Which of so many layers is read: not the last one, after which there is nothing to stop.

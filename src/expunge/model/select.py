@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
-from expunge.model.layers import stack
+from expunge.model.layers import linear_weights, stack
 from expunge.runs import distributed, launcher
 
 LORA_RANK = 32
@@ -73,15 +73,20 @@ def free_memory(device: torch.device) -> int:
 
 
 def select(
-    model: Any, asked: str, device: torch.device, layers: Callable[[int], Sequence[int]] | None = None
+    model: Any,
+    asked: str,
+    device: torch.device,
+    layers: Callable[[int], Sequence[int]] | None = None,
+    linear: bool = False,
 ) -> Subspace:
     """Freezes everything but the chosen subspace. Raises `InputError` where it holds no parameter.
 
     A pattern matches parameter names with shell wildcards ("model.layers.3.*"). LoRA's B starts at zero, so at first
     only B has a gradient, and the wrapped model is exactly the original. `layers`: given how many decoder layers there
-    are, those that a method moves at most; the subspace is then what it holds of them.
+    are, those that a method moves at most; `linear`: weights of linear layers alone, the output head excepted. The
+    subspace is then what it holds of them.
     """
-    within = _within(model, layers)
+    within = _within(model, layers, linear)
     check_subspace(asked, isinstance(model, PeftModel))
     if isinstance(model, PeftModel):
         given = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
@@ -121,8 +126,12 @@ def select(
     return Subspace(model, movable, name, reason, adapter=False)
 
 
-def _within(model: Any, layers: Callable[[int], Sequence[int]] | None) -> Callable[[str], bool]:
+def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: bool = False) -> Callable[[str], bool]:
     """Whether a module or parameter of that name may move."""
+    if linear:
+        weights = set(linear_weights(model, dict(model.named_parameters())))
+        within = _within(model, layers)
+        return lambda name: within(name) and (name in weights or f"{name}.weight" in weights)
     if layers is None:
         return lambda name: True
     names = stack(model).names()

@@ -84,6 +84,7 @@ def blueprint(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     layers: Callable[[int], Sequence[int]] | None = None,
+    linear: bool = False,
 ) -> Blueprint:
     """The model of a configuration on the meta device. Raises `InputError` for a subspace that it does not have."""
     transformers_logging.set_verbosity_error()
@@ -92,7 +93,7 @@ def blueprint(
         total = sum(parameter.numel() for parameter in model.parameters())
         size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         head = model.get_output_embeddings()
-        chosen = select(model, subspace, torch.device("cpu"), layers)
+        chosen = select(model, subspace, torch.device("cpu"), layers, linear)
     sizes = [tensor.numel() for tensor in chosen.movable.values()]
     return Blueprint(
         model=chosen.model,

@@ -23,23 +23,34 @@ TOLERANCE = 0.05  # relative: a step that is a twentieth longer was outside the 
 HALVINGS = 20  # of a Newton step, at most
 FINE = 0.05  # width in log step at which the line search ends
 MOST_FINE = 12  # its measurements, at most
+USUAL = 10  # measurements of a search, for plans: three steps from below, five to bisect, two to spare
+SHORTER, LONGER = 0.6, 1.5  # factors on a planned step that went too far, or not far enough
 AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or not finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the weights at a step measure, against the original: KL and rise of the loss on retain rows in nats per
-    token; where the rule needs them, `distance` of the forget rows from their targets plus that rise, in nats, and
-    `way`, the share of its way from the original's to the mean target that the mean forget loss has gone."""
+    """What the weights at a step measure, against the original.
 
-    retain_kl: float
-    retain_rise: float
+    KL and rise of the loss on retain rows in nats per token, None for a rule that does not need them. Where the rule
+    needs them: `distance` of the forget rows from their targets plus that rise, in nats; `way`, the share of its way
+    from the original's to the mean target that the mean forget loss has gone; `forget`, that mean loss.
+    """
+
+    retain_kl: float | None
+    retain_rise: float | None
     distance: float | None = None
     way: float | None = None
+    forget: float | None = None
+
+    @property
+    def kl(self) -> float:
+        assert self.retain_kl is not None
+        return self.retain_kl
 
     @property
     def finite(self) -> bool:
-        values = (self.retain_kl, self.retain_rise, self.distance, self.way)
+        values = (self.retain_kl, self.retain_rise, self.distance, self.way, self.forget)
         return all(value is None or math.isfinite(value) for value in values)
 
 
@@ -68,6 +79,8 @@ class Fixed:
     """The step that was given, unless what it measures is not finite."""
 
     needs_distance: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = True
+    usual: ClassVar[int] = 1
 
     step: float
 
@@ -77,7 +90,7 @@ class Fixed:
     def guess(self, bend: float | None, otherwise: float) -> float:
         return self.step
 
-    def find(self, measure: Measure, guess: float) -> Found | Refused:
+    def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         tried = _Tried(measure)
         measured = tried(self.step)
         if not measured.finite:
@@ -93,11 +106,13 @@ class LineSearch:
     """
 
     needs_distance: ClassVar[bool] = True
+    needs_retain: ClassVar[bool] = True
+    usual: ClassVar[int] = USUAL
 
     def guess(self, bend: float | None, otherwise: float) -> float:
         return otherwise
 
-    def find(self, measure: Measure, guess: float) -> Found | Refused:
+    def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         tried = _Tried(measure)
         if not _usable(guess):
             return tried.refused(f"the first guess of a step is {guess:.3g}")
@@ -131,6 +146,8 @@ class RetainBudget:
     """
 
     needs_distance: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = True
+    usual: ClassVar[int] = USUAL
 
     budget: float
 
@@ -142,7 +159,7 @@ class RetainBudget:
         known = bend is not None and math.isfinite(bend) and bend > 0
         return math.sqrt(2 * self.budget / bend) if known and bend else otherwise
 
-    def find(self, measure: Measure, guess: float) -> Found | Refused:
+    def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         tried = _Tried(measure)
         if not _usable(guess):
             return tried.refused(f"the first guess of a step is {guess:.3g}")
@@ -178,7 +195,7 @@ class RetainBudget:
         return step, None
 
     def _inside(self, measured: Measured) -> bool:
-        return measured.finite and measured.retain_kl <= self.budget
+        return measured.finite and measured.kl <= self.budget
 
     @property
     def _words(self) -> str:
@@ -193,6 +210,8 @@ class ToTargets:
     """
 
     needs_distance: ClassVar[bool] = True
+    needs_retain: ClassVar[bool] = True
+    usual: ClassVar[int] = USUAL
 
     share: float = 1.0
 
@@ -202,7 +221,7 @@ class ToTargets:
     def guess(self, bend: float | None, otherwise: float) -> float:
         return otherwise
 
-    def find(self, measure: Measure, guess: float) -> Found | Refused:
+    def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         tried = _Tried(measure)
         if not _usable(guess):
             return tried.refused(f"the first guess of a step is {guess:.3g}")
@@ -234,17 +253,19 @@ class Restore:
     """
 
     needs_distance: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = True
+    usual: ClassVar[int] = USUAL
 
     def guess(self, bend: float | None, otherwise: float) -> float:
         return 1.0
 
-    def find(self, measure: Measure, guess: float) -> Found | Refused:
+    def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         tried = _Tried(measure)
-        best, least = 0.0, tried(0.0).retain_kl
+        best, least = 0.0, tried(0.0).kl
         for halvings in range(HALVINGS + 1):
             measured = tried(2.0**-halvings)
-            if measured.finite and measured.retain_kl < least:
-                best, least = 2.0**-halvings, measured.retain_kl
+            if measured.finite and measured.kl < least:
+                best, least = 2.0**-halvings, measured.kl
             elif best:
                 break
         if not best:
@@ -252,7 +273,88 @@ class Restore:
         return tried.found(best)
 
 
-StepRule = Fixed | LineSearch | RetainBudget | ToTargets | Restore
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valley:
+    """The step of the least retain KL down a direction, found by doubling from 1 while it falls, else by quarters.
+
+    Refused where no step of 1 down to 4^-`quarters` lowers it. For directions that are no Newton step of what is
+    measured, since part of them was taken out, so that 1 means little.
+    """
+
+    needs_distance: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = True
+    usual: ClassVar[int] = 4
+
+    quarters: int = 6
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return 1.0
+
+    def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
+        tried = _Tried(measure)
+        none = tried(0.0).kl
+
+        def better(step: float, than: float) -> bool:
+            return tried(step).finite and tried(step).kl < than
+
+        if better(1.0, none):
+            step = 1.0
+            while step < 2.0**FURTHEST and better(2 * step, tried(step).kl):
+                step *= 2
+            return tried.found(step)
+        for quarter in range(1, self.quarters + 1):
+            if better(4.0**-quarter, none):
+                return tried.found(4.0**-quarter)
+        return tried.refused(f"no step down to {4.0**-self.quarters:.3g} lowers the retain KL of {none:.3g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A step of 1 that was planned to bring the mean forget loss somewhere, corrected where it did not.
+
+    `find` is told the plan (`Proposal.forget_aim`). A step that went more than `over` of the planned way is shortened
+    by the factor 0.6, one that went less than `under` of it lengthened by 1.5, at most `most` times; the step that came
+    nearest is taken.
+    """
+
+    needs_distance: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = False
+    usual: ClassVar[int] = 2
+
+    over: float = 1.3
+    under: float = 0.6
+    most: int = 4
+
+    def guess(self, bend: float | None, otherwise: float) -> float:
+        return 1.0
+
+    def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
+        if aim is None:
+            raise ValueError("a planned step needs the loss that it was planned to reach")
+        tried = _Tried(measure)
+        begin = tried(0.0).forget
+        assert begin is not None
+        shares: dict[float, float] = {}
+        step = guess
+        for _ in range(self.most + 1):
+            measured = tried(step)
+            way = math.inf if measured.forget is None or not measured.finite else measured.forget - begin
+            shares[step] = way / (aim - begin) if aim != begin else 1.0
+            if not math.isfinite(shares[step]) or shares[step] > self.over:
+                step *= SHORTER
+            elif shares[step] < self.under:
+                step *= LONGER
+            else:
+                break
+            if step in shares:
+                break
+        known = {one: share for one, share in shares.items() if math.isfinite(share)}
+        if not known:
+            return tried.refused(f"no step down to {min(shares):.3g} measures a finite loss")
+        return tried.found(min(known, key=lambda one: abs(known[one] - 1)))
+
+
+StepRule = Fixed | LineSearch | RetainBudget | ToTargets | Restore | Valley | Planned
 
 
 @dataclass(slots=True)
@@ -301,5 +403,10 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _figures(measured: Measured) -> str:
-    shown = f"retain KL {measured.retain_kl:.3g}, rise of the retain loss {measured.retain_rise:.3g}"
-    return shown if measured.distance is None else f"{shown}, distance {measured.distance:.3g}"
+    named = {
+        "retain KL": measured.retain_kl,
+        "rise of the retain loss": measured.retain_rise,
+        "distance": measured.distance,
+        "forget loss": measured.forget,
+    }
+    return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value is not None)

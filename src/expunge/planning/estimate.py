@@ -112,7 +112,7 @@ class Estimator:
         used = memory.unlearning(
             self.builder, needs, work.steps, work.beside, self.setting, self.runtime.device, self.free
         )
-        moving = self.builder.blueprint(subspace, torch.float32, needs.layers).moving
+        moving = self.builder.blueprint(subspace, torch.float32, needs.layers, needs.linear).moving
         return self._cost(name, subspace, moving, work, used)
 
     def retraining(self, kept: Sequence[Row], chosen: Training) -> Cost:
@@ -157,7 +157,8 @@ class Estimator:
                 yield f"--subspace lora --context {context}", lora, self.rows.cut(context)
 
     def _work(self, method: Method, rows: Rows, subspace: str) -> Work:
-        movable = self.builder.blueprint(subspace, torch.float32, method.needs.layers).movable
+        needs = method.needs
+        movable = self.builder.blueprint(subspace, torch.float32, needs.layers, needs.linear).movable
         problem = rows.problem(self.runtime, self.config.seed, movable)
         found = phases.cost(method, problem)
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)

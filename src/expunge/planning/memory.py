@@ -40,7 +40,9 @@ class Builder:
     def __init__(self, shape: Any, stored: torch.dtype, trust_remote_code: bool, recompute: bool = False) -> None:
         self.stored, self.width = stored, shape.get_text_config().hidden_size
         self.blueprint = cache(
-            lambda subspace, dtype, layers=None: blueprint(shape, subspace, dtype, trust_remote_code, layers)
+            lambda subspace, dtype, layers=None, linear=False: blueprint(
+                shape, subspace, dtype, trust_remote_code, layers, linear
+            )
         )
         self.stack = cache(lambda subspace, dtype: Stack(shape, subspace, dtype, trust_remote_code, recompute))
         self._peak = cache(
@@ -107,7 +109,7 @@ def unlearning(
     """
     subspace = builder.chosen(setting.subspace, device, free)
     dtype = builder.working_dtype(setting.subspace, free)
-    made: Blueprint = builder.blueprint(subspace, dtype, needs.layers)
+    made: Blueprint = builder.blueprint(subspace, dtype, needs.layers, needs.linear)
     single, weights, moved = SINGLE * made.total, made.weight_bytes, SINGLE * made.moving
     adapter = moved if subspace == "lora" else 0
     measuring = builder.measuring_pass(judging, dtype)

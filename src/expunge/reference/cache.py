@@ -122,11 +122,12 @@ def target_margins(problem: Problem, model: torch.nn.Module, split: Split) -> Te
         for window, own in zip(batch.windows.tolist(), values.split(batch.counted.sum(dim=1).tolist()), strict=True):
             found[window] = own.clone()  # a view would be sent with its whole batch
 
-    with torch.no_grad(), problem.runtime.autocast():
+    with problem.runtime.autocast():
         problem.over(split, look)
     return torch.cat([values for _, values in sorted(distributed.gathered(found).items())])
 
 
+@torch.no_grad()
 def row_losses(problem: Problem, model: torch.nn.Module, split: Split) -> Tensor:
     """Mean loss [rows] of each row of a split under a model, in nats per target (float64, on the CPU)."""
     sums = torch.zeros(2, len(split.rows), dtype=torch.float64)

@@ -1,0 +1,294 @@
+"""Margin Newton: the smallest step, in the metric of what is to be kept, that takes every row to its target.
+
+    step = C^-1 J' (K + mu)^-1 delta,    K = J C^-1 J',    J_i = gradient of -M_i,    M_i = sum w_t m_t / sum w_t
+
+Influence functions ask which small change of the weights would undo some rows, given how much everything else minds.
+Three repairs make the idea of LIBU (2506.04044) and Fisher Removal (2403.10557) work on a model that has memorised
+its rows (ours; docs/decisions.md has the trials):
+
+- *Margins, not losses.* The loss of a memorised token has hardly a gradient, and says nothing of where it goes. The
+  margin m = log p - log(1 - p) has one of the same size wherever p stands, and answers steps nearly linearly.
+- *Each row its own constraint, solved in the dual*: n unknowns for n rows. A row's *need* c is how far its margins must
+  fall for its loss softplus(-m) to be at its target, known by bisection from margins alone (`influence.needs`);
+  delta = c sum w^2 / sum w. No row runs ahead while another stays, and none is led beyond its target.
+- *A curvature of two factors a layer* (K-FAC) of the rows to keep: a diagonal cannot see that text to keep and text to
+  forget come in alike.
+
+*Token weights* w are how much more the original knows a token than the base does: what any model knows needs no change.
+A few iterations, each of `share` of the needs and the last of all of them; a step whose loss did not go where the
+margins said is scaled (`optim.step_size.Planned`). Before each but the first, a *restoration*: a step down the retain
+KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on
+acceptance rows that no gradient saw.
+
+Moves the weights of linear layers alone, the output head excepted. Targets are found as for loss_matching. What is to
+be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
+original. Numbers are our choice, from trials.
+
+When to use it: by default, for requests of up to about a tenth of what was fine-tuned.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.config.bounds import AtLeast, Between, Count, Positive
+from expunge.config.options import check_values
+from expunge.curvature import inner
+from expunge.data.passes import MEASURING, Passes, measuring
+from expunge.errors import InputError, NumericalError
+from expunge.gradients.cotangents import mixed
+from expunge.gradients.summed import divergence_gradient
+from expunge.influence import directions, dual
+from expunge.influence.dual import RowPairs
+from expunge.influence.needs import Tokens, needs, token_weights
+from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State
+from expunge.model.layers import linear_weights
+from expunge.model.losses import margin_cotangent, margins
+from expunge.optim.step_size import Planned, Valley
+from expunge.problem import Problem, Split
+from expunge.reference import objective
+from expunge.reference.cache import keep_distributions, target_margins
+from expunge.reference.replay import expected, sample
+
+AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
+AT = "pairs at"  # in `State.carried`: the weights at which the pairs of the coming step were taken
+SAMPLED = 96  # texts of the original, where there are no retain rows
+SAMPLED_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarginNewton(Method):
+    """Options of margin_newton."""
+
+    curvature: str = "kfac"
+    """Entry of the curvatures catalogue with two factors a layer (our choice)."""
+    curvature_options: Any = field(default_factory=dict)
+    """The curvature's own options, such as {labels: data}."""
+    damping: Positive = 0.01
+    """Relative to each layer's mean: a tenth of its mean for each of two factors (our choice)."""
+    absolute_damping: Positive | None = None
+    """Damping in the spectrum's own units, in place of the relative one; none: relative."""
+    iterations: Count = 5
+    """Steps, the last of which goes all the way (our choice)."""
+    share: Annotated[float, Between(0, 1)] = 0.5
+    """Of the needs, in all iterations but the last (our choice)."""
+    restorations: Annotated[int, AtLeast(0)] = 1
+    """Before each iteration but the first (our choice)."""
+    fit_rows: Count | None = None
+    """Most rows that the curvature is fitted on; none: 16 for each forget row, 64 to 384 (our choice)."""
+    keep_rows: Count | None = None
+    """Rows of a restoration; none: as many as forget rows, 16 to 64 (our choice)."""
+    dual_damping: Positive = 0.01
+    """Added to K, relative to the mean of its diagonal: rows that want opposite things give way (our choice)."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not directions.curvature_of(self.curvature, self.curvature_options).has_factors:
+            raise InputError(
+                f"curvature {self.curvature}: margin_newton steps through a product of two factors of each layer, and "
+                "this is none. Use kfac."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(targets=True, parts={"retain": 4, "acceptance": 1}, linear=True)
+
+    def cost(self, problem: Problem) -> Passes:
+        kept = _rows_to_keep(problem) or expected(SAMPLED, SAMPLED_TOKENS, problem.rendering.context).split
+        batches = [self._keep(kept, problem, number).windows for number in range(self._batches)]
+        looked = [*batches, problem.splits["forget"].windows]
+        return Passes(
+            trained=measuring(self._fit(kept, problem).windows),
+            plain=[part for windows in looked for part in measuring(windows)],
+            kept=Counter({"distributions": sum(window.targets for windows in batches for window in windows)}),
+        )
+
+    def init(self, problem: Problem) -> State:
+        state = objective.with_targets(problem, needed=True)
+        kept = _rows_to_keep(problem) or _sampled(problem, state)
+        state.caches["fit"] = fitted = directions.fit_on(problem, self._fit(kept, problem), self, per_layer=True)
+        state.caches["whitening"] = fitted.whitening()
+        batches = [self._keep(kept, problem, number) for number in range(self._batches)]
+        state.caches["keep"] = [(batch, keep_distributions(problem, batch)) for batch in batches]
+        forget = problem.splits["forget"]
+        with problem.original() as original:
+            known = target_margins(problem, original, forget)
+        rows = torch.tensor([window.row for window in forget.windows for _ in range(window.targets)])
+        weights = token_weights(known, problem.base_margins, rows, len(forget.rows))
+        tokens = Tokens(rows, known, weights, len(forget.rows))
+        # A row that the original knows no better than its target is left where it is: it is not to be learnt.
+        state.caches["aims"] = torch.maximum(state.targets.cpu().double(), tokens.losses())
+        state.caches["tokens"] = tokens
+        state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": float(weights.mean())}
+        state.notes["rows"] = {"fit": len(self._fit(kept, problem)), "keep": [len(batch) for batch in batches]}
+        return state
+
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+        steps: list[Propose] = []
+        for iteration in range(self.iterations):
+            numbers = [(iteration - 1) * self.restorations + number for number in range(self.restorations)]
+            for number in numbers if iteration else ():
+                steps.append(self._restoration(problem, number, first=number == numbers[0]))
+            restored = bool(iteration and numbers)
+            steps.append(self._removal(1.0 if iteration == self.iterations - 1 else self.share, restored))
+        return (Repeat(tuple(steps), 1),)
+
+    def _removal(self, share: float, restored: bool) -> Propose:
+        passes = {"forget": MEASURING if restored else 1.0}  # pairs were taken before a restoration
+        return Propose(
+            name="removal",
+            propose=partial(self._remove, share),
+            step=Planned(),
+            passes=passes,
+            bytes=directions.bytes_of(self),
+        )
+
+    def _restoration(self, problem: Problem, number: int, first: bool) -> Propose:
+        kept = _rows_to_keep(problem)
+        passes = {"retain" if "retain" in problem.splits else "unseen": 0.0}
+        if kept is not None:
+            (name,) = passes
+            windows = len(self._keep(kept, problem, number).windows)
+            passes[name] = windows / max(1, len(problem.splits[name].windows)) if name in problem.splits else 0.0
+        return Propose(
+            name="restoration",
+            propose=partial(self._restore, number),
+            step=Valley(),
+            passes=passes | ({"forget": 1.0} if first else {}),
+            optional=True,
+            bytes=directions.bytes_of(self),
+        )
+
+    @property
+    def _batches(self) -> int:
+        """Restorations in all, each on rows of its own draw."""
+        return self.restorations * (self.iterations - 1)
+
+    def _fit(self, kept: Split, problem: Problem) -> Split:
+        most = self.fit_rows or min(384, max(64, 16 * len(problem.splits["forget"].rows)))
+        return _drawn(kept, most, problem.seed, "fit")
+
+    def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
+        most = self.keep_rows or min(64, max(16, len(problem.splits["forget"].rows)))
+        return _drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
+
+    def _remove(self, share: float, problem: Problem, state: State) -> Proposal:
+        """Every row by a share of its need."""
+        pairs, tokens = self._at_hand(problem, state)
+        aims = state.caches["aims"]
+        way = aims - state.caches["tokens"].losses()
+        now = tokens.losses()
+        if float((aims - now).abs().mean()) <= AT_TARGET * max(float(way.abs().mean()), 0.1):
+            raise NumericalError("every forget row is at its target")
+        wanted = torch.where(way > 0, needs(tokens, aims), 0.0)
+        gram = pairs.gram()
+        found = dual.solved(gram, share * tokens.weighted(wanted), self.dual_damping)
+        planned = tokens.losses(share * wanted)
+        figures = {
+            "share": share,
+            "needs": {"mean": float(wanted.mean()), "least": float(wanted.min()), "most": float(wanted.max())},
+            "planned": float(planned.mean()),
+            "aim": float(aims.mean()),
+            "dual_damping": found.damping,
+            "missed": found.missed,
+        }
+        return Proposal(
+            direction=pairs.combined(found.weights),
+            forget_aim=float(planned.mean()),
+            notes=self._figures(state) | figures,
+        )
+
+    def _restore(self, number: int, problem: Problem, state: State) -> Proposal:
+        """Down the retain KL, where that leaves the rows' margins as they are."""
+        pairs, _ = self._taken(problem, state)
+        gradient = divergence_gradient(problem, [state.caches["keep"][number]])
+        if not all(torch.isfinite(part).all() for part in gradient.values()):
+            raise NumericalError("the gradient of the retain KL is not finite")
+        solved = state.caches["fit"].solve({name: gradient[name] for name in pairs.layers}).value
+        back = dual.project_out(pairs, pairs.gram(), solved, self.dual_damping)
+        direction = {name: -part for name, part in back.items()}
+        slope = inner(gradient, direction)
+        kept = inner(solved, solved)
+        share = (inner(back, back) / kept) ** 0.5 if kept else 0.0
+        return Proposal(direction=direction, retain_slope=slope, notes=self._figures(state) | {"left_of_it": share})
+
+    def _figures(self, state: State) -> dict[str, Any]:
+        figures: dict[str, Any] = state.caches["fit"].figures()
+        return figures
+
+    def _taken(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+        """Pairs and margins at the current weights, to be used by what comes after it too.
+
+        Restorations move the weights little, so the removal after them goes by the same pairs. An interrupted run
+        takes them again where they were taken.
+        """
+        if AT not in state.carried:
+            state.carried[AT] = problem.snapshot()
+            state.caches["pairs"] = self._pairs(problem, state)
+        return self._kept_pairs(problem, state)
+
+    def _at_hand(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+        """The pairs of the restorations before, with margins at the current weights; or both, taken now."""
+        if AT not in state.carried:
+            return self._pairs(problem, state)
+        pairs, _ = self._kept_pairs(problem, state)
+        del state.carried[AT], state.caches["pairs"]
+        now = target_margins(problem, problem.model, problem.splits["forget"])
+        return pairs, replace(state.caches["tokens"], margins=now)
+
+    def _kept_pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+        if "pairs" not in state.caches:
+            here = problem.snapshot()
+            problem.restore(state.carried[AT])
+            state.caches["pairs"] = self._pairs(problem, state)
+            problem.restore(here)
+        found: tuple[RowPairs, Tokens] = state.caches["pairs"]
+        return found
+
+    def _pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+        """At the current weights, in one pass forward and backward over the forget rows."""
+        forget, tokens = problem.splits["forget"], state.caches["tokens"]
+        ids = torch.tensor([t for w in forget.windows for t, counts in zip(w.ids, w.counted, strict=True) if counts])
+        shares, now = tokens.shares(), torch.empty_like(tokens.margins)
+
+        def cotangent(logits: Tensor, places: Tensor) -> Tensor:
+            own = ids[places.cpu()].to(logits.device)
+            now[places.cpu()] = margins(logits, own).double().cpu()
+            made: Tensor = -shares[places.cpu(), None].to(logits) * margin_cotangent(logits, own)
+            return made
+
+        layers = {
+            name: one
+            for name, one in linear_weights(problem.model, problem.movable).items()
+            if name in state.caches["whitening"]
+        }
+        pairs = dual.row_pairs(problem, forget, layers, state.caches["whitening"], cotangent)
+        return pairs, replace(tokens, margins=now)
+
+
+def _rows_to_keep(problem: Problem) -> Split | None:
+    """Retain rows and the target half of the holdout; None without retain rows to measure steps on."""
+    if "retain" not in problem.splits or "acceptance" not in problem.splits:
+        return None
+    retain = problem.splits["retain"]
+    return retain.joined(problem.splits["unseen"]) if "unseen" in problem.splits else retain
+
+
+def _sampled(problem: Problem, state: State) -> Split:
+    """Text of the original's own, a fifth of it to measure steps on; with the target half of the holdout."""
+    found = sample(problem, SAMPLED, SAMPLED_TOKENS).split
+    places = range(len(found))
+    state.splits["acceptance"] = found.of([place for place in places if place % 5 == 0], "acceptance")
+    kept = found.of([place for place in places if place % 5], "keep")
+    return kept.joined(problem.splits["unseen"]) if "unseen" in problem.splits else kept
+
+
+def _drawn(split: Split, most: int, seed: int, name: str) -> Split:
+    """At most so many of the rows, drawn by the seed."""
+    places = np.random.default_rng(seed).permutation(len(split.rows))[:most]
+    return split.of(sorted(int(place) for place in places), name)
