@@ -30,10 +30,11 @@ BARE = 1e-4  # times the median: less damping than that, and the flattest direct
 class CurvatureState:
     """A fitted curvature: what depends only on the model and the rows. Tensors, so it can be kept.
 
-    `tensors` by names that the entry chooses (those of parameters, mostly); `factors` what was derived from them, which
-    is derived again where it is missing. `means`: of the spectrum's diagonal over each parameter's coordinates with any
-    gradient; `mean` and `median` of all of them. `alive`: parameters with any gradient at all; the others (A of a fresh
-    LoRA, whose B is zero) have no curvature, which is not a curvature of zero, and get no step.
+    `tensors` by names that the entry chooses (those of parameters, mostly); `shared`: whose tensors stand for a
+    parameter too; `factors` what was derived from tensors, which is derived again where it is missing. `means`: of the
+    spectrum's diagonal over each parameter's coordinates with any gradient; `mean` and `median` of all of them.
+    `alive`: parameters with any gradient at all; the others (A of a fresh LoRA, whose B is zero) have no curvature,
+    which is not a curvature of zero, and get no step.
     """
 
     tensors: dict[str, Tensor]
@@ -43,6 +44,7 @@ class CurvatureState:
     examples: int
     tokens: int
     notes: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     factors: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -51,7 +53,7 @@ class CurvatureState:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; without what can be derived from them."""
-        names = ("tensors", "mean", "median", "means", "examples", "tokens", "notes")
+        names = ("tensors", "mean", "median", "means", "examples", "tokens", "notes", "shared")
         return {name: getattr(self, name) for name in names}
 
 

@@ -111,7 +111,7 @@ def test_factors_are_those_of_the_gauss_newton_matrix(kind: str) -> None:
     expected = oracle(here, split)
     assert state.alive == expected.keys() and expected
     for name, (s, a) in expected.items():
-        leader = state.notes["leaders"][name]
+        leader = state.shared[name]
         assert torch.allclose(state.tensors[f"{name} {OUTPUTS}"], s, rtol=1e-9, atol=1e-12), name
         assert torch.allclose(state.tensors[f"{leader} {INPUTS}"], a, rtol=1e-9, atol=1e-12), name
 
@@ -157,7 +157,7 @@ def test_mistakes_are_seen(mistake: str, monkeypatch: pytest.MonkeyPatch) -> Non
         tensors = {key: part * (split.tokens / len(split.rows)) for key, part in tensors.items()}
     off = []
     for name, (s, a) in expected.items():
-        one, other = tensors[f"{name} {OUTPUTS}"], tensors[f"{state.notes['leaders'][name]} {INPUTS}"]
+        one, other = tensors[f"{name} {OUTPUTS}"], tensors[f"{state.shared[name]} {INPUTS}"]
         if mistake == "exchanged":
             one, other = (other, one) if one.shape == other.shape else (s, a)
         off.append(float(((one - s).norm() / s.norm()).maximum((other - a).norm() / a.norm())))
@@ -181,7 +181,7 @@ def test_products_and_solves_equal_the_dense_ones(kind: str) -> None:
     }
     layers = linear_weights(here.model, here.movable)
     for name in state.alive:
-        s, a = state.tensors[f"{name} {OUTPUTS}"], state.tensors[f"{state.notes['leaders'][name]} {INPUTS}"]
+        s, a = state.tensors[f"{name} {OUTPUTS}"], state.tensors[f"{state.shared[name]} {INPUTS}"]
         d_s, d_a = 0.1 * s.diagonal().mean(), 0.1 * a.diagonal().mean()  # the root of 0.01, of each factor's mean
         whole = torch.kron(s + d_s * eye(s), a + d_a * eye(a))
         flat = layers[name].matrix(vector[name]).reshape(-1)
@@ -207,7 +207,7 @@ def test_the_product_of_both_dampings_is_the_damping() -> None:
         for name in state.alive:
             d_s, d_a = kfac._split_damping(state, name, damping)
             assert d_s * d_a == pytest.approx(damping.of(name))
-            s, a = state.tensors[f"{name} {OUTPUTS}"], state.tensors[f"{state.notes['leaders'][name]} {INPUTS}"]
+            s, a = state.tensors[f"{name} {OUTPUTS}"], state.tensors[f"{state.shared[name]} {INPUTS}"]
             assert d_s / d_a == pytest.approx(float(s.diagonal().mean() / a.diagonal().mean()))
             left, right = kfac.whitening(state, name, damping)
             assert torch.allclose(left.T @ left @ (s + d_s * eye(s)), eye(s), atol=1e-8)
@@ -218,7 +218,7 @@ def test_the_product_of_both_dampings_is_the_damping() -> None:
 def test_layers_with_one_input_share_its_factor(kind: str, shared: int) -> None:
     """q, k and v (and gate and up) of Llama; GPT-2's c_attn is one layer; of the LoRA q and k are wrapped."""
     here = problem(kind)
-    leaders = KFAC(labels="data").init(here, here.splits["retain"]).notes["leaders"]
+    leaders = KFAC(labels="data").init(here, here.splits["retain"]).shared
     sizes = [list(leaders.values()).count(leader) for leader in set(leaders.values())]
     assert max(sizes) == shared
     led = [name for name, leader in leaders.items() if leader != name]

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from expunge.curvature import Damping, Whitening, damping_for
 from expunge.curvatures.kfac import KFAC
-from expunge.model.layers import linear_weights
 from expunge.influence import dual
 from expunge.influence.dual import RowPairs, project_out, row_pairs, solved
+from expunge.model.layers import Linear, linear_weights
 from expunge.model.losses import margin_cotangent, margins
 from expunge.problem import Problem
 from problems import FAMILIES, lora_of, model_of, problem_of
@@ -214,3 +214,44 @@ def test_mistakes_are_seen() -> None:
     assert not torch.allclose(losses, expected, rtol=0.1)
     assert not torch.allclose(exchanged, right, rtol=0.1)
     assert not torch.allclose(expected, jacobian @ metric @ jacobian.T, rtol=0.1)  # C in place of its inverse
+
+
+def test_on_a_linear_model_one_step_is_leaving_the_rows_out() -> None:
+    """Ridge regression: the smallest step, in the metric of the rows that are left, that brings the predictions on the
+    rows that go to where a model without them has them, is retraining without them; in other metrics it is not."""
+    random = torch.Generator().manual_seed(0)
+    count, size, damping = 60, 8, 0.05
+    x = torch.randn(count, size, generator=random).double()
+    y = x @ torch.randn(size, generator=random).double() + torch.randn(count, generator=random).double()
+    gone = torch.arange(count) < 6
+
+    def hessian(kept: Tensor) -> Tensor:
+        return x[kept].T @ x[kept] / count + damping * torch.eye(size).double()
+
+    def optimum(kept: Tensor) -> Tensor:
+        return torch.linalg.solve(hessian(kept), x[kept].T @ y[kept] / count)
+
+    everything = torch.ones(count, dtype=torch.bool)
+    trained, retrained = optimum(everything), optimum(~gone)
+    deltas = x[gone] @ (retrained - trained)
+
+    def error(metric: Tensor, wanted: Tensor = deltas) -> float:
+        root = torch.linalg.cholesky(metric)
+        whitener = torch.linalg.solve_triangular(root, torch.eye(size).double(), upper=False)
+        layer = {"w": Linear("w", 1, size)}
+        pairs = RowPairs(
+            layer,
+            {"w": Whitening(None, whitener, "w")},
+            {"w": x[gone] @ whitener.T},
+            {"w": torch.ones(6, 1).double()},
+            torch.arange(6),
+            6,
+        )
+        step = pairs.combined(solved(pairs.gram(), wanted, 0.0).weights)["w"][0]
+        return float((trained + step - retrained).norm() / (trained - retrained).norm())
+
+    assert error(hessian(~gone)) < 1e-9
+    assert error(hessian(everything)) < 1e-9  # the rows that go change the metric along their own directions alone
+    assert error(torch.eye(size).double()) > 0.1
+    assert error(torch.diag(hessian(~gone).diagonal())) > 0.05
+    assert error(hessian(~gone), -deltas) > 1.9

@@ -88,12 +88,9 @@ class KFAC(Curvature):
         whole = sum(mean * sizes[name] for name, mean in means.items()) / max(1, sum(sizes.values()))
         tensors = {f"{found.leaders[name]} {INPUTS}": found.inputs[found.leaders[name]] for name in means}
         tensors |= {f"{name} {OUTPUTS}": found.outputs[name] for name in means}
-        notes = {
-            "leaders": {name: found.leaders[name] for name in means},
-            "not covered": len(problem.movable) - len(means),
-        }
+        leaders = {name: found.leaders[name] for name in means}
         median = _median([diagonals[name] for name in means])
-        return CurvatureState(tensors, whole, median, means, len(split.rows), found.targets, notes)
+        return CurvatureState(tensors, whole, median, means, len(split.rows), found.targets, {}, leaders)
 
     def matvec(self, problem: Problem, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
         layers = _layers(problem, state)
@@ -199,7 +196,7 @@ def _layers(problem: Problem, state: CurvatureState) -> dict[str, Linear]:
 
 
 def _leader(state: CurvatureState, name: str) -> str:
-    return str(state.notes["leaders"][name])
+    return state.shared[name]
 
 
 def _inputs(state: CurvatureState, name: str) -> Tensor:

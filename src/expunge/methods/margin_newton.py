@@ -28,6 +28,7 @@ When to use it: by default, for requests of up to about a tenth of what was fine
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
@@ -57,6 +58,8 @@ from expunge.reference.replay import expected, sample
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT = "pairs at"  # in `State.carried`: the weights at which the pairs of the coming step were taken
+FITTED_AT = "fitted at"  # the same of the curvature, where it is not the original
+HELD = 1 << 20  # away from the seeds that other rows are drawn by
 SAMPLED = 96  # texts of the original, where there are no retain rows
 SAMPLED_TOKENS = 64
 
@@ -83,6 +86,10 @@ class MarginNewton(Method):
     """Most rows that the curvature is fitted on; none: 16 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
     """Rows of a restoration; none: as many as forget rows, 16 to 64 (our choice)."""
+    held_rows: Annotated[int, AtLeast(0)] = 0
+    """Rows to keep that stand in the same system as those to forget, to come back to where they were (our choice)."""
+    refit_every: Annotated[int, AtLeast(0)] = 0
+    """Iterations after which the curvature is fitted anew, at the weights that there are; 0: never (our choice)."""
     dual_damping: Positive = 0.01
     """Added to K, relative to the mean of its diagonal: rows that want opposite things give way (our choice)."""
 
@@ -111,58 +118,73 @@ class MarginNewton(Method):
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, needed=True)
         kept = _rows_to_keep(problem) or _sampled(problem, state)
-        state.caches["fit"] = fitted = directions.fit_on(problem, self._fit(kept, problem), self, per_layer=True)
-        state.caches["whitening"] = fitted.whitening()
+        state.caches["fit rows"] = self._fit(kept, problem)
+        self._refit(problem, state)
         batches = [self._keep(kept, problem, number) for number in range(self._batches)]
         state.caches["keep"] = [(batch, keep_distributions(problem, batch)) for batch in batches]
         forget = problem.splits["forget"]
+        held = _drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
+        state.caches["rows"] = rows = forget.joined(held) if self.held_rows else forget
         with problem.original() as original:
-            known = target_margins(problem, original, forget)
-        rows = torch.tensor([window.row for window in forget.windows for _ in range(window.targets)])
-        weights = token_weights(known, problem.base_margins, rows, len(forget.rows))
-        tokens = Tokens(rows, known, weights, len(forget.rows))
-        # A row that the original knows no better than its target is left where it is: it is not to be learnt.
-        state.caches["aims"] = torch.maximum(state.targets.cpu().double(), tokens.losses())
-        state.caches["tokens"] = tokens
-        state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": float(weights.mean())}
-        state.notes["rows"] = {"fit": len(self._fit(kept, problem)), "keep": [len(batch) for batch in batches]}
+            known = target_margins(problem, original, rows)
+        owners = torch.tensor([window.row for window in rows.windows for _ in range(window.targets)])
+        weights = torch.ones_like(known)
+        own = owners < len(forget.rows)
+        weights[own] = token_weights(known[own], problem.base_margins, owners[own], len(forget.rows))
+        tokens = Tokens(owners, known, weights, len(rows.rows))
+        # What is held is to stay, and so is a row that the original knows no better than its target: it is not learnt.
+        aims = tokens.losses()
+        aims[: len(forget.rows)] = torch.maximum(aims[: len(forget.rows)], state.targets.cpu().double())
+        state.caches |= {"tokens": tokens, "aims": aims}
+        state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": float(weights[own].mean())}
+        fitted = len(state.caches["fit rows"])
+        state.notes["rows"] = {"fit": fitted, "held": self.held_rows, "keep": [len(batch) for batch in batches]}
         return state
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[Propose] = []
         for iteration in range(self.iterations):
-            numbers = [(iteration - 1) * self.restorations + number for number in range(self.restorations)]
-            for number in numbers if iteration else ():
-                steps.append(self._restoration(problem, number, first=number == numbers[0]))
-            restored = bool(iteration and numbers)
-            steps.append(self._removal(1.0 if iteration == self.iterations - 1 else self.share, restored))
+            fresh = bool(iteration and self.refit_every and iteration % self.refit_every == 0)
+            for number in range(self.restorations) if iteration else ():
+                place = (iteration - 1) * self.restorations + number
+                steps.append(self._restoration(problem, place, first=not number, fresh=fresh and not number))
+            restored = bool(iteration and self.restorations)
+            last = iteration == self.iterations - 1
+            steps.append(self._removal(problem, 1.0 if last else self.share, restored, fresh and not restored))
         return (Repeat(tuple(steps), 1),)
 
-    def _removal(self, share: float, restored: bool) -> Propose:
-        passes = {"forget": MEASURING if restored else 1.0}  # pairs were taken before a restoration
+    def _removal(self, problem: Problem, share: float, restored: bool, fresh: bool) -> Propose:
+        times = MEASURING if restored else 1.0  # pairs were taken before a restoration
         return Propose(
             name="removal",
-            propose=partial(self._remove, share),
+            propose=partial(self._remove, share, fresh),
             step=Planned(),
-            passes=passes,
+            passes=self._passes(problem, {"rows": times, "fit": float(fresh)}),
             bytes=directions.bytes_of(self),
         )
 
-    def _restoration(self, problem: Problem, number: int, first: bool) -> Propose:
-        kept = _rows_to_keep(problem)
-        passes = {"retain" if "retain" in problem.splits else "unseen": 0.0}
-        if kept is not None:
-            (name,) = passes
-            windows = len(self._keep(kept, problem, number).windows)
-            passes[name] = windows / max(1, len(problem.splits[name].windows)) if name in problem.splits else 0.0
+    def _restoration(self, problem: Problem, number: int, first: bool, fresh: bool) -> Propose:
         return Propose(
             name="restoration",
-            propose=partial(self._restore, number),
+            propose=partial(self._restore, number, fresh),
             step=Valley(),
-            passes=passes | ({"forget": 1.0} if first else {}),
+            passes=self._passes(problem, {"rows": float(first), "keep": 1.0, "fit": float(fresh)}),
             optional=True,
             bytes=directions.bytes_of(self),
         )
+
+    def _passes(self, problem: Problem, times: Mapping[str, float]) -> dict[str, float]:
+        """Of the rows in the system, a restoration's and the curvature's, as shares of splits that there are."""
+        name = next((one for one in ("retain", "unseen") if one in problem.splits), "forget")
+        windows = len(problem.splits[name].windows)
+        kept = _rows_to_keep(problem)
+        count = {
+            "keep": len(self._keep(kept, problem, 0).windows) if kept else 0,
+            "fit": len(self._fit(kept, problem).windows) if kept else 0,
+            "rows": self.held_rows,
+        }
+        others = sum(times.get(what, 0.0) * many for what, many in count.items()) / windows
+        return {"forget": times.get("rows", 0.0)} | ({name: others} if name != "forget" else {})
 
     @property
     def _batches(self) -> int:
@@ -177,34 +199,38 @@ class MarginNewton(Method):
         most = self.keep_rows or min(64, max(16, len(problem.splits["forget"].rows)))
         return _drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
 
-    def _remove(self, share: float, problem: Problem, state: State) -> Proposal:
-        """Every row by a share of its need."""
+    def _refit(self, problem: Problem, state: State) -> None:
+        """Fits the curvature at the current weights."""
+        fitted = directions.fit_on(problem, state.caches["fit rows"], self, per_layer=True)
+        state.caches |= {"fit": fitted, "whitening": fitted.whitening()}
+
+    def _remove(self, share: float, fresh: bool, problem: Problem, state: State) -> Proposal:
+        """Every row by a share of its need, and every held row back to where it was."""
+        self._fitted(problem, state, fresh)
         pairs, tokens = self._at_hand(problem, state)
-        aims = state.caches["aims"]
+        aims, count = state.caches["aims"], len(problem.splits["forget"].rows)
         way = aims - state.caches["tokens"].losses()
-        now = tokens.losses()
-        if float((aims - now).abs().mean()) <= AT_TARGET * max(float(way.abs().mean()), 0.1):
+        apart = (aims - tokens.losses())[:count]
+        if float(apart.abs().mean()) <= AT_TARGET * max(float(way[:count].mean()), 0.1):
             raise NumericalError("every forget row is at its target")
-        wanted = torch.where(way > 0, needs(tokens, aims), 0.0)
-        gram = pairs.gram()
-        found = dual.solved(gram, share * tokens.weighted(wanted), self.dual_damping)
-        planned = tokens.losses(share * wanted)
+        wanted = needs(tokens, aims)
+        wanted[:count] *= share
+        found = dual.solved(pairs.gram(), tokens.weighted(wanted), self.dual_damping)
+        planned = tokens.losses(wanted)[:count].mean()
         figures = {
             "share": share,
-            "needs": {"mean": float(wanted.mean()), "least": float(wanted.min()), "most": float(wanted.max())},
-            "planned": float(planned.mean()),
-            "aim": float(aims.mean()),
+            "needs": {"mean": float(wanted[:count].mean()), "most": float(wanted[:count].max())},
+            "planned": float(planned),
+            "aim": float(aims[:count].mean()),
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        return Proposal(
-            direction=pairs.combined(found.weights),
-            forget_aim=float(planned.mean()),
-            notes=self._figures(state) | figures,
-        )
+        direction = pairs.combined(found.weights)
+        return Proposal(direction=direction, forget_aim=float(planned), notes=self._figures(state) | figures)
 
-    def _restore(self, number: int, problem: Problem, state: State) -> Proposal:
+    def _restore(self, number: int, fresh: bool, problem: Problem, state: State) -> Proposal:
         """Down the retain KL, where that leaves the rows' margins as they are."""
+        self._fitted(problem, state, fresh)
         pairs, _ = self._taken(problem, state)
         gradient = divergence_gradient(problem, [state.caches["keep"][number]])
         if not all(torch.isfinite(part).all() for part in gradient.values()):
@@ -212,10 +238,23 @@ class MarginNewton(Method):
         solved = state.caches["fit"].solve({name: gradient[name] for name in pairs.layers}).value
         back = dual.project_out(pairs, pairs.gram(), solved, self.dual_damping)
         direction = {name: -part for name, part in back.items()}
-        slope = inner(gradient, direction)
         kept = inner(solved, solved)
-        share = (inner(back, back) / kept) ** 0.5 if kept else 0.0
-        return Proposal(direction=direction, retain_slope=slope, notes=self._figures(state) | {"left_of_it": share})
+        figures = {"left_of_it": (inner(back, back) / kept) ** 0.5 if kept else 0.0}
+        slope = inner(gradient, direction)
+        return Proposal(direction=direction, retain_slope=slope, notes=self._figures(state) | figures)
+
+    def _fitted(self, problem: Problem, state: State, fresh: bool) -> None:
+        """The curvature that holds here: fitted now, or for a run that goes on, again where it was."""
+        if fresh:
+            state.carried[FITTED_AT] = problem.snapshot()
+            state.caches["fitted at"] = state.carried[FITTED_AT]
+            self._refit(problem, state)
+        elif FITTED_AT in state.carried and state.caches.get("fitted at") is None:
+            here = problem.snapshot()
+            problem.restore(state.carried[FITTED_AT])
+            self._refit(problem, state)
+            state.caches["fitted at"] = state.carried[FITTED_AT]
+            problem.restore(here)
 
     def _figures(self, state: State) -> dict[str, Any]:
         figures: dict[str, Any] = state.caches["fit"].figures()
@@ -238,7 +277,7 @@ class MarginNewton(Method):
             return self._pairs(problem, state)
         pairs, _ = self._kept_pairs(problem, state)
         del state.carried[AT], state.caches["pairs"]
-        now = target_margins(problem, problem.model, problem.splits["forget"])
+        now = target_margins(problem, problem.model, state.caches["rows"])
         return pairs, replace(state.caches["tokens"], margins=now)
 
     def _kept_pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
@@ -252,8 +291,8 @@ class MarginNewton(Method):
 
     def _pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
         """At the current weights, in one pass forward and backward over the forget rows."""
-        forget, tokens = problem.splits["forget"], state.caches["tokens"]
-        ids = torch.tensor([t for w in forget.windows for t, counts in zip(w.ids, w.counted, strict=True) if counts])
+        rows, tokens = state.caches["rows"], state.caches["tokens"]
+        ids = torch.tensor([t for w in rows.windows for t, counts in zip(w.ids, w.counted, strict=True) if counts])
         shares, now = tokens.shares(), torch.empty_like(tokens.margins)
 
         def cotangent(logits: Tensor, places: Tensor) -> Tensor:
@@ -267,7 +306,7 @@ class MarginNewton(Method):
             for name, one in linear_weights(problem.model, problem.movable).items()
             if name in state.caches["whitening"]
         }
-        pairs = dual.row_pairs(problem, forget, layers, state.caches["whitening"], cotangent)
+        pairs = dual.row_pairs(problem, rows, layers, state.caches["whitening"], cotangent)
         return pairs, replace(tokens, margins=now)
 
 
