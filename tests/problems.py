@@ -211,9 +211,10 @@ def text_problem(
     context: int = 64,
     runtime: Runtime | None = None,
     moved: Callable[[int], Sequence[int]] | None = None,
+    linear: bool = False,
     **sizes: Any,
 ) -> Problem:
-    """A text model with rows, of which a subspace may move (of the layers `moved`, see `Needs.layers`); its LoRA always
+    """A text model with rows, of which a subspace may move (of the layers `moved`, or of `linear` ones, see `Needs`); its LoRA always
     begins with the same matrices."""
     tokenizer, runtime = byte_tokenizer([], TEXT_VOCABULARY), runtime or Runtime("cpu")
     model = text_model(family, context=context, **sizes).to(runtime.device, dtype)
@@ -221,7 +222,7 @@ def text_problem(
         name: one if isinstance(one, Split) else encoded(name, one, tokenizer, context) for name, one in rows.items()
     }
     with seeded(0):
-        chosen = select(model, subspace, runtime.device, moved)
+        chosen = select(model, subspace, runtime.device, moved, linear)
     for tensor in chosen.movable.values():
         tensor.data = tensor.data.to(dtype)
     return problem_of(

@@ -291,6 +291,7 @@ def _method(config: commands.Unlearn, outcome: Outcome) -> dict[str, Any]:
         "learning_rate": outcome.learning_rate,
         "steps": outcome.steps,
         "tokens": outcome.tokens,
+        "row_passes": outcome.row_passes,
         "stopped": outcome.stopped,
         "attempts": outcome.attempts,
         "probe": outcome.probe,

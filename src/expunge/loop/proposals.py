@@ -14,7 +14,7 @@ from torch import Tensor
 
 from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import NumericalError
-from expunge.loop.acceptance import Here, chosen
+from expunge.loop.acceptance import ACCEPTANCE, Here, chosen
 from expunge.loop.unlearning import End, Ground, Unlearning
 from expunge.method import Proposal, Propose
 from expunge.optim.step_size import Found, Measured, Refused
@@ -27,7 +27,9 @@ def work(phase: Propose, ground: Ground) -> Passes:
 
     Gradient, direction and a snapshot of the weights live together, beside what the method keeps of a curvature.
     """
-    accepted, forget = measuring(chosen(ground.pool).windows), measuring(ground.pool["forget"].windows)
+    known = ACCEPTANCE in ground.pool  # else they are sampled, which a plan does not do
+    accepted = measuring(chosen(ground.pool).windows) if known else []
+    forget = measuring(ground.pool["forget"].windows)
     rule = phase.step
     search = [
         (rule.usual if rule.needs_retain else 1, accepted),
@@ -146,7 +148,7 @@ class ProposeRunner:
             self.acceptance.here = seen[step] = Here()
             return self.acceptance.measured(rule)
 
-        guess = rule.guess(proposal.retain_bend, SMALL * self._scale(direction) / norm)
+        guess = rule.guess(proposal.retain_bend, SMALL * self._scale(direction) / norm, self._last())
         return _Search(direction, norm, guess, rule.find(measure, guess, proposal.forget_aim), seen)
 
     def _checked(self, direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -161,6 +163,11 @@ class ProposeRunner:
         """Norm of the weights that move, of all movable ones where those are zero (a fresh LoRA's B), else 1."""
         movable = self.problem.movable
         return _norm({name: movable[name] for name in direction}) or _norm(movable) or 1.0
+
+    def _last(self) -> float | None:
+        """The step that a phase of this name took last."""
+        own = [one["step"] for one in self.unlearning.outcome.proposals if one["phase"] == self.phase.name]
+        return next((step for step in reversed(own) if step is not None), None)
 
     @torch.no_grad()
     def _move(self, start: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: float) -> None:

@@ -87,7 +87,7 @@ class Fixed:
     def __post_init__(self) -> None:
         _check_positive("step", self.step)
 
-    def guess(self, bend: float | None, otherwise: float) -> float:
+    def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return self.step
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
@@ -109,7 +109,7 @@ class LineSearch:
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = USUAL
 
-    def guess(self, bend: float | None, otherwise: float) -> float:
+    def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return otherwise
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
@@ -154,7 +154,7 @@ class RetainBudget:
     def __post_init__(self) -> None:
         _check_positive("budget", self.budget)
 
-    def guess(self, bend: float | None, otherwise: float) -> float:
+    def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         """Where the curvature forecasts that the budget is used up, if it is known."""
         known = bend is not None and math.isfinite(bend) and bend > 0
         return math.sqrt(2 * self.budget / bend) if known and bend else otherwise
@@ -218,7 +218,7 @@ class ToTargets:
     def __post_init__(self) -> None:
         _check_positive("share", self.share)
 
-    def guess(self, bend: float | None, otherwise: float) -> float:
+    def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return otherwise
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
@@ -256,7 +256,7 @@ class Restore:
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = USUAL
 
-    def guess(self, bend: float | None, otherwise: float) -> float:
+    def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return 1.0
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
@@ -275,10 +275,11 @@ class Restore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Valley:
-    """The step of the least retain KL down a direction, found by doubling from 1 while it falls, else by quarters.
+    """The step of the least retain KL down a direction: quarters of the guess until it falls, then factors of two.
 
-    Refused where no step of 1 down to 4^-`quarters` lowers it. For directions that are no Newton step of what is
-    measured, since part of them was taken out, so that 1 means little.
+    The guess is the step that was taken the last time, at first 1. Refused where no step down to 4^-`quarters` of it
+    lowers the KL. For directions that are no Newton step of what is measured, so that 1 means little: they are taken
+    from other rows and other weights, and part of them was taken out.
     """
 
     needs_distance: ClassVar[bool] = False
@@ -287,25 +288,22 @@ class Valley:
 
     quarters: int = 6
 
-    def guess(self, bend: float | None, otherwise: float) -> float:
-        return 1.0
+    def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
+        return last or 1.0
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         tried = _Tried(measure)
         none = tried(0.0).kl
 
-        def better(step: float, than: float) -> bool:
-            return tried(step).finite and tried(step).kl < than
+        def kl(place: int) -> float:
+            measured = tried(guess * 2.0**place)
+            return measured.kl if measured.finite else math.inf
 
-        if better(1.0, none):
-            step = 1.0
-            while step < 2.0**FURTHEST and better(2 * step, tried(step).kl):
-                step *= 2
-            return tried.found(step)
-        for quarter in range(1, self.quarters + 1):
-            if better(4.0**-quarter, none):
-                return tried.found(4.0**-quarter)
-        return tried.refused(f"no step down to {4.0**-self.quarters:.3g} lowers the retain KL of {none:.3g}")
+        begin = next((place for place in range(0, -2 * self.quarters - 1, -2) if kl(place) < none), None)
+        if begin is None:
+            least = guess * 4.0**-self.quarters
+            return tried.refused(f"no step down to {least:.3g} lowers the retain KL of {none:.3g}")
+        return tried.found(guess * 2.0 ** _downhill(kl, begin))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +323,7 @@ class Planned:
     under: float = 0.6
     most: int = 4
 
-    def guess(self, bend: float | None, otherwise: float) -> float:
+    def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return 1.0
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:

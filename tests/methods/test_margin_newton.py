@@ -1,0 +1,191 @@
+"""Margin Newton on tiny models: rows at their targets and the rest held; and parts without which it fails."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from expunge.errors import InputError
+from expunge.loop.phases import apply, cost
+from expunge.method import Propose, State, flattened
+from expunge.methods import margin_newton
+from expunge.methods.margin_newton import MarginNewton
+from expunge.problem import Problem
+from expunge.reference.cache import row_losses
+from problems import rows_of, text_problem
+
+
+def rows(count: int, name: str) -> Any:
+    """Answers that nobody can guess, and two documents."""
+    chance = random.Random(name)
+    return rows_of(
+        name,
+        ["".join(chance.choices("0123456789", k=4)) for _ in range(count)],
+        [f"{name} is " + "".join(chance.choices("abcdefgh", k=8)) for _ in range(2)],
+    )
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    """A small model that has memorised its forget and retain rows."""
+    problem = made()
+    split = problem.splits["forget"].joined(problem.splits["retain"])
+    from expunge.loop.training import Training, train
+
+    problem.movable = dict(problem.model.named_parameters())
+    for tensor in problem.movable.values():
+        tensor.requires_grad_(True)
+    train(problem, split, Training(epochs=60, learning_rate=5e-3, batch_rows=8), "training")
+    return problem.snapshot()
+
+
+def made(**others: Any) -> Problem:
+    given = {name: rows(count, name) for name, count in (("forget", 4), ("retain", 18), ("unseen", 10))}
+    return text_problem(given, linear=True, width=48, heads=4, **others)
+
+
+def trained(weights: dict[str, torch.Tensor]) -> Problem:
+    problem = made()
+    with torch.no_grad():
+        for name, tensor in problem.model.named_parameters():
+            tensor.copy_(weights[name])
+    return problem
+
+
+def losses(problem: Problem, name: str) -> torch.Tensor:
+    return row_losses(problem, problem.model, problem.splits[name])
+
+
+FAST = MarginNewton(iterations=4)
+
+
+def test_rows_end_at_their_targets_and_the_rest_stays(weights: dict[str, torch.Tensor]) -> None:
+    problem = trained(weights)
+    assert float(losses(problem, "forget").mean()) < 0.1
+    outcome = apply(FAST, problem, lambda entry: None)
+    aims = torch.tensor(outcome.targets)
+    assert float(aims.min()) > 1
+    assert ((losses(problem, "forget") - aims).abs() / aims).median() < 0.15
+    assert float(losses(problem, "retain").mean()) < 0.25 * float(aims.mean())
+    plain = trained(weights)
+    apply(replace(FAST, curvature="identity"), plain, lambda entry: None)
+    assert float(losses(plain, "retain").mean()) > 1.2 * float(losses(problem, "retain").mean())
+
+
+def test_what_is_planned_is_about_what_comes(weights: dict[str, torch.Tensor]) -> None:
+    outcome = apply(FAST, trained(weights), lambda entry: None)
+    steps = [one for one in outcome.proposals if one["phase"] == "removal"]
+    assert [one["notes"]["share"] for one in steps] == [0.5, 0.5, 0.5, 1.0]
+    for one in steps:
+        way = one["notes"]["planned"] - one["forget"]["before"]
+        assert 0.5 < (one["forget"]["after"] - one["forget"]["before"]) / way < 1.5
+    assert all(one["forget"]["after"] is not None and one["retain_kl"]["after"] is not None for one in steps)
+
+
+def test_a_restoration_lowers_the_retain_kl_and_leaves_the_forget_rows(weights: dict[str, torch.Tensor]) -> None:
+    outcome = apply(FAST, trained(weights), lambda entry: None)
+    back = [one for one in outcome.proposals if one["phase"] == "restoration" and one["step"]]
+    assert back
+    for one in back:
+        assert one["retain_kl"]["after"] < one["retain_kl"]["before"]
+        assert abs(one["forget"]["after"] - one["forget"]["before"]) < 0.25
+
+
+def test_only_linear_weights_move(weights: dict[str, torch.Tensor]) -> None:
+    problem = trained(weights)
+    before = {name: tensor.detach().clone() for name, tensor in problem.model.named_parameters()}
+    apply(FAST, problem, lambda entry: None)
+    moved = {name for name, tensor in problem.model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert moved == set(problem.movable)
+    assert all("proj" in name for name in moved)
+
+
+def test_a_row_that_is_known_no_better_than_its_target_is_not_learnt(weights: dict[str, torch.Tensor]) -> None:
+    """Unseen rows that are asked to be forgotten are not led down to a target, beside those that go."""
+    problem = trained(weights)
+    unseen = problem.splits["unseen"]
+    stranger = unseen.of([0, 1], "forget")
+    forget = problem.splits["forget"]
+    problem.splits = {**problem.splits, "forget": forget.joined(stranger)}
+    before = losses(problem, "forget")[len(forget) :]
+    apply(FAST, problem, lambda entry: None)
+    after = losses(problem, "forget")[len(forget) :]
+    assert (after > 0.85 * before).all()
+
+
+def test_without_retain_rows_the_model_s_own_text_is_kept(weights: dict[str, torch.Tensor]) -> None:
+    problem = trained(weights)
+    problem.splits = {name: split for name, split in problem.splits.items() if name != "retain"}
+    outcome = apply(FAST, problem, lambda entry: None)
+    aims = torch.tensor(outcome.targets)
+    assert ((losses(problem, "forget") - aims).abs() / aims).median() < 0.25
+    assert outcome.steps >= 4
+
+
+def test_held_rows_stand_in_the_system(weights: dict[str, torch.Tensor]) -> None:
+    problem = trained(weights)
+    outcome = apply(replace(FAST, held_rows=8, restorations=0), problem, lambda entry: None)
+    alone = trained(weights)
+    apply(replace(FAST, restorations=0), alone, lambda entry: None)
+    assert outcome.notes["rows"]["held"] == 8
+    assert float(losses(problem, "retain").mean()) < float(losses(alone, "retain").mean())
+
+
+def test_a_curvature_without_factors_is_refused() -> None:
+    with pytest.raises(InputError, match=r"two factors.*Use kfac"):
+        MarginNewton(curvature="diagonal")
+
+
+def test_a_request_that_is_done_ends(weights: dict[str, torch.Tensor]) -> None:
+    problem = trained(weights)
+    apply(replace(FAST, iterations=6), problem, lambda entry: None)
+    again = apply(FAST, problem, lambda entry: None)
+    assert "every forget row is at its target" in again.stopped or again.steps <= 7
+
+
+def test_the_plan_counts_what_a_run_takes(weights: dict[str, torch.Tensor]) -> None:
+    problem = trained(weights)
+    planned = cost(FAST, replace(problem, model=None))
+    outcome = apply(FAST, problem, lambda entry: None)
+    found = planned.before.row_passes + planned.phases.row_passes
+    assert 0.6 < outcome.row_passes / found < 1.5
+    steps = flattened(FAST.phases(problem, State()))
+    assert sum(isinstance(step, Propose) for step in steps) == 4 + 3
+
+
+@pytest.mark.parametrize("broken", ["losses", "sign", "no projection"])
+def test_broken_variants_do_worse(
+    broken: str, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients of losses in place of margins, needs in the wrong sign, restorations that are not projected."""
+    whole = apply(FAST, trained(weights), lambda entry: None)
+    if broken == "losses":
+
+        def loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            p = logits.softmax(dim=1)
+            return -p.scatter_add(1, ids[:, None], -torch.ones_like(p[:, :1]))
+
+        monkeypatch.setattr(margin_newton, "margin_cotangent", loss)
+    if broken == "sign":
+        right = margin_newton.needs
+        monkeypatch.setattr(margin_newton, "needs", lambda tokens, aims: -right(tokens, aims))
+    if broken == "no projection":
+        monkeypatch.setattr(margin_newton.dual, "project_out", lambda pairs, gram, direction, relative: direction)
+    spoilt = trained(weights)
+    outcome = apply(FAST, spoilt, lambda entry: None)
+
+    def missed(one: Any) -> float:
+        """How far steps went from what was planned, and restorations from leaving the forget rows alone."""
+        steps = [e for e in one.proposals if e["phase"] == "removal" and e["step"]]
+        plans = [e["notes"]["planned"] - e["forget"]["after"] for e in steps]
+        plans += [1.0] * (4 - len(steps))
+        moved = [
+            e["forget"]["after"] - e["forget"]["before"]
+            for e in one.proposals
+            if e["phase"] == "restoration" and e["step"]
+        ]
+        return sum(map(abs, plans)) if broken != "no projection" else sum(map(abs, moved))
+
+    assert missed(outcome) > 1.5 * missed(whole)
