@@ -28,6 +28,7 @@ from expunge.gradients.summed import Terms as Terms
 from expunge.optim.step_size import StepRule
 from expunge.problem import Problem, Split
 
+ACCEPTANCE = "acceptance"  # the split that proposed steps are measured on
 Kept = Literal["distributions", "states"]
 Gradients = Mapping[str, Tensor]  # by the names of `Problem.movable`
 

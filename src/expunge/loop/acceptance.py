@@ -12,14 +12,11 @@ from torch import Tensor
 
 from expunge.data.splits import spread
 from expunge.errors import InputError
-from expunge.method import State
+from expunge.method import ACCEPTANCE, State
 from expunge.optim.step_size import Measured, StepRule
 from expunge.optim.stopping import Check
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
-
-ACCEPTANCE = "acceptance"
-
 
 MOST = 64  # rows, spread evenly: a search measures them some ten times
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from expunge.data.passes import Passes, measuring, total
 from expunge.errors import InputError
 from expunge.loop import descent, proposals, transforms
-from expunge.loop.acceptance import ACCEPTANCE, Acceptance, Here, chosen
+from expunge.loop.acceptance import Acceptance, Here, chosen
 from expunge.loop.descent import DescendRunner, steps_of
 from expunge.loop.proposals import ProposeRunner
 from expunge.loop.transforms import TransformRunner
 from expunge.loop.unlearning import Cost, Ground, Runner, Unlearning
 from expunge.loop.watch import Log, Outcome, Watch, watched
-from expunge.method import Descend, Method, Phase, Probe, Propose, Repeat, State, Step, Transform, flattened
+from expunge.method import ACCEPTANCE, Descend, Method, Phase, Probe, Propose, Repeat, State, Step, Transform, flattened
 from expunge.problem import Problem, Split, divided
 from expunge.reference.replay import expected
 from expunge.runs.checkpoint import Checkpoints

@@ -47,7 +47,7 @@ from expunge.gradients.summed import divergence_gradient
 from expunge.influence import directions, dual
 from expunge.influence.dual import RowPairs
 from expunge.influence.needs import Tokens, needs, token_weights
-from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State
+from expunge.method import ACCEPTANCE, Method, Needs, Phase, Proposal, Propose, Repeat, State
 from expunge.model.layers import linear_weights
 from expunge.model.losses import margin_cotangent, margins
 from expunge.optim.step_size import Planned, Valley
@@ -80,12 +80,12 @@ class MarginNewton(Method):
     """Steps, the last of which goes all the way (our choice)."""
     share: Annotated[float, Between(0, 1)] = 0.5
     """Of the needs, in all iterations but the last (our choice)."""
-    restorations: Annotated[int, AtLeast(0)] = 1
+    restorations: Annotated[int, AtLeast(0)] = 2
     """Before each iteration but the first (our choice)."""
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 16 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
-    """Rows of a restoration; none: as many as forget rows, 16 to 64 (our choice)."""
+    """Rows of a restoration; none: twice as many as forget rows, 16 to 128 (our choice)."""
     held_rows: Annotated[int, AtLeast(0)] = 0
     """Rows to keep that stand in the same system as those to forget, to come back to where they were (our choice)."""
     refit_every: Annotated[int, AtLeast(0)] = 0
@@ -196,7 +196,7 @@ class MarginNewton(Method):
         return _drawn(kept, most, problem.seed, "fit")
 
     def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
-        most = self.keep_rows or min(64, max(16, len(problem.splits["forget"].rows)))
+        most = self.keep_rows or min(128, max(16, 2 * len(problem.splits["forget"].rows)))
         return _drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
 
     def _refit(self, problem: Problem, state: State) -> None:
@@ -312,7 +312,7 @@ class MarginNewton(Method):
 
 def _rows_to_keep(problem: Problem) -> Split | None:
     """Retain rows and the target half of the holdout; None without retain rows to measure steps on."""
-    if "retain" not in problem.splits or "acceptance" not in problem.splits:
+    if "retain" not in problem.splits or ACCEPTANCE not in problem.splits:
         return None
     retain = problem.splits["retain"]
     return retain.joined(problem.splits["unseen"]) if "unseen" in problem.splits else retain
@@ -322,7 +322,7 @@ def _sampled(problem: Problem, state: State) -> Split:
     """Text of the original's own, a fifth of it to measure steps on; with the target half of the holdout."""
     found = sample(problem, SAMPLED, SAMPLED_TOKENS).split
     places = range(len(found))
-    state.splits["acceptance"] = found.of([place for place in places if place % 5 == 0], "acceptance")
+    state.splits[ACCEPTANCE] = found.of([place for place in places if place % 5 == 0], ACCEPTANCE)
     kept = found.of([place for place in places if place % 5], "keep")
     return kept.joined(problem.splits["unseen"]) if "unseen" in problem.splits else kept
 
