@@ -18,6 +18,7 @@ from expunge import registry
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window, encode
 from expunge.demo.tiny import byte_tokenizer
+from expunge.method import Needs
 from expunge.model.select import select
 from expunge.problem import Problem, Split
 from expunge.runs.distributed import Runtime
@@ -33,8 +34,9 @@ TARGETS = {  # of a LoRA: one layer of the attention and one of the rest at leas
 VOCABULARY = 13  # of oracle models
 TEXT_VOCABULARY = 258  # of text models: one token a byte, begin and end
 METHODS = registry.names("methods")
+ANYTHING = Needs()
 FEW: dict[str, Any] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16}
-FEW |= {"learning_rate": 1e-3, "forget_rows": 4}
+FEW |= {"learning_rate": 1e-3, "forget_rows": 4, "rows": 4, "refresh_every": 2}
 FEW["budget"] = 1e-3  # the logits of a random model are small whatever its weights are: no step reaches a larger one
 
 
@@ -210,16 +212,18 @@ def text_problem(
     dtype: torch.dtype = torch.float32,
     context: int = 64,
     runtime: Runtime | None = None,
+    needs: Needs = ANYTHING,
     **sizes: Any,
 ) -> Problem:
-    """A text model with rows, of which a subspace may move; its LoRA always begins with the same matrices."""
+    """A text model with rows, of which a subspace may move, on the layers that a method `needs`; its LoRA always begins
+    with the same matrices."""
     tokenizer, runtime = byte_tokenizer([], TEXT_VOCABULARY), runtime or Runtime("cpu")
     model = text_model(family, context=context, **sizes).to(runtime.device, dtype)
     splits = {
         name: one if isinstance(one, Split) else encoded(name, one, tokenizer, context) for name, one in rows.items()
     }
     with seeded(0):
-        chosen = select(model, subspace, runtime.device)
+        chosen = select(model, subspace, runtime.device, needs.layers)
     for tensor in chosen.movable.values():
         tensor.data = tensor.data.to(dtype)
     return problem_of(
@@ -227,7 +231,7 @@ def text_problem(
     )
 
 
-def mixed(subspace: str = "full", rows: int = 8) -> Problem:
+def mixed(subspace: str = "full", rows: int = 8, needs: Needs = ANYTHING) -> Problem:
     """Forget, retain and unseen rows: so many answers and two documents in each."""
     return text_problem(
         {
@@ -238,12 +242,14 @@ def mixed(subspace: str = "full", rows: int = 8) -> Problem:
         },
         subspace,
         heads=4,
+        needs=needs,
     )
 
 
 def problem_for(method: str, subspace: str) -> Problem:
-    """A mixed problem with rows enough for a method."""
-    return mixed(subspace, max(8, getattr(registry.load("methods", method), "fewest_retain", 0)))
+    """A mixed problem with rows enough for a method, of which that moves what the method declares movable."""
+    needs = short(method).needs
+    return mixed(subspace, max(8, needs.fewest_retain), needs)
 
 
 def uneven(subspace: str = "full", rows: int = 9) -> Problem:
