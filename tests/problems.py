@@ -5,7 +5,7 @@ byte tokenizer's 258 tokens, in float32, as what a user has. *Oracle* models (`m
 float64 throughout, norms included, for comparisons to the last digits. No builder draws from the global chance.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from expunge import registry
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window, encode
 from expunge.demo.tiny import byte_tokenizer
-from expunge.method import Needs
 from expunge.model.select import select
 from expunge.problem import Problem, Split
 from expunge.runs.distributed import Runtime
@@ -34,7 +33,7 @@ TARGETS = {  # of a LoRA: one layer of the attention and one of the rest at leas
 VOCABULARY = 13  # of oracle models
 TEXT_VOCABULARY = 258  # of text models: one token a byte, begin and end
 METHODS = registry.names("methods")
-ANYTHING = Needs()
+Moved = Callable[[int], Sequence[int]] | None  # of so many layers those that may move, see `Needs.layers`
 FEW: dict[str, Any] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16}
 FEW |= {"learning_rate": 1e-3, "forget_rows": 4, "rows": 4, "refresh_every": 2}
 FEW["budget"] = 1e-3  # the logits of a random model are small whatever its weights are: no step reaches a larger one
@@ -212,18 +211,18 @@ def text_problem(
     dtype: torch.dtype = torch.float32,
     context: int = 64,
     runtime: Runtime | None = None,
-    needs: Needs = ANYTHING,
+    moved: Moved = None,
     **sizes: Any,
 ) -> Problem:
-    """A text model with rows, of which a subspace may move, on the layers that a method `needs`; its LoRA always begins
-    with the same matrices."""
+    """A text model with rows, of which a subspace may move, on the layers `moved`; its LoRA always begins with the same
+    matrices."""
     tokenizer, runtime = byte_tokenizer([], TEXT_VOCABULARY), runtime or Runtime("cpu")
     model = text_model(family, context=context, **sizes).to(runtime.device, dtype)
     splits = {
         name: one if isinstance(one, Split) else encoded(name, one, tokenizer, context) for name, one in rows.items()
     }
     with seeded(0):
-        chosen = select(model, subspace, runtime.device, needs.layers)
+        chosen = select(model, subspace, runtime.device, moved)
     for tensor in chosen.movable.values():
         tensor.data = tensor.data.to(dtype)
     return problem_of(
@@ -231,7 +230,7 @@ def text_problem(
     )
 
 
-def mixed(subspace: str = "full", rows: int = 8, needs: Needs = ANYTHING) -> Problem:
+def mixed(subspace: str = "full", rows: int = 8, moved: Moved = None) -> Problem:
     """Forget, retain and unseen rows: so many answers and two documents in each."""
     return text_problem(
         {
@@ -242,14 +241,14 @@ def mixed(subspace: str = "full", rows: int = 8, needs: Needs = ANYTHING) -> Pro
         },
         subspace,
         heads=4,
-        needs=needs,
+        moved=moved,
     )
 
 
 def problem_for(method: str, subspace: str) -> Problem:
     """A mixed problem with rows enough for a method, of which that moves what the method declares movable."""
     needs = short(method).needs
-    return mixed(subspace, max(8, needs.fewest_retain), needs)
+    return mixed(subspace, max(8, needs.fewest_retain), needs.layers)
 
 
 def uneven(subspace: str = "full", rows: int = 9) -> Problem:

@@ -32,7 +32,7 @@ from expunge.loop.proposals import ProposeRunner
 from expunge.loop.training import Training, train
 from expunge.loop.unlearning import Unlearning
 from expunge.loop.watch import Outcome, Watch
-from expunge.method import Needs, Plain, Propose, State, Trial
+from expunge.method import Plain, Propose, State, Trial
 from expunge.methods.fisher_removal import FisherRemoval
 from expunge.methods.libu_as_published import squared_batch_means
 from expunge.model.losses import target_logits, window_means
@@ -42,7 +42,7 @@ from expunge.reference.cache import keep_distributions, log_likelihoods, row_los
 from expunge.runs import distributed
 from expunge.runs.distributed import Runtime
 from oracles import token_nll
-from problems import ANYTHING, METHODS, rows_of, short, text_model, text_problem
+from problems import METHODS, Moved, rows_of, short, text_model, text_problem
 
 Found = dict[str, Any]
 CONTEXT = 32
@@ -52,7 +52,7 @@ CURVATURES = registry.names("curvatures")
 
 
 def problem_of(
-    subspace: str = "full", rows: int = 18, forget: int = 5, layers: int = 1, needs: Needs = ANYTHING
+    subspace: str = "full", rows: int = 18, forget: int = 5, layers: int = 1, moved: Moved = None
 ) -> Problem:
     """Answers of many lengths, and of each set a document; the retain set's is longer than the context."""
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def problem_of(
         layers=layers,
         dtype=torch.float64,
         context=CONTEXT,
-        needs=needs,
+        moved=moved,
     )
 
 
@@ -224,7 +224,7 @@ def budget(problem: Problem) -> Found:
 def method(name: str) -> Found:
     """All phases of a method, ten steps of each; one that names layers has two to choose from."""
     made = short(name, **FEW | OWN.get(name, {}))
-    problem = problem_of(layers=2 if made.needs.layers else 1, needs=made.needs)
+    problem = problem_of(layers=2 if made.needs.layers else 1, moved=made.needs.layers)
     torch.manual_seed(0)
     outcome = apply(made, problem, lambda entry: None)
     found = problem.snapshot() | {"steps": outcome.steps, "tokens": outcome.tokens, "stopped": outcome.stopped}
