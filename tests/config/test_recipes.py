@@ -16,7 +16,7 @@ from expunge.errors import InputError
 from expunge.loop.training import Training
 from problems import write_model
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 HUB = {"lume_olmo_7b", "lume_olmo_1b"}
 COMPARISONS = {"lume_small_compare", "lume_small_organisers", "lume_second_order"}
 OF_COMPARE = {"seeds", "methods", "variants"}
