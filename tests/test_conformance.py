@@ -61,7 +61,7 @@ def spoilt(apply: Callable[[Problem, State], None]) -> Method:
 
 
 def with_loss(loss: Callable[..., Terms]) -> Method:
-    return Changed(short("gradient_ascent"), lambda phase: (replace(phase, loss=loss),))  # type: ignore[type-var]
+    return Changed(short("gradient_ascent"), lambda phase: (replace(phase, loss=loss),))  # type: ignore[arg-type]
 
 
 def check_moves(method: Any, problem: Problem) -> None:

@@ -13,7 +13,7 @@ from expunge.loop import descent, phases, training, transforms
 from expunge.loop.phases import RUNNERS, Kind, apply, cost
 from expunge.loop.training import Training, train
 from expunge.loop.unlearning import Ground
-from expunge.method import Descend, State, flattened
+from expunge.method import Descend, State, Transform, flattened
 from expunge.problem import Problem, divided
 from problems import METHODS, problem_for, short
 
@@ -140,7 +140,7 @@ def test_a_transform_is_a_check_and_a_copy() -> None:
     ground = Ground.of(problem, State())
     steps = flattened(short("task_vector").phases(problem, State()))
     found, work = (
-        sum((one(step, ground) for step in steps if type(step).__name__ == "Transform"), Passes())
+        sum((one(step, ground) for step in steps if isinstance(step, Transform)), Passes())
         for one in (transforms.cost, transforms.work)
     )
     assert work.tokens == 0 and (work.updates, work.copies) == (3, 1)

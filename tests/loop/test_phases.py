@@ -91,7 +91,7 @@ def check_until(run: Callable[..., list[str]]) -> None:
 
     def twice(state: State) -> bool:
         asked.append(list(state.carried["words"]))
-        return state.carried["words"].count("b") == 2
+        return bool(state.carried["words"].count("b") == 2)
 
     assert run(Repeat((note("a"), note("b")), 5, until=twice), note("c")) == ["a", "b", "a", "b", "c"]
     assert asked == [["a", "b"], ["a", "b", "a", "b"]]

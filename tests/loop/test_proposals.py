@@ -212,6 +212,7 @@ class Mended(Uphill):
     def matching(self, problem: Problem, state: State, batch: Batch) -> Terms:
         losses = window_means(token_nll(target_logits(problem.model, batch), batch), batch)
         if batch.split == "forget":
+            assert self.target is not None
             return Terms({"forget": losses.mean()}, state.pressure * (losses - self.target).square().mean())
         return Terms({"retain": losses.mean()}, losses.mean())
 

@@ -77,7 +77,8 @@ def builder(stored: torch.dtype = torch.bfloat16) -> memory.Builder:
 
 def work(**changes: Any) -> Passes:
     shapes = measuring(windows(20, 20, 10))
-    return Passes(**({"updates": 2, "trained": shapes, "plain": shapes} | changes))
+    usual: dict[str, Any] = {"updates": 2, "trained": shapes, "plain": shapes}
+    return Passes(**usual | changes)
 
 
 def setting(**changes: Any) -> memory.Setting:

@@ -22,7 +22,7 @@ class Held:
     values: Any
 
 
-TREE = {
+TREE: dict[Any, Any] = {
     "scalars": [None, True, 3, 0.1, float("inf"), -0.0, "é\ud7ff", ""],
     "tuple": (1, ("a", [])),
     7: {("not", "text"): 1.5},
