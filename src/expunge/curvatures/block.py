@@ -113,7 +113,7 @@ class Block(Curvature):
         return Passing(fit=self.gradients / max(1, rows) if rows else 1.0)
 
     def bytes(self, shapes: Mapping[str, torch.Size]) -> int:
-        """Four bytes twice: gradients are stacked by row first, and then cut into blocks, the last of them filled up."""
+        """Four bytes twice: gradients are stacked by row, then cut into blocks, the last of which is filled up."""
         sizes = [shape.numel() for shape in shapes.values()]
         filled = sum(size + -size % (self.block or 1) for size in sizes)
         return 4 * self.gradients * (sum(sizes) + filled)
