@@ -8,6 +8,7 @@ import torch
 
 from distributed import pairs
 from distributed.cases import broken, commands, sound
+from expunge import registry
 from problems import METHODS
 
 pytestmark = pytest.mark.xdist_group("two processes")
@@ -68,5 +69,6 @@ def test_retrain_and_evaluate_share_their_work(
     assert first["twin 0"] == first["twin 1"] != first["twin 2"]
 
 
-def test_every_method_is_among_the_cases() -> None:
-    assert {f"method {name}" for name in METHODS} <= sound().keys()
+def test_every_method_and_curvature_is_among_the_cases() -> None:
+    entries = {f"method {name}" for name in METHODS} | {f"curvature {name}" for name in registry.names("curvatures")}
+    assert entries <= sound().keys()
