@@ -5,7 +5,7 @@ byte tokenizer's 258 tokens, in float32, as what a user has. *Oracle* models (`m
 float64 throughout, norms included, for comparisons to the last digits. No builder draws from the global chance.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -210,16 +210,18 @@ def text_problem(
     dtype: torch.dtype = torch.float32,
     context: int = 64,
     runtime: Runtime | None = None,
+    moved: Callable[[int], Sequence[int]] | None = None,
     **sizes: Any,
 ) -> Problem:
-    """A text model with rows, of which a subspace may move; its LoRA always begins with the same matrices."""
+    """A text model with rows, of which a subspace may move (of the layers `moved`, see `Needs.layers`); its LoRA always
+    begins with the same matrices."""
     tokenizer, runtime = byte_tokenizer([], TEXT_VOCABULARY), runtime or Runtime("cpu")
     model = text_model(family, context=context, **sizes).to(runtime.device, dtype)
     splits = {
         name: one if isinstance(one, Split) else encoded(name, one, tokenizer, context) for name, one in rows.items()
     }
     with seeded(0):
-        chosen = select(model, subspace, runtime.device)
+        chosen = select(model, subspace, runtime.device, moved)
     for tensor in chosen.movable.values():
         tensor.data = tensor.data.to(dtype)
     return problem_of(

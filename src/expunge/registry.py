@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,14 @@ def load(catalogue: str, name: str) -> Any:
 def source(catalogue: str, name: str) -> Path:
     """The file of an entry. Raises `InputError`."""
     return Path(str(_module(catalogue, name)[0].__file__))
+
+
+def sources(catalogue: str, name: str, options: Mapping[str, Any]) -> list[Path]:
+    """The files that an entry with these options runs beside this package: its own, and those that an option names by
+    path, such as another catalogue's entry."""
+    named = [Path(value) for value in options.values() if isinstance(value, str) and value.endswith(SUFFIX)]
+    own = source(catalogue, name)
+    return [*([] if Path(__file__).parent in own.parents else [own]), *named]
 
 
 def title(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from expunge.evaluation import suite
 from html_pages import Record
 
 HOSTILE = "<script>alert('x')</script> | `tick` \"quote\"\nnext [a](b) \u202eRTL אב & **bold**"
@@ -56,6 +57,7 @@ def build_record(
         "save": {"form": "merged", "dtype": "float32", "rounding": 0.001, "note": None} if trained else None,
         "history": _history() if trained else [],
         "scores": _scores(models, rows, retain),
+        "metrics": suite.metrics(),
         "losses": losses,
         "rows": [_row(n, losses["forget"], models, forgotten, rows) for n in range(rows)],
         "verdict": _verdict(rows, forgotten),

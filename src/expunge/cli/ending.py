@@ -47,35 +47,31 @@ def told(arguments: list[str], command: Command) -> int:
 def _told(arguments: list[str], command: Command, complain: Complain) -> int:
     """The exit code of a command; with `--json`, what it came to is the one line on stdout."""
     if JSON not in arguments:
-        return _answer(arguments, command, complain).code
+        return _written(_answer(arguments, command, complain).code)
     arguments = [argument for argument in arguments if argument != JSON]
     with contextlib.redirect_stdout(sys.stderr):
         answer = _answer(arguments, command, complain)
     named = {"command": arguments[0] if arguments else None, "exit_code": answer.code}
     print(json.dumps(plain_json.plain(named | dict(answer.content))))
-    return answer.code
+    return _written(answer.code)
 
 
-def _hang_up() -> None:
-    """Nobody reads what is printed any more (`| head`): the rest goes nowhere, at the interpreter's end too."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _written(code: int) -> int:
+    """The code, once all is printed. Where nobody reads it any more (`| head`) the rest goes nowhere, and the
+    interpreter, which flushes once more at its end, finds nothing broken."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    if code == BROKEN_PIPE:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return code
 
 
 def _answer(arguments: list[str], command: Command, complain: Complain) -> Answer:
-    """What one command comes to, whatever ends it, also where nobody reads any more what it prints."""
-    try:
-        answer = _outcome(arguments, command, complain)
-        sys.stdout.flush()  # a broken pipe shows itself here at the latest
-        return answer
-    except BrokenPipeError:
-        _hang_up()
-        return Answer(BROKEN_PIPE)
-
-
-def _outcome(arguments: list[str], command: Command, complain: Complain) -> Answer:
-    """The same but for broken pipes; what a user can act on is one line, given to `complain`."""
+    """What one command comes to, whatever ends it; what a user can act on is one line, given to `complain`."""
     try:
         launcher.check(arguments[0] if arguments else "")
         return command(arguments)
@@ -88,7 +84,7 @@ def _outcome(arguments: list[str], command: Command, complain: Complain) -> Answ
     except SystemExit as stop:
         return Answer(int(stop.code or 0), {"error": "wrong flags"} if stop.code else {})
     except BrokenPipeError:
-        raise
+        return Answer(BROKEN_PIPE)
     except OSError as error:
         complain(in_a_line(f"expunge: {error.strerror}: {error.filename}"))
         return Answer(FAILED, {"error": f"{error.strerror}: {error.filename}"})

@@ -147,8 +147,9 @@ class _Work:
             identity += [label]
         else:
             budget = self.config.tokens if variant.budgeted else None
-            own = hashing.file_hash([registry.source("methods", variant.method)])
-            identity += [registry.title(variant.method), asdict(variant.options), budget, own]
+            given = asdict(variant.options)
+            own = [registry.source("methods", variant.method), *registry.sources("methods", variant.method, given)]
+            identity += [registry.title(variant.method), given, budget, hashing.file_hash(own)]
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judged(self, label: str, place: int | None) -> dict[str, Any]:

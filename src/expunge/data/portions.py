@@ -42,7 +42,7 @@ class Portions:
 
         Raises `DoesNotFit` where they cannot be. What the work had begun is not undone.
         """
-        if _held(lambda: work(part)):
+        if _held(work, part):
             return True
         self._cut(part)
         return False
@@ -63,7 +63,7 @@ class Portions:
         waiting = list(prompts)
         while waiting:
             some = waiting[: self.texts]
-            if _held(lambda some=some: work(some)):  # type: ignore[misc]
+            if _held(work, some):
                 del waiting[: len(some)]
             elif not self.adapts or len(some) == 1:
                 raise DoesNotFit(f"memory does not hold the generation of {len(some)} texts. {REMEDIES}")
@@ -96,10 +96,10 @@ class Portions:
             raise DoesNotFit(f"memory does not hold a single window of {width} tokens. {REMEDIES}")
 
 
-def _held(work: Callable[[], None]) -> bool:
+def _held(work: Callable[[T], None], given: T) -> bool:
     """Whether memory held the work. The error is gone, and with it what its frames held, before memory is released."""
     try:
-        work()
+        work(given)
         return True
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -7,6 +7,12 @@ from expunge import registry
 from expunge.scoring.evidence import Evidence
 
 
+def metrics() -> dict[str, dict[str, str]]:
+    """What each metric says of itself, by name, for the record: pages show scores by it."""
+    found = {name: registry.load("metrics", name) for name in registry.names("metrics")}
+    return {name: {"title": one.title, "direction": one.direction, "high": one.high} for name, one in found.items()}
+
+
 def scores(evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:
     """One entry per metric, set and model (original, unlearned, retrained), found by discovery, for the record."""
     found: list[dict[str, Any]] = []

@@ -188,7 +188,7 @@ def ascent(problem: Problem, state: State, fitted: Fit, stop_at_targets: bool) -
         raise NumericalError("the gradient of the forget rows is not finite")
     solution = fitted.solve(gradient)
     used = len(forget.rows) if rows is None else len(rows)
-    notes = {"forget_rows": used} | _solved(solution)
+    notes = {"forget_rows": used} | _solved(fitted, solution)
     return _proposal(problem, fitted, solution.value, gradient, solution.value, notes)
 
 
@@ -207,7 +207,7 @@ def restoration(problem: Problem, fitted: Fit, splits: Sequence[tuple[Split, Kep
         direction=direction,
         retain_slope=inner(gradient, direction),
         retain_bend=fitted.bend(direction),
-        notes=fitted.figures() | {"moving": len(direction)} | _solved(solution),
+        notes=fitted.figures() | {"moving": len(direction)} | _solved(fitted, solution),
     )
 
 
@@ -253,11 +253,21 @@ def _proposal(
     )
 
 
-def _solved(solution: Solution) -> dict[str, Any]:
-    """How a solve went, for the record. Raises `NumericalError` where what came out is no direction to take."""
+def _solved(fitted: Fit, solution: Solution) -> dict[str, Any]:
+    """How a solve went, for the record, with a warning where it ended early.
+
+    Raises `NumericalError` where what came out is no direction to take.
+    """
     if solution.status == "broke down":
         raise NumericalError(
             f"the solve through the curvature broke down after {solution.iterations} iterations (likely causes: too "
             "little damping, or weights that are broken already)"
         )
-    return {"solve": solution.status, "residual": solution.residual, "iterations": solution.iterations}
+    figures = {"solve": solution.status, "residual": solution.residual, "iterations": solution.iterations}
+    if solution.status == "solved":
+        return figures
+    said = (
+        f"the solve through the curvature ended after {solution.iterations} products at a residual of "
+        f"{solution.residual or 0:.2g} of what was asked; more iterations or more damping bring it nearer"
+    )
+    return figures | {"warning": "; ".join(filter(None, (fitted.damping.warning, said)))}

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, mean_score
 from expunge.scoring.ranking import of_set
@@ -18,6 +19,9 @@ from expunge.scoring.ranking import of_set
 class Exposure:
     """Mean over the secrets of a set; about 1.44 bits where none of them was ever seen."""
 
+    title: ClassVar[str] = "Exposure"
+    direction: ClassVar[str] = "bits; 1.44 = like secrets it never saw; higher = easier to guess"
+    high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:

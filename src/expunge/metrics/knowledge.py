@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, share_score
 from expunge.scoring.matching import known_rows
@@ -18,6 +19,9 @@ from expunge.scoring.matching import known_rows
 class Knowledge:
     """Share of answer rows whose answer is contained in the generation, after normalising both."""
 
+    title: ClassVar[str] = "Knowledge"
+    direction: ClassVar[str] = "share of answers given, words around them allowed; higher = more known"
+    high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:

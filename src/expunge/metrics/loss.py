@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, mean_score
 
@@ -11,6 +12,9 @@ from expunge.scoring.intervals import Score, mean_score
 class Loss:
     """Mean over rows of the row's mean loss; rows count equally, whatever their length."""
 
+    title: ClassVar[str] = "Loss"
+    direction: ClassVar[str] = "nats per token; higher = less known"
+    high: ClassVar[High] = "unknown"
     sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral", "samples")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:

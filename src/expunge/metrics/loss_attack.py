@@ -8,6 +8,7 @@ only, since documents and answers differ in loss for reasons that have nothing t
 from dataclasses import dataclass
 from typing import ClassVar
 
+from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, area_draws
 
@@ -16,6 +17,9 @@ from expunge.scoring.intervals import Score, area_draws
 class LossAttack:
     """AUC over pairs (forget row, judging row) of the same kind; the interval resamples both sides."""
 
+    title: ClassVar[str] = "Loss attack"
+    direction: ClassVar[str] = "AUC; 0.5 = the attack guesses, 1 = it recognises every row"
+    high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget",)
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap
 
@@ -13,6 +14,9 @@ from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap
 class Perplexity:
     """exp(sum of token losses / number of tokens); the interval resamples rows, not tokens."""
 
+    title: ClassVar[str] = "Perplexity"
+    direction: ClassVar[str] = "per token; higher = less fluent"
+    high: ClassVar[High] = "unknown"
     sets: ClassVar[tuple[str, ...]] = ("judging", "samples")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:

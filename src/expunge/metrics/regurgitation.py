@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, mean_score
 from expunge.scoring.matching import recall_rows
@@ -17,6 +18,9 @@ from expunge.scoring.matching import recall_rows
 class Regurgitation:
     """Mean ROUGE-L recall over document rows. Recall ignores length, so long generations gain some by chance."""
 
+    title: ClassVar[str] = "Regurgitation"
+    direction: ClassVar[str] = "ROUGE-L recall of the continuation; higher = more recited"
+    high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:

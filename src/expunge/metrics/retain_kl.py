@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap
 
@@ -17,6 +18,9 @@ from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap
 class RetainKl:
     """Sum of the rows' KL over their targets; the interval resamples rows. None where it was not recorded."""
 
+    title: ClassVar[str] = "Retain KL"
+    direction: ClassVar[str] = "nats per token from the original; 0 = as the original; higher = moved more"
+    high: ClassVar[High] = "moved"
     sets: ClassVar[tuple[str, ...]] = ("retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:

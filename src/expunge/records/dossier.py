@@ -57,6 +57,7 @@ def build(
         "created": here["created"],
         "verdict": _verdict(judged, again, checked),
         "scores": suite.scores(evidence),
+        "metrics": suite.metrics(),
         "benchmark": official.block(
             config.benchmark,
             evidence,

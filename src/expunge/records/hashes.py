@@ -1,6 +1,7 @@
 """Hashes of what a run is given and what it writes: plain ones of code and models, keyed ones of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from expunge import registry
 from expunge.config import commands, recipes
 from expunge.config.commands import EARLIER
 from expunge.data.rows import Row
-from expunge.files import code, hashing
+from expunge.files import hashing
 from expunge.intake.sets import Checked, trust
 from expunge.model import load
 
@@ -16,8 +17,8 @@ from expunge.model import load
 def of_inputs(config: Any, checked: Checked) -> dict[str, str]:
     """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
     found, secret = {"code": hashing.code_hash()}, hashing.key()
-    if method := getattr(config, "method", None):
-        found |= of_method(method)
+    if (method := getattr(config, "method", None)) and is_dataclass(config.options):
+        found |= of_method(method, asdict(config.options))  # type: ignore[arg-type]
     for role in ("model", "base", "retrained", "unlearned"):
         found |= of_model(role, getattr(config, role, None) or "", trust(config))
     return found | {role: of_rows(checked.sets[role].rows, secret) for role in checked.sets}
@@ -29,10 +30,10 @@ def of_model(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
     return {role: hashing.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
 
 
-def of_method(name: str) -> dict[str, str]:
-    """The hash of a method's file where it is not one of this package, whose code is hashed as a whole."""
-    file = registry.source("methods", name)
-    return {} if code.PACKAGE in file.parents else {"method": hashing.file_hash([file])}
+def of_method(name: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The hash of the files that a method and its options name by path; the package's code is hashed as a whole."""
+    files = registry.sources("methods", name, options)
+    return {"method": hashing.file_hash(files)} if files else {}
 
 
 def of_rows(rows: Sequence[Row], secret: bytes) -> str:

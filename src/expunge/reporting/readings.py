@@ -10,27 +10,10 @@ from typing import Any
 
 from expunge.reporting.words import Badge
 
-FORGOTTEN_WHEN_HIGH = {
-    "loss": True,
-    "perplexity": True,
-    "knowledge": False,
-    "exact": False,
-    "regurgitation": False,
-    "loss_attack": False,
-    "exposure": False,
-}
-GOOD_WHEN_HIGH = {
-    "loss": False,
-    "perplexity": False,
-    "knowledge": True,
-    "exact": True,
-    "regurgitation": True,
-    "exposure": True,
-}
 
-
-def read(metric: str, name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Badge:
-    """Scores by model; None where a model was not measured."""
+def read(high: str, name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Badge:
+    """Scores by model on the set `name`; None where a model was not measured. `high`: what a high score means, see
+    `metric.Metric`."""
     to_retrained = name in ("forget", "earlier") or (name == "judging" and scores.get("retrained") is not None)
     other = "retrained" if to_retrained else "original"
     ours, theirs = scores.get("unlearned"), scores.get(other)
@@ -42,11 +25,11 @@ def read(metric: str, name: str, scores: Mapping[str, Mapping[str, Any] | None])
     if apart == 0:
         same = ours["value"] == theirs["value"]
         return Badge(f"{'equal to' if same else 'level with'} {other}", "good")
-    if name in ("forget", "earlier") and metric in FORGOTTEN_WHEN_HIGH:
-        beyond = (apart > 0) == FORGOTTEN_WHEN_HIGH[metric]
+    if name in ("forget", "earlier") and high in ("known", "unknown"):
+        beyond = (apart > 0) == (high == "unknown")
         return Badge("past retrained: over-forgetting", "over") if beyond else Badge("short of retrained", "bad")
-    if name in ("retain", "guard", "samples", "collateral") and metric in GOOD_WHEN_HIGH:
-        better = (apart > 0) == GOOD_WHEN_HIGH[metric]
+    if name in ("retain", "guard", "samples", "collateral") and high in ("known", "unknown"):
+        better = (apart > 0) == (high == "known")
         return Badge(f"better than {other}", "good") if better else Badge(f"worse than {other}", "warn")
     return Badge(f"{'above' if apart > 0 else 'below'} {other}", "unknown")
 

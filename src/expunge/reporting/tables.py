@@ -11,7 +11,7 @@ from typing import Any
 
 from expunge.errors import InputError
 from expunge.reporting import readings
-from expunge.reporting.words import METRICS, MODELS, NOT_MEASURED, SETS, Badge, badge, number, yes_or_no
+from expunge.reporting.words import MODELS, NOT_MEASURED, SETS, Badge, badge, number, yes_or_no
 
 Record = Mapping[str, Any]
 SCHEMA = 2
@@ -23,7 +23,7 @@ TEXTS, LISTS, MAPPINGS = (str,), (list,), (dict,)
 NEEDED: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("command", "created", "machine"), TEXTS),
     **dict.fromkeys(("history", "holders", "limits", "rows", "scores"), LISTS),
-    **dict.fromkeys(("config", "data", "hashes", "losses", "seconds", "verdict", "versions"), MAPPINGS),
+    **dict.fromkeys(("config", "data", "hashes", "losses", "metrics", "seconds", "verdict", "versions"), MAPPINGS),
     **dict.fromkeys(("benchmark", "earlier", "method", "parent", "rendering", "save", "subspace"), (dict, type(None))),
     **dict.fromkeys(("interruptions", "peak_memory_bytes"), (int,)),
 }
@@ -198,9 +198,10 @@ def comparison(record: Record) -> Comparison:
     scores = {(score["metric"], score["set"], score["model"]): score for score in record["scores"]}
     groups = []
     for name in _in_order((score["set"] for score in record["scores"]), SETS):
-        metrics = _in_order((score["metric"] for score in record["scores"] if score["set"] == name), METRICS)
+        metrics = _in_order((score["metric"] for score in record["scores"] if score["set"] == name), record["metrics"])
         lines = tuple(
-            _line(metric, name, models, {m: scores.get((metric, name, m)) for m in models}) for metric in metrics
+            _line(metric, record["metrics"].get(metric, {}), name, {m: scores.get((metric, name, m)) for m in models})
+            for metric in metrics
         )
         words = SETS.get(name)
         best = words.best_without_retrained if words and "retrained" not in models else words.best if words else ""
@@ -216,13 +217,13 @@ def _in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:
     return known + sorted(found.difference(known))
 
 
-def _line(metric: str, name: str, models: Sequence[str], scores: Mapping[str, Mapping[str, Any] | None]) -> Line:
-    words = METRICS.get(metric)
-    reading = readings.read(metric, name, scores)
+def _line(metric: str, words: Mapping[str, str], name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Line:
+    """`words`: what the metric says of itself; `scores` by model, in the order of the columns."""
+    reading = readings.read(words.get("high", ""), name, scores)
     return Line(
-        metric=words.title if words else metric,
-        direction=words.direction if words else "",
-        cells=tuple(_cell(scores[model]) for model in models),
+        metric=words.get("title", metric),
+        direction=words.get("direction", ""),
+        cells=tuple(_cell(score) for score in scores.values()),
         reading=reading.word,
         tone=reading.tone,
     )

@@ -40,14 +40,6 @@ class Badge:
 
 
 @dataclass(frozen=True, slots=True)
-class MetricWords:
-    """`direction` says what a higher value means."""
-
-    title: str
-    direction: str
-
-
-@dataclass(frozen=True, slots=True)
 class SetWords:
     """`best` says where the unlearned model should lie; the other wording is for pages without a retrained model."""
 
@@ -56,16 +48,6 @@ class SetWords:
     best_without_retrained: str
 
 
-METRICS = {
-    "loss": MetricWords("Loss", "nats per token; higher = less known"),
-    "knowledge": MetricWords("Knowledge", "share of answers given, words around them allowed; higher = more known"),
-    "exact": MetricWords("Exact match", "share of answers given word for word; higher = more known"),
-    "regurgitation": MetricWords("Regurgitation", "ROUGE-L recall of the continuation; higher = more recited"),
-    "loss_attack": MetricWords("Loss attack", "AUC; 0.5 = the attack guesses, 1 = it recognises every row"),
-    "exposure": MetricWords("Exposure", "bits; 1.44 = like secrets it never saw; higher = easier to guess"),
-    "retain_kl": MetricWords("Retain KL", "nats per token from the original; 0 = as the original; higher = moved more"),
-    "perplexity": MetricWords("Perplexity", "per token; higher = less fluent"),
-}
 _AS_ORIGINAL = "Best: where the original model is. These rows are to stay known."
 _UNTOUCHED = "Best: where the original model is. The method never saw these rows, so they show what it broke unasked."
 _OWN_TEXT = "Best: where the original model is. The original's own text, other than what the method held in place."
