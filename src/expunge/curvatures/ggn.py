@@ -82,7 +82,7 @@ class GGN(Curvature):
             return _product(problem, state, chosen)
 
     def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
-        chosen = {name: _wide(part) for name, part in vector.items() if name in state.means}
+        chosen = {name: part.float() for name, part in vector.items() if name in state.means}
         with _weights_of(problem, state), sdpa_kernel(SDPBackend.MATH):
 
             def damped(direction: Vector) -> dict[str, Tensor]:
@@ -125,11 +125,6 @@ def conjugate_gradients(
         direction = {name: part + (squared / before) * direction[name] for name, part in rest.items()}
     status: Status = "solved" if squared <= tolerance**2 * whole else "not converged"
     return Solution(solution, status, _relative(squared, whole), iterations)
-
-
-def _wide(part: Tensor) -> Tensor:
-    """In float32 or wider: sums over many iterations are made in it."""
-    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 def _relative(squared: float, whole: float) -> float:
