@@ -82,7 +82,11 @@ class GGN(Curvature):
             return _product(problem, state, chosen)
 
     def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
-        chosen = {name: part.float() for name, part in vector.items() if name in state.means}
+        chosen = {
+            name: part.to(torch.promote_types(part.dtype, torch.float32))
+            for name, part in vector.items()
+            if name in state.means
+        }
         with _weights_of(problem, state), sdpa_kernel(SDPBackend.MATH):
 
             def damped(direction: Vector) -> dict[str, Tensor]:
