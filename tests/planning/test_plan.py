@@ -25,7 +25,7 @@ PROGRAM = """
 import json, sys, time, expunge.pipeline
 from dataclasses import asdict
 from pathlib import Path
-from expunge import config
+from expunge.config import commands, options
 begin = time.process_time()
 estimate = expunge.pipeline.estimate(options.build(commands.Plan, json.loads(sys.argv[1]), "plan"))
 seconds = time.process_time() - begin
@@ -132,7 +132,7 @@ def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
 
 
 def cost(name: str, seconds: float) -> Cost:
-    return Cost(name, "full", 20, 3e12, 1e12, Memory({"measuring": 5, "unlearning": 3 * GIB}), seconds)
+    return Cost(name, "full", 20, 1234.4, 3e12, 1e12, Memory({"measuring": 5, "unlearning": 3 * GIB}), seconds)
 
 
 def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
@@ -146,8 +146,11 @@ def test_lines() -> None:
     fits = (Fit("", "full", 40 * GIB, "unlearning", False), Fit("--subspace lora", "lora", 9 * GIB, "saving", True))
     estimate = Estimate((cost("a", 30.0), cost("loss_matching", 7200.0)), {"b": "--retain"}, None, {"24 GB": fits}, GIB)
     shown = table.lines(estimate)
-    assert shown[0].split() == "method subspace steps FLOPs of steps of measuring peak memory while time".split()
-    assert shown[1].split() == "a full 20 3.0e+12 1.0e+12 3.0 GiB unlearning 30 s".split()
+    assert (
+        shown[0].split()
+        == "method subspace steps row passes FLOPs of steps of measuring peak memory while time".split()
+    )
+    assert shown[1].split() == "a full 20 1,234 3.0e+12 1.0e+12 3.0 GiB unlearning 30 s".split()
     assert shown[2].endswith("2.0 h")
     assert "b: needs --retain" in shown
     expected = "no as asked, with full (40 GiB while unlearning); yes with --subspace lora (9.0 GiB while saving)"

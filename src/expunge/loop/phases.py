@@ -7,7 +7,7 @@ change: weights, `State.carried`, the outcome, where in the list the run is, and
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from expunge.data.passes import Passes, measuring, total
@@ -79,7 +79,7 @@ def cost(method: Method, problem: Problem) -> MethodCost:
         state.splits["replay"], before = made.split, made.passes
     ground = Ground.of(problem, state)
     steps = flattened(method.phases(problem, state))
-    kept = {**needs.kept} | ({ACCEPTANCE: "distributions"} if any(isinstance(one, Propose) for one in steps) else {})
+    kept = {**needs.kept} | ({ACCEPTANCE: "distributions"} if _proposes(steps) else {})
     for name, what in kept.items():
         if name in ground.pool:
             before = before + _keeping(ground.pool[name], what)
@@ -89,7 +89,17 @@ def cost(method: Method, problem: Problem) -> MethodCost:
     own = [(times, ground.pool[name].windows) for name, times in needs.passes.items() if name in ground.pool]
     before = before + Passes(trained=[part for times, windows in own for part in measuring(windows, times)])
     before = before + watched(ground.pool, 1)
-    return MethodCost(before, total(RUNNERS[type(step)].cost(step, ground) for step in steps))
+    every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
+    return MethodCost(before, replace(every, copies=every.copies + _begins_at_original(steps)))
+
+
+def _proposes(steps: Sequence[Step]) -> bool:
+    return any(isinstance(one, Propose) for one in steps)
+
+
+def _begins_at_original(steps: Sequence[Step]) -> bool:
+    """Whether a probe is to begin at weights that proposals have moved, so that a copy of them is kept."""
+    return _proposes(steps) and any(isinstance(one, Descend) and isinstance(one.rate, Probe) for one in steps)
 
 
 def _keeping(split: Split, what: str) -> Passes:
@@ -150,8 +160,7 @@ class _Walk:
 
         targets = None if state.targets is None else state.targets.tolist()
         outcome, watch = Outcome(notes=state.notes, targets=targets), Watch.at_original(problem, state)
-        proposing = any(isinstance(one.step, Propose) for one in listed)
-        probing = any(isinstance(one.step, Descend) and isinstance(one.step.rate, Probe) for one in listed)
+        steps = [one.step for one in listed]
         unlearning = Unlearning(
             problem,
             state,
@@ -159,8 +168,8 @@ class _Walk:
             outcome,
             remembered,
             keep=lambda state: None,
-            acceptance=Acceptance.at_original(problem, state) if proposing else None,
-            original=problem.snapshot() if proposing and probing else None,
+            acceptance=Acceptance.at_original(problem, state) if _proposes(steps) else None,
+            original=problem.snapshot() if _begins_at_original(steps) else None,
             budget=tokens,
         )
         walk = cls(listed, unlearning, checkpoints, list(range(len(listed))), [], logged)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from expunge.config.bounds import Count, Positive, Weight
 from expunge.data.batches import Batch
-from expunge.method import Descend, Method, Phase, State, Terms
+from expunge.method import Descend, Method, Needs, Phase, State, Terms
 from expunge.model.losses import per_window, target_nll, window_means
 from expunge.problem import Problem
 from expunge.reference.cache import log_likelihoods
@@ -39,6 +39,10 @@ class NPO(Method):
     """Inverse temperature: the smaller, the nearer to gradient ascent (the paper's value)."""
     retain_weight: Weight = 0.0
     """Weight of the retain rows' cross-entropy (the organisers' value; the paper's variant that has it: 1)."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(passes={"forget": 1 / 3})  # the original's likelihoods: a pass without its backward
 
     def init(self, problem: Problem) -> State:
         return State(caches={"forget": log_likelihoods(problem, problem.splits["forget"])})

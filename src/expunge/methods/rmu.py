@@ -44,7 +44,7 @@ class RMU(Method):
     depth: Annotated[float, Between(0, 1)] = 7 / 32
     """Where in the stack of layers the states are read (the paper's 7 of 32)."""
     steering: Positive = 5.0
-    """Length of what forget states are led to, in lengths of the original's states (adaptive RMU's value)."""
+    """Length of what forget states are led to, in lengths of the original's states (the adaptive RMU paper's value)."""
     retain_weight: Weight = 1200.0
     """Weight of the retain states (the paper's for Zephyr 7B, where c was 6.5)."""
     learning_rate: Positive = 5e-5
