@@ -139,6 +139,7 @@ CASES = [Case(name) for name in METHODS] + [
     Case("npo", tokens=4000),
     Case("loss_matching", tokens=9000),
 ]
+UNDISTURBED: dict[str, "End"] = {}
 TYPES = (*KEPT, *directions.carried_types())
 
 
@@ -152,13 +153,21 @@ class End:
         return all(same(getattr(self, part), getattr(other, part)) for part in ("weights", "outcome", "log"))
 
 
-def whole(case: Case, folder: Path, lives: int = 10**9) -> End:
-    """One process, from the original on; it may end at a checkpoint."""
+def whole(case: Case, folder: Path | None, lives: int = 10**9) -> End:
+    """One process, from the original on; it may end at a checkpoint. Without a folder nothing is kept."""
     torch.manual_seed(0)
     problem, log = problem_for(case.method, "lora"), []
     Mortal.written, Mortal.lives = 0, lives
-    outcome = apply(case.method_made(), problem, log.append, case.tokens, Mortal(folder, TYPES))
+    checkpoints = Mortal(folder, TYPES) if folder else None
+    outcome = apply(case.method_made(), problem, log.append, case.tokens, checkpoints)
     return End(problem.snapshot(), outcome, log)
+
+
+def undisturbed(case: Case) -> End:
+    """The end of a run that nothing interrupts, made once for the case and for what is left out of it."""
+    if str(case) not in UNDISTURBED:
+        UNDISTURBED[str(case)] = whole(case, None)
+    return UNDISTURBED[str(case)]
 
 
 def in_lives(case: Case, folder: Path, each: int) -> tuple[End, int]:
@@ -178,25 +187,35 @@ def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_killed_at_every_checkpoint_it_ends_the_same(case: Case, tmp_path: Path) -> None:
-    (tmp_path / "once").mkdir()
-    (tmp_path / "often").mkdir()
-    undisturbed = whole(case, tmp_path / "once")
-    ended, processes = in_lives(case, tmp_path / "often", 1)
+    ended, processes = in_lives(case, tmp_path, 1)
     assert processes > 1
-    assert ended.is_that_of(undisturbed)
+    assert ended.is_that_of(undisturbed(case))
 
 
 def nothing(*given: Any) -> None:
     return None
 
 
+def without_what_is_carried(patch: pytest.MonkeyPatch) -> None:
+    """As if `State.carried` were not in the file."""
+
+    def load(self: Mortal, name: str) -> Any:
+        kept = Checkpoints.load(self, name)
+        return kept and kept | {"carried": {}}
+
+    patch.setattr(Mortal, "load", load)
+
+
 SLOW = Case("loss_matching", (("steps", 40), ("learning_rate", None)))  # long enough for its course to be steered
+REFRESHED = Case("libu", (("steps", 24),))  # long enough for a refresh after a checkpoint
+STEPS = "the steps so far"  # which are told, and move nothing
 LEFT_OUT: dict[str, tuple[Case, Callable[[pytest.MonkeyPatch], None]]] = {
     "the order of the rows": (Case("loss_matching"), lambda patch: patch.setattr(Stream, "skip", nothing)),
     "the optimiser": (Case("npo"), lambda patch: patch.setattr(descent, "take_up", nothing)),
-    "Sophia's refreshes": (Case("libu"), lambda patch: patch.setattr(CurvatureRefresh, "take_up", nothing)),
+    "Sophia's refreshes": (REFRESHED, lambda patch: patch.setattr(CurvatureRefresh, "take_up", nothing)),
     "the course": (SLOW, lambda patch: patch.setattr(Course, "take_up", nothing)),
-    "what phases carry": (
+    "what phases carry": (Case("fisher_removal", REMOVAL), without_what_is_carried),
+    STEPS: (
         Case("fisher_removal", REMOVAL),
         lambda patch: patch.setattr(phases, "fields", lambda kind: [f for f in fields(kind) if f.name != "steps"]),
     ),
@@ -206,13 +225,12 @@ LEFT_OUT: dict[str, tuple[Case, Callable[[pytest.MonkeyPatch], None]]] = {
 @pytest.mark.parametrize("what", LEFT_OUT)
 def test_it_would_not_where_something_is_left_out(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case, leave_out = LEFT_OUT[what]
-    (tmp_path / "once").mkdir()
-    (tmp_path / "often").mkdir()
-    undisturbed = whole(case, tmp_path / "once")
+    expected = undisturbed(case)
     leave_out(monkeypatch)
-    ended, processes = in_lives(case, tmp_path / "often", 1)
+    ended, processes = in_lives(case, tmp_path, 4 if case == SLOW else 1)
     assert processes > 1
-    assert not ended.is_that_of(undisturbed)
+    assert not ended.is_that_of(expected)
+    assert same(ended.weights, expected.weights) == (what == STEPS)
 
 
 def test_other_targets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
