@@ -14,11 +14,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 MERGED = ["abcd abcd abcd"] * 20  # makes "abcd" and " abcd" single tokens
 VOCABULARY = 300
+LONGEST = ("test_the_page", *(f"test_peak_of_the_steps[{name}]" for name in ("llama lora", "opt full", "gpt2 full")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first, so that the last minutes keep all processes busy."""
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
+    """The longest tests first, so that the last minutes keep all processes busy; groups go before all else."""
+    items.sort(key=lambda item: (item.name not in LONGEST, "e2e" not in item.path.parts))
 
 
 @pytest.fixture(scope="session", autouse=True)
