@@ -16,7 +16,6 @@ from expunge.cli import command_line, ending
 from expunge.cli.ending import Answer
 from expunge.runs import distributed, launcher
 
-pytestmark = pytest.mark.xdist_group("two processes")
 OWN = ("created", "seconds", "peak_memory_bytes", "hashes", "machine", "files")  # of a run, not of what it found
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

@@ -11,7 +11,6 @@ from distributed import cases, pairs
 from distributed.cases import broken, commands, sound
 from problems import METHODS
 
-pytestmark = pytest.mark.xdist_group("two processes")
 TOLERANCE = 1e-9
 
 

@@ -20,7 +20,6 @@ from expunge.files import hashing
 from expunge.loop import delivery
 from expunge.pipeline import Run
 
-of_one_run = pytest.mark.xdist_group("unlearn")
 QUICK = {"replay_texts": 48, "steps": 60, "forget_rows": 12}
 LITTLE = {"replay_texts": 16, "steps": 24}
 
@@ -43,7 +42,6 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
     return run, folder
 
 
-@of_one_run
 def test_forgets_and_keeps(finished: tuple[Run, Path]) -> None:
     run, _ = finished
     scores = {(s["metric"], s["set"], s["model"]): s["value"] for s in run.record["scores"]}
@@ -55,7 +53,6 @@ def test_forgets_and_keeps(finished: tuple[Run, Path]) -> None:
     assert run.record["rendering"]["join"] == "space" and run.record["rendering"]["end_documents"]
 
 
-@of_one_run
 def test_output_loads_and_gives_the_reported_losses(finished: tuple[Run, Path], world: Path) -> None:
     run, _ = finished
     model = AutoModelForCausalLM.from_pretrained(run.output).eval()
@@ -69,7 +66,6 @@ def test_output_loads_and_gives_the_reported_losses(finished: tuple[Run, Path], 
     assert float(losses[start - 1 :].mean()) == pytest.approx(run.record["rows"][1]["loss"]["unlearned"], rel=1e-3)
 
 
-@of_one_run
 def test_redacted_output_holds_no_row(finished: tuple[Run, Path], world: Path) -> None:
     run, _ = finished
     secrets = [re.search(r"[A-Z]{2}-\d{6}", line) for line in (world / "forget.jsonl").read_text().splitlines()]
@@ -101,7 +97,6 @@ def test_resolved_config_replays_to_the_same_weights(little_world: Path, tmp_pat
     assert not any(torch.equal(first[name], before[name]) for name in first)
 
 
-@of_one_run
 def test_report_again(finished: tuple[Run, Path], tmp_path: Path) -> None:
     run, _ = finished
     page = expunge.report(run.output, tmp_path / "pages")
