@@ -63,7 +63,8 @@ BY_THE_FRONT_DOOR = ("retrained", "half_forgotten")
 
 
 def inputs(world: Path) -> Inputs:
-    return Inputs(model=str(world / "original"), **{role: str(world / f"{role}.jsonl") for role in ROLES})
+    rows: dict[str, Any] = {role: str(world / f"{role}.jsonl") for role in ROLES}
+    return Inputs(model=str(world / "original"), **rows)
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ import pytest
 
 import expunge
 from expunge.errors import InputError
-from expunge.pipeline import Run
+from expunge.records.run import Run
 
 
 def run(world: Path, output: Path, method: str, **options: Any) -> Run:

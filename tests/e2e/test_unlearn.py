@@ -18,7 +18,7 @@ from expunge.config import recipes
 from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.loop import delivery
-from expunge.pipeline import Run
+from expunge.records.run import Run
 
 QUICK = {"replay_texts": 48, "steps": 60, "forget_rows": 12}
 LITTLE = {"replay_texts": 16, "steps": 24}
