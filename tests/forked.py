@@ -31,7 +31,7 @@ class Process:
     ) -> None:
         self._said = tempfile.TemporaryDirectory()
         files = [Path(self._said.name) / name for name in ("out", "err")]
-        given = (work, arguments, folder, dict(os.environ | _OWN | environment), files)
+        given = (work, arguments, folder, os.environ | _OWN | dict(environment), files)
         self._process = _SERVER.Process(target=_begin, args=given, daemon=True)
         self._process.start()
 
