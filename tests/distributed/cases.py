@@ -1,9 +1,8 @@
-"""What two processes must find as one does: a program that both run, which leaves its findings in a file by rank.
+"""What two processes must find as one does: `main` is what both run, which leaves its findings in a file by rank.
 
 Everything is float64 on a tiny Llama whose rows differ in length, one of them longer than the context.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -370,7 +369,3 @@ def main(folder: Path) -> None:
     found["commands"] = commands(folder)
     torch.save(found, folder / f"found-{distributed._rank()}.pt")
     distributed.leave()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
