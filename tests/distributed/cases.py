@@ -1,9 +1,8 @@
-"""What two processes must find as one does: a program that both run, which leaves its findings in a file by rank.
+"""What two processes must find as one does: `main` is what both run, which leaves its findings in a file by rank.
 
 Everything is float64 on a tiny Llama whose rows differ in length, one of them longer than the context.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from expunge.data import batches
 from expunge.data.batches import Batch, Stream
 from expunge.demo.tiny import byte_tokenizer
 from expunge.evaluation import divergence, evidence
-from expunge.gradients.estimates import NOISE, SAMPLED, estimate
+from expunge.gradients.estimates import NOISE, SAMPLED, Source, estimate
 from expunge.gradients.per_example import Squares, Stacked, measure
 from expunge.gradients.summed import Terms, divergence_gradient, mean_gradient
 from expunge.gradients.summed import gradients as gradients_of
@@ -176,20 +175,24 @@ def curvature(name: str, problem: Problem) -> Found:
     state = made.init(problem, problem.splits["retain"])
     vector = mean_gradient(problem, problem.splits["forget"], "row")
     damping = damping_for(state, 0.1)
-    products = {
-        "C v": made.matvec(problem, state, vector),
-        "C^-1 v": made.solve(problem, state, vector, damping).value,
-    }
+    solution = made.solve(problem, state, vector, damping)
+    products = {"C v": made.matvec(problem, state, vector), "C^-1 v": solution.value}
     if made.has_powers:
         products["C^-1/4 v"] = made.power(problem, state, vector, -0.25, damping)
     found = {f"{what}: {key}": value for what, parts in products.items() for key, value in parts.items()}
-    return found | {"mean": state.mean, "median": state.median}
+    figures = {"status": solution.status, "residual": solution.residual, "iterations": solution.iterations}
+    return found | figures | {"mean": state.mean, "median": state.median}
 
 
-def estimates(problem: Problem) -> Found:
+DATA = Source(lambda logits, batch, generator: token_nll(logits, batch).sum(), lambda shape, dtype, generator: None)
+SOURCES = {"noise": NOISE, "sampled": SAMPLED, "data": DATA}
+FORGETFUL = replace(NOISE, skip=DATA.skip)  # does not draw what another process draws
+
+
+def estimates(problem: Problem, sources: Mapping[str, Source] = SOURCES) -> Found:
     """Sophia's curvature: three batches, whose chance does not depend on who takes them."""
     found: Found = {}
-    for kind, source in {"noise": NOISE, "sampled": SAMPLED}.items():
+    for kind, source in sources.items():
         drawn = Stream("retain", problem.splits["retain"].windows, 1).draw(11, 4)
         made = estimate(problem, drawn, torch.Generator().manual_seed(2), source)
         found |= {f"{kind} {place}": part for place, part in enumerate(made.diagonal)}
@@ -293,6 +296,7 @@ def sound() -> dict[str, Callable[[], Found]]:
         "mean gradients": lambda: gradients(problem_of()),
         "sums over examples": lambda: statistics(problem_of()),
         "Sophia's estimates": lambda: estimates(problem_of()),
+        "noise estimates": lambda: estimates(problem_of(), {"noise": NOISE}),
         "retain budget": lambda: budget(problem_of()),
         "scores": lambda: scores(problem_of()),
         "fewer windows than processes": fewer_windows_than_processes,
@@ -336,6 +340,9 @@ def broken() -> dict[str, Callable[[], Found]]:
     def diagonal() -> Found:
         return curvature("diagonal", problem_of())
 
+    def ggn() -> Found:
+        return curvature("ggn", problem_of())
+
     def same_rows(items: Any) -> Any:
         return items[:: distributed.processes()]
 
@@ -348,6 +355,9 @@ def broken() -> dict[str, Callable[[], Found]]:
         "gradients of a step/not summed": wrong(distributed, "total_", nothing_summed, step),
         "curvature diagonal/the same rows on both": wrong(distributed, "share", same_rows, diagonal),
         "curvature diagonal/not summed": wrong(distributed, "total_", nothing_summed, diagonal),
+        "curvature ggn/the same rows on both": wrong(distributed, "share", same_rows, ggn),
+        "curvature ggn/not summed": wrong(distributed, "total_", nothing_summed, ggn),
+        "noise estimates/nothing skipped": lambda: estimates(problem_of(), {"noise": FORGETFUL}),
     }
 
 
@@ -359,7 +369,3 @@ def main(folder: Path) -> None:
     found["commands"] = commands(folder)
     torch.save(found, folder / f"found-{distributed._rank()}.pt")
     distributed.leave()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -66,7 +66,9 @@ class GGN(Curvature):
             for group in by_length(rows.windows, range(len(rows.windows)), TOGETHER)
         ]
         generator = torch.Generator(device=problem.runtime.device).manual_seed(problem.seed)
-        found = estimate(problem, batches, generator)
+        # Window by window: a batch is cut where memory is short, and the damping must not hang on that.
+        singly = [collate(rows.name, rows.windows, [index]) for index in range(len(rows.windows))]
+        found = estimate(problem, singly, generator)
         diagonal = spectrum(dict(zip(problem.movable, found.diagonal, strict=True)))
         weights = {name: problem.movable[name].detach().clone() for name in diagonal.means}
         tensors = weights | {
