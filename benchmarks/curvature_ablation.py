@@ -3,9 +3,10 @@
     python benchmarks/curvature_ablation.py --worlds 3 4 5 --output docs/results/curvature_ablation.md
 
 Makes the small world of each seed (expunge.demo: base, original, retrained twin; about a minute), compares the variants
-of benchmarks/curvature_ablation.yaml on it with that seed, and writes, per variant: the forget loss, what the
-*reporting* rows (trained in, given to nothing) and the retain rows lost, and in how many worlds the curvature beat the
-identity and its own shuffled copy. Worlds and cells are kept, so the same command goes on after an interruption.
+of benchmarks/curvature_ablation.yaml and the controls of benchmarks/controls on it with that seed, and writes, per
+variant: the forget loss, what the *reporting* rows (trained in, given to nothing) and the retain rows lost, and in how
+many worlds the curvature beat the identity and its own shuffled copy. Worlds and cells are kept, so the same command
+goes on after an interruption.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import controls
 import expunge
 from ablation_tables import clipping, table, verdicts
 from expunge.config.recipes import read_yaml
@@ -23,6 +25,20 @@ from expunge.runs.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path(__file__).with_suffix(".yaml")
+SHUFFLED = {"cycles": 5, "step": "targets", "curvature": controls.path("shuffled_diagonal")}
+DESCENT = {"steps": 100, "replay_texts": 96}  # as loss_matching in the recipe
+CONTROLS: dict[str, dict[str, Any]] = {
+    "step_shuffled": {"method": "fisher_removal", **SHUFFLED},
+    "sophia_identity": {"method": controls.path("sophia_identity"), **DESCENT},
+    "sophia_shuffled": {"method": controls.path("sophia_shuffled"), **DESCENT},
+    "sophia_diagonal": {"method": controls.path("sophia_diagonal"), **DESCENT},
+    "start_shuffled": {"method": "libu", **SHUFFLED, "optimiser": "adamw", "steps": 60, "replay_texts": 96},
+}
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """The recipe's, and the controls, which no recipe may name."""
+    return {**read_yaml(RECIPE)["variants"], **CONTROLS}
 
 
 def compared(seed: int, work: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -34,18 +50,16 @@ def compared(seed: int, work: Path, names: list[str]) -> dict[str, dict[str, Any
     shutil.rmtree(output, ignore_errors=True)
     rows = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
     models = {"model": str(world / "original"), "base": str(world / "base"), "retrained": str(world / "retrained")}
-    variants = {name: settings for name, settings in read_yaml(RECIPE)["variants"].items() if name in names}
-    done = expunge.compare(print, **rows, **models, variants=variants, seeds=(seed,), output=str(output))
+    chosen = {name: settings for name, settings in variants().items() if name in names}
+    done = expunge.compare(print, **rows, **models, variants=chosen, seeds=(seed,), output=str(output))
     return {cell["model"]: cell for cell in done.content["cells"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, nargs="+", default=[3, 4, 5])
-    every = list(read_yaml(RECIPE)["variants"])
-    parser.add_argument(
-        "--variants", nargs="+", choices=every, metavar="NAME", help="some of the recipe's; all unless given"
-    )
+    every = list(variants())
+    parser.add_argument("--variants", nargs="+", choices=every, metavar="NAME", help="some of them; all unless given")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "curvature_ablation")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -63,7 +77,7 @@ def main() -> None:
         "",
         f"Mean over {len(worlds)} worlds (seeds {seeds}), with the smallest and the largest. Losses and KL in nats per",
         "token; the reporting rows were trained in and given to nothing. A world: 6 people to forget, 20 to keep, 10",
-        "that only report, 40 never seen. What each variant is: benchmarks/curvature_ablation.yaml.",
+        "that only report, 40 never seen. What each variant is: benchmarks/curvature_ablation.yaml and .py.",
         f"Machine: {machine['machine']}, torch {machine['versions']['torch']}, {machine['created'][:10]}.",
         "",
         *([*uses, ""] if (uses := verdicts(worlds)) else []),

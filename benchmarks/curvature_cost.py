@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from curvature_cost_page import FULL_PLAIN, PLAIN, page, ratios
+from expunge.curvature import damping_for
 from expunge.curvatures.block import Block
 from expunge.data.batches import Batch, collate
 from expunge.data.rows import Row
@@ -98,7 +99,7 @@ class Bench:
 
         def solve() -> None:
             state.factors.clear()
-            block.solve(state, vector, 0.1 * state.mean)
+            block.solve(self.lora, state, vector, damping_for(state, 0.1))
 
         return {"block: fit": lambda: block.init(self.lora, self.split), "block: factor and solve": solve}
 

@@ -80,7 +80,8 @@ def example() -> Any:
     spec = importlib.util.spec_from_file_location("record_example", ROOT / "tests" / "reporting" / "conftest.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [*sys.path, str(ROOT / "tests")]):  # where what it imports lies
+        spec.loader.exec_module(module)
     return json.loads(json.dumps(module.build_record(rows=7, retain=12)))
 
 

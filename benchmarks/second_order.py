@@ -3,14 +3,15 @@
     python benchmarks/second_order.py --lume FOLDER [--most-minutes 170] [--page docs/results/lume_second_order.md]
     (or: make lume-second-order LUME=FOLDER)
 
-Uses the rows, models and twins of benchmarks/lume_small.py and recipes/lume_second_order.yaml, of which it gives the
-methods half of the rows to keep. The parts, in this order: `uses`, a curvature as Sophia's denominator
-and in LIBU's first phase, beside loss_matching, seeds 0, 1, 2; `tuning`, three trials of each of the papers' families
-on seed 0, the best by mean absolute distance of the teacher-forced losses to the retrained twin's; `tuned`, those with
-seeds 0, 1, 2; `ablation`, curvatures as a step at equal forget loss, seeds 0, 1, 2; `three`, steps and starts of a
-descent for three documents in place of 220 rows, beside a twin of their own, seed 0. Cells are kept, so the same
-command goes on after an interruption, and after `--most-minutes` it begins no further stage. Two processes with
-different `--parts` and one thread each (OMP_NUM_THREADS=1) share two cores better than one process with two.
+Uses the rows, models and twins of benchmarks/lume_small.py, and the variants of recipes/lume_second_order.yaml with the
+controls of benchmarks/controls; the methods get half of the rows to keep. The parts, in this order: `uses`, a curvature
+as Sophia's denominator and in LIBU's first phase, beside loss_matching, seeds 0, 1, 2; `tuning`, three trials of each
+of the papers' families on seed 0, the best by mean absolute distance of the teacher-forced losses to the retrained
+twin's; `tuned`, those with seeds 0, 1, 2; `ablation`, curvatures as a step at equal forget loss, seeds 0, 1, 2;
+`three`, steps and starts of a descent for three documents in place of 220 rows, beside a twin of their own, seed 0.
+Cells are kept, so the same command goes on after an interruption, and after `--most-minutes` it begins no further
+stage. Two processes with different `--parts` and one thread each (OMP_NUM_THREADS=1) share two cores better than one
+process with two.
 """
 
 import argparse
@@ -24,13 +25,26 @@ from typing import Any
 
 import numpy as np
 
+import controls
+import expunge
 import lume_small
 from ablation_tables import Cells, clipping, table, verdicts
 from expunge.config.recipes import read_yaml
 from expunge.runs.environment import environment
-from lume_small import RECIPES, SIZES, TASKS, Size, fifth, read_fold, run
+from lume_small import RECIPES, SIZES, TASKS, Size, fifth, read_fold
 
 RECIPE = RECIPES / "lume_second_order.yaml"
+SHUFFLED = {"step": "targets", "curvature": controls.path("shuffled_diagonal")}
+CONTROLS: dict[str, dict[str, Any]] = {
+    "libu_first@0.1": {"method": controls.path("libu_first"), "budget": 0.1},
+    "libu_first@0.5": {"method": controls.path("libu_first"), "budget": 0.5},
+    "libu_first@2": {"method": controls.path("libu_first"), "budget": 2.0},
+    "step_shuffled": {"method": "fisher_removal", "cycles": 5, **SHUFFLED},
+    "start_shuffled": {"method": "libu", "cycles": 2, **SHUFFLED, "optimiser": "adamw", "forget_rows": 12},
+    "sophia_diagonal": {"method": controls.path("sophia_diagonal"), "forget_rows": 12},
+    "sophia_identity": {"method": controls.path("sophia_identity"), "forget_rows": 12},
+    "sophia_shuffled": {"method": controls.path("sophia_shuffled"), "forget_rows": 12},
+}
 SETS = ("forget", "retain", "guard", "collateral", "judging")
 THREE_SEED = 0
 FIXED = ("original", "retrained")  # cells that are no method's
@@ -41,7 +55,12 @@ PARTS = {
     "ablation": "Does a curvature earn its place? As a step, at equal forget loss; 220 rows to forget",
     "three": "Steps and starts for a request of three documents, seed 0",
 }
-SEEDS = (["0"], ["0", "1"], ["0", "1", "2"])
+SEEDS = ((0,), (0, 1), (0, 1, 2))
+
+
+def variants() -> dict[str, Any]:
+    """The recipe's, and the controls, which no recipe may name."""
+    return {**read_yaml(RECIPE)["variants"], **CONTROLS}
 
 
 def halves(lume: Path, data: Path) -> None:
@@ -66,7 +85,12 @@ def distance(cell: dict[str, Any], twin: dict[str, Any]) -> float:
 
 
 def compare(
-    size: Size, output: Path, names: list[str], seeds: list[str], forget: str = "forget", retrained: str = "retrained"
+    size: Size,
+    output: Path,
+    names: list[str],
+    seeds: tuple[int, ...],
+    forget: str = "forget",
+    retrained: str = "retrained",
 ) -> dict[str, Any]:
     """A comparison of these variants, from the cells that are kept; its folder is made anew."""
     shutil.rmtree(output, ignore_errors=True)
@@ -74,11 +98,12 @@ def compare(
     rows = {"forget": forget, "retain": "retain_given", "holdout": "holdout", "train": "train"}
     paths = {role: data / f"{name}.jsonl" for role, name in rows.items()}
     paths |= {"model": models / "original", "base": models / "base", "retrained": models / retrained}
-    flags = [word for role, path in paths.items() for word in (f"--{role}", str(path))]
-    chosen = ["--methods", *names, "--seeds", *seeds]
-    run("compare", "--config", str(RECIPE), *chosen, "--output", str(output), *flags)
-    content: dict[str, Any] = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
-    return content
+    chosen = {name: settings for name, settings in variants().items() if name in names}
+    given = {role: str(path) for role, path in paths.items()} | {"config": str(RECIPE), "output": str(output)}
+    done = expunge.compare(print, **given, variants=chosen, methods=tuple(names), seeds=seeds)
+    if done.failed:
+        raise SystemExit(f"{output}: {done.failed} cells failed")
+    return dict(done.content)
 
 
 def best_trials(content: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
@@ -113,9 +138,9 @@ def page(output: Path, size: Size) -> str:
         "",
         "    make lume-second-order LUME=FOLDER",
         "",
-        f"Rows of recipes/lume_small.yaml, a Llama of width {size.width} with {size.layers} layers; variants and",
-        "tokens: recipes/lume_second_order.yaml. The methods are given half of the rows to keep; the other half, the",
-        "*reporting* rows, was trained in and is given to nothing.",
+        f"Rows of recipes/lume_small.yaml, a Llama of width {size.width} with {size.layers} layers; variants, tokens:",
+        "recipes/lume_second_order.yaml, and the controls of benchmarks/second_order.py. The methods are given half of",
+        "the rows to keep; the other half, the *reporting* rows, was trained in and is given to nothing.",
         "Losses and KL in nats per token; where there are several seeds, the mean with the smallest and the largest.",
         f"Machine: {machine['machine']}, torch {machine['versions']['torch']}, {machine['created'][:10]}.",
     ]
@@ -157,7 +182,7 @@ def main() -> None:
 
 def stages(size: Size, output: Path, parts: list[str]) -> Iterator[Callable[[], object]]:
     """What is to be compared, in the order of what matters most; each stage adds a seed, a request or a family."""
-    names = list(read_yaml(RECIPE)["variants"])
+    names = list(variants())
     kinds = {kind: [name for name in names if name.startswith(kind)] for kind in ("step_", "start_", "sophia_", "libu")}
     whole_libu = [name for name in kinds["libu"] if "@" not in name]
     if "uses" in parts:
@@ -177,12 +202,12 @@ def stages(size: Size, output: Path, parts: list[str]) -> Iterator[Callable[[], 
     if "three" in parts:
         yield partial(lume_small.twin, size, "three", "retrained_three", "--seed", str(THREE_SEED))
         small = {"forget": "three", "retrained": "retrained_three"}
-        yield partial(compare, size, output / "three", [*steps, *kinds["start_"]], [str(THREE_SEED)], **small)
+        yield partial(compare, size, output / "three", [*steps, *kinds["start_"]], (THREE_SEED,), **small)
 
 
 def tune(size: Size, output: Path, trials: list[str]) -> None:
     """All trials at seed 0; writes the distances, and the best of each family, to tuning.json."""
-    best, distances = best_trials(compare(size, output / "tuning", trials, ["0"]))
+    best, distances = best_trials(compare(size, output / "tuning", trials, (0,)))
     content = json.dumps({"chosen": best, "distances": distances}, indent=1)
     (output / "tuning.json").write_text(content, encoding="utf-8")
 

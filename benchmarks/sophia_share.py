@@ -14,26 +14,29 @@ training` never seen.
 import argparse
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from controls.sophia_identity import ones
+from controls.sophia_shuffled import shuffled
+from controls.sophia_soul import RULE, SETTINGS
 from expunge.data.batches import Batch, Stream, passes
 from expunge.data.rows import Row, read
 from expunge.data.splits import halve
 from expunge.data.tokens import encode
 from expunge.demo import models as demo
-from expunge.influence.refresh import CurvatureRefresh
-from expunge.loop.steps import Descent, linear, minimise, optimiser_of
-from expunge.method import LossPhase, State, Terms
+from expunge.influence.refresh import WithSophia
+from expunge.loop.minimise import Minimiser, linear
+from expunge.method import Descend, Optimiser, Plain, State, Terms
 from expunge.methods.loss_matching import LossMatching
 from expunge.model import load
 from expunge.model.losses import target_nll
 from expunge.model.select import select
-from expunge.optim.sophia import SOUL, SophiaSettings
+from expunge.optim.sophia import SophiaSettings
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 from expunge.reporting.proposals import BAND, inside
@@ -41,23 +44,25 @@ from expunge.runs.distributed import Runtime
 from expunge.runs.environment import environment
 from expunge.runs.progress import bar
 
-RUNS: dict[str, SophiaSettings | None] = {
-    "adamw": None,
-    "sophia": SophiaSettings(),
-    "gamma_once": SophiaSettings(unclipped_range=(0.0, 1.0)),
-    "shuffled": SophiaSettings(control="shuffled"),
-    "identity": SophiaSettings(control="identity"),
-    "soul": replace(SOUL, weight_decay=0.0),
+RUNS: dict[str, Optimiser] = {
+    "adamw": Plain(),
+    "sophia": WithSophia(),
+    "gamma_once": WithSophia(settings=SophiaSettings(unclipped_range=(0.0, 1.0))),
+    "shuffled": WithSophia(estimate=shuffled),
+    "identity": WithSophia(estimate=ones),
+    "soul": WithSophia(settings=SETTINGS, rule=RULE, estimate=None),
 }
+WARMUP = 6  # steps
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every run starts from; of the `other` rows only the loss is measured."""
+    """What every run starts from, its loss and what a step draws; of the `other` rows only the loss is measured."""
 
     problem: Problem
     state: State
-    phase: LossPhase
+    loss: Callable[[Problem, State, Batch], Terms]
+    draws: Mapping[str, int]
     other: Split
     start: dict[str, torch.Tensor]
 
@@ -81,28 +86,31 @@ def unlearning(models: Path, seed: int, texts: int) -> Bench:
     """The original, its rows and targets, and the objective of loss_matching."""
     rows = {name: read(models / f"{name}.jsonl", name).rows for name in ("forget", "retain", "holdout", "train")}
     given = {row.content for name in ("forget", "retain") for row in rows[name]}
-    parts = {"forget": rows["forget"], "retain": rows["retain"], "unseen": halve(rows["holdout"]).seen}
+    parts: dict[str, Sequence[Row]] = {"forget": rows["forget"], "retain": rows["retain"]}
+    parts["unseen"] = halve(rows["holdout"]).seen
     parts["other"] = tuple(row for row in rows["train"] if row.content not in given)
     problem, other = problem_of(models / "original", parts, seed)
     torch.manual_seed(seed)
     method = LossMatching(replay_texts=texts)
     state = method.init(problem)
     (phase,) = method.phases(problem, state)
-    assert isinstance(phase, LossPhase)
-    return Bench(problem, state, phase, other, problem.snapshot())
+    assert isinstance(phase, Descend)
+    return Bench(problem, state, phase.loss, phase.draws, other, problem.snapshot())
 
 
 def training(models: Path, seed: int, texts: int) -> Bench:
     """The base, the rows that the original was trained on, and their cross-entropy."""
-    parts = {"retain": read(models / "train.jsonl", "train").rows, "other": read(models / "holdout.jsonl", "").rows}
+    parts: dict[str, Sequence[Row]] = {
+        "retain": read(models / "train.jsonl", "train").rows,
+        "other": read(models / "holdout.jsonl", "").rows,
+    }
     problem, other = problem_of(models / "base", parts, seed)
 
     def loss(problem: Problem, state: State, batch: Batch) -> Terms:
         value = target_nll(problem.model, batch).mean()
         return Terms({"loss": value}, value)
 
-    phase = LossPhase(loss=loss, draws={"retain": demo.FINE_TUNING.batch_rows}, steps=1, learning_rate=None)
-    return Bench(problem, State(), phase, other, problem.snapshot())
+    return Bench(problem, State(), loss, {"retain": demo.FINE_TUNING.batch_rows}, other, problem.snapshot())
 
 
 TASKS = {"unlearning": unlearning, "training": training}
@@ -124,27 +132,27 @@ def measure(bench: Bench, name: str, rate: float, steps: int) -> Measured:
     """One run from the start, and what it came to."""
     problem, began, found = bench.problem, time.perf_counter(), Measured(name, rate, steps)
     problem.restore(bench.start)
-    pool, settings = {**problem.splits, **bench.state.splits}, RUNS[name]
-    sophia = None
-    if settings is not None:
-        sophia = CurvatureRefresh(
-            problem, settings, pool, problem.seed, lambda figures: found.checks.append(dict(figures))
-        )
+    pool = {**problem.splits, **bench.state.splits}
     streams = {
         split: Stream(split, pool[split].windows, problem.seed + place)
-        for place, split in enumerate(bench.phase.draws)
+        for place, split in enumerate(bench.draws)
         if split in pool
     }
 
-    def draw(step: int) -> list[Batch]:
-        return [batch for split, stream in streams.items() for batch in stream.draw(bench.phase.draws[split])]
+    def note(_: str, figures: Mapping[str, Any]) -> None:
+        found.checks.append(dict(figures))
 
-    def loss(batch: Batch) -> Any:
-        return bench.phase.loss(problem, bench.state, batch)
-
-    descent = Descent(rate=linear(rate, steps, 6), steps=steps, sophia=sophia)
+    minimiser = Minimiser(
+        problem,
+        RUNS[name].begin(problem, pool, problem.seed, note),
+        streams,
+        bench.draws,
+        lambda batch: bench.loss(problem, bench.state, batch),
+        linear(rate, steps, WARMUP),
+        steps,
+    )
     with bar(name, steps) as report:
-        minimise(problem, optimiser_of(problem, sophia), draw, loss, descent, lambda step, losses: False, report)
+        minimiser.run(lambda step, losses: False, report)
     if found.checks:
         found.within = inside([check["unclipped"] for check in found.checks]) / len(found.checks)
     found.objective, found.parts = objective(bench, pool)
@@ -156,11 +164,11 @@ def measure(bench: Bench, name: str, rate: float, steps: int) -> Measured:
 def objective(bench: Bench, pool: dict[str, Split]) -> tuple[float, dict[str, float]]:
     """The objective over all windows of the splits that a step draws from, and its parts."""
     total, parts = 0.0, dict[str, float]()
-    for split in (pool[name] for name in bench.phase.draws if name in pool):
+    for split in (pool[name] for name in bench.draws if name in pool):
         for batch in passes(split.name, split.windows):
             share = len(batch.windows) / len(split.windows)
             with torch.no_grad():
-                terms = bench.phase.loss(bench.problem, bench.state, batch.to(bench.problem.runtime.device))
+                terms = bench.loss(bench.problem, bench.state, batch.to(bench.problem.runtime.device))
             total += share * float(terms.total)
             for key, value in terms.parts.items():
                 parts[key] = parts.get(key, 0.0) + share * float(value)

@@ -4,7 +4,7 @@
     python docs/catalogue.py --check   writes nothing; exit code 1 where a page is not what the code says
 
 A page holds the module's docstring (formula, source, departures, when to use it), the options with their docstrings,
-and what the class variables say. Pages that nobody made here, such as methods/papers.md, are left alone.
+and what a method needs. Pages that nobody made here, such as methods/papers.md, are left alone.
 """
 
 import ast
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from expunge import registry
+from expunge.config.bounds import bounds_of, parts
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SOURCE = "../../src/expunge"
 MADE = "<!-- Made by docs/catalogue.py from {source}. Change that, then: make docs -->"
 WHEN = "When to use it:"
+DEPTH = 32  # layers of the model that pages give as an example
 HEADINGS = {"Departure": "Departures", WHEN: "When to use it"}  # what a paragraph begins with: the heading above it
 INTRODUCTIONS = {
     "methods": """# Methods
@@ -32,10 +34,10 @@ INTRODUCTIONS = {
 What `expunge unlearn --method NAME` runs; `--method NAME --help` shows the options. The first line of each page is what
 `expunge list methods` says. What the papers say, what their code does and what ours does: [papers.md](papers.md).
 
-Loss phases use AdamW (betas 0.9 and 0.99, no weight decay, gradients clipped to norm 1; our choice) unless the page
-names Sophia; what moves is `--subspace`, a LoRA or full weights. Figures stand in [the results](../results), with the
-commands that make them; a page below links to those that name the method, and one without such a link has no figures
-there yet.
+Losses are minimised by AdamW (betas 0.9 and 0.99, no weight decay, gradients clipped to norm 1; our choice) unless the
+page names another; what moves is `--subspace`, a LoRA or full weights, or what a method moves of it. Figures stand in
+[the results](../results), with the commands that make them; a page below links to those that name the method, and one
+without such a link has no figures there yet.
 """,
     "curvatures": """# Curvatures
 
@@ -151,8 +153,12 @@ def _options(one: Entry) -> str:
 
 
 def _values(declared: Any) -> str:
-    if get_origin(declared) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(declared))
+    """What an option may hold, in words, with its bounds."""
+    inner, _ = parts(declared)
+    if get_origin(inner) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(inner))
+    if alternatives := get_args(inner):
+        return " or ".join(_values(one) for one in alternatives)
     names = {
         int: "whole number",
         float: "number",
@@ -161,8 +167,7 @@ def _values(declared: Any) -> str:
         type(None): "none",
         Any: "keys and values",
     }
-    kinds = get_args(declared) or (declared,)
-    return " or ".join(names[kind] for kind in kinds)
+    return " ".join([names[inner], *(bound.words for bound in bounds_of(declared))])
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
@@ -173,20 +178,29 @@ def _default(field: "dataclasses.Field[Any]") -> str:
 
 
 def _needs(one: Entry) -> list[str]:
-    """What the class variables say, in words."""
-    kind, lines = one.kind, []
-    if getattr(kind, "needs_retain", False):
+    """What a method says that it must be given, with its options as they are, in words."""
+    if one.catalogue != "methods":
+        return []
+    needs, lines = one.kind().needs, []
+    if needs.retain:
         lines.append("- Rows to keep (`--retain`): it is refused without them.")
-    if getattr(kind, "needs_targets", False):
+    if needs.targets:
         lines.append("- Something to take targets from: `--holdout`, `--base`, or enough rows to recombine.")
-    if fewest := getattr(kind, "fewest_retain", 0):
-        lines.append(f"- At least {fewest} retain rows, the guard not counted.")
-    if parts := getattr(kind, "retain_parts", {}):
-        whole = sum(parts.values())
-        shares = ", ".join(f"{weight} in {whole} for {name}" for name, weight in parts.items())
+    if needs.fewest_retain:
+        lines.append(f"- At least {needs.fewest_retain} retain rows, the guard not counted.")
+    if needs.parts:
+        whole = sum(needs.parts.values())
+        shares = ", ".join(f"{weight} in {whole} for {name}" for name, weight in needs.parts.items())
         lines.append(f"- It deals the retain rows out, by hash: {shares}. No row serves two of them.")
-    if splits := getattr(kind, "keeps", ()):
-        lines.append(f"- Memory for the original's distributions on these rows: {', '.join(splits)}.")
+    if needs.replay:
+        longest = f"{needs.replay.texts} texts of at most {needs.replay.tokens} tokens"
+        lines.append(f"- Time to sample from the original: {longest}, the split replay.")
+    for what in ("distributions", "states"):
+        if splits := [name for name, kept in needs.kept.items() if kept == what]:
+            lines.append(f"- Memory for the original's {what} on these rows: {', '.join(splits)}.")
+    if needs.layers:
+        moved = ", ".join(map(str, needs.layers(DEPTH)))
+        lines.append(f"- Of a model's layers only some move: of {DEPTH}, counted from the embeddings, {moved}.")
     return ["## Needs", "\n".join(lines)] if lines else []
 
 

@@ -14,11 +14,29 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 MERGED = ["abcd abcd abcd"] * 20  # makes "abcd" and " abcd" single tokens
 VOCABULARY = 300
+LONGEST = "start_page command_line two_processes unlearn memory made_models checkpoint interrupted adapter".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first, so that the last minutes keep all processes busy."""
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
+    """The longest files first, so that the last minutes keep all processes busy."""
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = item.path.stem.removeprefix("test_")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST), "e2e" not in item.path.parts
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several processes, one has all tests of a file, since what a module makes is made once then; in this order.
+
+    Marks of `xdist_group` would reach no scheduler: xdist 3.8 writes them to a name that pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,11 @@
 Shapes: b blocks, m gradients, K coordinates of a block, N targets of a batch, V vocabulary.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,3 +61,21 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float
         float((found[name] - expected[name]).abs().max()) <= tolerance * max(1.0, float(expected[name].abs().max()))
         for name in expected
     )
+
+
+def identical(left: Any, right: Any) -> bool:
+    """Whether two trees of plain values, tensors, arrays, sequences, mappings and dataclasses are equal to the last bit
+    and type, mappings in their order too; nan equals nan."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return list(left) == list(right) and all(identical(left[key], right[key]) for key in left)
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, np.ndarray):
+        return bool(left.dtype == right.dtype and np.array_equal(left, right, equal_nan=True))
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(identical, left, right))
+    if is_dataclass(left):
+        return all(identical(getattr(left, one.name), getattr(right, one.name)) for one in fields(left))
+    return bool(left == right or (left != left and right != right))

@@ -33,8 +33,9 @@ TARGETS = {  # of a LoRA: one layer of the attention and one of the rest at leas
 VOCABULARY = 13  # of oracle models
 TEXT_VOCABULARY = 258  # of text models: one token a byte, begin and end
 METHODS = registry.names("methods")
+Moved = Callable[[int], Sequence[int]] | None  # of so many layers those that may move, see `Needs.layers`
 FEW: dict[str, Any] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16}
-FEW |= {"learning_rate": 1e-3, "forget_rows": 4}
+FEW |= {"learning_rate": 1e-3, "forget_rows": 4, "rows": 4, "refresh_every": 2}
 FEW["budget"] = 1e-3  # the logits of a random model are small whatever its weights are: no step reaches a larger one
 
 
@@ -210,12 +211,12 @@ def text_problem(
     dtype: torch.dtype = torch.float32,
     context: int = 64,
     runtime: Runtime | None = None,
-    moved: Callable[[int], Sequence[int]] | None = None,
+    moved: Moved = None,
     linear: bool = False,
     **sizes: Any,
 ) -> Problem:
-    """A text model with rows, of which a subspace may move (of the layers `moved`, or of `linear` ones, see `Needs`); its LoRA always
-    begins with the same matrices."""
+    """A text model with rows, of which a subspace may move: of the layers `moved`, of `linear` ones (see `Needs`). Its
+    LoRA always begins with the same matrices."""
     tokenizer, runtime = byte_tokenizer([], TEXT_VOCABULARY), runtime or Runtime("cpu")
     model = text_model(family, context=context, **sizes).to(runtime.device, dtype)
     splits = {
@@ -230,7 +231,7 @@ def text_problem(
     )
 
 
-def mixed(subspace: str = "full", rows: int = 8) -> Problem:
+def mixed(subspace: str = "full", rows: int = 8, moved: Moved = None) -> Problem:
     """Forget, retain and unseen rows: so many answers and two documents in each."""
     return text_problem(
         {
@@ -241,12 +242,14 @@ def mixed(subspace: str = "full", rows: int = 8) -> Problem:
         },
         subspace,
         heads=4,
+        moved=moved,
     )
 
 
 def problem_for(method: str, subspace: str) -> Problem:
-    """A mixed problem with rows enough for a method."""
-    return mixed(subspace, max(8, getattr(registry.load("methods", method), "fewest_retain", 0)))
+    """A mixed problem with rows enough for a method, of which that moves what the method declares movable."""
+    needs = short(method).needs
+    return mixed(subspace, max(8, needs.fewest_retain), needs.layers)
 
 
 def uneven(subspace: str = "full", rows: int = 9) -> Problem:

@@ -104,3 +104,14 @@ def test_public_functions_are_not_hidden_by_packages_of_their_name() -> None:
     import expunge.pipeline  # imports every package below it
 
     assert all(callable(getattr(expunge, name)) for name in expunge.PUBLIC)
+
+
+FROM_A_TEST = re.compile(r"^\s*(?:from|import) (?:\w+\.)*test_", re.M)
+
+
+def test_no_test_imports_a_test() -> None:
+    """What several share stands in a file of its own: `problems.py`, `oracles.py`, `forked.py`, the helpers beside."""
+    for broken in ("from test_a import b", "import e2e.test_a", "    from e2e.test_a import b"):
+        assert FROM_A_TEST.search(broken)
+    files = (ROOT / "tests").rglob("*.py")
+    assert not [file.name for file in files if FROM_A_TEST.search(file.read_text(encoding="utf-8"))]

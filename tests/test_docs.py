@@ -4,14 +4,17 @@ import dataclasses
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from expunge import registry
 from expunge.cli import command_line
+from expunge.config.bounds import Above, AtLeast, Between, parts
+from expunge.method import Method, Needs, Replay
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -60,7 +63,7 @@ def test_changed_docstrings_defaults_and_files_would_be_seen(tmp_path: Path) -> 
     assert text == catalogue.page(_entry(), {})
     for old in ("equation", "Inverse", "slows"):  # of the formula's source, of an option, of when to use it
         assert catalogue.page(_entry(**{old: "Umbrella"}), {}) != text
-    kind = dataclasses.make_dataclass("Npo", [("beta", float, 0.3)])
+    kind = dataclasses.make_dataclass("Npo", [("beta", float, 0.3)], bases=(Method,))
     assert "| `beta` | number | `0.3` |" in catalogue.page(dataclasses.replace(_entry(), kind=kind), {})
     path, left = tmp_path / "npo.md", tmp_path / "gone.md"
     assert catalogue.stale({path: text}) == [path]
@@ -71,12 +74,59 @@ def test_changed_docstrings_defaults_and_files_would_be_seen(tmp_path: Path) -> 
     assert catalogue.stale({path: text}) == [left]
 
 
+VALUES: list[tuple[Any, str]] = [
+    (float, "number"),
+    (Annotated[float, Above(0)], "number above 0"),
+    (Annotated[int, AtLeast(0)], "whole number 0 or more"),
+    (Annotated[float, Above(0)] | None, "number above 0 or none"),
+    (Annotated[float, Between(0, 1)], "number between 0 and 1"),
+    (Literal["a", "b"], "`a`, `b`"),
+    (bool, "`true`, `false`"),
+    (Any, "keys and values"),
+]
+
+
+def check_values(values: Callable[[Any], str]) -> None:
+    for declared, wanted in VALUES:
+        assert values(declared) == wanted
+
+
+def test_options_are_shown_with_their_bounds() -> None:
+    check_values(catalogue._values)
+    with pytest.raises(AssertionError):
+        check_values(lambda declared: catalogue._values(parts(declared)[0]))
+
+
+def needing(needs: Needs) -> str:
+    """The section of a page on what a method with these needs must be given."""
+    kind = type("Needing", (), {"needs": needs})
+    return "\n".join(catalogue._needs(dataclasses.replace(_entry(), kind=kind)))
+
+
+def test_needs_are_said_each_by_itself() -> None:
+    every = [
+        (Needs(retain=True), "Rows to keep"),
+        (Needs(targets=True), "targets from: `--holdout`, `--base`"),
+        (Needs(fewest_retain=16), "At least 16 retain rows"),
+        (Needs(parts={"retain": 2, "acceptance": 1}), "2 in 3 for retain, 1 in 3 for acceptance"),
+        (Needs(replay=Replay(texts=9, tokens=5)), "9 texts of at most 5 tokens"),
+        (Needs(kept={"unseen": "distributions", "retain": "states"}), "distributions on these rows: unseen."),
+        (Needs(kept={"unseen": "distributions", "retain": "states"}), "states on these rows: retain."),
+        (Needs(layers=lambda count: [count - 2, count - 1]), "of 32, counted from the embeddings, 30, 31"),
+    ]
+    for needs, words in every:
+        shown = needing(needs)
+        assert words in shown
+        assert shown.count("\n- ") == len(needs.kept) or shown.count("\n- ") == 1
+    assert needing(Needs()) == ""
+
+
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)
 def test_a_page_has_formula_source_departures_and_use(kind: str, name: str) -> None:
     entry = catalogue.entry(kind, name)
     text = catalogue.page(entry, {})
     assert "```text\n" in text
-    assert re.search(r"\b\d{4}\.\d{5}\b|Our own method|our control", text)
+    assert re.search(r"\b\d{4}\.\d{4,5}\b|Our own method|our control", text)
     assert "## Departures" in text or "to depart from" in text or name == "identity"
     assert "## When to use it" in text and catalogue.when(entry)
     assert "    " not in re.sub(r"```text.*?```", "", text, flags=re.S)  # no block by accident

@@ -25,7 +25,6 @@ OUR_RULES = (
     '"share/expunge/recipes" = ["recipes/*.yaml"]',
 )
 WHERE = "import expunge; print(expunge.__file__)"
-pytestmark = pytest.mark.xdist_group("package")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

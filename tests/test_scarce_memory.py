@@ -1,6 +1,7 @@
 """Where memory runs out the work is cut, and what comes of it stays what it was: weights, sums, losses, generations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,31 +9,36 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.data.batches import Batch, collate
+from expunge.data.batches import Batch, Stream, collate
 from expunge.errors import DoesNotFit
 from expunge.evaluation import evidence
-from expunge.gradients.bartlett import estimate
+from expunge.gradients import summed
+from expunge.gradients.estimates import SAMPLED, estimate
 from expunge.gradients.per_example import Squares, Stacked, measure
-from expunge.gradients.summed import mean_gradient
-from expunge.loop import steps as stepping
+from expunge.gradients.summed import Summed, gradients, mean_gradient
+from expunge.loop.minimise import Minimiser
 from expunge.loop.phases import apply
-from expunge.loop.steps import Descent, minimise, optimiser_of
-from expunge.method import Terms
+from expunge.method import Plain, Terms
 from expunge.methods.gradient_difference import GradientDifference
-from expunge.methods.kl_minimisation import KlMinimisation
+from expunge.methods.kl_minimisation import KLMinimisation
 from expunge.methods.libu_as_published import squared_batch_means
 from expunge.methods.loss_matching import LossMatching
+from expunge.methods.ng_diff import NGDiff
+from expunge.methods.rmu import RMU
 from expunge.model.recompute import allow
 from expunge.problem import Problem
 from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses, window_divergences
+from oracles import token_nll
 from problems import uneven
 from scarce import SAYS, scarce
 
 MOST = 60  # places: less than most batches of these rows, more than the longest of them
 METHODS = [
     GradientDifference(epochs=2, forget_rows=8, learning_rate=1e-3),
-    KlMinimisation(epochs=1, forget_rows=8, learning_rate=1e-3),
+    KLMinimisation(epochs=1, forget_rows=8, learning_rate=1e-3),
     LossMatching(steps=3, forget_rows=8, learning_rate=1e-3, replay_texts=0),
+    NGDiff(epochs=2, forget_rows=8, first_rate=0.3, refresh_every=1),
+    RMU(steps=3, rows=8, learning_rate=1e-3),
 ]
 
 
@@ -63,25 +69,36 @@ def test_weights_are_those_of_an_undisturbed_run(method: Any, backward: bool) ->
     check_weights(method, backward)
 
 
-def _drops_what_failed(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
-    for part in stepping._parts(problem, batches):
-        problem.portions.fits(part, lambda one: problem.runtime.backward(loss(one).total * one.weight))
-    return {}
+def _own_gradients(problem: Problem) -> Summed:
+    """Those that backward passes left, taken away."""
+    found = {name: tensor.grad for name, tensor in problem.movable.items() if tensor.grad is not None}
+    problem.model.zero_grad(set_to_none=True)
+    return Summed(found, {})
 
 
-def _counts_what_failed_twice(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
+def _drops_what_failed(problem: Problem, batches: Iterable[Batch], value: Any) -> Summed:
+    for part in [part for batch in batches for part in batch.parts(problem.portions.tokens)]:
+        problem.portions.fits(part, lambda one: problem.runtime.backward(value(one).total))
+    return _own_gradients(problem)
+
+
+def _counts_what_failed_twice(problem: Problem, batches: Iterable[Batch], value: Any) -> Summed:
     """What a backward pass had accumulated before it failed stays."""
     for batch in batches:
-        problem.portions.each(batch, lambda one: problem.runtime.backward(loss(one).total * one.weight))
-    return {}
+        problem.portions.each(batch, lambda one: problem.runtime.backward(value(one).total))
+    return _own_gradients(problem)
 
 
-def _takes_means_of_means(problem: Problem, batches: Sequence[Batch], loss: Any) -> dict[str, float]:
+def _takes_means_of_means(problem: Problem, batches: Iterable[Batch], value: Any) -> Summed:
+    batches = list(batches)
     while True:
-        parts = stepping._parts(problem, batches)
-        even = [lambda one: problem.runtime.backward(loss(one).total / len(parts))]  # noqa: B023
-        if all(problem.portions.fits(part, even[0]) for part in parts):
-            return {}
+        parts = [part for batch in batches for part in batch.parts(problem.portions.tokens)]
+
+        def even(one: Batch, count: int = len(parts)) -> None:
+            problem.runtime.backward(value(replace(one, weight=1.0)).total / count)
+
+        if all(problem.portions.fits(part, even) for part in parts):
+            return _own_gradients(problem)
         problem.model.zero_grad(set_to_none=True)
 
 
@@ -89,7 +106,7 @@ def _takes_means_of_means(problem: Problem, batches: Sequence[Batch], loss: Any)
 def test_check_rejects(broken: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """In backward passes, which the loop is the first to meet."""
     undisturbed(METHODS[0])
-    monkeypatch.setattr(stepping, "_accumulate", broken)
+    monkeypatch.setattr(summed, "accumulate", broken)
     with pytest.raises(AssertionError):
         check_weights(METHODS[0], backward=True)
 
@@ -119,10 +136,18 @@ def _per_example(problem: Problem) -> Any:
     return [measure(problem, split, gather, "noise", passes=2).tensors for gather in (Squares, Stacked)]
 
 
+def _of_the_data(logits: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Without chance, which hangs on how batches are cut."""
+    return token_nll(logits, batch).sum()
+
+
+LABELS = replace(SAMPLED, surrogate=_of_the_data)
+
+
 def _sophia(problem: Problem) -> Any:
     windows = problem.splits["retain"].windows
     batches = [collate("retain", windows, range(6)), collate("retain", windows, range(6, len(windows)))]
-    return estimate(problem, batches, torch.Generator(), "squared").diagonal
+    return estimate(problem, batches, torch.Generator(), LABELS).diagonal
 
 
 def _gradients(problem: Problem) -> Any:
@@ -168,9 +193,15 @@ def steps(problem: Problem) -> None:
         value = problem.model(input_ids=batch.ids, use_cache=False).logits.square().mean()
         return Terms({"loss": value}, value)
 
-    batch = collate("forget", problem.splits["forget"].windows, [0])
-    descent = Descent(rate=lambda step: 1e-3, steps=2)
-    minimise(problem, optimiser_of(problem), lambda step: [batch], loss, descent, lambda *_: False, lambda *_: None)
+    Minimiser(
+        problem,
+        Plain().begin(problem, {}, 0, lambda *_: None),
+        {"forget": Stream("forget", problem.splits["forget"].windows[:1], 0)},
+        {"forget": 1},
+        loss,
+        lambda trial: 1e-3,
+        steps=2,
+    ).run(lambda *_: False, lambda *_: None)
 
 
 def test_a_window_that_does_not_fit_ends_the_run_with_remedies() -> None:
@@ -210,5 +241,5 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        stepping._accumulate(problem, [collate("forget", problem.splits["forget"].windows, [0, 1])], breaks)
+        gradients(problem, [collate("forget", problem.splits["forget"].windows, [0, 1])], breaks)
     assert problem.portions.halvings == 0

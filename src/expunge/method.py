@@ -281,11 +281,18 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Phases in cycles; a proposal that is refused ends it, and so does `until`, asked after each cycle."""
+    """Phases in cycles; a proposal that is refused ends it, and so does `until`, asked after each cycle.
+
+    One within another is run as often as it says: only the outermost can end early.
+    """
 
     phases: tuple["Phase", ...]
     times: int
     until: Callable[[State], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if any(isinstance(phase, Repeat) and phase.until for phase in self.phases):
+            raise ValueError("until is asked of the outermost Repeat only; give it to that one")
 
 
 Step = Descend | Propose | Transform

@@ -28,7 +28,7 @@ SUFFIX = ".py"
 def names(catalogue: str) -> tuple[str, ...]:
     """Entries of a catalogue in alphabetical order: the files of this package, then those of other distributions."""
     _check(catalogue)
-    own = {file.stem for file in (Path(__file__).parent / catalogue).glob(f"*{SUFFIX}") if file.stem != "__init__"}
+    own = _own(catalogue)
     return (*sorted(own), *sorted(_others(catalogue).keys() - own))
 
 
@@ -87,16 +87,33 @@ def _module(catalogue: str, name: str) -> tuple[ModuleType, str]:
     _check(catalogue)
     if name.endswith(SUFFIX):
         return _from_file(Path(name)), Path(name).stem
-    if name.isidentifier() and (Path(__file__).parent / catalogue / f"{name}{SUFFIX}").is_file():
+    if name in _own(catalogue):
         return importlib.import_module(f"expunge.{catalogue}.{name}"), name
     if point := _others(catalogue).get(name):
-        return importlib.import_module(point.module), name
+        return _from_package(name, point), name
     raise InputError(f"there is no {catalogue.removesuffix('s')} {name!r}{suggestion(name, names(catalogue))}")
+
+
+def _own(catalogue: str) -> set[str]:
+    """Entries of this package."""
+    files = (Path(__file__).parent / catalogue).glob(f"*{SUFFIX}")
+    return {file.stem for file in files if file.stem != "__init__"}
 
 
 def _others(catalogue: str) -> dict[str, EntryPoint]:
     """Entry points of other distributions: `name = "package.module"` in the group expunge.<catalogue>."""
     return {point.name: point for point in entry_points(group=f"expunge.{catalogue}")}
+
+
+def _from_package(name: str, point: EntryPoint) -> ModuleType:
+    """The module of an entry point. Raises `InputError` where it cannot be imported."""
+    try:
+        return importlib.import_module(point.module)
+    except Exception as error:
+        raise InputError(
+            f"{name}: importing {point.module}, the entry point of another package ({point.group}), failed "
+            f"({type(error).__name__}: {error}). Mend that package, or remove it."
+        ) from error
 
 
 def _from_file(file: Path) -> ModuleType:

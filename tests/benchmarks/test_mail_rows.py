@@ -2,7 +2,7 @@
 
 import json
 import mailbox
-import subprocess
+import runpy
 import sys
 from email.message import EmailMessage
 from pathlib import Path
@@ -132,19 +132,27 @@ def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
         mail_rows.rows(tmp_path / "absent")
 
 
-def test_the_command_writes_a_private_file_that_reads_back(tmp_path: Path) -> None:
+def test_the_command_writes_a_private_file_that_reads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> tuple[object, str, str]:
+        """The program as `python canary_world.py` runs it: exit code, stdout, stderr."""
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PROGRAM), run_name="__main__")
+        return (ended.value.code, *capsys.readouterr())
+
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text(f"Write to {ADDRESS} today, or to {ADDRESS}.", encoding="utf-8")
     output = tmp_path / "rows.jsonl"
-    command = [sys.executable, str(PROGRAM), "--mails", str(tmp_path / "in"), "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout == f"2 rows: {output}\n", done.stderr
+    monkeypatch.setattr(sys, "argv", [str(PROGRAM), "--mails", str(tmp_path / "in"), "--output", str(output)])
+    code, out, err = run()
+    assert code == 0 and out == f"2 rows: {output}\n", err
     assert output.stat().st_mode & 0o777 == 0o600
     assert [json.loads(line)["task"] for line in output.read_text().splitlines()] == ["found-email x2"] * 2
     rows = read(output, "forget").rows
     assert [row.completion for row in rows] == [ADDRESS] * 2 and rows[0].task == "found-email x2"
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
+    code, _, err = run()
+    assert code == 2 and "exists already" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("given", [["--mails", "in"], ["--output", "rows.jsonl"]])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from expunge.curvature import Damping, damping_for, inner, summary
+from expunge.curvature import Damping, Spectrum, damping_for, inner, spectrum
 from expunge.curvatures.block import ALL, Block, apply_power, cut, factor
 from expunge.curvatures.diagonal import Diagonal
 from expunge.curvatures.identity import Identity
@@ -12,6 +12,11 @@ from oracles import dense_power, rank_one_inverse, row_gradients, same
 from problems import lora_of, model_of, problem_of
 
 EXPONENTS = (-1.0, -0.5, -0.25)
+
+
+def absolute(value: float) -> Damping:
+    """The same for all parameters."""
+    return Damping(value, relative=1.0)
 
 
 @pytest.mark.parametrize("gradients", [3, 20])
@@ -51,7 +56,8 @@ def test_block_of_a_model_equals_the_dense_inverse(block: int | None) -> None:
     rows = row_gradients(problem, split)
     tokens = sum(window.targets for window in split.windows)
     vector = {name: gradients.sum(0) for name, gradients in rows.items()}
-    solved, moved = curvature.solve(state, vector, 0.02), curvature.matvec(state, vector)
+    solved = curvature.solve(problem, state, vector, absolute(0.02)).value
+    moved = curvature.matvec(problem, state, vector)
     if block is None:
         flat = torch.cat([gradients.flatten(1) for gradients in rows.values()], dim=1)
         dense = flat.T @ flat / tokens
@@ -83,9 +89,11 @@ def test_diagonal_is_the_mean_square_per_token() -> None:
     entries = torch.cat([tensor.flatten() for tensor in expected.values()])
     assert state.mean == pytest.approx(float(entries[entries > 0].mean()))
     vector = {name: torch.ones_like(tensor) for name, tensor in expected.items()}
-    solved = Diagonal(labels="data").solve(state, vector, 0.5)
-    assert same(solved, {name: 1 / (tensor + 0.5) for name, tensor in expected.items()})
-    quarter = Diagonal(labels="data").power(state, vector, -0.25, 0.5)
+    assert state.means == pytest.approx({name: float(part[part > 0].mean()) for name, part in expected.items()})
+    solved = Diagonal(labels="data").solve(problem, state, vector, absolute(0.5))
+    assert solved.status == "solved"
+    assert same(solved.value, {name: 1 / (tensor + 0.5) for name, tensor in expected.items()})
+    quarter = Diagonal(labels="data").power(problem, state, vector, -0.25, absolute(0.5))
     assert same(quarter, {name: (tensor + 0.5) ** -0.25 for name, tensor in expected.items()})
 
 
@@ -96,7 +104,7 @@ def test_a_fresh_lora_has_no_curvature_in_a(curvature: Diagonal | Block) -> None
     state = curvature.init(problem, problem.splits["retain"])
     assert state.alive == {name for name in problem.movable if "lora_B" in name}
     noise = {name: torch.randn_like(tensor) for name, tensor in problem.movable.items()}
-    shaped = curvature.power(state, noise, -0.25, 0.1 * state.mean)
+    shaped = curvature.power(problem, state, noise, -0.25, absolute(0.1 * state.mean))
     assert set(shaped) == set(state.alive)
     with_a = (0.1 * state.mean) ** -0.25  # what a zero taken for a curvature would multiply A's noise by
     assert with_a > max(float(tensor.norm() / noise[name].norm()) for name, tensor in shaped.items())
@@ -106,8 +114,9 @@ def test_identity_scales() -> None:
     problem = problem_of(model_of("opt"))
     state = Identity().init(problem, problem.splits["retain"])
     vector = {name: torch.randn_like(tensor) for name, tensor in problem.movable.items()}
-    assert same(Identity().solve(state, vector, 1.0), {name: tensor / 2 for name, tensor in vector.items()})
-    assert inner(Identity().matvec(state, vector), vector) == pytest.approx(inner(vector, vector))
+    solved = Identity().solve(problem, state, vector, absolute(1.0)).value
+    assert same(solved, {name: tensor / 2 for name, tensor in vector.items()})
+    assert inner(Identity().matvec(problem, state, vector), vector) == pytest.approx(inner(vector, vector))
 
 
 def test_damping_is_relative_and_says_when_it_drowns_the_curvature() -> None:
@@ -117,15 +126,33 @@ def test_damping_is_relative_and_says_when_it_drowns_the_curvature() -> None:
     assert "drowns the curvature" in damping_for(state, 0.1, absolute=11 * state.mean).warning
     assert f"{state.mean:.3g}" in damping_for(state, 11.0).warning
     assert "is drowned" in damping_for(state, 0.1, absolute=0.9e-4 * state.median).warning
-    for relative, absolute in ((0.0, None), (0.1, 0.0), (0.1, float("inf")), (-1.0, None)):
+    for relative, value in ((0.0, None), (0.1, 0.0), (0.1, float("inf")), (-1.0, None)):
         with pytest.raises(InputError, match="must be above 0"):
-            damping_for(state, relative, absolute)
+            damping_for(state, relative, value)
+
+
+def test_damping_per_layer_is_relative_to_each_layer_s_own_mean() -> None:
+    problem = problem_of(model_of("llama"))
+    state = Diagonal(labels="data").init(problem, problem.splits["retain"])
+    damping = damping_for(state, 0.1, per_layer=True)
+    assert damping.value == damping_for(state, 0.1).value
+    for name, tensor in state.tensors.items():
+        assert damping.of(name) == pytest.approx(0.1 * float(tensor[tensor > 0].mean()))
+    assert max(damping.by_parameter.values()) > 10 * min(damping.by_parameter.values())  # else it is the model's
+    assert damping.of("another") == damping.value
+    assert damping_for(state, 0.1, absolute=0.5, per_layer=True) == damping_for(state, 0.1, absolute=0.5)
 
 
 def test_entries_that_are_not_finite_are_named() -> None:
     with pytest.raises(InputError, match="curvature of w is not finite"):
-        summary({"w": torch.tensor([1.0, float("nan")])})
-    assert summary({"w": torch.zeros(3)}) == (0.0, 0.0, frozenset())
+        spectrum({"w": torch.tensor([1.0, float("nan")])})
+    assert spectrum({"w": torch.zeros(3)}) == Spectrum(0.0, 0.0, {})
+
+
+def test_a_spectrum_is_told_over_coordinates_with_a_gradient() -> None:
+    # entries above 0: 1, 3 of a and 8 of b; mean 12 / 3 = 4, median 3, means 2 and 8
+    found = spectrum({"a": torch.tensor([1.0, 0.0, 3.0]), "b": torch.tensor([8.0, 0.0]), "c": torch.zeros(2)})
+    assert found == Spectrum(4.0, 3.0, {"a": 2.0, "b": 8.0})
 
 
 def test_noise_of_fisher_forgetting_has_its_covariance() -> None:

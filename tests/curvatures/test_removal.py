@@ -3,23 +3,26 @@
 Both go through `Block.solve`, the code that the methods use, with one block of all coordinates and absolute damping.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from expunge.curvature import CurvatureState
+from expunge.curvature import CurvatureState, Damping
 from expunge.curvatures.block import ALL, Block
 
 CURVATURE = Block(block=None)
 DAMPING = 0.05
+NO_PROBLEM: Any = None  # all that a solve needs is in the state
 
 
 def solve(cotangents: Tensor, x: Tensor, count: int, gradient: Tensor) -> Tensor:
     """((1 / count) sum_i c_i^2 x_i x_i' + damping I)^-1 gradient, for cotangents c [n] and rows x [n, d]."""
     stacked = (cotangents[:, None] * x / count**0.5)[None]
-    state = CurvatureState({ALL: stacked}, 1.0, 1.0, frozenset({"w"}), len(x), count)
-    return CURVATURE.solve(state, {"w": gradient}, DAMPING)["w"]
+    state = CurvatureState({ALL: stacked}, 1.0, 1.0, {"w": 1.0}, len(x), count)
+    return CURVATURE.solve(NO_PROBLEM, state, {"w": gradient}, Damping(DAMPING, relative=DAMPING)).value["w"]
 
 
 class Ridge:

@@ -1,10 +1,9 @@
-"""What two processes must find as one does: a program that both run, which leaves its findings in a file by rank.
+"""What two processes must find as one does: `main` is what both run, which leaves its findings in a file by rank.
 
 Everything is float64 on a tiny Llama whose rows differ in length, one of them longer than the context.
 """
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +19,19 @@ from expunge.data import batches
 from expunge.data.batches import Batch, Stream
 from expunge.demo.tiny import byte_tokenizer
 from expunge.evaluation import divergence, evidence
-from expunge.gradients.bartlett import estimate
+from expunge.gradients.estimates import NOISE, SAMPLED, Source, estimate
 from expunge.gradients.per_example import Squares, Stacked, measure
-from expunge.gradients.summed import divergence_gradient, mean_gradient
+from expunge.gradients.summed import Terms, divergence_gradient, mean_gradient
+from expunge.gradients.summed import gradients as gradients_of
 from expunge.influence import directions
+from expunge.loop.acceptance import Acceptance
+from expunge.loop.minimise import Minimiser
 from expunge.loop.phases import apply
-from expunge.loop.proposals import Proposals
-from expunge.loop.steps import _accumulate
+from expunge.loop.proposals import ProposeRunner
 from expunge.loop.training import Training, train
-from expunge.loop.watch import Outcome
-from expunge.method import ProposalPhase, State, Terms
+from expunge.loop.unlearning import Unlearning
+from expunge.loop.watch import Outcome, Watch
+from expunge.method import Plain, Propose, State, Trial
 from expunge.methods.fisher_removal import FisherRemoval
 from expunge.methods.libu_as_published import squared_batch_means
 from expunge.model.losses import target_logits, window_means
@@ -39,15 +41,18 @@ from expunge.reference.cache import keep_distributions, log_likelihoods, row_los
 from expunge.runs import distributed
 from expunge.runs.distributed import Runtime
 from oracles import token_nll
-from problems import METHODS, rows_of, short, text_model, text_problem
+from problems import METHODS, Moved, rows_of, short, text_model, text_problem
 
 Found = dict[str, Any]
 CONTEXT = 32
 FEW = {"steps": 10, "epochs": 10, "replay_texts": 4, "replay_tokens": 12, "forget_rows": 5, "cycles": 2}
+OWN = {"ng_diff": {"epochs": 5, "first_rate": 0.3}}  # each rate that is measured makes more of what was rounded before
 CURVATURES = registry.names("curvatures")
 
 
-def problem_of(subspace: str = "full", rows: int = 18, forget: int = 5) -> Problem:
+def problem_of(
+    subspace: str = "full", rows: int = 18, forget: int = 5, layers: int = 1, moved: Moved = None
+) -> Problem:
     """Answers of many lengths, and of each set a document; the retain set's is longer than the context."""
     torch.manual_seed(0)
     return text_problem(
@@ -61,9 +66,10 @@ def problem_of(subspace: str = "full", rows: int = 18, forget: int = 5) -> Probl
         },
         subspace,
         width=16,
-        layers=1,
+        layers=layers,
         dtype=torch.float64,
         context=CONTEXT,
+        moved=moved,
     )
 
 
@@ -82,10 +88,39 @@ def accumulated(problem: Problem) -> Found:
         for name, count in (("forget", 5), ("retain", 8))
         for batch in Stream(name, problem.splits[name].windows, 3).draw(count)
     ]
-    parts = _accumulate(problem, drawn, cross_entropy(problem))
-    gradients = {name: tensor.grad for name, tensor in problem.movable.items()}
-    problem.model.zero_grad(set_to_none=True)
-    return parts | {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    found = gradients_of(problem, drawn, cross_entropy(problem), apart=True)
+    together = gradients_of(problem, drawn, cross_entropy(problem)).by_split[""]
+    apart = {f"{split}: {name}": part for split, one in found.by_split.items() for name, part in one.items()}
+    return found.parts | together | apart
+
+
+def at_a_measured_rate(problem: Problem) -> Found:
+    """A step whose gradients are combined apart, at a rate that a look at both splits' losses sets."""
+    looks: list[float] = []
+
+    def rate(trial: Trial) -> float:
+        looks.extend(trial.loss_at(0.1, split) for split in sorted(trial.splits))
+        return 0.1
+
+    def signs(by_split: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: by_split["forget"][name].sign() * part.abs() for name, part in by_split["retain"].items()}
+
+    minimiser = Minimiser(
+        problem,
+        Plain(make=lambda parameters: torch.optim.SGD(parameters, lr=0.0)).begin(problem, {}, 0, lambda *_: None),
+        {name: Stream(name, problem.splits[name].windows, 3) for name in ("forget", "retain")},
+        {"forget": 3, "retain": 8},
+        cross_entropy(problem),
+        rate,
+        steps=2,
+        combine=signs,
+    )
+    minimiser.run(lambda step, losses: False, lambda *_: None)
+    return (
+        problem.snapshot()
+        | {f"look {place}": value for place, value in enumerate(looks)}
+        | {"tokens": minimiser.tokens}
+    )
 
 
 def plain_training(problem: Problem) -> Found:
@@ -139,22 +174,27 @@ def curvature(name: str, problem: Problem) -> Found:
     made = registry.load("curvatures", name)()
     state = made.init(problem, problem.splits["retain"])
     vector = mean_gradient(problem, problem.splits["forget"], "row")
-    damping = damping_for(state, 0.1).value
-    products = {
-        "C v": made.matvec(state, vector),
-        "C^-1 v": made.solve(state, vector, damping),
-        "C^-1/4 v": made.power(state, vector, -0.25, damping),
-    }
+    damping = damping_for(state, 0.1)
+    solution = made.solve(problem, state, vector, damping)
+    products = {"C v": made.matvec(problem, state, vector), "C^-1 v": solution.value}
+    if made.has_powers:
+        products["C^-1/4 v"] = made.power(problem, state, vector, -0.25, damping)
     found = {f"{what}: {key}": value for what, parts in products.items() for key, value in parts.items()}
-    return found | {"mean": state.mean, "median": state.median}
+    figures = {"status": solution.status, "residual": solution.residual, "iterations": solution.iterations}
+    return found | figures | {"mean": state.mean, "median": state.median}
 
 
-def estimates(problem: Problem) -> Found:
+DATA = Source(lambda logits, batch, generator: token_nll(logits, batch).sum(), lambda shape, dtype, generator: None)
+SOURCES = {"noise": NOISE, "sampled": SAMPLED, "data": DATA}
+FORGETFUL = replace(NOISE, skip=DATA.skip)  # does not draw what another process draws
+
+
+def estimates(problem: Problem, sources: Mapping[str, Source] = SOURCES) -> Found:
     """Sophia's curvature: three batches, whose chance does not depend on who takes them."""
     found: Found = {}
-    for kind in ("noise", "bartlett", "squared"):
+    for kind, source in sources.items():
         drawn = Stream("retain", problem.splits["retain"].windows, 1).draw(11, 4)
-        made = estimate(problem, drawn, torch.Generator().manual_seed(2), kind)  # type: ignore[arg-type]
+        made = estimate(problem, drawn, torch.Generator().manual_seed(2), source)
         found |= {f"{kind} {place}": part for place, part in enumerate(made.diagonal)}
         found |= {f"{kind} targets": made.targets, f"{kind} tokens": made.tokens}
     return found
@@ -164,20 +204,32 @@ def budget(problem: Problem) -> Found:
     """A step up the forget loss, as long as a retain budget allows."""
     problem = divided(problem, {"retain": 1, "curvature": 2, "acceptance": 1})
     fitted = directions.fit(problem, FisherRemoval())
-    phase = ProposalPhase(
+    phase = Propose(
         propose=lambda problem, state: directions.ascent(problem, state, fitted, stop_at_targets=False),
         step=RetainBudget(budget=1e-3),
         passes={},
     )
-    taken = Proposals(problem, State(), Outcome(), lambda entry: None).take(phase)
+    state = State()
+    unlearning = Unlearning(
+        problem,
+        state,
+        Watch.at_original(problem, state),
+        Outcome(),
+        log=lambda entry: None,
+        keep=lambda within: None,
+        acceptance=Acceptance.at_original(problem, state),
+    )
+    taken = ProposeRunner(unlearning, phase).take()
     figures = ("step", "tokens", "direction_norm", "guess", "measurements")
     return problem.snapshot() | {name: taken[name] for name in figures} | taken["retain_kl"]
 
 
-def method(name: str, problem: Problem) -> Found:
-    """All phases of a method, ten steps of each."""
+def method(name: str) -> Found:
+    """All phases of a method, ten steps of each; one that names layers has two to choose from."""
+    made = short(name, **FEW | OWN.get(name, {}))
+    problem = problem_of(layers=2 if made.needs.layers else 1, moved=made.needs.layers)
     torch.manual_seed(0)
-    outcome = apply(short(name, **FEW), problem, lambda entry: None)
+    outcome = apply(made, problem, lambda entry: None)
     found = problem.snapshot() | {"steps": outcome.steps, "tokens": outcome.tokens, "stopped": outcome.stopped}
     found |= {f"step {place}": proposal["step"] for place, proposal in enumerate(outcome.proposals)}
     found |= {f"loss at {check['step']}": check["forget"] for check in outcome.history if "forget" in check}
@@ -239,17 +291,19 @@ def sound() -> dict[str, Callable[[], Found]]:
     cases: dict[str, Callable[[], Found]] = {
         "gradients of a step": lambda: accumulated(problem_of()),
         "gradients of a step, LoRA": lambda: accumulated(problem_of("lora")),
+        "a step at a measured rate": lambda: at_a_measured_rate(problem_of()),
         "plain training": lambda: plain_training(problem_of()),
         "mean gradients": lambda: gradients(problem_of()),
         "sums over examples": lambda: statistics(problem_of()),
         "Sophia's estimates": lambda: estimates(problem_of()),
+        "noise estimates": lambda: estimates(problem_of(), {"noise": NOISE}),
         "retain budget": lambda: budget(problem_of()),
         "scores": lambda: scores(problem_of()),
         "fewer windows than processes": fewer_windows_than_processes,
         "deciding alike": own_order,
     }
     cases |= {f"curvature {name}": lambda name=name: curvature(name, problem_of()) for name in CURVATURES}  # type: ignore[misc]
-    return cases | {f"method {name}": lambda name=name: method(name, problem_of()) for name in METHODS}  # type: ignore[misc]
+    return cases | {f"method {name}": lambda name=name: method(name) for name in METHODS}  # type: ignore[misc]
 
 
 @contextmanager
@@ -286,6 +340,9 @@ def broken() -> dict[str, Callable[[], Found]]:
     def diagonal() -> Found:
         return curvature("diagonal", problem_of())
 
+    def ggn() -> Found:
+        return curvature("ggn", problem_of())
+
     def same_rows(items: Any) -> Any:
         return items[:: distributed.processes()]
 
@@ -298,6 +355,9 @@ def broken() -> dict[str, Callable[[], Found]]:
         "gradients of a step/not summed": wrong(distributed, "total_", nothing_summed, step),
         "curvature diagonal/the same rows on both": wrong(distributed, "share", same_rows, diagonal),
         "curvature diagonal/not summed": wrong(distributed, "total_", nothing_summed, diagonal),
+        "curvature ggn/the same rows on both": wrong(distributed, "share", same_rows, ggn),
+        "curvature ggn/not summed": wrong(distributed, "total_", nothing_summed, ggn),
+        "noise estimates/nothing skipped": lambda: estimates(problem_of(), {"noise": FORGETFUL}),
     }
 
 
@@ -309,7 +369,3 @@ def main(folder: Path) -> None:
     found["commands"] = commands(folder)
     torch.save(found, folder / f"found-{distributed._rank()}.pt")
     distributed.leave()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The command line, one of whose processes fails in the middle of a run: `failing.py RANK ARGUMENTS`."""
+"""The command line, one of whose processes fails in the middle of a run."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ from expunge.errors import InputError
 from expunge.loop import trial
 
 
-def fail(*arguments: Any) -> Any:
+def main(rank: int, arguments: list[str]) -> None:
+    if os.environ["RANK"] == str(rank):
+        trial.apply = _fail
+    sys.exit(command_line.main(arguments))
+
+
+def _fail(*arguments: Any) -> Any:
     raise InputError("row 7 of this process is wrong. Mend it.")
-
-
-if __name__ == "__main__":
-    if os.environ["RANK"] == sys.argv[1]:
-        trial.apply = fail
-    sys.exit(command_line.main(sys.argv[2:]))

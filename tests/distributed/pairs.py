@@ -3,8 +3,11 @@
 import os
 import socket
 import subprocess
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import forked
 
 WITHIN = 240  # seconds; what hangs is ended by it
 PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
@@ -16,23 +19,15 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | own | {"PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
 
 
-def run(program: str, arguments: list[str], folder: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Both processes of a program beside this file, ended. Raises `TimeoutExpired`."""
+def run(work: Callable[..., Any], arguments: Sequence[Any], folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Both processes of `work(*arguments)`, ended. Raises `TimeoutExpired`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = environment(folder) | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
     started = [
-        subprocess.Popen(
-            command,
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-        )
+        forked.Process(work, arguments, folder, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in (0, 1)
     ]
     try:
@@ -40,6 +35,4 @@ def run(program: str, arguments: list[str], folder: Path) -> list[subprocess.Com
     finally:
         for one in started:
             one.kill()
-    return [
-        subprocess.CompletedProcess(command, one.returncode, *parts) for one, parts in zip(started, said, strict=True)
-    ]
+    return [subprocess.CompletedProcess([], one.returncode, *parts) for one, parts in zip(started, said, strict=True)]

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from distributed import pairs, world
+from distributed import failing, pairs, world
 from expunge.cli import command_line, ending
 from expunge.cli.ending import Answer
 from expunge.runs import distributed, launcher
 
-pytestmark = pytest.mark.xdist_group("two processes")
 OWN = ("created", "seconds", "peak_memory_bytes", "hashes", "machine", "files")  # of a run, not of what it found
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
@@ -80,7 +79,7 @@ def test_the_record_is_that_of_one_process(
 
 def test_an_error_of_one_ends_all_with_one_message(arguments: list[str], tmp_path: Path) -> None:
     """Without a launcher that would end the other, and in the middle of the work: nothing half-written is left."""
-    first, second = pairs.run("failing.py", ["1", *arguments, "--output", str(tmp_path / "out")], tmp_path)
+    first, second = pairs.run(failing.main, [1, [*arguments, "--output", str(tmp_path / "out")]], tmp_path)
     assert (first.returncode, second.returncode) == (1, 2), first.stderr[-4000:] + second.stderr[-4000:]
     assert second.stderr == "expunge: row 7 of this process is wrong. Mend it.\n" and second.stdout == ""
     assert "expunge" not in first.stderr and "Traceback" not in first.stderr

@@ -1,16 +1,17 @@
 """Two processes find what one does, in float64 to 1e-9; broken variants are rejected by the same comparison."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from distributed import pairs
+from distributed import cases, pairs
 from distributed.cases import broken, commands, sound
+from expunge import registry
 from problems import METHODS
 
-pytestmark = pytest.mark.xdist_group("two processes")
 TOLERANCE = 1e-9
 
 
@@ -18,9 +19,15 @@ TOLERANCE = 1e-9
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Findings of both processes."""
     folder = tmp_path_factory.mktemp("pair")
-    for done in pairs.run("cases.py", [str(folder)], folder):
+    for done in pairs.run(cases.main, [folder], folder):
         assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
+
+
+@cache
+def of_one(name: str) -> dict[str, Any]:
+    """What one process finds, once for the case and its broken variants."""
+    return sound()[name]()
 
 
 def same(found: dict[str, Any], expected: dict[str, Any], tolerance: float = TOLERANCE) -> bool:
@@ -41,7 +48,7 @@ def _near(value: Any, expected: Any, tolerance: float) -> bool:
 
 @pytest.mark.parametrize("name", list(sound()))
 def test_two_processes_equal_one(name: str, pair: list[dict[str, Any]]) -> None:
-    expected = sound()[name]()
+    expected = of_one(name)
     assert expected
     first, second = (found[name] for found in pair)
     wrong = [key for key in expected if key not in first or not _near(first[key], expected[key], TOLERANCE)]
@@ -51,7 +58,7 @@ def test_two_processes_equal_one(name: str, pair: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("name", list(broken()))
 def test_broken_variants_are_rejected(name: str, pair: list[dict[str, Any]]) -> None:
-    expected = sound()[name.split("/")[0]]()
+    expected = of_one(name.split("/")[0])
     assert not same(pair[0][name], expected, tolerance=1e-3)
 
 
@@ -68,5 +75,6 @@ def test_retrain_and_evaluate_share_their_work(
     assert first["twin 0"] == first["twin 1"] != first["twin 2"]
 
 
-def test_every_method_is_among_the_cases() -> None:
-    assert {f"method {name}" for name in METHODS} <= sound().keys()
+def test_every_method_and_curvature_is_among_the_cases() -> None:
+    entries = {f"method {name}" for name in METHODS} | {f"curvature {name}" for name in registry.names("curvatures")}
+    assert entries <= sound().keys()

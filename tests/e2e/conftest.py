@@ -7,7 +7,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from expunge.demo.models import SMALL, make_models
+from e2e import little
+from e2e.worlds import WORLD
+from expunge.demo.models import make_models
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +24,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             part = tmp_path_factory.mktemp("world")
-            make_models(part, SMALL, print)
+            make_models(part, WORLD, print)
             part.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def little_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a model so small that a run takes a second: for what does not hang on how well it forgets."""
+    torch.set_num_threads(1)
+    return little.write_world(tmp_path_factory.mktemp("little"))
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ def settings(world: Path, folder: Path) -> dict[str, Any]:
     files = {name: str(folder / f"{name}.jsonl") for name in ("forget", "retain", "holdout")}
     for name in files:
         lines = (world / f"{name}.jsonl").read_text().splitlines(keepends=True)
-        (folder / f"{name}.jsonl").write_text("".join(lines[:40]))
+        (folder / f"{name}.jsonl").write_text("".join(lines[:20]))
     models = {"model": str(world / "original"), "retrained": str(world / "retrained")}
     return files | models | {"seeds": (0, 1), "tokens": BUDGET, "variants": VARIANTS}
 

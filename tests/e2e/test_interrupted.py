@@ -1,6 +1,7 @@
 """Interrupted runs: the same command goes on to the same end; another one is refused by name; one run to an output."""
 
-import random
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 import expunge
+import forked
 import reliability
 from expunge import registry
 from expunge.cli import command_line
@@ -15,13 +17,17 @@ from expunge.errors import InputError
 from expunge.runs import workspace
 
 QUICK = {"steps": 24, "replay_texts": 16}
+ROWS = ("forget", "retain", "holdout")
+KILLED = {"unlearn, fisher_removal": "unlearning", "retrain": "training", "compare": "unlearning"}
+WITHIN = 120  # seconds
 
 
 @pytest.fixture
-def given(world: Path, tmp_path: Path) -> dict[str, Any]:
-    reliability.shorten(world, tmp_path)
-    rows = {role: str(tmp_path / f"{role}.jsonl") for role in ("forget", "retain", "holdout")}
-    return rows | {"model": str(world / "original"), "options": QUICK, "force": True}
+def given(little_world: Path, tmp_path: Path) -> dict[str, Any]:
+    for name in ROWS:
+        shutil.copy(little_world / f"{name}.jsonl", tmp_path)
+    rows = {name: str(tmp_path / f"{name}.jsonl") for name in ROWS}
+    return rows | {"model": str(little_world / "original"), "options": QUICK}
 
 
 @pytest.fixture
@@ -116,12 +122,35 @@ def test_ctrl_c_is_a_sentence_and_130(
     assert "interrupted. Give the same command to go on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["unlearn, fisher_removal", "retrain", "compare"])
-def test_killed_once_it_ends_as_if_it_had_not_been(name: str, world: Path, tmp_path: Path) -> None:
-    """One real kill each; `benchmarks/reliability.py` has forty."""
-    reliability.shorten(world, tmp_path)
-    arguments = reliability.commands(world, tmp_path)[name]
+class OnceItIsKept:
+    """Stands for the chance that draws the moment of a kill: waits for the checkpoint of that name."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        self.home, self.file = home, f"{name}.safetensors"
+
+    def uniform(self, least: float, most: float) -> float:
+        until = time.monotonic() + WITHIN
+        while time.monotonic() < until:
+            if any(self.home.rglob(self.file)):
+                return 0.0
+            time.sleep(0.001)
+        raise AssertionError(f"{self.file} was never kept")
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_killed_once_it_ends_as_if_it_had_not_been(
+    name: str, little_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kill each (SIGKILL) in the middle of the work; `benchmarks/reliability.py` has forty at any moment."""
+
+    def start(arguments: list[str], output: Path, home: Path) -> forked.Process:
+        own = {"EXPUNGE_CACHE": str(home / "cache"), "XDG_CONFIG_HOME": str(home.parent / "config")}
+        return forked.expunge([*arguments, "--output", str(output)], home, own)
+
+    monkeypatch.setattr(reliability, "start", start)
+    reliability.shorten(little_world, tmp_path)
+    arguments = reliability.commands(little_world, tmp_path)[name]
     found, expected = reliability.undisturbed(name, arguments, tmp_path)
     while not found.kills:
-        reliability.killed(found, arguments, expected, tmp_path, 1, random.Random(1))
+        reliability.killed(found, arguments, expected, tmp_path, 1, OnceItIsKept(tmp_path / "home", KILLED[name]))
     assert found.holds, found

@@ -7,15 +7,16 @@ import pytest
 
 import expunge
 from expunge.errors import InputError
+from expunge.records.run import Run
 
 
-def run(world: Path, output: Path, method: str, **options: Any) -> expunge.pipeline.Run:
+def run(world: Path, output: Path, method: str, **options: Any) -> Run:
     rows = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
     models = {"model": str(world / "original"), "retrained": str(world / "retrained")}
     return expunge.unlearn(**rows, **models, output=str(output), method=method, options=options)
 
 
-def scores(run: expunge.pipeline.Run) -> dict[tuple[str, str, str], float]:
+def scores(run: Run) -> dict[tuple[str, str, str], float]:
     return {(one["metric"], one["set"], one["model"]): one["value"] for one in run.record["scores"]}
 
 

@@ -1,19 +1,25 @@
 """docs/start.md: its blocks are run in order, as printed, in one folder with a tiny model under the page's names.
 
-A `sh` block goes to bash, a `python` block to this Python. A `console` block is not run, and must be listed below with
-the reason. A block that ends in `expunge unlearn` or `evaluate` may end with 3: finished, the verdict does not pass.
+A `sh` block goes to bash, a `python` block to this Python. Of `expunge`, whose entry point tests/test_package.py runs,
+what would take seconds to begin begins with the libraries loaded. A `console` block is not run, and must be listed
+below with the reason. A block that ends in `expunge unlearn` or `evaluate` may end with 3: finished, the verdict does
+not pass.
 """
 
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import forked
 
 PAGE = Path(__file__).parents[2] / "docs" / "start.md"
 NAMES = {"original": "my-model", "base": "base-model", "train.jsonl": "train.jsonl", "holdout.jsonl": "holdout.jsonl"}
@@ -22,7 +28,20 @@ NOT_RUN = {
     "$ expunge demo": "three minutes; what it calls is run by the other end-to-end tests",
 }
 COMMANDS = {"plan", "unlearn", "retrain", "evaluate", "compare", "report", "list", "record"}
+SLOW = COMMANDS - {"list"}  # to begin: they import torch
 NOT_PASSED = 3
+STAND_IN = """#!{python} -IS
+import json, os, socket, sys
+if not {slow!r} & set(sys.argv[1:2]) or "--help" in sys.argv:
+    os.execv({own!r}, sys.argv)
+with socket.socket(socket.AF_UNIX) as line:
+    line.connect({address!r})
+    line.sendall(json.dumps([sys.argv[1:], os.getcwd()]).encode() + b"\\n")
+    code, out, err = json.loads(line.makefile().read())
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(code)
+"""
 
 
 @dataclass(frozen=True)
@@ -94,19 +113,45 @@ def failed(block: Block, folder: Path) -> str:
     if block.language == "console":
         return ""
     programs = {"sh": ["bash", "-e", "-u", "-o", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-    own = Path(sys.executable).parent  # the environment's own `expunge`
-    done = subprocess.run(
-        [*programs[block.language], block.text],
-        cwd=folder,
-        env=os.environ | {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    print(f"line {block.line}: exit code {done.returncode}\n{done.stdout}")
-    if done.returncode == 0 or (done.returncode == NOT_PASSED and judges(block)):
+    with tempfile.TemporaryDirectory() as here, socket.socket(socket.AF_UNIX) as door:
+        door.bind(address := f"{here}/door")
+        door.listen()
+        door.settimeout(0.05)
+        files = [Path(here) / name for name in ("out", "err")]
+        with files[0].open("w") as out, files[1].open("w") as err:
+            path = os.pathsep.join([str(stand_in(Path(here), address)), os.environ["PATH"]])
+            command = [*programs[block.language], block.text]
+            process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PATH": path}, stdout=out, stderr=err)
+            while process.poll() is None:
+                answer(door)
+        said = "\n".join(file.read_text() for file in files)
+    print(f"line {block.line}: exit code {process.returncode}\n{said}")
+    if process.returncode == 0 or (process.returncode == NOT_PASSED and judges(block)):
         return ""
-    return f"line {block.line}: exit code {done.returncode}\n{block.text}\n{done.stdout}\n{done.stderr}"
+    return f"line {block.line}: exit code {process.returncode}\n{block.text}\n{said}"
+
+
+def stand_in(here: Path, address: str) -> Path:
+    """A folder with an `expunge` that hands commands which take seconds to begin to `answer`, all else to the
+    environment's own."""
+    own = Path(sys.executable).with_name("expunge")
+    (folder := here / "bin").mkdir()
+    (folder / "expunge").write_text(STAND_IN.format(python=sys.executable, slow=SLOW, own=str(own), address=address))
+    (folder / "expunge").chmod(0o755)
+    return folder
+
+
+def answer(door: socket.socket) -> None:
+    """Runs the command that stands at the door, if any, in a process that begins with the libraries loaded."""
+    try:
+        line, _ = door.accept()
+    except TimeoutError:
+        return
+    with line:
+        arguments, folder = json.loads(line.makefile().readline())
+        process = forked.expunge(arguments, Path(folder), {})
+        said = process.communicate()
+        line.sendall(json.dumps([process.returncode, *said]).encode())
 
 
 def judges(block: Block) -> bool:

@@ -1,7 +1,7 @@
 """Generations recorded as evidence: the same for every batch size, with each benchmark's own room and rows."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,11 +11,12 @@ import problems
 from expunge.benchmark import Generating
 from expunge.benchmarks.lume import Lume
 from expunge.benchmarks.rows import Rows
+from expunge.data.passes import Passes, Texts
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.evaluation import evidence
 from expunge.model import generation
-from expunge.problem import Problem
+from expunge.problem import Problem, Split
 
 ROWS = tuple(
     [Row("r", n, "answer", "q" * (1 + 3 * n % 17) + "?", "ab" * (n % 4 + 1)) for n in range(9)]
@@ -122,7 +123,7 @@ def test_a_batch_never_runs_past_the_context(
     rows = tuple(Row("r", n, "answer", "q" * n, "a") for n in range(1, 70, 3))
     for generating in (Rows.generating, Lume.generating):
         evidence.generate(problem, rows, generating)  # an index error where it does not
-    monkeypatch.setattr(evidence, "_groups", lambda problem, prompts, batch: [list(prompts)])
+    monkeypatch.setattr(evidence, "_groups", lambda problem, prompts, batch, padded: [list(prompts)])
     with pytest.raises(IndexError):
         evidence.generate(problem, rows, Lume.generating)
 
@@ -174,3 +175,64 @@ def test_only_the_kinds_that_are_asked_for_are_generated(make_llama: Callable[..
     _, generations = evidence.generate(problem, asked, Generating(rows=20, tokens=1, kinds=("document",)))
     chosen = [index for index, said in enumerate(generations) if said is not None]
     assert len(chosen) == 20 and all(index % 3 == 0 for index in chosen) and (chosen[0], chosen[-1]) == (0, 297)
+
+
+@dataclass
+class Made:
+    """What was recorded: batches of generation, and tokens of forward passes beside them."""
+
+    texts: list[Texts] = field(default_factory=list)
+    read: int = 0
+
+
+def made_by(problem: Problem, splits: Mapping[str, Split], generating: Generating, batch: int) -> Made:
+    made = Made()
+
+    def greedy(model: Any, prompts: list[list[int]], room: list[int], end: int) -> list[list[int]]:
+        made.texts.append(Texts(len(prompts), max(map(len, prompts)), max(room)))
+        return [[] for _ in prompts]
+
+    def count(module: Any, arguments: Any, named: Any) -> None:
+        made.read += int(named["attention_mask"].sum())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "greedy", greedy)
+        patch.setattr(generation, "padding_is_harmless", lambda model, prompts: True)
+        patch.setattr(generation, "batch_size", lambda parameters: batch)
+        handle = problem.model.register_forward_pre_hook(count, with_kwargs=True)
+        evidence.record(problem, splits, ("samples",), generating)
+        handle.remove()
+    return made
+
+
+def check_cost(problem: Problem, cost: Callable[..., Passes]) -> None:
+    """Of two sets, one of which is only read: batch by batch what `record` asks of the model."""
+    sets = {"forget": ROWS, "samples": ROWS[:5]}
+    splits = {name: problems.encoded(name, rows, problem.tokenizer) for name, rows in sets.items()}
+    for generating in (Rows.generating, Lume.generating, Generating(rows=6, tokens=5, kinds=("answer",))):
+        for batch in (2, 16):
+            made = made_by(problem, splits, generating, batch)
+            found = cost(problem, splits, ("samples",), generating, batch)
+            assert sorted(found.generated) == sorted(made.texts)
+            assert sum(times * shape.tokens for times, shape in found.plain) == made.read
+            assert not found.trained and not found.measured
+
+
+def test_evidence_costs_what_is_recorded(make_llama: Callable[..., Any], tokenizer: Any) -> None:
+    check_cost(problem_of(make_llama, tokenizer), evidence.cost)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda problem, splits, silent, generating, batch: evidence.cost(problem, splits, (), generating, batch),
+        lambda problem, splits, silent, generating, batch: evidence.cost(problem, splits, silent, generating, 16),
+        lambda problem, splits, silent, generating, batch: evidence.cost(problem, splits, silent, Generating(), batch),
+        lambda problem, splits, *more: evidence.cost(problem, {"forget": splits["forget"]}, *more),
+    ],
+)
+def test_another_cost_would_be_seen(
+    broken: Callable[..., Passes], make_llama: Callable[..., Any], tokenizer: Any
+) -> None:
+    with pytest.raises(AssertionError):
+        check_cost(problem_of(make_llama, tokenizer), broken)

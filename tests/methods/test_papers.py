@@ -8,10 +8,12 @@ from torch.nn.functional import cross_entropy
 
 from expunge.curvature import inner
 from expunge.gradients.summed import mean_gradient
-from expunge.method import LossPhase, ProposalPhase, State, flattened
+from expunge.influence.refresh import WithSophia
+from expunge.method import Descend, Plain, Propose, State, flattened
 from expunge.methods.fisher_forgetting import FisherForgetting
-from expunge.methods.libu import Libu
-from expunge.methods.libu_as_published import SETUPS, LibuAsPublished, Setup, squared_batch_means
+from expunge.methods.libu import LIBU
+from expunge.methods.libu_as_published import SETUPS, LIBUAsPublished, Setup, squared_batch_means
+from expunge.optim.sophia import Rule, SophiaSettings
 from expunge.optim.step_size import Fixed, RetainBudget
 from expunge.problem import Problem
 from oracles import same
@@ -27,8 +29,8 @@ def problem(fresh: bool = False) -> Problem:
 def test_phase_one_climbs_and_as_published_descends() -> None:
     """By the slope of the forget loss along the direction, which the step multiplies by a positive number."""
     made = problem()
-    assert (Libu()._ascend(made, State()).forget_slope or 0) > 0
-    assert (LibuAsPublished().descend(made, State()).forget_slope or 0) < 0
+    assert (LIBU()._ascend(made, State()).forget_slope or 0) > 0
+    assert (LIBUAsPublished().descend(made, State()).forget_slope or 0) < 0
 
 
 def test_phase_one_as_published_is_minus_g_over_f_plus_lambda() -> None:
@@ -36,7 +38,7 @@ def test_phase_one_as_published_is_minus_g_over_f_plus_lambda() -> None:
     gradient = mean_gradient(made, made.splits["forget"], "row")
     fisher = squared_batch_means(made, made.splits["curvature"], 4)  # set-up 3: batches of 4
     expected = {name: -part / (fisher[name] + 1e-3) for name, part in gradient.items()}
-    found = LibuAsPublished().descend(made, State())
+    found = LIBUAsPublished().descend(made, State())
     assert same(dict(found.direction), expected)
     assert found.forget_slope == pytest.approx(inner(gradient, expected))
     assert not same(dict(found.direction), {name: -part for name, part in expected.items()})
@@ -45,8 +47,8 @@ def test_phase_one_as_published_is_minus_g_over_f_plus_lambda() -> None:
 def test_on_a_fresh_lora_only_b_moves() -> None:
     """A is not divided by the damping alone, as the released code does: its gradient is zero, and it gets no step."""
     made = problem(fresh=True)
-    assert all("lora_B" in name for name in Libu()._ascend(made, State()).direction)
-    released = LibuAsPublished().descend(made, State()).direction
+    assert all("lora_B" in name for name in LIBU()._ascend(made, State()).direction)
+    released = LIBUAsPublished().descend(made, State()).direction
     assert all(not part.any() for name, part in released.items() if "lora_A" in name)
 
 
@@ -74,27 +76,40 @@ def test_their_fisher_is_the_mean_of_squared_batch_means(size: int) -> None:
     assert not same(found, whole, 0.01)
 
 
+def updates(rule: Rule, settings: SophiaSettings, draw: float) -> bool:
+    """Whether a tensor whose chance fell on `draw` has its curvature updated from the step's gradient."""
+    averages = {"momentum": torch.zeros(1), "curvature": torch.zeros(1)}
+    rule.observe(averages, torch.ones(1), settings, draw)
+    assert float(averages["momentum"]) == pytest.approx(0.1)
+    return bool(averages["curvature"].any())
+
+
 def test_the_set_ups() -> None:
     """Learning rate, batch, accumulation, epochs, damping, chance, gamma; their source is on the page."""
     assert SETUPS[3] == Setup(2e-5, 4, 8, 4, 1e-3, 0.06, 1.2)
     assert SETUPS[2] == Setup(3e-5, 1, 6, 5, 8e-4, 0.08, 1.15)
     assert (SETUPS[1].learning_rate, SETUPS[1].accumulation) == (4e-5, 4)
     for number, setup in SETUPS.items():
-        first, second = LibuAsPublished(setup=number).phases(problem(), State())  # type: ignore[arg-type]
-        assert isinstance(first, ProposalPhase) and first.step == Fixed(step=setup.learning_rate)
-        assert isinstance(second, LossPhase) and second.optimiser is not None
+        first, second = LIBUAsPublished(setup=number).phases(problem(), State())  # type: ignore[arg-type]
+        assert isinstance(first, Propose) and first.step == Fixed(step=setup.learning_rate)
+        assert isinstance(second, Descend) and isinstance(second.optimiser, WithSophia)
         assert second.draws == {"forget": setup.batch * setup.accumulation}  # and no retain rows
-        used = second.optimiser
-        assert (used.variant, used.gamma, used.chance) == ("libu", setup.gamma, setup.chance)
+        assert (second.passes, second.rate, second.aims) == (setup.epochs, setup.learning_rate, False)
+        used = second.optimiser.settings
+        assert (used.gamma, used.betas, used.eps, used.clip) == (setup.gamma, (0.9, 0.999), 1e-8, float("inf"))
+        assert second.optimiser.estimate is None  # no curvature but that of the training gradient
+        assert updates(second.optimiser.rule, used, 0.99 * setup.chance)
+        assert not updates(second.optimiser.rule, used, setup.chance)
 
 
 def test_cycles_of_the_first_phase_share_its_budget() -> None:
-    phases = flattened(Libu(cycles=4, budget=0.2).phases(problem(), State()))
-    rules = [phase.step for phase in phases if isinstance(phase, ProposalPhase)]
+    phases = flattened(LIBU(cycles=4, budget=0.2).phases(problem(), State()))
+    rules = [phase.step for phase in phases if isinstance(phase, Propose)]
     assert [rule.budget for rule in rules if isinstance(rule, RetainBudget)] == pytest.approx([0.05, 0.1, 0.15, 0.2])
     assert [phase.name for phase in phases] == ["influence"] * 4 + ["sophia"]
-    last = flattened(Libu(optimiser="adamw").phases(problem(), State()))[-1]
-    assert isinstance(last, LossPhase) and (last.name, last.optimiser) == ("adamw", None)
+    last = flattened(LIBU(optimiser="adamw").phases(problem(), State()))[-1]
+    assert isinstance(last, Descend) and (last.name, last.optimiser) == ("adamw", Plain())
+    assert isinstance(phases[-1], Descend) and phases[-1].optimiser == WithSophia()
 
 
 def test_both_readings_of_fisher_forgetting() -> None:

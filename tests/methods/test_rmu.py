@@ -38,20 +38,21 @@ NAMES = ("ids", "attention", "counted", "rows", "windows")
 
 
 def test_forget_states_are_led_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    # target (1, 1): squares (0 + 1), (1 + 1), (4 + 0) over three tokens and two coordinates: 7 / 6
+    # target (1, 1), two coordinates: of the first row ((0 + 1) / 2 + (1 + 1) / 2) / 2, of the second (4 + 0) / 2
     state = State(caches={"layer": 0, "target": torch.tensor([1.0, 1.0])})
-    assert loss("forget", state, monkeypatch) == pytest.approx(7 / 6)
-    assert loss("forget", state, monkeypatch) != pytest.approx((7 + 128) / 8, rel=0.1)  # padding counted
+    assert loss("forget", state, monkeypatch) == pytest.approx((0.75 + 2) / 2)
+    assert loss("forget", state, monkeypatch) != pytest.approx(7 / 6, rel=0.1)  # all tokens alike
+    assert loss("forget", state, monkeypatch) != pytest.approx((0.75 + (2 + 64) / 2) / 2, rel=0.1)  # padding counted
 
 
 def test_retain_states_stay_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    # kept (1, 0), (0, 0) | (3, 0): squares 0 + 4 + 1 over six numbers, times the weight
+    # kept (1, 0), (0, 0) | (3, 0): (0 / 2 + 4 / 2) / 2 of the first row, 1 / 2 of the second, times the weight
     kept = (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
     state = State(caches={"layer": 0, "retain": kept})
-    assert loss("retain", state, monkeypatch, retain_weight=6.0) == pytest.approx(5.0)
+    assert loss("retain", state, monkeypatch, retain_weight=6.0) == pytest.approx(6 * (1 + 0.5) / 2)
     turned = State(caches={"layer": 0, "retain": kept[::-1]})  # windows mixed up: their lengths do not even fit
     with pytest.raises((RuntimeError, AssertionError)):
-        assert loss("retain", turned, monkeypatch, retain_weight=6.0) == pytest.approx(5.0)
+        assert loss("retain", turned, monkeypatch, retain_weight=6.0) == pytest.approx(4.5)
 
 
 def test_the_direction_has_length_one_and_no_negative_entry() -> None:

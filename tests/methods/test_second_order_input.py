@@ -119,13 +119,13 @@ def inputs(folder: Path, retain: int) -> Inputs:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_retain_rows_are_needed_and_enough_of_them(method: str, tmp_path: Path) -> None:
-    kind = registry.load("methods", method)
-    check_refused(lambda: check(inputs(tmp_path, 0), kind), ("forget.jsonl", "needs rows to keep", "--retain"))
-    few = kind.fewest_retain - 1
-    words = ("retain.jsonl", f"{few} row(s) to keep", f"at least {kind.fewest_retain}")
-    check_refused(lambda: check(inputs(tmp_path, few), kind), words)
+    needs = registry.load("methods", method)().needs
+    check_refused(lambda: check(inputs(tmp_path, 0), needs), ("forget.jsonl", "needs rows to keep", "--retain"))
+    few = needs.fewest_retain - 1
+    words = ("retain.jsonl", f"{few} row(s) to keep", f"at least {needs.fewest_retain}")
+    check_refused(lambda: check(inputs(tmp_path, few), needs), words)
     if method != "libu":  # which needs something to take targets from, too
-        assert len(check(inputs(tmp_path, few + 1), kind).parts["retain"]) == kind.fewest_retain
+        assert len(check(inputs(tmp_path, few + 1), needs).parts["retain"]) == needs.fewest_retain
 
 
 class Scaled(torch.nn.Module):

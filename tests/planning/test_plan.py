@@ -1,8 +1,6 @@
 """`expunge plan` on models of which there is only a configuration, and what it says in words."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,31 +9,18 @@ import pytest
 from transformers import OlmoConfig
 
 import expunge
+import forked
 from expunge.cli import command_line
 from expunge.config import commands
 from expunge.errors import InputError
 from expunge.planning import table
 from expunge.planning.estimate import Cost, Estimate, Fit
 from expunge.planning.memory import Memory
+from planning import figures
 
 SEVEN = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008}
 ONE = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16, "intermediate_size": 8192}
 GIB = 2**30
-PROGRAM = """
-import json, sys, time, expunge.pipeline
-from dataclasses import asdict
-from pathlib import Path
-from expunge import config
-begin = time.process_time()
-estimate = expunge.pipeline.estimate(options.build(commands.Plan, json.loads(sys.argv[1]), "plan"))
-seconds = time.process_time() - begin
-status = Path("/proc/self/status").read_text()
-peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
-costs = [{"name": c.name, "subspace": c.subspace, "steps": c.steps, "step_flops": c.step_flops, "seconds": c.seconds,
-          "peak": c.memory.peak} for c in (*estimate.methods, estimate.retraining)]
-room = {name: [asdict(one) for one in tried] for name, tried in estimate.room.items()}
-print(json.dumps({"seconds": seconds, "peak": peak, "costs": costs, "room": room}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +48,12 @@ def given(olmo: Path, model: str, **flags: Any) -> dict[str, Any]:
     return {"model": str(olmo / model), "base": str(olmo / model), **files, "device": "cpu"} | flags
 
 
-def estimated(olmo: Path, model: str, **flags: Any) -> dict[str, Any]:
-    """The figures of a plan in a process of its own, whose time and peak memory are looked at too."""
-    command = [sys.executable, "-c", PROGRAM, json.dumps(given(olmo, model, **flags))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def estimated(olmo: Path, folder: Path, model: str, **flags: Any) -> dict[str, Any]:
+    """The figures of a plan in a process of its own."""
+    process = forked.Process(figures.write, [given(olmo, model, **flags), folder / "figures.json"], folder, {})
+    said = process.communicate()
+    assert process.returncode == 0, said
+    return dict(json.loads((folder / "figures.json").read_text()))
 
 
 def parameters(sizes: dict[str, int], tied: bool) -> int:
@@ -80,8 +65,8 @@ def near(planned: float, by_hand: float) -> bool:
     return abs(planned / by_hand - 1) <= 0.25
 
 
-def test_seven_billion_parameters_by_hand(olmo: Path) -> None:
-    found = estimated(olmo, "seven", subspace="full", method="gradient_ascent", options={"forget_rows": 4})
+def test_seven_billion_parameters_by_hand(olmo: Path, tmp_path: Path) -> None:
+    found = estimated(olmo, tmp_path, "seven", subspace="full", method="gradient_ascent", options={"forget_rows": 4})
     assert found["seconds"] < 20 and found["peak"] < GIB
     cost, retraining = found["costs"]
     # A row: begin token, 14 characters, a space, 54 characters, EOS = 71 tokens; 10 epochs over 12 rows; 6 P T.
@@ -99,8 +84,8 @@ def test_seven_billion_parameters_by_hand(olmo: Path) -> None:
     assert all(one["peak"] > 4 * count for one in tried)  # what is saved is merged in float32
 
 
-def test_one_billion_parameters_fit_with_lora(olmo: Path) -> None:
-    found = estimated(olmo, "one", subspace="full", method="loss_matching", options={"replay_texts": 0})
+def test_one_billion_parameters_fit_with_lora(olmo: Path, tmp_path: Path) -> None:
+    found = estimated(olmo, tmp_path, "one", subspace="full", method="loss_matching", options={"replay_texts": 0})
     assert found["seconds"] < 20 and found["peak"] < GIB
     tried = found["room"]["24 GB"]
     count = parameters(ONE, tied=True)
@@ -132,7 +117,7 @@ def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
 
 
 def cost(name: str, seconds: float) -> Cost:
-    return Cost(name, "full", 20, 3e12, 1e12, Memory({"measuring": 5, "unlearning": 3 * GIB}), seconds)
+    return Cost(name, "full", 20, 1234.4, 3e12, 1e12, Memory({"measuring": 5, "unlearning": 3 * GIB}), seconds)
 
 
 def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
@@ -146,8 +131,11 @@ def test_lines() -> None:
     fits = (Fit("", "full", 40 * GIB, "unlearning", False), Fit("--subspace lora", "lora", 9 * GIB, "saving", True))
     estimate = Estimate((cost("a", 30.0), cost("loss_matching", 7200.0)), {"b": "--retain"}, None, {"24 GB": fits}, GIB)
     shown = table.lines(estimate)
-    assert shown[0].split() == "method subspace steps FLOPs of steps of measuring peak memory while time".split()
-    assert shown[1].split() == "a full 20 3.0e+12 1.0e+12 3.0 GiB unlearning 30 s".split()
+    assert (
+        shown[0].split()
+        == "method subspace steps row passes FLOPs of steps of measuring peak memory while time".split()
+    )
+    assert shown[1].split() == "a full 20 1,234 3.0e+12 1.0e+12 3.0 GiB unlearning 30 s".split()
     assert shown[2].endswith("2.0 h")
     assert "b: needs --retain" in shown
     expected = "no as asked, with full (40 GiB while unlearning); yes with --subspace lora (9.0 GiB while saving)"

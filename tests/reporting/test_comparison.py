@@ -371,7 +371,9 @@ def with_steps(content: Record, make_proposal: Make, make_sophia: Make) -> Recor
     return content
 
 
-def test_what_each_cell_proposed_is_one_table(content, make_proposal, make_sophia, tmp_path):
+def test_what_each_cell_proposed_is_one_table(
+    content: Record, make_proposal: Make, make_sophia: Make, tmp_path: Path
+) -> None:
     assert not any(table.title == proposals.TITLE for table in tables.overview(standings.of(content)))
     found = tables.proposed(standings.of(with_steps(content, make_proposal, make_sophia)))
     lines = [dict(zip(found.headers, line, strict=True)) for line in found.lines]

@@ -62,7 +62,7 @@ def test_no_text_becomes_markup(make_record: Callable[..., Any], make_texts: Cal
     record = make_record(rows=7)
     plain = Page(html.render(record, make_texts(record)))
     record = json.loads(json.dumps(record).replace("forget.jsonl", json.dumps(ATTRIBUTE)[1:-1]))
-    texts = {name: dict.fromkeys(text, ATTRIBUTE) for name, text in make_texts(record).items()}
+    texts: dict[str, Any] = {name: dict.fromkeys(text, ATTRIBUTE) for name, text in make_texts(record).items()}
     for text in texts.values():
         text["generated"] = {"original": ATTRIBUTE}
     record["verdict"]["counts"]["forgotten"] = "1; background: url(//outside)"

@@ -179,8 +179,9 @@ def _rows(evidence: Evidence, names: Sequence[str], ended: bool) -> RowScores:
     scored = np.array([_score_row(*triple) for triple in triples], dtype=np.float64).reshape(-1, 2)
     losses: list[float] = []
     for rows in sets:
-        of_tokens = np.split(rows.token_loss, np.cumsum(rows.targets).astype(int)[:-1])
-        for kind, tokens in zip(rows.kinds, of_tokens, strict=True):
+        ends = np.cumsum(rows.targets).astype(int)
+        for kind, end, count in zip(rows.kinds, ends, rows.targets.astype(int), strict=True):
+            tokens = rows.token_loss[end - count : end]
             whole = kind == "answer" or not ended or len(tokens) < 2
             losses.append(float((tokens if whole else tokens[:-1]).mean()))
     kinds, tasks = (tuple(value for rows in sets for value in getattr(rows, name)) for name in ("kinds", "tasks"))

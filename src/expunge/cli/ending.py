@@ -52,14 +52,14 @@ def _told(arguments: list[str], command: Command, complain: Complain) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         answer = _answer(arguments, command, complain)
     named = {"command": arguments[0] if arguments else None, "exit_code": answer.code}
-    print(json.dumps(plain_json.plain(named | dict(answer.content))))
-    return _written(answer.code)
+    return _written(answer.code, json.dumps(plain_json.plain(named | dict(answer.content))) + "\n")
 
 
-def _written(code: int) -> int:
-    """The code, once all is printed. Where nobody reads it any more (`| head`) the rest goes nowhere, and the
-    interpreter, which flushes once more at its end, finds nothing broken."""
+def _written(code: int, last: str = "") -> int:
+    """The code, once all is printed, with a last line. Where nobody reads it any more (`| head`) the rest goes nowhere,
+    and the interpreter, which flushes once more at its end, finds nothing broken."""
     try:
+        sys.stdout.write(last)
         sys.stdout.flush()
     except BrokenPipeError:
         code = BROKEN_PIPE

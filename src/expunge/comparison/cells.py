@@ -149,7 +149,8 @@ class _Work:
             budget = self.config.tokens if variant.budgeted else None
             given = asdict(variant.options)
             own = [registry.source("methods", variant.method), *registry.sources("methods", variant.method, given)]
-            identity += [registry.title(variant.method), given, budget, hashing.file_hash(own)]
+            made = hashing.file_hash(code.made_by_files(own))
+            identity += [registry.title(variant.method), given, budget, made]
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
     def _judged(self, label: str, place: int | None) -> dict[str, Any]:
@@ -300,7 +301,7 @@ def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: 
         proposed = f"{len(taken)} of {len(outcome.proposals)} proposed steps ({', '.join(taken) or 'none'})"
         rate = f"{proposed}, {rate}" if outcome.learning_rate else proposed
     budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
-    return f"{variant.method}, {rate}, {budget}, subspace {subspace}"
+    return f"{registry.title(variant.method)}, {rate}, {budget}, subspace {subspace}"
 
 
 def _figures(proposal: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,8 +113,10 @@ class Block(Curvature):
         return Passing(fit=self.gradients / max(1, rows) if rows else 1.0)
 
     def bytes(self, shapes: Mapping[str, torch.Size]) -> int:
-        """Twice four bytes: gradients are stacked by row first, and then cut into blocks."""
-        return 8 * self.gradients * sum(shape.numel() for shape in shapes.values())
+        """Four bytes twice: gradients are stacked by row, then cut into blocks, the last of which is filled up."""
+        sizes = [shape.numel() for shape in shapes.values()]
+        filled = sum(size + -size % (self.block or 1) for size in sizes)
+        return 4 * self.gradients * (sum(sizes) + filled)
 
     def _blocks(self, state: CurvatureState, vector: Vector, key: str) -> Tensor:
         """The vector's part [b, K] for one entry of the state."""

@@ -50,7 +50,7 @@ class Diagonal(Curvature):
         return CurvatureState(diagonal, found.mean, found.median, found.means, sums.examples, sums.tokens)
 
     def matvec(self, problem: Problem, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
-        return {name: state.tensors[name] * tensor for name, tensor in vector.items()}
+        return {name: state.tensors[name] * tensor for name, tensor in vector.items() if name in state.means}
 
     def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
         return Solution(self.power(problem, state, vector, -1.0, damping))
@@ -68,4 +68,5 @@ class Diagonal(Curvature):
         return Passing(fit=1 if self.labels == "data" else self.passes)
 
     def bytes(self, shapes: Mapping[str, torch.Size]) -> int:
-        return 4 * sum(shape.numel() for shape in shapes.values())
+        """Sums of squares and what they become live together for a moment."""
+        return 8 * sum(shape.numel() for shape in shapes.values())

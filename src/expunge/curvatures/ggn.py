@@ -3,9 +3,9 @@
     C v = (1 / tokens) sum_t J_t' H_t J_t v,    H_t = diag(p_t) - p_t p_t',  p_t = softmax(z_t)
 
 z_t are the logits of target t, J_t = dz_t / dtheta (Schraudolph 2002; Martens 2010). It is the Fisher in expectation
-over labels that the model itself would draw, and the Hessian where the logits are linear in the weights; nothing is
-sampled, nothing is approximated, and nothing is stored but the weights at which it was taken. J v comes from two
-backward passes (differentiating u' J v by the dummy u), so a product costs about three training passes.
+over labels that the model itself would draw (Martens, 1412.1193), and the Hessian where the logits are linear in the
+weights; nothing is sampled, nothing is approximated, and nothing is stored but the weights at which it was taken. J v
+comes from two backward passes (differentiating u' J v by the dummy u), so a product costs about three training passes.
 
 (C + damping) x = v is solved by conjugate gradients (Hestenes and Stiefel 1952) to a relative residual of `tolerance`,
 or as far as `iterations` go; then the status says *not converged*, and x is still a descent direction, since each step
@@ -66,7 +66,9 @@ class GGN(Curvature):
             for group in by_length(rows.windows, range(len(rows.windows)), TOGETHER)
         ]
         generator = torch.Generator(device=problem.runtime.device).manual_seed(problem.seed)
-        found = estimate(problem, batches, generator)
+        # Window by window: a batch is cut where memory is short, and the damping must not hang on that.
+        singly = [collate(rows.name, rows.windows, [index]) for index in range(len(rows.windows))]
+        found = estimate(problem, singly, generator)
         diagonal = spectrum(dict(zip(problem.movable, found.diagonal, strict=True)))
         weights = {name: problem.movable[name].detach().clone() for name in diagonal.means}
         tensors = weights | {
@@ -82,7 +84,11 @@ class GGN(Curvature):
             return _product(problem, state, chosen)
 
     def solve(self, problem: Problem, state: CurvatureState, vector: Vector, damping: Damping) -> Solution:
-        chosen = {name: part.float() for name, part in vector.items() if name in state.means}
+        chosen = {
+            name: part.to(torch.promote_types(part.dtype, torch.float32))
+            for name, part in vector.items()
+            if name in state.means
+        }
         with _weights_of(problem, state), sdpa_kernel(SDPBackend.MATH):
 
             def damped(direction: Vector) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ a hash of the whole package would throw everything away with every change of a p
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -18,8 +18,13 @@ def made_by(*modules: str) -> list[Path]:
     What is loaded by name (entries of catalogues) stands in no import statement, so callers name it. Raises
     `ValueError` for a module that does not exist.
     """
+    return made_by_files([file for module in modules for file in _files(module)])
+
+
+def made_by_files(files: Iterable[Path]) -> list[Path]:
+    """The same for files that may lie anywhere."""
     found: set[Path] = set()
-    waiting = [file for module in modules for file in _files(module)]
+    waiting = list(files)
     while waiting:
         file = waiting.pop()
         if file not in found:

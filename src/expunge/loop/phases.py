@@ -7,7 +7,7 @@ change: weights, `State.carried`, the outcome, where in the list the run is, and
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from expunge.data.passes import Passes, measuring, total
@@ -83,13 +83,23 @@ def cost(method: Method, problem: Problem) -> MethodCost:
     for name, what in needs.kept.items():
         if name in ground.pool:
             before = before + _keeping(ground.pool[name], what)
-    if any(isinstance(one, Propose) for one in steps) and ACCEPTANCE in ground.pool:
+    if _proposes(steps) and ACCEPTANCE in ground.pool:
         before = before + _keeping(chosen(ground.pool), "distributions")
     if needs.targets:  # how forget rows and what the targets come from do under the original
         sources = ["forget", *[name for name in ("unseen", "counterfactual") if name in ground.pool][:1]]
         before = before + Passes(plain=[part for name in sources for part in measuring(ground.pool[name].windows)])
     before = before + method.cost(problem) + watched(ground.pool, 1)
-    return MethodCost(before, total(RUNNERS[type(step)].cost(step, ground) for step in steps))
+    every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
+    return MethodCost(before, replace(every, copies=every.copies + _begins_at_original(steps)))
+
+
+def _proposes(steps: Sequence[Step]) -> bool:
+    return any(isinstance(one, Propose) for one in steps)
+
+
+def _begins_at_original(steps: Sequence[Step]) -> bool:
+    """Whether a probe is to begin at weights that proposals have moved, so that a copy of them is kept."""
+    return _proposes(steps) and any(isinstance(one, Descend) and isinstance(one.rate, Probe) for one in steps)
 
 
 def _keeping(split: Split, what: str) -> Passes:
@@ -150,12 +160,8 @@ class _Walk:
             log(entry)
 
         targets = None if state.targets is None else state.targets.tolist()
-        outcome, watch = (
-            Outcome(notes=state.notes, targets=targets, row_passes=row_passes),
-            Watch.at_original(problem, state),
-        )
-        proposing = any(isinstance(one.step, Propose) for one in listed)
-        probing = any(isinstance(one.step, Descend) and isinstance(one.step.rate, Probe) for one in listed)
+        outcome = Outcome(notes=state.notes, targets=targets, row_passes=row_passes)
+        watch, steps = Watch.at_original(problem, state), [one.step for one in listed]
         unlearning = Unlearning(
             problem,
             state,
@@ -163,8 +169,8 @@ class _Walk:
             outcome,
             remembered,
             keep=lambda state: None,
-            acceptance=Acceptance.at_original(problem, state) if proposing else None,
-            original=problem.snapshot() if proposing and probing else None,
+            acceptance=Acceptance.at_original(problem, state) if _proposes(steps) else None,
+            original=problem.snapshot() if _begins_at_original(steps) else None,
             budget=tokens,
         )
         walk = cls(listed, unlearning, checkpoints, list(range(len(listed))), [], logged)

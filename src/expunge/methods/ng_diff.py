@@ -10,7 +10,8 @@ values at -eta, 0 and eta, and the next eta is where that is least,
 
     eta* = eta (L(eta_-) - L(eta_+)) / (2 (L(eta_+) + L(eta_-) - 2 L(0))),    eta_+- = +-eta.
 
-A parabola that opens downward, or falls towards -d, has no such place ahead: the last eta is kept. The rate is measured
+A parabola that opens downward, or falls towards -d, has no such place ahead, and one that is straight within rounding
+has none that can be seen: the last eta is kept. The rate is measured
 every `refresh_every` steps on the step's own retain rows.
 
 Departures: plain SGD with d as its gradient, as the paper's equation has it, where the authors' code puts d into AdamW;
@@ -35,6 +36,7 @@ from expunge.model.losses import target_nll, window_means
 from expunge.problem import Problem
 
 RATE = "rate"  # in `State.carried`: the last eta
+ROUNDING = 1e-6  # of the loss: a bend that is smaller may be what float32 makes of a straight line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,6 @@ def least(before: float, here: float, ahead: float, rate: float) -> float:
     """Where the parabola through the losses at -rate, 0 and rate is least; `rate` where that is nowhere ahead."""
     bend = ahead + before - 2 * here
     fall = before - ahead
-    if not (math.isfinite(bend) and math.isfinite(fall)) or bend <= 0 or fall <= 0:
+    if not (math.isfinite(bend) and math.isfinite(fall)) or bend <= ROUNDING * abs(here) or fall <= 0:
         return rate
     return rate * fall / (2 * bend)

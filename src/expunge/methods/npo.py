@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from expunge.config.bounds import Count, Positive, Weight
 from expunge.data.batches import Batch
+from expunge.data.passes import Passes, measuring
 from expunge.method import Descend, Method, Phase, State, Terms
 from expunge.model.losses import per_window, target_nll, window_means
 from expunge.problem import Problem
@@ -39,6 +40,9 @@ class NPO(Method):
     """Inverse temperature: the smaller, the nearer to gradient ascent (the paper's value)."""
     retain_weight: Weight = 0.0
     """Weight of the retain rows' cross-entropy (the organisers' value; the paper's variant that has it: 1)."""
+
+    def cost(self, problem: Problem) -> Passes:
+        return Passes(plain=measuring(problem.splits["forget"].windows))  # the original's likelihoods
 
     def init(self, problem: Problem) -> State:
         return State(caches={"forget": log_likelihoods(problem, problem.splits["forget"])})

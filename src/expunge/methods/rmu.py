@@ -3,9 +3,10 @@
     loss = mean_f |h(x) - c u|^2 / D  +  retain_weight * mean_r |h(x) - h0(x)|^2 / D
 
 Li et al., *The WMDP benchmark* (2403.03218), equations 1 and 2: h are the states after `layer`, h0 those of the
-original, u a fixed direction with entries uniform in [0, 1) at unit length, c the `steering`; means are over tokens. A
-pass runs no further than that layer, and only it and the two before it move, so the method is cheap; it hides what
-later layers read more than it removes it, and a little training brings it back (2409.18025).
+original, u a fixed direction with entries uniform in [0, 1) at unit length, c the `steering`; means are over rows of
+each one's mean over tokens. A pass runs no further than that layer, and only it and the two before it move, so the
+method is cheap; it hides what later layers read more than it removes it, and a little training brings it back
+(2409.18025).
 
 Departures: all parameters of the three layers that the subspace holds may move, where the authors' code moves one
 matrix of each MLP; c is `steering` times the mean length of the original's states on the forget rows (as in adaptive
@@ -44,7 +45,7 @@ class RMU(Method):
     depth: Annotated[float, Between(0, 1)] = 7 / 32
     """Where in the stack of layers the states are read (the paper's 7 of 32)."""
     steering: Positive = 5.0
-    """Length of what forget states are led to, in lengths of the original's states (adaptive RMU's value)."""
+    """Length of what forget states are led to, in lengths of the original's states (the adaptive RMU paper's value)."""
     retain_weight: Weight = 1200.0
     """Weight of the retain states (the paper's for Zephyr 7B, where c was 6.5)."""
     learning_rate: Positive = 5e-5
@@ -91,13 +92,22 @@ class RMU(Method):
         return (Descend(loss=self.loss, draws=draws, steps=self.steps, rate=self.learning_rate),)
 
     def loss(self, problem: Problem, state: State, batch: Batch) -> Terms:
-        states = hidden_states(problem.model, batch, state.caches["layer"])[batch.attention].float()
+        states = hidden_states(problem.model, batch, state.caches["layer"])
+        states = states.to(torch.promote_types(states.dtype, torch.float32))
         if batch.split == "forget":
-            apart = (states - state.caches["target"]).square().mean()
+            apart = _mean_square(states, state.caches["target"], batch)
             return Terms({"steered": apart}, apart)
-        kept = torch.cat([state.caches["retain"][window] for window in batch.windows.tolist()])
-        apart = (states - kept.to(states.device)).square().mean()
+        kept = torch.zeros_like(states)
+        own = torch.cat([state.caches["retain"][window] for window in batch.windows.tolist()])
+        kept[batch.attention] = own.to(states.device, states.dtype)
+        apart = _mean_square(states, kept, batch)
         return Terms({"moved": apart}, self.retain_weight * apart)
+
+
+def _mean_square(states: Tensor, wanted: Tensor, batch: Batch) -> Tensor:
+    """|h - wanted|^2 / D for states h [B, T, D]: the mean over windows of each one's mean over its tokens."""
+    squares = (states - wanted).square().mean(dim=2) * batch.attention
+    return (squares.sum(dim=1) / batch.attention.sum(dim=1)).mean()
 
 
 def direction(width: int, seed: int) -> Tensor:

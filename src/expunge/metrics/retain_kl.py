@@ -28,6 +28,8 @@ class RetainKl:
         if rows.kl is None:
             return None
         known = ~np.isnan(rows.kl)
+        if not known.any():
+            return None
         sums, targets = rows.kl[known], rows.targets[known]
         weights = bootstrap(len(sums))
         ratios = (weights @ sums) / (weights @ targets)

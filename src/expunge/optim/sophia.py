@@ -19,7 +19,7 @@ Departures:
   the second refresh, when m is a mean over draws, and later where the share measured midway left `unclipped_range`.
 
 What a step's gradient does to the two averages, and what momentum is divided by, is a `Rule`: `PAPER` here; rules of
-released code stand where they are compared with (`methods/libu_as_published.py`, benchmarks/sophia_share.py).
+released code stand where they are compared with (`methods/libu_as_published.py`, benchmarks/controls).
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -3,28 +3,26 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from expunge.config import commands
 from expunge.data.batches import Batch, collate
+from expunge.data.passes import Weighed
 from expunge.errors import InputError
-from expunge.intake.sets import Checked
-from expunge.loop import descent
-from expunge.loop.phases import apply, steps_within
-from expunge.loop.proposals import USUAL_MEASUREMENTS, expected_tokens
+from expunge.loop import descent, proposals
+from expunge.loop.phases import apply, cost, steps_within
+from expunge.loop.proposals import USUAL_MEASUREMENTS
+from expunge.loop.unlearning import Ground
 from expunge.loop.watch import Outcome
-from expunge.method import LossPhase, Phase, Proposal, ProposalPhase, Repeat, State, Terms
+from expunge.method import Descend, Method, Needs, Phase, Probe, Proposal, Propose, Repeat, State, Terms, flattened
 from expunge.model.losses import target_logits, window_means
 from expunge.optim.course import SETTLE
 from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
-from expunge.planning import workload
 from expunge.problem import Problem, divided
 from expunge.reference.cache import row_losses
-from expunge.runs.distributed import Runtime
 from oracles import token_nll
 from problems import mixed
 
@@ -51,17 +49,18 @@ def along(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 
 @dataclass(frozen=True)
-class Uphill:
+class Uphill(Method):
     """Up the forget loss by proposals, `times` of them, then as many descents as there are `descents`."""
-
-    retain_parts: ClassVar[Mapping[str, int]] = PARTS
-    fewest_retain: ClassVar[int] = 3
 
     step: StepRule = field(default_factory=lambda: RetainBudget(budget=BUDGET))
     times: int = 1
     shape: Shape = dict
     target: float | None = None
     descents: tuple[int, ...] = ()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(parts=PARTS, fewest_retain=3)
 
     def init(self, problem: Problem) -> State:
         count = len(problem.splits["forget"].rows)
@@ -74,11 +73,10 @@ class Uphill:
         return Proposal(direction=direction, forget_slope=slopes[0], retain_slope=slopes[1], notes={"made": 1})
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        up = ProposalPhase(propose=self.propose, step=self.step, passes={"forget": 1, "acceptance": 1}, name="uphill")
+        up = Propose(propose=self.propose, step=self.step, passes={"forget": 1, "acceptance": 1}, name="uphill")
         cycles: Phase = up if self.times == 1 else Repeat((up,), self.times)
         downs = [
-            LossPhase(loss=self.loss, draws={"retain": 2}, steps=steps, learning_rate=1e-4, name="back")
-            for steps in self.descents
+            Descend(loss=self.loss, draws={"retain": 2}, steps=steps, rate=1e-4, name="back") for steps in self.descents
         ]
         return (cycles, *downs)
 
@@ -208,12 +206,13 @@ class Mended(Uphill):
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         draws = {"forget": 4, "retain": 4}
-        back = LossPhase(loss=self.matching, draws=draws, steps=40, learning_rate=None, aims=True)
+        back = Descend(loss=self.matching, draws=draws, steps=40, rate=Probe(), aims=True)
         return (*Uphill.phases(self, problem, state), back)
 
     def matching(self, problem: Problem, state: State, batch: Batch) -> Terms:
         losses = window_means(token_nll(target_logits(problem.model, batch), batch), batch)
         if batch.split == "forget":
+            assert self.target is not None
             return Terms({"forget": losses.mean()}, state.pressure * (losses - self.target).square().mean())
         return Terms({"retain": losses.mean()}, losses.mean())
 
@@ -249,10 +248,10 @@ def test_tokens_are_counted_and_shared() -> None:
     _, whole = run(rule, tokens=4000)
     assert 0.9 * 4000 <= whole.tokens <= 1.1 * 4000
     here = divided(problem, PARTS)
-    phases = rule.phases(here, State())
-    first, second = (steps_within(here, State(), phases[place:], 4000) for place in (1, 2))
+    ground, phases = Ground.of(here, State()), flattened(rule.phases(here, State()))
+    first, second = (steps_within(phases[place:], ground, 4000) for place in (1, 2))
     assert second == pytest.approx(first * 4 / 3, rel=0.1)
-    with_proposal = steps_within(here, State(), [*phases[1:], phases[0]], 4000)  # type: ignore[list-item]
+    with_proposal = steps_within([*phases[1:], phases[0]], ground, 4000)
     assert with_proposal < first
 
 
@@ -278,28 +277,68 @@ def test_without_acceptance_rows_there_is_no_proposal() -> None:
         apply(Uphill(), problem, lambda entry: None)
 
 
-def test_a_plan_counts_passes_and_measurements(tokenizer: Any) -> None:
+def windows(passes: Weighed) -> float:
+    return sum(times * shape.windows for times, shape in passes)
+
+
+def test_a_plan_counts_passes_and_measurements() -> None:
     problem = mixed()
-    rows = {name: split.rows for name, split in problem.splits.items()}
-    given = workload.windows_of(Checked({}, rows, None), problem.rendering, tokenizer, 4, 8)
-    one, three = (
-        workload.unlearning(Uphill(times=times, descents=(4,)), commands.Plan(), given, Runtime("cpu"), 10**5)
-        for times in (1, 3)
+    one, three, probing = (
+        cost(method, problem) for method in (Uphill(descents=(4,)), Uphill(times=3, descents=(4,)), Mended(target=1.0))
     )
     parts = divided(problem, PARTS).splits
-    probing = workload.unlearning(Mended(), commands.Plan(), given, Runtime("cpu"), 10**5)
-    assert (one.snapshots, probing.snapshots) == (1, 4)  # start, best and last good of an attempt, the original
-    passes = sum(times * windows for times, (windows, _, _) in one.passed)
-    assert passes == len(parts["forget"].windows) + len(parts["acceptance"].windows)
-    assert sum(times * windows for times, (windows, _, _) in three.passed) == 3 * passes
-    assert (one.updates, three.updates, one.steps) == (1, 3, 4)
-    more = sum(windows for windows, _, _ in three.checked) - sum(windows for windows, _, _ in one.checked)
+    # a start, the best and the last good of an attempt, and the original, at which its probe begins
+    assert (one.phases.copies, probing.phases.copies) == (1, 4)
+    passes = len(parts["forget"].windows) + len(parts["acceptance"].windows)
+    descended = 4 * 2  # steps of two windows
+    assert windows(one.phases.trained) == passes + descended
+    assert windows(three.phases.trained) == 3 * passes + descended
+    assert (one.phases.updates, three.phases.updates) == (1 + 4, 3 + 4)
+    more = windows(three.phases.measured) - windows(one.phases.measured)
     looks = sum(len(parts[name].windows) for name in ("forget", "retain", "acceptance"))
     assert more == 2 * (
         (1 + USUAL_MEASUREMENTS) * len(parts["acceptance"].windows) + 2 * len(parts["forget"].windows) + looks
     )
-    assert one.kept == sum(window.targets for window in parts["acceptance"].windows)
+    kept = sum(window.targets for window in parts["acceptance"].windows)
+    assert one.before.kept == {"distributions": kept}
     phase = Uphill().phases(problem, State())[0]
-    assert isinstance(phase, ProposalPhase)
-    expected = expected_tokens(divided(problem, PARTS), State(), phase)
+    assert isinstance(phase, Propose)
+    expected = proposals.work(phase, Ground.of(divided(problem, PARTS), State())).tokens
     assert 0.5 < expected / run(Uphill())[1].tokens < 2
+
+
+def test_a_line_search_costs_a_look_at_the_forget_rows_with_each_measurement() -> None:
+    here = divided(mixed(), PARTS)
+    ground, passes = Ground.of(here, State()), {"forget": 1.0}
+    one, other = (
+        proposals.work(Propose(propose=Uphill().propose, step=rule, passes=passes), ground)
+        for rule in (RetainBudget(budget=BUDGET), LineSearch())
+    )
+    forget = here.splits["forget"]
+    assert windows(other.measured) - windows(one.measured) == USUAL_MEASUREMENTS * len(forget.windows)
+    assert other.tokens - one.tokens == pytest.approx(USUAL_MEASUREMENTS * forget.tokens / 3)
+
+
+def test_what_a_search_really_takes_is_what_was_counted() -> None:
+    """Each measurement of a run, by how often the model read which tokens."""
+    problem = mixed()
+    read: list[int] = []
+
+    def count(module: Any, arguments: Any, named: Any) -> None:
+        read.append(int(named["attention_mask"].sum()))
+
+    handle = problem.model.register_forward_pre_hook(count, with_kwargs=True)
+    method = Uphill(step=Fixed(step=1e-2))
+    torch.manual_seed(0)
+    outcome = apply(method, problem, lambda entry: None)
+    handle.remove()
+    parts = divided(problem, PARTS).splits
+    forget, accepted = parts["forget"].tokens, parts["acceptance"].tokens
+    watched = sum(parts[name].tokens for name in ("forget", "retain", "acceptance"))
+    kept_and_known = 2 * accepted  # the original's distributions, and its loss
+    checks = 2 * watched  # before anything moves, and after the step
+    counted = outcome.tokens * 3 - 2 * (
+        forget + accepted
+    )  # a forward pass each, the proposal's own without its backward
+    assert sum(read) == pytest.approx(counted + kept_and_known + checks, abs=2)
+    assert sum(read) != pytest.approx(counted + kept_and_known + checks + accepted, abs=2)  # one look left out

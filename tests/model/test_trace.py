@@ -8,16 +8,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig
 
-from expunge.config import commands
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.intake.sets import Checked
-from expunge.loop.phases import apply
+from expunge.loop.phases import apply, cost
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.model import trace
 from expunge.model.select import select
-from expunge.planning import workload
-from expunge.runs.distributed import Runtime
+from expunge.planning.rows import Rows
 from problems import problem_of
 
 WITHIN = 0.05
@@ -37,7 +35,7 @@ def near(planned: float, measured: float) -> bool:
     return abs(planned / measured - 1) <= WITHIN
 
 
-def rows(tokenizer: Any) -> workload.Rows:
+def rows(tokenizer: Any) -> Rows:
     """Invented rows of several lengths; some are longer than the context and are cut into windows."""
     made = {
         name: tuple(
@@ -47,7 +45,7 @@ def rows(tokenizer: Any) -> workload.Rows:
         for name, count in {"forget": 11, "retain": 17}.items()
     }
     made["forget"] += (Row("forget.jsonl", 12, "document", "", "A long story of a red fox. " * 5),)
-    return workload.windows_of(Checked({}, made, None), Rendering(context=64), tokenizer, 64, 32)
+    return Rows.of(Checked({}, made, None), Rendering(context=64), tokenizer)
 
 
 @pytest.mark.parametrize("subspace", ["full", "lora"])
@@ -61,16 +59,16 @@ def test_steps_and_checks_cost_what_the_counter_counts(name: str, subspace: str,
         apply(METHOD, problem, lambda entry: None)
     measured = counter.get_total_flops()
 
-    work = workload.unlearning(METHOD, commands.Plan(), given, Runtime("cpu"), parameters=10**5)
+    found = cost(METHOD, problem)
+    work = found.before + found.phases
     forward, training = trace.Stack(MAKERS[name](), subspace, torch.float32).curves(given.longest, training=True)
-    checks = sum(forward.of(windows, tokens) for windows, tokens, _ in work.checked)
-    share = work.steps / work.sampled
-    steps = share * sum(training.of(windows, tokens) for windows, tokens, _ in work.drawn)
-    assert work.steps == 2 * -(-len(given.splits["forget"].windows) // 4)
+    checks = sum(times * forward.of(one.windows, one.width) for times, one in work.measured)
+    steps = sum(times * training.of(one.windows, one.width) for times, one in work.trained)
+    assert work.updates == 2 * -(-len(given.splits["forget"].windows) // 4) and not work.plain
     assert near(steps + checks, measured)
     # What the check must reject: steps without their backward, no checks, every window as long as the longest.
-    padded = share * sum(training.of(windows, given.longest) for windows, _, _ in work.drawn)
-    assert not near(share * sum(forward.of(w, t) for w, t, _ in work.drawn) + checks, measured)
+    padded = sum(times * training.of(one.windows, given.longest) for times, one in work.trained)
+    assert not near(sum(times * forward.of(one.windows, one.width) for times, one in work.trained) + checks, measured)
     assert not near(steps, measured)
     assert not near(padded + checks, measured)
 

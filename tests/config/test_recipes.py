@@ -11,11 +11,12 @@ import expunge
 from expunge import registry
 from expunge.comparison import cells
 from expunge.config import commands, options, recipes, shipped
+from expunge.config.bounds import fields_naming
 from expunge.errors import InputError
 from expunge.loop.training import Training
 from problems import write_model
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 HUB = {"lume_olmo_7b", "lume_olmo_1b"}
 COMPARISONS = {"lume_small_compare", "lume_small_organisers", "lume_second_order"}
 OF_COMPARE = {"seeds", "methods", "variants"}
@@ -31,7 +32,7 @@ def test_recipe(file: Path) -> None:
     recipe = options.build(kind, recipes.from_yaml(file, kind), str(file))
     options.check_values(recipe)
     assert recipe.model and recipe.forget and recipe.retain
-    local = [value for key in commands.PATHS if key in content and (value := getattr(recipe, key)) != content[key]]
+    local = [value for key in fields_naming(kind) if key in content and (value := getattr(recipe, key)) != content[key]]
     assert len(local) >= 2
     assert all(Path(path).is_absolute() for path in local)  # resolved against the recipe, wherever one stands
     if kind is commands.Compare:
