@@ -25,7 +25,7 @@ from torch import Tensor
 from expunge.data.batches import Batch
 from expunge.data.passes import Passes
 from expunge.gradients.summed import Terms as Terms
-from expunge.optim.step_size import StepRule
+from expunge.optim.step_size import Measured, StepRule
 from expunge.problem import Problem, Split
 
 ACCEPTANCE = "acceptance"  # the split that proposed steps are measured on
@@ -237,7 +237,8 @@ class Proposal:
     rows (mean over tokens). `retain_bend` is direction' C direction, C the curvature of the retain loss per token. A
     step s is expected to change the forget loss by s * slope, the retain loss by s * slope + s^2 * bend / 2.
     `forget_aim`: the mean loss of forget rows that a step of 1 is planned to reach. None: not known. `notes` are
-    figures for the record: plain numbers, texts, lists and mappings.
+    figures for the record: plain numbers, texts, lists and mappings. `passes`: over each split's windows, where that
+    is not what the phase says.
     """
 
     direction: Mapping[str, Tensor]
@@ -246,6 +247,7 @@ class Proposal:
     retain_slope: float | None = None
     retain_bend: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    passes: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,14 +255,16 @@ class Propose:
     """Asks for a proposal at the current weights and takes the step that the rule finds, or none.
 
     `passes`: over each split's windows, how many forward and backward passes one proposal takes. `optional`: a refusal
-    does not end the `Repeat` around it. `bytes`: of what it
-    keeps beside the direction, from the shapes of what may move; both for plans and budgets of tokens.
+    does not end the `Repeat` around it. `unless(measured)`: why there is nothing to propose here, or None; then it
+    is not asked. `bytes`: of what it keeps beside the direction, from the shapes of what may move; with `passes` for
+    plans and budgets of tokens.
     """
 
     propose: Callable[[Problem, State], Proposal]
     step: StepRule
     passes: Mapping[str, float]
     optional: bool = False
+    unless: Callable[[Measured], str | None] = lambda measured: None
     bytes: Callable[[Mapping[str, torch.Size]], int] = lambda shapes: 0
     name: str = "proposal"
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -14,13 +14,12 @@ from expunge.data.passes import Weighed
 from expunge.errors import InputError
 from expunge.loop import descent, proposals
 from expunge.loop.phases import apply, cost, steps_within
-from expunge.loop.proposals import USUAL_MEASUREMENTS
 from expunge.loop.unlearning import Ground
 from expunge.loop.watch import Outcome
 from expunge.method import Descend, Method, Needs, Phase, Probe, Proposal, Propose, Repeat, State, Terms, flattened
 from expunge.model.losses import target_logits, window_means
 from expunge.optim.course import SETTLE
-from expunge.optim.step_size import Fixed, LineSearch, RetainBudget, StepRule, ToTargets
+from expunge.optim.step_size import USUAL, Fixed, LineSearch, Measured, RetainBudget, StepRule, ToTargets
 from expunge.problem import Problem, divided
 from expunge.reference.cache import row_losses
 from oracles import token_nll
@@ -241,8 +240,8 @@ def test_tokens_are_counted_and_shared() -> None:
     parts = divided(problem, PARTS).splits
     forget, accepted = parts["forget"].tokens, parts["acceptance"].tokens
     assert (
-        outcome.tokens == outcome.proposals[0]["tokens"] == round(forget + accepted + (2 * forget + 2 * accepted) / 3)
-    )
+        outcome.tokens == outcome.proposals[0]["tokens"] == round(forget + accepted + (2 * forget + accepted) / 3)
+    )  # what acceptance rows measure at the original is known already
     assert outcome.tokens != round(3 * forget + 3 * accepted)  # every pass as a whole one
     rule = Uphill(step=Fixed(step=1e-2), descents=(30, 10))
     _, whole = run(rule, tokens=4000)
@@ -295,10 +294,8 @@ def test_a_plan_counts_passes_and_measurements() -> None:
     assert windows(three.phases.trained) == 3 * passes + descended
     assert (one.phases.updates, three.phases.updates) == (1 + 4, 3 + 4)
     more = windows(three.phases.measured) - windows(one.phases.measured)
-    looks = sum(len(parts[name].windows) for name in ("forget", "retain", "acceptance"))
-    assert more == 2 * (
-        (1 + USUAL_MEASUREMENTS) * len(parts["acceptance"].windows) + 2 * len(parts["forget"].windows) + looks
-    )
+    # its history is made of what the search measured: acceptance rows at each step, forget rows where it ended
+    assert more == 2 * (USUAL * len(parts["acceptance"].windows) + len(parts["forget"].windows))
     kept = sum(window.targets for window in parts["acceptance"].windows)
     assert one.before.kept == {"distributions": kept}
     phase = Uphill().phases(problem, State())[0]
@@ -315,8 +312,9 @@ def test_a_line_search_costs_a_look_at_the_forget_rows_with_each_measurement() -
         for rule in (RetainBudget(budget=BUDGET), LineSearch())
     )
     forget = here.splits["forget"]
-    assert windows(other.measured) - windows(one.measured) == USUAL_MEASUREMENTS * len(forget.windows)
-    assert other.tokens - one.tokens == pytest.approx(USUAL_MEASUREMENTS * forget.tokens / 3)
+    more = USUAL - 1  # the other looks once, where it ended
+    assert windows(other.measured) - windows(one.measured) == more * len(forget.windows)
+    assert other.tokens - one.tokens == pytest.approx(more * forget.tokens / 3)
 
 
 def test_what_a_search_really_takes_is_what_was_counted() -> None:
@@ -342,3 +340,47 @@ def test_what_a_search_really_takes_is_what_was_counted() -> None:
     )  # a forward pass each, the proposal's own without its backward
     assert sum(read) == pytest.approx(counted + kept_and_known + checks, abs=2)
     assert sum(read) != pytest.approx(counted + kept_and_known + checks + accepted, abs=2)  # one look left out
+
+
+def test_a_proposal_is_not_asked_for_where_there_is_nothing_to_do() -> None:
+    """And what was told to it decides: the same phase is asked where it says nothing."""
+    told: list[Measured] = []
+
+    def at_rest(measured: Measured) -> str | None:
+        told.append(measured)
+        return "at rest" if len(told) == 1 else None
+
+    @dataclass(frozen=True)
+    class Resting(Uphill):
+        def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+            one = Propose(propose=self.propose, step=Fixed(step=1e-3), passes={"forget": 3}, unless=at_rest)
+            return (one, one)
+
+    problem = mixed()
+    outcome = apply(Resting(), problem, lambda entry: None)
+    first, second = outcome.proposals
+    assert first["refused"] == "at rest" and first["step"] is None and first["notes"] == {}
+    assert second["refused"] is None and second["notes"] == {"made": 1}
+    assert told[0].retain_kl == pytest.approx(0.0, abs=1e-6)
+    forget = problem.splits["forget"]
+    assert second["tokens"] - first["tokens"] >= 3 * forget.tokens  # the first took no pass of its own
+    assert first["tokens"] < forget.tokens
+
+
+def test_a_proposal_may_say_that_it_took_less_than_its_phase_says() -> None:
+    @dataclass(frozen=True)
+    class Saying(Uphill):
+        said: Mapping[str, float] | None = None
+
+        def less(self, problem: Problem, state: State) -> Proposal:
+            return replace(self.propose(problem, state), passes=self.said)
+
+        def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+            return (Propose(propose=self.less, step=Fixed(step=1e-3), passes={"forget": 3}),)
+
+    tokens = {
+        said: apply(Saying(said=None if said is None else {"forget": said}), mixed(), lambda entry: None).tokens
+        for said in (None, 1.0, 3.0)
+    }
+    assert tokens[None] == tokens[3.0]
+    assert tokens[3.0] - tokens[1.0] == 2 * mixed().splits["forget"].tokens

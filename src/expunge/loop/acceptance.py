@@ -18,7 +18,7 @@ from expunge.optim.stopping import Check
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
 
-MOST = 64  # rows, spread evenly: a search measures them some ten times
+FEWEST, MOST = 16, 64  # rows, spread evenly: a search measures them some ten times
 
 
 @dataclass(slots=True)
@@ -111,5 +111,6 @@ class Acceptance:
 
 
 def chosen(pool: Mapping[str, Split]) -> Split:
-    """The acceptance rows that are measured."""
-    return pool[ACCEPTANCE].of(spread(len(pool[ACCEPTANCE].rows), MOST), ACCEPTANCE)
+    """The acceptance rows that are measured: twice as many as there are to forget, within bounds."""
+    most = min(MOST, max(FEWEST, 2 * len(pool["forget"].rows)))
+    return pool[ACCEPTANCE].of(spread(len(pool[ACCEPTANCE].rows), most), ACCEPTANCE)

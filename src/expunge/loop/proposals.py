@@ -36,7 +36,7 @@ def work(phase: Propose, ground: Ground) -> Passes:
         (rule.usual if rule.needs_distance or not rule.needs_retain else 1, forget),
     ]
     return Passes(
-        trained=_passing(phase, ground),
+        trained=_passing(phase.passes, ground),
         measured=[(times * many, shape) for times, shapes in search for many, shape in shapes],
         updates=1,
         copies=1,
@@ -49,12 +49,10 @@ def cost(phase: Propose, ground: Ground) -> Passes:
     return work(phase, ground)
 
 
-def _passing(phase: Propose, ground: Ground) -> list[Any]:
+def _passing(passes: Mapping[str, float], ground: Ground) -> list[Any]:
     """The passes that the proposal itself takes."""
     pool = ground.pool
-    return [
-        part for name, times in phase.passes.items() if name in pool for part in measuring(pool[name].windows, times)
-    ]
+    return [part for name, times in passes.items() if name in pool for part in measuring(pool[name].windows, times)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +109,12 @@ class ProposeRunner:
         self.acceptance.tokens = self.acceptance.rows = 0
         measured = self.acceptance.measured(rule, whole=True)
         before = _Before(self.problem.snapshot(), self.acceptance.here, measured)
-        proposal, unusable = Proposal(direction={}), ""
-        try:
-            proposal = self.phase.propose(self.problem, state)
-        except NumericalError as error:
-            unusable = str(error)
+        proposal, unusable = Proposal(direction={}, passes={}), self.phase.unless(measured) or ""
+        if not unusable:
+            try:
+                proposal = self.phase.propose(self.problem, state)
+            except NumericalError as error:
+                proposal, unusable = Proposal(direction={}), str(error)
         search, after = self._tried(before, self._searched(before, proposal, unusable))
         return self._noted(proposal, before, after, search)
 
@@ -180,7 +179,7 @@ class ProposeRunner:
 
     def _noted(self, proposal: Proposal, before: _Before, after: Measured | None, search: _Search) -> dict[str, Any]:
         ground = Ground.of(self.problem, self.unlearning.state)
-        own = Passes(trained=_passing(self.phase, ground))
+        own = Passes(trained=_passing(self.phase.passes if proposal.passes is None else proposal.passes, ground))
         tokens = round(own.tokens + MEASURING * self.acceptance.tokens)
         outcome, result, then = self.unlearning.outcome, search.result, before.measured
         step = result.step if isinstance(result, Found) else None

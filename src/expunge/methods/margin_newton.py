@@ -50,15 +50,17 @@ from expunge.influence.needs import Tokens, needs, token_weights
 from expunge.method import ACCEPTANCE, Method, Needs, Phase, Proposal, Propose, Repeat, State
 from expunge.model.layers import linear_weights
 from expunge.model.losses import margin_cotangent, margins
-from expunge.optim.step_size import Planned, Valley
+from expunge.optim.step_size import Measured, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import keep_distributions, target_margins
 from expunge.reference.replay import expected, sample
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
+AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
 AT = "pairs at"  # in `State.carried`: the weights at which the pairs of the coming step were taken
 FITTED_AT = "fitted at"  # the same of the curvature, where it is not the original
+FITTED_FOR = "fitted for"  # the iteration that it was fitted for
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
 SAMPLED = 96  # texts of the original, where there are no retain rows
 SAMPLED_TOKENS = 64
@@ -144,32 +146,33 @@ class MarginNewton(Method):
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[Propose] = []
         for iteration in range(self.iterations):
-            fresh = bool(iteration and self.refit_every and iteration % self.refit_every == 0)
+            refit = iteration if iteration and self.refit_every and iteration % self.refit_every == 0 else 0
             for number in range(self.restorations) if iteration else ():
                 place = (iteration - 1) * self.restorations + number
-                steps.append(self._restoration(problem, place, first=not number, fresh=fresh and not number))
+                steps.append(self._restoration(problem, place, not number, refit))
             restored = bool(iteration and self.restorations)
             last = iteration == self.iterations - 1
-            steps.append(self._removal(problem, 1.0 if last else self.share, restored, fresh and not restored))
+            steps.append(self._removal(problem, 1.0 if last else self.share, restored, refit))
         return (Repeat(tuple(steps), 1),)
 
-    def _removal(self, problem: Problem, share: float, restored: bool, fresh: bool) -> Propose:
-        times = MEASURING if restored else 1.0  # pairs were taken before a restoration
+    def _removal(self, problem: Problem, share: float, restored: bool, refit: int) -> Propose:
+        times = MEASURING if restored else 1.0  # pairs were taken before a restoration, and the curvature fitted
         return Propose(
             name="removal",
-            propose=partial(self._remove, share, fresh),
+            propose=partial(self._remove, share, refit),
             step=Planned(),
-            passes=self._passes(problem, {"rows": times, "fit": float(fresh)}),
+            passes=self._passes(problem, {"rows": times, "fit": float(bool(refit) and not restored)}),
             bytes=directions.bytes_of(self),
         )
 
-    def _restoration(self, problem: Problem, number: int, first: bool, fresh: bool) -> Propose:
+    def _restoration(self, problem: Problem, number: int, first: bool, refit: int) -> Propose:
         return Propose(
             name="restoration",
-            propose=partial(self._restore, number, fresh),
+            propose=partial(self._restore, number, refit),
             step=Valley(),
-            passes=self._passes(problem, {"rows": float(first), "keep": 1.0, "fit": float(fresh)}),
+            passes=self._passes(problem, {"rows": float(first), "keep": 1.0, "fit": float(bool(refit) and first)}),
             optional=True,
+            unless=_at_rest,
             bytes=directions.bytes_of(self),
         )
 
@@ -204,9 +207,10 @@ class MarginNewton(Method):
         fitted = directions.fit_on(problem, state.caches["fit rows"], self, per_layer=True)
         state.caches |= {"fit": fitted, "whitening": fitted.whitening()}
 
-    def _remove(self, share: float, fresh: bool, problem: Problem, state: State) -> Proposal:
+    def _remove(self, share: float, refit: int, problem: Problem, state: State) -> Proposal:
         """Every row by a share of its need, and every held row back to where it was."""
-        self._fitted(problem, state, fresh)
+        fresh = self._fitted(problem, state, refit)
+        kept = AT in state.carried  # pairs that a restoration has taken
         pairs, tokens = self._at_hand(problem, state)
         aims, count = state.caches["aims"], len(problem.splits["forget"].rows)
         way = aims - state.caches["tokens"].losses()
@@ -225,12 +229,14 @@ class MarginNewton(Method):
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        direction = pairs.combined(found.weights)
-        return Proposal(direction=direction, forget_aim=float(planned), notes=self._figures(state) | figures)
+        direction, notes = pairs.combined(found.weights), self._figures(state) | figures
+        took = {"rows": MEASURING if kept else 1.0, "fit": float(fresh)}
+        passes = self._passes(problem, took)
+        return Proposal(direction=direction, forget_aim=float(planned), notes=notes, passes=passes)
 
-    def _restore(self, number: int, fresh: bool, problem: Problem, state: State) -> Proposal:
+    def _restore(self, number: int, refit: int, problem: Problem, state: State) -> Proposal:
         """Down the retain KL, where that leaves the rows' margins as they are."""
-        self._fitted(problem, state, fresh)
+        self._fitted(problem, state, refit)
         pairs, _ = self._taken(problem, state)
         gradient = divergence_gradient(problem, [state.caches["keep"][number]])
         if not all(torch.isfinite(part).all() for part in gradient.values()):
@@ -243,10 +249,13 @@ class MarginNewton(Method):
         slope = inner(gradient, direction)
         return Proposal(direction=direction, retain_slope=slope, notes=self._figures(state) | figures)
 
-    def _fitted(self, problem: Problem, state: State, fresh: bool) -> None:
-        """The curvature that holds here: fitted now, or for a run that goes on, again where it was."""
-        if fresh:
-            state.carried[FITTED_AT] = problem.snapshot()
+    def _fitted(self, problem: Problem, state: State, refit: int) -> bool:
+        """The curvature that holds here; whether it was fitted now, for the iteration `refit` (0: for none).
+
+        A run that goes on fits it again where it was.
+        """
+        if fresh := refit > int(state.carried.get(FITTED_FOR, 0)):
+            state.carried |= {FITTED_AT: problem.snapshot(), FITTED_FOR: refit}
             state.caches["fitted at"] = state.carried[FITTED_AT]
             self._refit(problem, state)
         elif FITTED_AT in state.carried and state.caches.get("fitted at") is None:
@@ -255,6 +264,7 @@ class MarginNewton(Method):
             self._refit(problem, state)
             state.caches["fitted at"] = state.carried[FITTED_AT]
             problem.restore(here)
+        return fresh
 
     def _figures(self, state: State) -> dict[str, Any]:
         figures: dict[str, Any] = state.caches["fit"].figures()
@@ -308,6 +318,12 @@ class MarginNewton(Method):
         }
         pairs = dual.row_pairs(problem, rows, layers, state.caches["whitening"], cotangent)
         return pairs, replace(tokens, margins=now)
+
+
+def _at_rest(measured: Measured) -> str | None:
+    """Why there is nothing to restore."""
+    kl = measured.retain_kl
+    return None if kl is None or kl > AT_REST else f"the retain KL of {kl:.2g} is as good as none"
 
 
 def _rows_to_keep(problem: Problem) -> Split | None:
