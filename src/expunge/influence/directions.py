@@ -110,9 +110,9 @@ class Fit:
         """(C + damping)^exponent v."""
         return self.curvature.power(self.problem, self.state, vector, exponent, self.damping)
 
-    def whitening(self) -> Mapping[str, Whitening]:
-        """Of a curvature that `has_factors`, by layer."""
-        found = self.curvature.whitening(self.problem, self.state, self.damping)
+    def whitening(self, release: bool = False) -> Mapping[str, Whitening]:
+        """Of a curvature that `has_factors`, by layer; `release`: in place of the factors, not beside them."""
+        found = self.curvature.whitening(self.problem, self.state, self.damping, release)
         assert found is not None
         return found
 

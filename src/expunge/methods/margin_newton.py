@@ -202,7 +202,7 @@ class MarginNewton(Method):
     def _refit(self, problem: Problem, state: State) -> None:
         """Fits the curvature at the current weights."""
         fitted = directions.fit_on(problem, state.caches["fit rows"], self, per_layer=True)
-        state.caches |= {"fit": fitted, "whitening": fitted.whitening()}
+        state.caches |= {"fit": fitted, "whitening": fitted.whitening(release=True)}
 
     def _remove(self, share: float, fresh: bool, problem: Problem, state: State) -> Proposal:
         """Every row by a share of its need, and every held row back to where it was."""
