@@ -7,8 +7,8 @@ Importing the package imports nothing heavy; the functions are loaded when they 
 
 from typing import Any
 
-PUBLIC = ("plan", "unlearn", "retrain", "evaluate", "compare", "report")
-__all__ = ["compare", "evaluate", "plan", "report", "retrain", "unlearn"]
+PUBLIC = ("plan", "unlearn", "retrain", "fit_curvature", "evaluate", "compare", "report")
+__all__ = ["compare", "evaluate", "fit_curvature", "plan", "report", "retrain", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:

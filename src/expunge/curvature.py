@@ -155,8 +155,14 @@ class Curvature(Protocol):
         """W v with W' W = (C + damping)^-1: coordinates in which the inner product is that of the damped inverse."""
         return self.power(problem, state, vector, -0.5, damping)
 
-    def whitening(self, problem: Problem, state: CurvatureState, damping: Damping) -> Mapping[str, "Whitening"] | None:
-        """By linear layer, where the damped matrix is a product of two factors of each; None where it is not."""
+    def whitening(
+        self, problem: Problem, state: CurvatureState, damping: Damping, release: bool = False
+    ) -> Mapping[str, "Whitening"] | None:
+        """By linear layer, where the damped matrix is a product of two factors of each; None where it is not.
+
+        `release` lets go of each factor once it is whitened, which halves the memory; what is left serves `solve`,
+        `whiten` and `whitening` with this damping, and no products or other powers.
+        """
         return None
 
     def cost(self, rows: int) -> Passing:

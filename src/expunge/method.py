@@ -42,6 +42,21 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TwoFactors:
+    """A curvature of two factors a layer, which `init` fits and which may be given instead (`Problem.fitted`).
+
+    The entry of the curvatures catalogue, its options and its damping, relative to each layer's mean unless it is
+    absolute. `rows`: what it is fitted on, of a problem divided as the method asks; that may lack forget rows.
+    """
+
+    curvature: str
+    curvature_options: Any
+    damping: float
+    absolute_damping: float | None
+    rows: Callable[[Problem], Split]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a method must be given, and what it keeps; known from its options alone, before any model is loaded.
 
@@ -51,7 +66,8 @@ class Needs:
     "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the
     subspace only the weights of linear layers move, the output head excepted. `replay`: text that it samples from the
     original, which becomes the split "replay". `layers`: given how many decoder layers the model has, which of them may
-    move (0 is the one next to the embeddings); none: whatever the subspace holds.
+    move (0 is the one next to the embeddings); none: whatever the subspace holds. `factors`: the curvature that may be
+    given to it.
     """
 
     retain: bool = False
@@ -62,6 +78,7 @@ class Needs:
     linear: bool = False
     replay: Replay | None = None
     layers: Callable[[int], Sequence[int]] | None = None
+    factors: TwoFactors | None = None
 
 
 @dataclass(slots=True)

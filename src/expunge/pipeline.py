@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge import registry
 from expunge.comparison import cells
 from expunge.config import commands, housekeeping, options, recipes
 from expunge.data.tokens import Rendering
@@ -19,15 +18,13 @@ from expunge.intake.sets import Checked, check, echoed, trust
 from expunge.loop import trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
-from expunge.loop.watch import Outcome
 from expunge.model import load, save
-from expunge.model.select import Subspace
 from expunge.planning import plan as planned
 from expunge.planning.estimate import Estimate
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import dossier, hashes, manifest, record
+from expunge.records import applied, dossier, factors, hashes, manifest, record, reuse
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
@@ -53,21 +50,30 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     config = replace(config, options=method)
     output = save.check_output(_required(config.output, "output"))
     checked = check(config, method.needs)
-    hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
+    given = reuse.given(config, checked, say)
+    config = reuse.with_its_subspace(config, given)
+    hashed = distributed.from_main(partial(hashes.of_inputs, config, checked)) | reuse.hashed(given)
     identity = unfinished.identity("unlearn", config, hashed)
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _unlearn(config, checked, hashed, output, begun, say)
+        done = _unlearn(config, checked, hashed, given, output, begun, say)
     return _finished(done, say)
 
 
 def _unlearn(
-    config: commands.Unlearn, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
+    config: commands.Unlearn,
+    checked: Checked,
+    hashed: Hashes,
+    given: reuse.Given | None,
+    output: Path,
+    begun: unfinished.Run,
+    say: Say,
 ) -> Run:
     lineage = trace(config, checked, say)
     models = Models(config, begun)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
         base = trial.base_of(config, assembled)
+    assembled.problem.fitted = given.state if given else None
     _say_inputs(config, checked, assembled, say)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
@@ -81,8 +87,8 @@ def _unlearn(
             done = trial.run(config, assembled, base, folder, log, say, models.clock, checkpoints=begun.checkpoints)
         models.record("unlearned", lambda: done.delivered.problem, assembled.judged)
         details = {
-            "subspace": _subspace(done.subspace),
-            "method": _method(config, done.outcome),
+            "subspace": applied.subspace(done.subspace),
+            "method": applied.method(config, done.outcome, given),
             "save": done.delivered.saved,
             "history": done.outcome.history,
             "targets": done.outcome.targets,
@@ -143,6 +149,8 @@ def run_plan(config: commands.Plan) -> list[str]:
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
     trace(config, rows.checked, lines.append)
+    if config.method != "all":
+        reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
     given = load.adapter_of(str(config.model), trust(config))
     device = Runtime(config.device).device
     lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
@@ -194,6 +202,19 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart) as begun:
         return make_twins(config, checked, training, output, say, begun.checkpoints)
+
+
+def fit_curvature(say: Say = lambda line: None, **settings: Any) -> Path:
+    """Fits the curvature of what is to be kept; keyword arguments are the fields of `config.Curvature`. Returns its
+    folder, which `unlearn` takes as `curvature`. Raises `InputError`."""
+    return run_fit_curvature(_configuration(commands.Curvature, settings), say)
+
+
+def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
+    """`fit_curvature` for a configuration."""
+    config = replace(config, options=trial.method_of(config.method, config.options))
+    output = save.check_output(_required(config.output, "output"))
+    return factors.fit(config, check(config, asked=("retain",)), output, say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,28 +296,6 @@ def _say_inputs(config: commands.Unlearn, checked: Checked, assembled: Assembled
         )
     if "retain" not in checked.sets:
         say("no retain rows: what is not replayed by the original itself is held by nothing")
-
-
-def _subspace(subspace: Subspace) -> dict[str, Any]:
-    total = sum(parameter.numel() for parameter in subspace.model.parameters())
-    moving = sum(parameter.numel() for parameter in subspace.movable.values())
-    return {"name": subspace.name, "reason": subspace.reason, "parameters": moving, "of": total}
-
-
-def _method(config: commands.Unlearn, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "name": registry.title(config.method),
-        "options": asdict(config.options),
-        "notes": outcome.notes,
-        "learning_rate": outcome.learning_rate,
-        "steps": outcome.steps,
-        "tokens": outcome.tokens,
-        "row_passes": outcome.row_passes,
-        "stopped": outcome.stopped,
-        "attempts": outcome.attempts,
-        "probe": outcome.probe,
-        "proposals": outcome.proposals,
-    }
 
 
 def _write(

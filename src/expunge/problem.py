@@ -50,13 +50,14 @@ class Split:
 class Problem:
     """Model, tokenizer, splits, chosen parameters and seed.
 
-    `splits` always has "forget"; "retain" (trained on), "guard" (retain rows that only measure), "unseen" (target
-    half of the holdout) or "counterfactual" where there are such rows; a method may have its retain rows divided (see
-    `divided`), "acceptance" among the parts: the rows that proposed steps are measured on. `movable` are the
-    parameters that may move; `adapter` says that our own LoRA is on the model, not one that was given; `base` the base
-    model's loss [forget rows], in nats per target, and `base_margins` its margin [targets] of each of their targets,
-    where a base model was given; `portions` how many tokens go through
-    the model at a time, the same for all stages.
+    `splits` has "forget", unless a curvature is fitted for requests to come; "retain" (trained on), "guard" (retain
+    rows that only measure), "unseen" (target half of the holdout) or "counterfactual" where there are such rows; a
+    method may have its retain rows divided (see `divided`), "acceptance" among the parts: the rows that proposed steps
+    are measured on. `movable` are the parameters that may move; `adapter` says that our own LoRA is on the model, not
+    one that was given; `base` the base model's loss [forget rows], in nats per target, and `base_margins` its margin
+    [targets] of each of their targets, where a base model was given; `fitted` makes, of the problem that a method gets,
+    the state of a curvature that was fitted before, where one was given; `portions` how many tokens go through the
+    model at a time, the same for all stages.
     """
 
     model: Any
@@ -69,6 +70,7 @@ class Problem:
     movable: dict[str, Tensor] = field(default_factory=dict)
     base: NDArray[np.float64] | None = None
     base_margins: Tensor | None = None
+    fitted: "Callable[[Problem], Mapping[str, Any]] | None" = None
     portions: Portions = field(default_factory=Portions)
 
     def over(self, split: Split, work: Callable[[Batch], None]) -> None:

@@ -12,6 +12,7 @@ from expunge.curvatures import kfac
 from expunge.curvatures.kfac import INPUTS, KFAC, OUTPUTS
 from expunge.errors import InputError
 from expunge.gradients import factors as made
+from expunge.influence.dual import row_pairs
 from expunge.model.layers import linear_weights
 from expunge.problem import Problem, Split
 from oracles import dense_power, same
@@ -208,7 +209,9 @@ def test_the_product_of_both_dampings_is_the_damping() -> None:
             d_s, d_a = kfac._split_damping(state, name, damping)
             assert d_s * d_a == pytest.approx(damping.of(name))
             s, a = state.tensors[f"{name} {OUTPUTS}"], state.tensors[f"{state.shared[name]} {INPUTS}"]
-            assert d_s / d_a == pytest.approx(float(s.diagonal().mean() / a.diagonal().mean()))
+            if state.shared[name] == name or damping.by_parameter:
+                assert d_s / d_a == pytest.approx(float(s.diagonal().mean() / a.diagonal().mean()))
+            assert d_a == pytest.approx(kfac._split_damping(state, state.shared[name], damping)[1])
             left, right = kfac.whitening(state, name, damping)
             assert torch.allclose(left.T @ left @ (s + d_s * eye(s)), eye(s), atol=1e-8)
             assert torch.allclose(right.T @ right @ (a + d_a * eye(a)), eye(a), atol=1e-8)
@@ -282,3 +285,44 @@ def test_factors_are_accumulated_in_float32_at_least() -> None:
     low = problem_of(model_of("llama").to(torch.bfloat16), {"retain": split_of("retain", COUNTS)})
     state = KFAC().init(low, low.splits["retain"])
     assert {part.dtype for part in state.tensors.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("damping", [None, Damping(2.0, 0.0)])
+def test_released_factors_leave_the_same_solves_and_half_the_bytes(damping: Damping | None) -> None:
+    curvature, here = KFAC(labels="data"), problem("llama")
+    split = here.splits["retain"]
+    whole, released = (curvature.init(here, split) for _ in range(2))
+    damping = damping or damping_for(whole, 0.01, per_layer=True)
+    vector = {name: torch.ones_like(part) for name, part in here.movable.items()}
+    expected = curvature.whitening(here, whole, damping)
+    found = curvature.whitening(here, released, damping, release=True)
+    assert found.keys() == expected.keys() and not released.tensors
+    for name, one in found.items():
+        assert one.leader == expected[name].leader and one.inputs is found[one.leader].inputs
+        for left, right in zip(one[:2], expected[name][:2], strict=True):
+            assert left is not None and right is not None and torch.equal(left, right)
+    solved = [curvature.solve(here, state, vector, damping).value for state in (whole, released)]
+    assert same(solved[0], solved[1], 0.0)
+    kept = {id(part): part.nbytes for one in found.values() for part in one[:2] if part is not None}
+    assert sum(kept.values()) == sum(part.nbytes for part in whole.tensors.values())
+    with pytest.raises(KeyError):  # another damping would need the factors
+        curvature.solve(here, released, vector, Damping(3.0, 0.0))
+
+
+def test_a_layer_without_a_gradient_leads_nobody() -> None:
+    """B of q is zero, so its A, which is the first with that input, has no curvature; that of k, which has, leads."""
+    here = problem("lora llama")
+    split = here.splits["retain"]
+    with torch.no_grad():
+        for name, tensor in here.movable.items():
+            if "q_proj.lora_B" in name:
+                tensor.zero_()
+    state = KFAC(labels="data").init(here, split)
+    dead = [name for name in here.movable if "q_proj.lora_A" in name]
+    assert dead and not state.alive & set(dead) and not set(state.shared.values()) & set(dead)
+    assert set(state.shared.values()) <= state.alive
+    layers = linear_weights(here.model, here.movable)
+    whitening = KFAC().whitening(here, state, damping_for(state, 0.01, per_layer=True))
+    alive = {name: one for name, one in layers.items() if name in whitening}
+    pairs = row_pairs(here, split, alive, whitening, lambda logits, places: torch.ones_like(logits))
+    assert set(pairs.inputs) == set(state.shared.values())

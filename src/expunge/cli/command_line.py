@@ -26,6 +26,7 @@ COMMANDS: dict[str, type[Any]] = {
     "plan": commands.Plan,
     "unlearn": commands.Unlearn,
     "retrain": commands.Retrain,
+    "curvature": commands.Curvature,
     "evaluate": commands.Evaluate,
     "compare": commands.Compare,
     "report": housekeeping.Report,
@@ -75,7 +76,7 @@ def _parse(command: str, rest: list[str]) -> Any:
     recipe = _flag(rest, "config")
     has_recipe = "config" in {field.name for field in dataclasses.fields(kind)}
     values = recipes.from_yaml(recipe, kind, _flag(rest, "data")) if recipe and has_recipe else {}
-    if command in ("plan", "unlearn"):
+    if command in ("plan", "unlearn", "curvature"):
         return _parse_with_options(command, kind, rest, values)
     default = build(kind, values, str(recipe)) if values else None
     return _tyro(kind, rest, command, default)
@@ -182,6 +183,12 @@ def _retrain(config: Any) -> Answer:
     return Answer(0 if all(twin.comparable for twin in twins) else NOT_PASSED, {"twins": told})
 
 
+def _curvature(config: Any) -> Answer:
+    from expunge import pipeline
+
+    return Answer(0, {"output": pipeline.run_fit_curvature(config, _say)})
+
+
 def _compare(config: Any) -> Answer:
     from expunge import pipeline
 
@@ -269,6 +276,7 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "plan": _plan,
     "unlearn": _unlearn,
     "retrain": _retrain,
+    "curvature": _curvature,
     "evaluate": _evaluate,
     "compare": _compare,
     "report": _report,

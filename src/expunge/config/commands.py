@@ -92,6 +92,8 @@ class Unlearn(Inputs):
     """Go on although the rows are not in the model, by the audit or because an earlier run served them."""
     earlier: RowFiles = ()
     """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
+    curvature: Folder = None
+    """What expunge curvature saved for this model, or for the one that it was made of: nothing is fitted then."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
     on by itself where not even one window fits."""
@@ -150,6 +152,23 @@ class Retrain(Inputs):
     on by itself where not even one window fits."""
     output: Folder = None
     """Folder to write; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curvature(Inputs):
+    """Fits the curvature of what is to be kept, and saves it for requests to come (unlearn --curvature)."""
+
+    subspace: str = "auto"
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
+    method: str = "margin_newton"
+    """Entry of the methods catalogue that takes a curvature of two factors a layer, or a Python file with one."""
+    options: Any = None
+    """The method's own options: those of the curvature count, and the rows that it is fitted on."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
+    output: Folder = None
+    """Folder to write; must not exist. It tells of the rows, and only its owner may read it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,9 @@ class Identity(Curvature):
     ) -> dict[str, Tensor]:
         return {name: tensor * (1 + damping.of(name)) ** exponent for name, tensor in vector.items()}
 
-    def whitening(self, problem: Problem, state: CurvatureState, damping: Damping) -> Mapping[str, Whitening]:
+    def whitening(
+        self, problem: Problem, state: CurvatureState, damping: Damping, release: bool = False
+    ) -> Mapping[str, Whitening]:
         """Of layers whose damping is one number: nothing to whiten, but for a factor that all share."""
         return {name: Whitening(None, None, name) for name in linear_weights(problem.model, problem.movable)}
 

@@ -27,7 +27,7 @@ When to use it: wherever it fits. A diagonal cannot see that text to keep and te
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,9 +86,9 @@ class KFAC(Curvature):
         means = {name: mean for name, mean in means.items() if mean > 0}
         sizes = {name: layers[name].outputs * layers[name].inputs for name in means}
         whole = sum(mean * sizes[name] for name, mean in means.items()) / max(1, sum(sizes.values()))
-        tensors = {f"{found.leaders[name]} {INPUTS}": found.inputs[found.leaders[name]] for name in means}
+        leaders = _led(found.leaders, list(means))
+        tensors = {f"{leaders[name]} {INPUTS}": found.inputs[found.leaders[name]] for name in means}
         tensors |= {f"{name} {OUTPUTS}": found.outputs[name] for name in means}
-        leaders = {name: found.leaders[name] for name in means}
         median = _median([diagonals[name] for name in means])
         return CurvatureState(tensors, whole, median, means, len(split.rows), found.targets, {}, leaders)
 
@@ -131,8 +131,16 @@ class KFAC(Curvature):
             found[name] = _applied(layers[name], left, vector[name], right.T)
         return found
 
-    def whitening(self, problem: Problem, state: CurvatureState, damping: Damping) -> Mapping[str, Whitening]:
-        return {name: Whitening(*whitening(state, name, damping), _leader(state, name)) for name in state.means}
+    def whitening(
+        self, problem: Problem, state: CurvatureState, damping: Damping, release: bool = False
+    ) -> Mapping[str, Whitening]:
+        found = {}
+        for name in state.means:
+            found[name] = Whitening(*whitening(state, name, damping), _leader(state, name))
+            if release:  # a leader comes before those it leads, and what they need of its factors is in `factors`
+                state.tensors.pop(f"{name} {OUTPUTS}", None)
+                state.tensors.pop(f"{_leader(state, name)} {INPUTS}", None)
+        return found
 
     def cost(self, rows: int) -> Passing:
         return Passing(fit=1 if self.labels == "data" else self.passes)
@@ -142,40 +150,63 @@ class KFAC(Curvature):
         return 8 * sum(size**2 for shape in shapes.values() if len(shape) == 2 for size in shape)
 
 
+def _led(leaders: Mapping[str, str], alive: Sequence[str]) -> dict[str, str]:
+    """For each layer that is alive the first such with the same input."""
+    firsts: dict[str, str] = {}
+    return {name: firsts.setdefault(leaders[name], name) for name in alive}
+
+
 def whitening(state: CurvatureState, name: str, damping: Damping) -> tuple[Tensor, Tensor]:
     """W_S [O, O] and W_A [I, I] of a layer: W_S' W_S = (S + d_S)^-1 and W_A' W_A = (A + d_A)^-1, lower triangular.
 
     Inverse Cholesky factors, made in float64 and kept in the factors' dtype with the state, for one damping at a time.
+    Where `KFAC.whitening` released the factors, that of another damping cannot be made any more.
     """
     found = []
     for side, key in ((0, f"{name} {OUTPUTS}"), (1, f"{_leader(state, name)} {INPUTS}")):
         own = _split_damping(state, name, damping)[side]
         kept = state.factors.get(key)
         if kept is None or not math.isclose(kept[0], own, rel_tol=1e-9):
-            root = torch.linalg.cholesky(_with(state.tensors[key].double(), own))
-            eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
-            inverse = torch.linalg.solve_triangular(root, eye, upper=False)
+            root = torch.linalg.cholesky(_with(state.tensors[key], own))
+            inverse = torch.eye(len(root), dtype=root.dtype, device=root.device)
+            torch.linalg.solve_triangular(root, inverse, upper=False, out=inverse)
             state.factors[key] = kept = (own, inverse.to(state.tensors[key].dtype))
         found.append(kept[1])
     return found[0], found[1]
 
 
 def _split_damping(state: CurvatureState, name: str, damping: Damping) -> tuple[float, float]:
-    """d_S and d_A of a layer: their product is its damping, their ratio that of the factors' means."""
-    s, a = (float(part.diagonal().double().mean()) for part in (_outputs(state, name), _inputs(state, name)))
-    ratio = (s / a) ** 0.5
-    root = damping.of(name) ** 0.5
-    return root * ratio, root / ratio
+    """d_S and d_A of a layer: their product is its damping, their ratio that of the factors' means.
+
+    A layer that shares its input has its leader's d_A, so that they share what whitens it too; the ratio is then the
+    leader's. With a damping relative to each layer's mean there is no difference.
+    """
+    leader = _leader(state, name)
+    s, a = _mean(state, f"{leader} {OUTPUTS}"), _mean(state, f"{leader} {INPUTS}")
+    d_a = (damping.of(leader) * a / s) ** 0.5
+    return damping.of(name) / d_a, d_a
+
+
+def _mean(state: CurvatureState, key: str) -> float:
+    """Of a factor's diagonal; kept, since a factor may be let go of once it is whitened."""
+    kept = f"mean of {key}"
+    if kept not in state.factors:
+        state.factors[kept] = float(state.tensors[key].diagonal().double().mean())
+    found: float = state.factors[kept]
+    return found
 
 
 def _damped(state: CurvatureState, name: str, damping: Damping) -> tuple[Tensor, Tensor]:
     """S + d_S and A + d_A in float64."""
     d_s, d_a = _split_damping(state, name, damping)
-    return _with(_outputs(state, name).double(), d_s), _with(_inputs(state, name).double(), d_a)
+    return _with(_outputs(state, name), d_s), _with(_inputs(state, name), d_a)
 
 
 def _with(matrix: Tensor, damping: float) -> Tensor:
-    return matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    """A copy in float64 with the damping on its diagonal."""
+    found = matrix.to(torch.float64, copy=True)
+    found.diagonal().add_(damping)
+    return found
 
 
 def _raised(matrix: Tensor, exponent: float) -> Tensor:

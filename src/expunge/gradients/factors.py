@@ -65,9 +65,11 @@ def factors(
     tokens, targets = split.tokens, sum(window.targets for window in split.windows)
     distributed.total_(sums.inputs)
     distributed.total_(sums.outputs)
-    inputs = {name: _mirrored(part) / (tokens * passes) for name, part in sums.inputs.items()}
-    outputs = {name: _mirrored(part) / (targets * passes) for name, part in sums.outputs.items()}
-    return Factors(inputs, outputs, leaders, tokens, targets)
+    for part in sums.inputs.values():
+        _mirror_(part).div_(tokens * passes)
+    for part in sums.outputs.values():
+        _mirror_(part).div_(targets * passes)
+    return Factors(sums.inputs, sums.outputs, leaders, tokens, targets)
 
 
 class _Sums:
@@ -131,6 +133,7 @@ def _add_upper(total: Tensor, values: Tensor) -> None:
         total[begin:end, begin:].addmm_(values[:, begin:end].T, values[:, begin:])
 
 
-def _mirrored(upper: Tensor) -> Tensor:
-    """The symmetric matrix of which the upper strips are given."""
-    return upper.triu() + upper.triu(1).T
+def _mirror_(upper: Tensor) -> Tensor:
+    """Makes the symmetric matrix, of which the upper strips are given, in place: all factors are there at once."""
+    upper.triu_()
+    return upper.add_(upper.triu(1).T)

@@ -110,9 +110,9 @@ class Fit:
         """(C + damping)^exponent v."""
         return self.curvature.power(self.problem, self.state, vector, exponent, self.damping)
 
-    def whitening(self) -> Mapping[str, Whitening]:
-        """Of a curvature that `has_factors`, by layer."""
-        found = self.curvature.whitening(self.problem, self.state, self.damping)
+    def whitening(self, release: bool = False) -> Mapping[str, Whitening]:
+        """Of a curvature that `has_factors`, by layer; `release`: in place of the factors, not beside them."""
+        found = self.curvature.whitening(self.problem, self.state, self.damping, release)
         assert found is not None
         return found
 
@@ -175,10 +175,16 @@ def fit(problem: Problem, options: Stepping, per_layer: bool = False) -> Fit:
     return fit_on(problem, problem.splits["curvature"], options, per_layer)
 
 
-def fit_on(problem: Problem, split: Split, options: Fitting, per_layer: bool = False) -> Fit:
-    """The same on rows of a split."""
+def fit_on(
+    problem: Problem,
+    split: Split,
+    options: Fitting,
+    per_layer: bool = False,
+    given: Mapping[str, Any] | None = None,
+) -> Fit:
+    """The same on rows of a split; or of a state that is `given` (as `CurvatureState.state_dict` has it), without."""
     curvature = curvature_of(options.curvature, options.curvature_options)
-    state = curvature.init(problem, split)
+    state = curvature.init(problem, split) if given is None else CurvatureState(**given)
     damping = damping_for(state, options.damping, options.absolute_damping, per_layer)
     return Fit(options.curvature, curvature, problem, state, damping)
 

@@ -49,7 +49,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
         loss_on=inputs.loss_on,
         context=load.context_of(config, inputs.context),
     )
-    encode(checked.forget, rendering, tokenizer)  # rows without a token to predict are refused before weights load
+    encode(checked.known, rendering, tokenizer)  # rows without a token to predict are refused before weights load
     conversations = [row for rows in checked.parts.values() for row in rows if row.messages]
     encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
     dtype = _working_dtype(inputs, config, runtime)
@@ -57,7 +57,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     _check_vocabulary(inputs.model, model, tokenizer)
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}
-    rendering = _settle(problem, checked.forget, inputs, joins)
+    rendering = _settle(problem, checked.known, inputs, joins)
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
     seen = ("forget", "retain", "guard", "unseen", "counterfactual")
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
@@ -137,14 +137,14 @@ def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype
     return load.stored_dtype(inputs.model, trust(inputs))
 
 
-def _settle(problem: Problem, forget: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]) -> Rendering:
-    """The join and the end of documents that the original expects: those of the lowest loss on the forget rows."""
-    answers = tuple(row for row in forget if row.kind == "answer" and not row.messages)[:MOST_PROBED]
-    documents = tuple(row for row in forget if row.kind == "document")[:MOST_PROBED]
+def _settle(problem: Problem, known: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]) -> Rendering:
+    """The join and the end of documents that the original expects: those of the lowest loss on rows that it knows."""
+    answers = tuple(row for row in known if row.kind == "answer" and not row.messages)[:MOST_PROBED]
+    documents = tuple(row for row in known if row.kind == "document")[:MOST_PROBED]
     rendering = problem.rendering
     if answers and inputs.join == "auto" and not inputs.chat_template:
         for join in JOINS:
-            split = _split("forget", answers, replace(rendering, join=join), problem.tokenizer)
+            split = _split("known", answers, replace(rendering, join=join), problem.tokenizer)
             joins[join] = float(row_losses(problem, problem.model, split).mean())
         rendering = replace(rendering, join=min(JOINS, key=lambda join: joins[join]))
     if documents and problem.tokenizer.eos_token_id is not None:
@@ -154,9 +154,9 @@ def _settle(problem: Problem, forget: tuple[Row, ...], inputs: Inputs, joins: di
 
 def _ending_loss(problem: Problem, documents: tuple[Row, ...], rendering: Rendering) -> float:
     """Mean loss of EOS after the documents' last token, under the original."""
-    split = _split("forget", documents, replace(rendering, end_documents=True), problem.tokenizer)
+    split = _split("known", documents, replace(rendering, end_documents=True), problem.tokenizer)
     ends = {window.row: _only_last(window) for window in split.windows}
-    return float(row_losses(problem, problem.model, Split("forget", documents, tuple(ends.values()))).mean())
+    return float(row_losses(problem, problem.model, Split("known", documents, tuple(ends.values()))).mean())
 
 
 def _only_last(window: Window) -> Window:

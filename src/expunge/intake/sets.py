@@ -35,6 +35,11 @@ class Checked:
     def forget(self) -> tuple[Row, ...]:
         return self.sets["forget"].rows
 
+    @property
+    def known(self) -> tuple[Row, ...]:
+        """Rows that the model was trained on, which say how it renders rows: those to forget, else those to keep."""
+        return self.sets["forget" if "forget" in self.sets else "retain"].rows
+
 
 def trust(inputs: Inputs) -> load.Trust:
     """What the user allowed by flag."""
@@ -49,14 +54,16 @@ def benchmark_of(inputs: Inputs) -> Benchmark:
     return benchmark
 
 
-def check(inputs: Inputs, needs: Needs | None = None, weights: bool = True) -> Checked:
+def check(
+    inputs: Inputs, needs: Needs | None = None, weights: bool = True, asked: Sequence[str] = ("forget",)
+) -> Checked:
     """Reads and checks all files of rows and model folders, and whether what a method `needs` of them is there.
 
-    A plan can do without the models' `weights`.
+    A plan can do without the models' `weights`. `asked`: rows without which there is nothing to do.
 
     Raises `InputError`.
     """
-    for role in ("model", "forget"):
+    for role in ("model", *asked):
         if not getattr(inputs, role):
             raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
     for role in ("model", "base", "retrained"):
@@ -162,14 +169,14 @@ def read_earlier(paths: Sequence[str], make_row: MakeRow | None, forget: RowSet 
 
 
 def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
-    parts = {"forget": sets["forget"].rows}
+    parts = {"forget": sets["forget"].rows} if "forget" in sets else {}
     if "retain" in sets:
         retain = set_guard_apart(sets["retain"].rows)
         parts["retain"], parts["guard"] = retain.seen, retain.unseen
     if "holdout" in sets:
         halves = halve(sets["holdout"].rows)
         parts["unseen"], parts["judging"] = halves.seen, halves.unseen
-    else:
+    elif "forget" in sets:
         pairs = recombine(sets["forget"].rows, parts.get("retain", ()))
         if len(pairs) >= FEWEST_PAIRS:
             halves = halve(pairs)

@@ -47,7 +47,7 @@ from expunge.gradients.summed import divergence_gradient
 from expunge.influence import directions, dual
 from expunge.influence.dual import RowPairs
 from expunge.influence.needs import Tokens, needs, token_weights
-from expunge.method import ACCEPTANCE, Method, Needs, Phase, Proposal, Propose, Repeat, State
+from expunge.method import ACCEPTANCE, Method, Needs, Phase, Proposal, Propose, Repeat, State, TwoFactors
 from expunge.model.layers import linear_weights
 from expunge.model.losses import margin_cotangent, margins
 from expunge.optim.step_size import Measured, Planned, Valley
@@ -64,6 +64,7 @@ FITTED_FOR = "fitted for"  # the iteration that it was fitted for
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
 SAMPLED = 96  # texts of the original, where there are no retain rows
 SAMPLED_TOKENS = 64
+MOST_FITTED = 384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +106,21 @@ class MarginNewton(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(targets=True, parts={"retain": 4, "acceptance": 1}, linear=True)
+        factors = TwoFactors(
+            curvature=self.curvature,
+            curvature_options=self.curvature_options,
+            damping=self.damping,
+            absolute_damping=self.absolute_damping,
+            rows=self._rows_to_fit,
+        )
+        return Needs(targets=True, parts={"retain": 4, "acceptance": 1}, linear=True, factors=factors)
 
     def cost(self, problem: Problem) -> Passes:
         kept = _rows_to_keep(problem) or expected(SAMPLED, SAMPLED_TOKENS, problem.rendering.context).split
         batches = [self._keep(kept, problem, number).windows for number in range(self._batches)]
         looked = [*batches, problem.splits["forget"].windows]
         return Passes(
-            trained=measuring(self._fit(kept, problem).windows),
+            trained=measuring(self._fit(kept, problem).windows, 0 if problem.fitted else 1),
             plain=[part for windows in looked for part in measuring(windows)],
             kept=Counter({"distributions": sum(window.targets for windows in batches for window in windows)}),
         )
@@ -121,7 +129,7 @@ class MarginNewton(Method):
         state = objective.with_targets(problem, needed=True)
         kept = _rows_to_keep(problem) or _sampled(problem, state)
         state.caches["fit rows"] = self._fit(kept, problem)
-        self._refit(problem, state)
+        self._refit(problem, state, problem.fitted(problem) if problem.fitted else None)
         batches = [self._keep(kept, problem, number) for number in range(self._batches)]
         state.caches["keep"] = [(batch, keep_distributions(problem, batch)) for batch in batches]
         forget = problem.splits["forget"]
@@ -139,7 +147,7 @@ class MarginNewton(Method):
         aims[: len(forget.rows)] = torch.maximum(aims[: len(forget.rows)], state.targets.cpu().double())
         state.caches |= {"tokens": tokens, "aims": aims}
         state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": float(weights[own].mean())}
-        fitted = len(state.caches["fit rows"])
+        fitted = 0 if problem.fitted else len(state.caches["fit rows"])
         state.notes["rows"] = {"fit": fitted, "held": self.held_rows, "keep": [len(batch) for batch in batches]}
         return state
 
@@ -194,18 +202,28 @@ class MarginNewton(Method):
         """Restorations in all, each on rows of its own draw."""
         return self.restorations * (self.iterations - 1)
 
+    def _rows_to_fit(self, problem: Problem) -> Split:
+        kept = _rows_to_keep(problem)
+        if kept is None:
+            raise InputError(
+                "too few rows to keep: some measure steps, and none is left to fit on. Give more --retain."
+            )
+        return self._fit(kept, problem)
+
     def _fit(self, kept: Split, problem: Problem) -> Split:
-        most = self.fit_rows or min(384, max(64, 16 * len(problem.splits["forget"].rows)))
+        forget = problem.splits.get("forget")
+        usual = MOST_FITTED if forget is None else min(MOST_FITTED, max(64, 16 * len(forget.rows)))
+        most = self.fit_rows or usual
         return _drawn(kept, most, problem.seed, "fit")
 
     def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
         most = self.keep_rows or min(128, max(16, 2 * len(problem.splits["forget"].rows)))
         return _drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
 
-    def _refit(self, problem: Problem, state: State) -> None:
-        """Fits the curvature at the current weights."""
-        fitted = directions.fit_on(problem, state.caches["fit rows"], self, per_layer=True)
-        state.caches |= {"fit": fitted, "whitening": fitted.whitening()}
+    def _refit(self, problem: Problem, state: State, given: Mapping[str, Any] | None = None) -> None:
+        """Fits the curvature at the current weights, or takes the state of one that was fitted before."""
+        fitted = directions.fit_on(problem, state.caches["fit rows"], self, per_layer=True, given=given)
+        state.caches |= {"fit": fitted, "whitening": fitted.whitening(release=True)}
 
     def _remove(self, share: float, refit: int, problem: Problem, state: State) -> Proposal:
         """Every row by a share of its need, and every held row back to where it was."""

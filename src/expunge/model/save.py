@@ -33,10 +33,11 @@ def check_output(output: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_folder(output: Path) -> Iterator[Path]:
+def atomic_folder(output: Path, private: bool = False) -> Iterator[Path]:
     """A temporary sibling of `output`, renamed to it at the end; removed where the work inside fails.
 
-    Of several processes the main one makes and renames it, and all get its name.
+    `private`: only its owner may enter it. Of several processes the main one makes and renames it, and all get its
+    name.
     """
     if not distributed.main_process():
         yield distributed.from_main(lambda: output)
@@ -48,7 +49,7 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     try:
         with workspace.noted(temporary), full_disk_explained(temporary.parent):
             yield distributed.from_main(lambda: temporary)
-            temporary.chmod(0o755)
+            temporary.chmod(0o700 if private else 0o755)
             if output.exists():
                 raise InputError(f"{output}: the output appeared while this ran; nothing was overwritten.")
             temporary.rename(output)

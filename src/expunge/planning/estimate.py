@@ -160,6 +160,7 @@ class Estimator:
         needs = method.needs
         movable = self.builder.blueprint(subspace, torch.float32, needs.layers, needs.linear).movable
         problem = rows.problem(self.runtime, self.config.seed, movable)
+        problem.fitted = (lambda problem: {}) if self.config.curvature else None
         found = phases.cost(method, problem)
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)
         batch = generation.batch_size(self.builder.plain().total)

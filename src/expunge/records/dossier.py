@@ -288,6 +288,8 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
     if saved.get("form") == "adapter":
         found.append(saved["note"])
     notes = (details.get("method") or {}).get("notes") or {}
+    if warning := (notes.get("curvature") or {}).get("warning"):
+        found.append(f"{warning[0].upper()}{warning[1:]}.")
     if notes.get("targets", {}).get("source") == "base":
         found.append("The targets come from the base model, which is less surprised by unseen text than this one.")
     return found

@@ -30,6 +30,11 @@ def of_model(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
     return {role: hashing.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
 
 
+def identity(path: str, trusted: load.Trust) -> dict[str, str]:
+    """What a model is known by: its hash and its base's; of a hub model, its name."""
+    return of_model("model", path, trusted) or {"model": path}
+
+
 def of_method(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     """The hash of the files that a method and its options name by path; the package's code is hashed as a whole."""
     files = registry.sources("methods", name, options)

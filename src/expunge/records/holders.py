@@ -21,6 +21,8 @@ def holders(config: Any, saved: Mapping[str, Any] | None, before: Iterable[Mappi
     for role, what in (("forget", "the rows that were given"), ("train", "the training rows that were given")):
         if path := recipes.data_path(config, role):
             found.append(_of(what, path))
+    if path := getattr(config, "curvature", None):
+        found.append(_of("the curvature that was given, if the rows were kept when it was fitted", path))
     found += [_of("rows of earlier requests that were given", path) for path in recipes.earlier_paths(config)]
     if config.show_rows:
         found.append(_of("the pages of this run, which show rows (--show-rows)", str(config.output)))

@@ -82,6 +82,21 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
     )
 
 
+def ancestors(model: str, hashed: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Hashes (`hashes.identity`) of the models that a model was made of by runs, its parent's first, as far as their
+    records lie where they are said to be and name the weights that are there."""
+    place, weights, wanted = model, hashed.get("model"), None
+    while weights and (file := record.find(place)).is_file() and wanted in (None, hashing.full_hash(file)):
+        content = record.read_whole(file)
+        if content["hashes"].get("output") != weights:
+            return
+        before = {role: content["hashes"][role] for role in ("model", "model_base") if role in content["hashes"]}
+        yield before or {"model": content["config"].get("model", "")}
+        if not content["parent"]:
+            return
+        place, wanted, weights = content["parent"]["path"], content["parent"]["record"], before.get("model")
+
+
 def _served(served: set[str], forget: KeysView[str], earlier: KeysView[str]) -> dict[str, list[str]]:
     """Ids of rows that runs before served, those of them that are asked for again, and those that nobody gave."""
     again = [one for one in forget if one in served]

@@ -13,7 +13,7 @@ from expunge.errors import InputError
 from expunge.files.reading import check_name, read_json
 
 SCHEMA = 2
-TEXTS = (*commands.ROWS, *commands.MODELS, *fields_naming(commands.Retrain, "settings", "folder"))
+TEXTS = (*commands.ROWS, *commands.MODELS, *fields_naming(commands.Retrain, "settings", "folder"), "curvature")
 REMEDY = "Name a record.json, or the output folder of a run; a newer or older expunge may write another schema."
 LIMITS = (
     "Only the questions and documents in the files were asked; paraphrases, samples at higher temperature, relearning "

@@ -13,7 +13,7 @@ from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.intake.sets import read_earlier
 from expunge.model import load
-from expunge.records import hashes, manifest, record
+from expunge.records import factors, hashes, manifest, record
 from expunge.runs import environment
 
 State = Literal["same", "differs", "cannot be checked"]
@@ -40,6 +40,7 @@ def verify(config: Verify) -> list[Item]:
         *_files(content, folder, file),
         _code(content),
         *_models(content, config, folder),
+        *_curvature(content),
         *_rows(content, config),
         *_parent(content),
     ]
@@ -86,6 +87,18 @@ def _models(content: Mapping[str, Any], config: Verify, folder: Path) -> Iterato
                 yield _compared(f"model: {name}", hashed.get(name, ""), found[name])
             elif name in hashed:
                 yield _unknown(f"model: {name}", f"no weights lie at {place}")
+
+
+def _curvature(content: Mapping[str, Any]) -> Iterator[Item]:
+    """The curvature that was given, where it still lies there."""
+    name, folder = "curvature", str(content["config"].get("curvature", ""))
+    if name not in content["hashes"]:
+        return
+    try:
+        yield _compared(name, content["hashes"][name], factors.read(folder).hash)
+    except InputError as error:
+        lies = Path(folder).is_dir()
+        yield Item(name, "differs", str(error)) if lies else _unknown(name, f"{folder} is not there")
 
 
 def _rows(content: Mapping[str, Any], config: Verify) -> Iterator[Item]:
