@@ -70,6 +70,8 @@ def write_folded(adapter: Adapter, change: Change, folder: Path, dtype: torch.dt
         scale = scales.setdefault(name, scale_of(config, name, len(one["right"])))
         if PREFIX + name + A in tensors:
             products.append((scale * tensors[PREFIX + name + B].double(), tensors[PREFIX + name + A]))
+        elif (bias := f"{PREFIX}{name}.bias") in tensors:  # peft's name for it, once the layer has matrices
+            tensors[f"{PREFIX}{name}.base_layer.bias"] = tensors.pop(bias)
         left, tensors[PREFIX + name + A] = folded(products)
         tensors[PREFIX + name + B] = left / scale
     state = {name: tensor.to(dtype or kinds.get(name, usual)).contiguous() for name, tensor in tensors.items()}
