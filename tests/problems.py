@@ -231,7 +231,7 @@ def text_problem(
     )
 
 
-def mixed(subspace: str = "full", rows: int = 8, moved: Moved = None) -> Problem:
+def mixed(subspace: str = "full", rows: int = 8, moved: Moved = None, linear: bool = False) -> Problem:
     """Forget, retain and unseen rows: so many answers and two documents in each."""
     return text_problem(
         {
@@ -243,13 +243,14 @@ def mixed(subspace: str = "full", rows: int = 8, moved: Moved = None) -> Problem
         subspace,
         heads=4,
         moved=moved,
+        linear=linear,
     )
 
 
 def problem_for(method: str, subspace: str) -> Problem:
     """A mixed problem with rows enough for a method, of which that moves what the method declares movable."""
     needs = short(method).needs
-    return mixed(subspace, max(8, needs.fewest_retain), needs.layers)
+    return mixed(subspace, max(8, needs.fewest_retain), needs.layers, needs.linear)
 
 
 def uneven(subspace: str = "full", rows: int = 9) -> Problem:

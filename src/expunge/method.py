@@ -29,6 +29,7 @@ from expunge.optim.step_size import Measured, StepRule
 from expunge.problem import Problem, Split
 
 ACCEPTANCE = "acceptance"  # the split that proposed steps are measured on
+CHANGE = "change"  # in `State.carried`: the change of linear layers as products, where the problem asks for low rank
 Kept = Literal["distributions", "states"]
 Gradients = Mapping[str, Tensor]  # by the names of `Problem.movable`
 
@@ -63,11 +64,12 @@ class Needs:
     `retain`, `targets`: it is refused without rows to keep, or without anything to take targets from. `fewest_retain`:
     the fewest retain rows (the guard not counted) that it runs with. `parts`: weights of the parts that the retain rows
     are dealt into by hash, such as {"retain": 2, "curvature": 1, "acceptance": 1}; methods that propose need
-    "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the
-    subspace only the weights of linear layers move, the output head excepted. `replay`: text that it samples from the
-    original, which becomes the split "replay". `layers`: given how many decoder layers the model has, which of them may
-    move (0 is the one next to the embeddings); none: whatever the subspace holds. `factors`: the curvature that may be
-    given to it.
+    "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the subspace only the weights of linear
+    layers move, the output head excepted; an adapter that was given is then merged and whole weights move, unless asked
+    otherwise; and where the problem asks for `low_rank`, it leaves the change as products. `replay`: text that it
+    samples from the original, which becomes the split "replay". `layers`: given how many decoder layers the model has,
+    which of them may move (0 is the one next to the embeddings); none: whatever the subspace holds. `factors`: the
+    curvature that may be given to it.
     """
 
     retain: bool = False

@@ -57,7 +57,8 @@ class Problem:
     one that was given; `base` the base model's loss [forget rows], in nats per target, and `base_margins` its margin
     [targets] of each of their targets, where a base model was given; `fitted` makes, of the problem that a method gets,
     the state of a curvature that was fitted before, where one was given; `portions` how many tokens go through the
-    model at a time, the same for all stages.
+    model at a time, the same for all stages; `low_rank`: the share of the change's squared norm that is to be
+    delivered as matrices of low rank (none: whole weights).
     """
 
     model: Any
@@ -72,6 +73,7 @@ class Problem:
     base_margins: Tensor | None = None
     fitted: "Callable[[Problem], Mapping[str, Any]] | None" = None
     portions: Portions = field(default_factory=Portions)
+    low_rank: float | None = None
 
     def over(self, split: Split, work: Callable[[Batch], None]) -> None:
         """Calls `work` with all windows of a split once, in batches that fit, on the device.

@@ -51,7 +51,12 @@ CURVATURES = registry.names("curvatures")
 
 
 def problem_of(
-    subspace: str = "full", rows: int = 18, forget: int = 5, layers: int = 1, moved: Moved = None
+    subspace: str = "full",
+    rows: int = 18,
+    forget: int = 5,
+    layers: int = 1,
+    moved: Moved = None,
+    linear: bool = False,
 ) -> Problem:
     """Answers of many lengths, and of each set a document; the retain set's is longer than the context."""
     torch.manual_seed(0)
@@ -70,6 +75,7 @@ def problem_of(
         dtype=torch.float64,
         context=CONTEXT,
         moved=moved,
+        linear=linear,
     )
 
 
@@ -227,7 +233,8 @@ def budget(problem: Problem) -> Found:
 def method(name: str) -> Found:
     """All phases of a method, ten steps of each; one that names layers has two to choose from."""
     made = short(name, **FEW | OWN.get(name, {}))
-    problem = problem_of(layers=2 if made.needs.layers else 1, moved=made.needs.layers)
+    needs = made.needs
+    problem = problem_of(layers=2 if needs.layers else 1, moved=needs.layers, linear=needs.linear)
     torch.manual_seed(0)
     outcome = apply(made, problem, lambda entry: None)
     found = problem.snapshot() | {"steps": outcome.steps, "tokens": outcome.tokens, "stopped": outcome.stopped}

@@ -77,14 +77,7 @@ class RowPairs:
         return [self._of(name) for name in self.layers]
 
     def _covariant(self, name: str, direction: Tensor) -> Tensor:
-        """The direction as it meets whitened pairs: W_S^-T D W_A^-1, so that <P, D> = <P~, D~>; [O, I]."""
-        left, right, _ = self.whitening[name]
-        matrix = self.layers[name].matrix(direction)
-        if left is not None:
-            matrix = torch.linalg.solve_triangular(left.T, matrix, upper=True)
-        if right is not None:
-            matrix = torch.linalg.solve_triangular(right, matrix, upper=False, left=False)
-        return matrix
+        return covariant(self.layers[name].matrix(direction), self.whitening[name])
 
     def _tokens_are_cheaper(self, x: Tensor, g: Tensor) -> bool:
         """Products of all pairs of tokens, or gradients of rows and their products: which takes fewer operations."""
@@ -113,6 +106,17 @@ class RowPairs:
             products = torch.stack([(own_g.T @ own_x).flatten() for own_x, own_g in parts])
             found += (products @ products.T).double()
         return found
+
+
+def covariant(direction: Tensor, whitening: Whitening) -> Tensor:
+    """A direction [O, I] as it meets whitened pairs: W_S^-T D W_A^-1, so that <P, D> = <P~, D~>; its squared norm is
+    that of D in the metric."""
+    left, right, _ = whitening
+    if left is not None:
+        direction = torch.linalg.solve_triangular(left.T.to(direction), direction, upper=True)
+    if right is not None:
+        direction = torch.linalg.solve_triangular(right.to(direction), direction, upper=False, left=False)
+    return direction
 
 
 def row_pairs(

@@ -72,7 +72,7 @@ def check(
                 load.check(one, role, trust(inputs), weights)
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
-    check_kinds(inputs, load.quantisation(given.base if given else inputs.model))
+    check_kinds(inputs, load.quantisation(given.base if given else inputs.model), needs is None or needs.linear)
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
@@ -109,23 +109,33 @@ def lacking(needs: Needs, parts: Mapping[str, Sized], base: bool) -> Lack | None
     return None
 
 
-def check_kinds(inputs: Inputs, scheme: str | None) -> None:
+def check_kinds(inputs: Inputs, scheme: str | None, linear: bool = True) -> None:
     """Raises `InputError` where what is to move or to be saved does not fit what the model is.
 
     That is: adapter or whole, and the `scheme` that its weights (an adapter's base's) are quantised by, if any.
+    `linear`: the method moves linear layers alone, whose change an adapter can hold.
     """
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
     asked, saved = getattr(inputs, "subspace", None), getattr(inputs, "save", None)
     if asked:
-        check_subspace(asked, given is not None)
+        check_subspace(asked, given is not None, scheme)
     if asked and scheme and not given:
         raise InputError(
             f"{inputs.model}: its weights are quantised ({scheme}), so they cannot move. Give the unquantised model, "
             "or an adapter over this one."
         )
-    if saved == "adapter" and not given and asked != "lora":
-        raise InputError("--save adapter needs --subspace lora: full weights have no adapter.")
+    whole = asked == "full" if given else asked != "lora"
+    if saved == "adapter" and whole and not linear:
+        raise InputError(
+            f"--save adapter needs --subspace {'adapter' if given else 'lora'}: this method moves whole weights of all "
+            "kinds, and an adapter holds those of linear layers alone."
+        )
+    if saved == "adapter" and given and linear and asked != "adapter" and not scheme and given.no_sum:
+        raise InputError(
+            f"--save adapter: the adapter has {given.no_sum}, so its layers are no sum that a change of whole weights "
+            "could be folded into. Use --save merged, or --subspace adapter."
+        )
     if saved == "merged" and given and scheme:
         raise InputError(
             f"--save merged: the base {given.base} is quantised ({scheme}), and merging would round what the adapter "

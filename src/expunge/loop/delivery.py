@@ -12,7 +12,8 @@ from expunge.config import commands
 from expunge.data.passes import Passes, measuring
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import trust
-from expunge.model import adapter, load, save
+from expunge.model import adapter, load, products, save
+from expunge.model.products import Change
 from expunge.problem import Problem
 from expunge.reference.cache import row_losses
 from expunge.runs import distributed
@@ -34,17 +35,48 @@ class Delivered:
     saved: dict[str, Any]
 
 
-def deliver(config: commands.Unlearn, problem: Problem, folder: Path, assembled: Assembled, say: Say) -> Delivered:
-    """Writes the model to `folder` and reloads it. Ships float32 where rounding moved the forget rows by over 2 %."""
-    saved = _save(config, problem, folder, say)
+def form_of(config: commands.Unlearn, whole: bool) -> str:
+    """ "merged" or "adapter": as asked for, else what the input is. `whole`: whole weights move, no LoRA's matrices.
+
+    An adapter that was merged becomes one again where the method can say its change in low rank, and the adapter is a
+    sum that a change can be folded into.
+    """
+    assert config.model is not None
+    given = load.adapter_of(config.model, trust(config))
+    if config.save != "auto":
+        return config.save
+    if given is None or (whole and (given.no_sum or not config.options.needs.linear)):
+        return "merged"
+    return "adapter"
+
+
+def deliver(
+    config: commands.Unlearn,
+    problem: Problem,
+    folder: Path,
+    assembled: Assembled,
+    say: Say,
+    form: str = "merged",
+    change: Change | None = None,
+) -> Delivered:
+    """Writes the model to `folder` in a form and reloads it. Ships float32 where rounding moved the forget rows by over
+    2 %. `change`: of linear layers, as products, where the problem asked for low rank.
+    """
+    asked = None if config.dtype == "auto" else load.DTYPES[config.dtype]
+    made = _making(config, problem, form, change)
+    if note := made.saved["note"]:
+        say(f"{'warning' if note == OWN_ADAPTER else 'note'}: {note}")
+    saved = made.saved | distributed.from_main(lambda: made.write(folder, asked))
     written = _reload(config, folder, saved, assembled)
     saved["rounding"] = _moved(problem, written, assembled)
     if saved["dtype"] != "float32" and saved["rounding"] > ROUNDING:
         note = f"{saved['dtype']} moved the forget rows' loss by {saved['rounding']:.1%}; float32 is shipped."
         say(f"rounding: {note}")
-        saved["dtype"], saved["note"] = "float32", f"{note} {saved['note']}".strip()
-        _write(config, problem, folder, saved, torch.float32)
+        saved |= {"note": f"{note} {saved['note']}".strip()}
+        saved |= distributed.from_main(lambda: made.write(folder, torch.float32))
         written = _reload(config, folder, saved, assembled)
+    if ranks := saved.get("ranks"):
+        say(f"adapter: rank {min(ranks.values())} to {max(ranks.values())} on {len(ranks)} layers")
     return Delivered(written, saved)
 
 
@@ -53,45 +85,57 @@ def cost(problem: Problem) -> Passes:
     return Passes(plain=measuring(problem.splits["forget"].windows, 2))
 
 
-def _save(config: commands.Unlearn, problem: Problem, folder: Path, say: Say) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What is known of the files before they are written, and what writes them to a folder, in a dtype if one is asked
+    for; it returns what is known then."""
+
+    saved: dict[str, Any]
+    write: Callable[[Path, torch.dtype | None], dict[str, Any]]
+
+
+def _making(config: commands.Unlearn, problem: Problem, form: str, change: Change | None) -> _Making:
     assert config.model is not None
-    given = load.adapter_of(config.model, trust(config))
-    asked = None if config.dtype == "auto" else load.DTYPES[config.dtype]
-    form = ("adapter" if given else "merged") if config.save == "auto" else config.save
-    saved: dict[str, Any] = {"form": form, "dtype": "float32", "note": ""}
-    if form == "adapter" and not given:
-        distributed.from_main(lambda: save.write_adapter(problem.model, problem.tokenizer, folder))
-        say(f"warning: {OWN_ADAPTER}")
-        return saved | {"note": OWN_ADAPTER, "base": adapter.in_full(config.model)}
-    if form == "adapter" and given:
-        saved |= {"note": GIVEN_ADAPTER, "base": adapter.in_full(given.base)}
-        say(f"note: {GIVEN_ADAPTER}")
-    else:
+    given, model = load.adapter_of(config.model, trust(config)), config.model
+    saved: dict[str, Any] = {"form": form, "note": ""}
+    if form == "merged":
         problem.model, problem.adapter = save.merge(problem.model, isinstance(problem.model, PeftModel)), False
-        asked = asked or load.stored_dtype(config.model, trust(config))
-    _write(config, problem, folder, saved, asked)
-    return saved
+        usual = load.stored_dtype(model, trust(config))
+        return _Making(saved, lambda folder, dtype: _merged(problem, folder, dtype or usual))
+    if given is None:
+        saved |= {"note": OWN_ADAPTER, "base": adapter.in_full(model)}
+        return _Making(saved, lambda folder, dtype: _own(problem, model, change, folder))
+    saved |= {"note": GIVEN_ADAPTER, "base": adapter.in_full(given.base)}
+    return _Making(saved, lambda folder, dtype: _given(problem, given, change, folder, dtype))
 
 
-def _write(
-    config: commands.Unlearn, problem: Problem, folder: Path, saved: dict[str, Any], dtype: torch.dtype | None
-) -> None:
-    """Writes the merged model, or the adapter that was given, and notes the dtype."""
-    assert config.model is not None
-    given = load.adapter_of(config.model, trust(config))
-    if saved["form"] == "merged":
-        assert dtype is not None
-        distributed.from_main(lambda: save.write(problem.model, problem.tokenizer, folder, dtype))
-        saved["dtype"] = str(dtype).removeprefix("torch.")
-    else:
-        assert given is not None
-        saved["dtype"] = distributed.from_main(lambda: _write_given(problem, given, folder, dtype))
+def _merged(problem: Problem, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    save.write(problem.model, problem.tokenizer, folder, dtype)
+    return {"dtype": str(dtype).removeprefix("torch.")}
 
 
-def _write_given(problem: Problem, given: adapter.Adapter, folder: Path, dtype: torch.dtype | None) -> str:
-    written: str = adapter.write(problem.model, given, folder, dtype)
+def _own(problem: Problem, base: str, change: Change | None, folder: Path) -> dict[str, Any]:
+    """Our own LoRA, or the change of whole weights as one."""
+    if problem.low_rank is None:
+        save.write_adapter(problem.model, problem.tokenizer, folder)
+        return {"dtype": "float32"}
+    return _products(products.write_alone(problem.model, base, change or {}, folder), problem, folder)
+
+
+def _given(
+    problem: Problem, given: adapter.Adapter, change: Change | None, folder: Path, dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """The adapter that was given, whose matrices moved, or with the change of whole weights folded in."""
+    if problem.low_rank is None:
+        written = adapter.write(problem.model, given, folder, dtype)
+        problem.tokenizer.save_pretrained(folder)
+        return {"dtype": written}
+    return _products(products.write_folded(given, change or {}, folder, dtype), problem, folder)
+
+
+def _products(written: products.Written, problem: Problem, folder: Path) -> dict[str, Any]:
     problem.tokenizer.save_pretrained(folder)
-    return written
+    return {"dtype": written.dtype, "ranks": written.ranks}
 
 
 def _reload(config: commands.Unlearn, folder: Path, saved: Mapping[str, Any], assembled: Assembled) -> Problem:

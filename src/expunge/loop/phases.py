@@ -19,7 +19,20 @@ from expunge.loop.proposals import ProposeRunner
 from expunge.loop.transforms import TransformRunner
 from expunge.loop.unlearning import Cost, Ground, Runner, Unlearning
 from expunge.loop.watch import Log, Outcome, Watch, watched
-from expunge.method import ACCEPTANCE, Descend, Method, Phase, Probe, Propose, Repeat, State, Step, Transform, flattened
+from expunge.method import (
+    ACCEPTANCE,
+    CHANGE,
+    Descend,
+    Method,
+    Phase,
+    Probe,
+    Propose,
+    Repeat,
+    State,
+    Step,
+    Transform,
+    flattened,
+)
 from expunge.problem import Problem, Split, divided
 from expunge.reference.replay import expected
 from expunge.runs.checkpoint import Checkpoints
@@ -198,7 +211,7 @@ class _Walk:
         outcome = self.unlearning.outcome
         if not isinstance(self.phases[-1].step, Descend):  # those end with a check of their own
             outcome.history.append({"phase": "end"} | self.unlearning.watch.check(outcome.steps).figures())
-        outcome.stopped = _in_words(self.ends)
+        outcome.stopped, outcome.change = _in_words(self.ends), self.unlearning.state.carried.get(CHANGE, {})
         return outcome
 
     def _runner(self, step: Step, saved: Mapping[str, Any] | None) -> Runner:

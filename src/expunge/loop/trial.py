@@ -14,9 +14,10 @@ from expunge import registry
 from expunge.config import commands
 from expunge.config.options import build
 from expunge.errors import InputError
+from expunge.influence.low_rank import SHARE
 from expunge.intake.assembly import Assembled, load_other
 from expunge.loop.batch_tokens import begin
-from expunge.loop.delivery import Delivered, deliver
+from expunge.loop.delivery import Delivered, deliver, form_of
 from expunge.loop.phases import apply
 from expunge.loop.watch import Log, Outcome
 from expunge.method import Method
@@ -75,6 +76,9 @@ def run(
     subspace = replace(subspace, reason=kept["reason"]) if kept else subspace
     say(f"subspace: {subspace.name} ({subspace.reason})")
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
+    whole = subspace.name not in ("adapter", "lora")
+    form = form_of(config, whole)
+    problem = replace(problem, low_rank=SHARE if whole and form == "adapter" else None)
     if base is not None:
         problem = replace(problem, base=base.losses, base_margins=base.margins)
     begin(problem, subspace.name, config, say)
@@ -93,7 +97,7 @@ def run(
             say(f"warning: {warning}")
     say(f"stopped after {outcome.steps} steps: {outcome.stopped}")
     with clock.stage("save"):
-        delivered = deliver(config, problem, folder, assembled, say)
+        delivered = deliver(config, problem, folder, assembled, say, form, outcome.change)
     return Trial(outcome, subspace, delivered)
 
 

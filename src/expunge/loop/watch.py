@@ -26,7 +26,7 @@ class Outcome:
     proposals, padding excluded; a pass that only measures a proposed step counts a third, since its backward is not
     run. `row_passes` counts the same in rows, and what `init` computes. Checks are not counted in either.
     `learning_rate` and `probe` are those of the last loss
-    phase; `proposals` holds the figures of each (see `propose`).
+    phase; `proposals` holds the figures of each (see `propose`); `change` is what a method left as `method.CHANGE`.
     """
 
     stopped: str = ""
@@ -40,6 +40,7 @@ class Outcome:
     proposals: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     targets: list[float] | None = None
+    change: dict[str, Any] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""

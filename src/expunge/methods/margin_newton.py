@@ -44,10 +44,21 @@ from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
-from expunge.influence import directions, dual
+from expunge.influence import directions, dual, low_rank
 from expunge.influence.dual import RowPairs
 from expunge.influence.needs import Tokens, needs, token_weights
-from expunge.method import ACCEPTANCE, Method, Needs, Phase, Proposal, Propose, Repeat, State, TwoFactors
+from expunge.method import (
+    ACCEPTANCE,
+    Method,
+    Needs,
+    Phase,
+    Proposal,
+    Propose,
+    Repeat,
+    State,
+    Transform,
+    TwoFactors,
+)
 from expunge.model.layers import linear_weights
 from expunge.model.losses import margin_cotangent, margins
 from expunge.optim.step_size import Measured, Planned, Valley
@@ -127,6 +138,7 @@ class MarginNewton(Method):
 
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, needed=True)
+        low_rank.begin(problem, state)
         kept = _rows_to_keep(problem) or _sampled(problem, state)
         state.caches["fit rows"] = self._fit(kept, problem)
         self._refit(problem, state, problem.fitted(problem) if problem.fitted else None)
@@ -161,7 +173,19 @@ class MarginNewton(Method):
             restored = bool(iteration and self.restorations)
             last = iteration == self.iterations - 1
             steps.append(self._removal(problem, 1.0 if last else self.share, restored, refit))
-        return (Repeat(tuple(steps), 1),)
+        return (Repeat(tuple(steps), 1), *(self._low_rank(problem) if problem.low_rank is not None else ()))
+
+    def _low_rank(self, problem: Problem) -> tuple[Phase, ...]:
+        """The change cut to few directions, a last step within them, and what there is to write."""
+        cut = Transform(apply=self._narrow, name="narrowing")
+        last = replace(self._removal(problem, 1.0, restored=False, refit=0), name="settling")
+        return cut, last, Transform(apply=low_rank.product, name="product")
+
+    def _narrow(self, problem: Problem, state: State) -> None:
+        self._fitted(problem, state, 0)
+        state.carried.pop(AT, None)  # of a restoration that no removal came after
+        state.caches.pop("pairs", None)
+        low_rank.narrow(problem, state, state.caches["whitening"])
 
     def _removal(self, problem: Problem, share: float, restored: bool, refit: int) -> Propose:
         times = MEASURING if restored else 1.0  # pairs were taken before a restoration, and the curvature fitted
@@ -329,12 +353,11 @@ class MarginNewton(Method):
             made: Tensor = -shares[places.cpu(), None].to(logits) * margin_cotangent(logits, own)
             return made
 
+        whitening = low_rank.coordinates(state, state.caches["whitening"])
         layers = {
-            name: one
-            for name, one in linear_weights(problem.model, problem.movable).items()
-            if name in state.caches["whitening"]
+            name: one for name, one in linear_weights(problem.model, problem.movable).items() if name in whitening
         }
-        pairs = dual.row_pairs(problem, rows, layers, state.caches["whitening"], cotangent)
+        pairs = dual.row_pairs(problem, rows, layers, whitening, cotangent)
         return pairs, replace(tokens, margins=now)
 
 

@@ -24,6 +24,7 @@ from expunge.files.reading import check_inside, check_name, check_regular, read_
 SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 NAME = "default"
+SUMS = (True, False, None, "gaussian", "eva", "orthogonal")  # inits that leave the base's weights as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,15 @@ class Adapter:
         """Whether it holds whole modules or biases in place of the base's, beside its matrices."""
         others = ("modules_to_save", "trainable_token_indices")
         return any(self.settings.get(key) for key in others) or self.settings.get("bias", "none") != "none"
+
+    @property
+    def no_sum(self) -> str:
+        """Why its layers are not base plus s B A, so that no change can be folded in; empty: they are."""
+        odd = [key for key in ("use_dora", "target_parameters", "layer_replication") if self.settings.get(key)]
+        init = self.settings.get("init_lora_weights", True)
+        if not odd and init not in SUMS:
+            odd = [f"init_lora_weights: {init}"]
+        return odd[0] if odd else ""
 
     def configuration(self) -> LoraConfig:
         """Its configuration for peft, set to train."""

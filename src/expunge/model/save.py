@@ -63,8 +63,11 @@ def atomic_folder(output: Path, private: bool = False) -> Iterator[Path]:
 
 
 def merge(model: Any, adapter: bool) -> Any:
-    """The plain model in float32, an adapter merged into it. Consumes the wrapped model."""
-    model = model.float()
+    """The plain model in float32 or wider, an adapter merged into it: W + s B A of each layer, in that dtype.
+
+    Consumes the wrapped model.
+    """
+    model = model.to(torch.promote_types(model.dtype, torch.float32))
     if not adapter:
         return model
     model = model.merge_and_unload()

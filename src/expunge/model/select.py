@@ -1,12 +1,13 @@
 """Which parameters may move: all of them, LoRA on every linear layer but the output head, or those of a pattern.
 
-Of an adapter that was given as the model, its own matrices move, and no second LoRA is added.
+Of an adapter that was given as the model, its own matrices move, or it is merged in memory and whole weights move; no
+second LoRA is added.
 
 Linear layers are found by type (`nn.Linear`, GPT-2's `Conv1D`), never by name, so any architecture works.
 """
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
+from expunge.model import quantised
 from expunge.model.layers import linear_weights, stack
+from expunge.model.save import merge
 from expunge.runs import distributed, launcher
 
 LORA_RANK = 32
@@ -24,6 +27,7 @@ LORA_ALPHA = 32
 FULL_COPIES = 8  # weights, gradients, two AdamW moments, up to four snapshots: all float32
 MEMORY_SHARE = 0.7
 OWN = "the model is an adapter, whose own matrices move; its base stays as it is"
+MERGED = "the model is an adapter, which is merged in memory: whole weights move, beside what its matrices can reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,34 @@ def choose(asked: str, parameters: int, device: torch.device, free: int | None =
     return "lora", f"full weights and their optimiser would not fit in memory ({figures})"
 
 
-def check_subspace(asked: str, is_adapter: bool) -> None:
+def choose_of_adapter(
+    asked: str, linear: bool, scheme: str | None, parameters: int, device: torch.device, free: int | None = None
+) -> tuple[str, str]:
+    """Resolves `auto` for an adapter: its own matrices, unless the method moves linear layers alone (`linear`).
+
+    Then it is merged and whole weights move, where they fit in memory and the base is not quantised (`scheme`).
+    """
+    if asked == "full":
+        return asked, MERGED
+    if asked == "adapter" or not linear:
+        return "adapter", OWN
+    if scheme:
+        return "adapter", f"{OWN}: {scheme} weights cannot move"
+    name, reason = choose("auto", parameters, device, free)
+    return ("full", f"{MERGED}; {reason}") if name == "full" else ("adapter", f"{OWN}; {reason}")
+
+
+def check_subspace(asked: str, is_adapter: bool, scheme: str | None = None) -> None:
     """Raises `InputError` for a subspace that the kind of model does not have."""
-    if is_adapter and asked not in ("auto", "adapter"):
+    if is_adapter and asked not in ("auto", "adapter", "full"):
         raise InputError(
-            f"--subspace {asked}: the model is an adapter, and what it learned lies in its own matrices, which are "
-            "what moves (auto, adapter). To move other parameters, merge it into its base first."
+            f"--subspace {asked}: the model is an adapter: its own matrices move (adapter), or the whole weights of "
+            "base and adapter together (full). To move other parameters, merge it into its base first."
+        )
+    if is_adapter and asked == "full" and scheme:
+        raise InputError(
+            f"--subspace full: the adapter's base is quantised ({scheme}), so its weights cannot move. Use --subspace "
+            "adapter, or name the unquantised base with --adapter-base."
         )
     if asked == "adapter" and not is_adapter:
         raise InputError("--subspace adapter: the model is no adapter. Use auto, full, lora or a pattern.")
@@ -86,15 +112,15 @@ def select(
     are, those that a method moves at most; `linear`: weights of linear layers alone, the output head excepted. The
     subspace is then what it holds of them.
     """
-    within = _within(model, layers, linear)
-    check_subspace(asked, isinstance(model, PeftModel))
+    count, name, reason = sum(parameter.numel() for parameter in model.parameters()), "", ""
+    check_subspace(asked, isinstance(model, PeftModel), scheme := quantised.scheme(model.config))
     if isinstance(model, PeftModel):
-        given = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-        movable = {name: tensor for name, tensor in given.items() if within(name)}
-        _freeze_rest(given, movable)
-        return Subspace(model, movable, "adapter", OWN, adapter=False)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    name, reason = choose(asked, count, device)
+        name, reason = choose_of_adapter(asked, linear, scheme, count, device)
+        if name == "adapter":
+            return _own(model, reason, _within(model, layers, linear))
+        model = merge(model, adapter=True)
+    within = _within(model, layers, linear)
+    name, reason = (name, reason) if name else choose(asked, count, device)
     if name == "lora":
         wrapped = get_peft_model(
             model.requires_grad_(False),
@@ -139,12 +165,15 @@ def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: b
     return lambda name: f"{name}.".startswith(chosen)
 
 
-def _freeze_rest(given: Mapping[str, torch.Tensor], movable: Mapping[str, torch.Tensor]) -> None:
-    """Raises `InputError` where nothing of an adapter is left to move."""
+def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
+    """An adapter's own matrices. Raises `InputError` where nothing of it is left to move."""
+    given = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    movable = {name: tensor for name, tensor in given.items() if within(name)}
     if not movable:
         raise InputError("--subspace adapter: the adapter has nothing on the layers that this method moves.")
     for name, tensor in given.items():
         tensor.requires_grad_(name in movable)
+    return Subspace(model, movable, "adapter", reason, adapter=False)
 
 
 def linear_layers(model: Any) -> list[str]:
