@@ -20,7 +20,7 @@ from expunge.reporting.words import number
 Record = Mapping[str, Any]
 RESTORATION = "restoration"
 TITLE = "Iteration by iteration"
-HEADERS = (
+HEADERS: tuple[str, ...] = (
     *("Iteration", "Step", "Row passes", "Loss planned", "Loss reached", "Retain KL"),
     *("Needs: mean, most", "Missed", "Dual damping", "Direction left"),
 )
@@ -54,7 +54,7 @@ class Step:
 
 def steps(record: Record) -> tuple[Step, ...]:
     """Every proposal of a run in order; none for a method that proposes nothing."""
-    entries = (record["method"] or {}).get("proposals") or ()
+    entries: Sequence[Mapping[str, Any]] = (record["method"] or {}).get("proposals") or ()
     found: list[Step] = []
     waiting: list[Mapping[str, Any]] = []
     iteration = 0
@@ -101,7 +101,8 @@ def table(record: Record) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
     """Headers and lines; columns without a single figure are left out."""
     lines = [_line(step) for step in steps(record)]
     kept = [place for place in range(len(HEADERS)) if place < 2 or any(line[place] for line in lines)]
-    return tuple(HEADERS[place] for place in kept), tuple(tuple(line[place] for place in kept) for line in lines)
+    headers = [HEADERS[place] for place in kept]
+    return tuple(headers), tuple(tuple(line[place] for place in kept) for line in lines)
 
 
 def _line(step: Step) -> tuple[str, ...]:
