@@ -16,7 +16,7 @@ from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
 from expunge.data.tokens import encode
-from expunge.evaluation import divergence, evidence
+from expunge.evaluation import evidence
 from expunge.intake import assembly
 from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
@@ -163,7 +163,7 @@ class Estimator:
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)
         batch = generation.batch_size(self.builder.plain().total)
         generating = benchmark_of(self.config).generating
-        judging = evidence.cost(problem, rows.judged, ("samples",), generating, batch) + divergence.cost(rows.judged)
+        judging = evidence.cost(problem, rows.judged, ("samples",), generating, batch)
         models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
         work = Work(found.before + found.phases, beside + judging.times(models))
         tokens = self.config.batch_tokens
