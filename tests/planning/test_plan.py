@@ -117,7 +117,8 @@ def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
 
 
 def cost(name: str, seconds: float) -> Cost:
-    return Cost(name, "full", 20, 1234.4, 3e12, 1e12, Memory({"measuring": 5, "unlearning": 3 * GIB}), seconds)
+    memory = Memory({"measuring": 5, "unlearning": 3 * GIB})
+    return Cost(name, "full", 20, 1234.4, 3e12, 1e12, memory, seconds, 99.6, seconds / 3)
 
 
 def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
@@ -133,10 +134,10 @@ def test_lines() -> None:
     shown = table.lines(estimate)
     assert (
         shown[0].split()
-        == "method subspace steps row passes FLOPs of steps of measuring peak memory while time".split()
+        == "method subspace steps row passes time measuring its time together peak memory while".split()
     )
-    assert shown[1].split() == "a full 20 1,234 3.0e+12 1.0e+12 3.0 GiB unlearning 30 s".split()
-    assert shown[2].endswith("2.0 h")
+    assert shown[1].split() == "a full 20 1,234 20 s 100 10 s 30 s 3.0 GiB unlearning".split()
+    assert "80 min" in shown[2] and "40 min" in shown[2] and "2.0 h" in shown[2]
     assert "b: needs --retain" in shown
     expected = "no as asked, with full (40 GiB while unlearning); yes with --subspace lora (9.0 GiB while saving)"
     assert shown[-1] == f"fits in 24 GB: {expected}"

@@ -213,7 +213,7 @@ class _Work:
             other = self._original() if label == "original" else self._other(self.twins[0])
             if label == "original" and self.kept is None:
                 self.kept = divergence.keep(other, self.assembled.judged)
-            self.known[label] = self._record(other)
+            self.known[label] = self._record(other, label == "original")
             self.checkpoints.save(name, self.known[label])
         return self.known[label]
 
@@ -223,7 +223,7 @@ class _Work:
     def _other(self, path: str) -> Problem:
         return load_other(self.config, path, self.assembled, torch.float32)
 
-    def _record(self, problem: Problem) -> Evidence:
+    def _record(self, problem: Problem, original: bool = False) -> Evidence:
         generating = benchmark_of(self.config).generating
         if self.config.generations != "benchmark":
             generating = replace(generating, tokens=None)
@@ -231,7 +231,7 @@ class _Work:
             generating = replace(generating, kinds=("answer",))
         if self.kept is None:
             self.kept = divergence.keep(self._original(), self.assembled.judged)
-        return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept)
+        return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept, original)
 
     def _read(self, found: Evidence, judge: bool = False) -> dict[str, Any]:
         """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""

@@ -20,7 +20,8 @@ from expunge.data.passes import Passes, Texts, measuring
 from expunge.data.rows import Row
 from expunge.data.splits import shape, spread
 from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
-from expunge.evaluation.divergence import Kept, row_divergences
+from expunge.evaluation import divergence
+from expunge.evaluation.divergence import Kept, Read
 from expunge.model import generation
 from expunge.model.losses import target_nll
 from expunge.problem import Problem, Split
@@ -43,15 +44,19 @@ def record(
     silent: Sequence[str] = (),
     generating: Generating = OWN,
     kept: Mapping[str, Kept] | None = None,
+    original: bool = False,
 ) -> Evidence:
     """Runs the problem's current model over the splits; those named in `silent` are not generated from.
 
-    `kept`: the original's distributions, from which the model's are measured (`evaluation.divergence`).
+    `kept`: the original's distributions, from which the model's are measured in the same pass (see
+    `evaluation.divergence`); `original`: it is the model that they are of, so what was read then is not read again.
     """
     problem.model.eval()
-    sets = {name: _record_set(problem, split, None if name in silent else generating) for name, split in splits.items()}
-    for name, one in (kept or {}).items():
-        sets[name] = replace(sets[name], kl=row_divergences(problem, one, len(splits[name].rows)))
+    sets = {}
+    for name, split in splits.items():
+        held = (kept or {}).get(name)
+        read = None if held is None else divergence.original(held) if original else divergence.read(problem, held)
+        sets[name] = _record_set(problem, split, None if name in silent else generating, held, read)
     return Evidence(sets)
 
 
@@ -73,9 +78,11 @@ def cost(
     return found
 
 
-def _record_set(problem: Problem, split: Split, generating: Generating | None) -> SetEvidence:
+def _record_set(
+    problem: Problem, split: Split, generating: Generating | None, held: Kept | None, read: Read | None
+) -> SetEvidence:
     rows: list[list[Floats]] = [[] for _ in split.rows]
-    per_window = _token_losses(problem, split)
+    per_window = _token_losses(problem, split) if held is None or read is None else _joined(problem, split, held, read)
     for window, losses in zip(split.windows, per_window, strict=True):
         rows[window.row].append(losses)
     joined = [np.concatenate(parts) for parts in rows]
@@ -91,7 +98,16 @@ def _record_set(problem: Problem, split: Split, generating: Generating | None) -
         generations=tuple(generations or nothing),
         shapes=np.array([shape(row) for row in split.rows]),
         candidates=_candidates(problem, split.rows, generating) if generating else {},
+        kl=None if held is None or read is None else divergence.by_row(held, read, len(split.rows)),
     )
+
+
+def _joined(problem: Problem, split: Split, held: Kept, read: Read) -> list[Floats]:
+    """Losses of all windows: those that were read, and of the other rows those that are taken now."""
+    inside = set(held.places)
+    others = [place for place in range(len(split.rows)) if place not in inside]
+    taken, rest = iter(read.losses), iter(_token_losses(problem, split.of(others, split.name)) if others else ())
+    return [next(taken if window.row in inside else rest) for window in split.windows]
 
 
 def _candidates(problem: Problem, rows: Sequence[Row], generating: Generating) -> dict[int, Candidates]:

@@ -42,14 +42,17 @@ class Models:
     def record(self, name: str, load_problem: Callable[[], Problem], judged: Mapping[str, Split]) -> None:
         """Evidence of one model, or what an interrupted run kept of it. The original, which is loaded, comes first."""
         if self.kept is None:
-            self.kept = divergence.keep(load_problem(), judged)
+            with self.clock.stage("evaluate original"):
+                self.kept = divergence.keep(load_problem(), judged)
         if found := self.run.checkpoints.load(name):
             self.evidence[name], self.mmlu = found["evidence"], found["mmlu"]
             return
         problem = load_problem()
         with self.clock.stage(f"evaluate {name}"):
             generating = benchmark_of(self.config).generating
-            self.evidence[name] = evidence.record(problem, judged, ("samples",), generating, self.kept)
+            self.evidence[name] = evidence.record(
+                problem, judged, ("samples",), generating, self.kept, name == "original"
+            )
         if self.config.mmlu != "no":
             with self.clock.stage(f"MMLU {name}"):
                 self.mmlu[name] = mmlu.measure(problem, self.config.mmlu)

@@ -58,7 +58,8 @@ class Acceptance:
         problem.model.eval()
         split = chosen(pool)
         made = cls(problem, state, split, keep_distributions(problem, split))
-        made.start = Here(made.forget() if state.targets is not None else None, made.retain())
+        known = 0.0, made.kept.loss_per_token  # as kept: there is nothing between the original and itself
+        made.start = Here(made.forget() if state.targets is not None else None, known)
         made.here = Here(made.start.forget, made.start.retain)
         return made
 

@@ -181,10 +181,11 @@ class ProposeRunner:
         ground = Ground.of(self.problem, self.unlearning.state)
         own = Passes(trained=_passing(self.phase.passes if proposal.passes is None else proposal.passes, ground))
         tokens = round(own.tokens + MEASURING * self.acceptance.tokens)
+        row_passes = own.row_passes + MEASURING * self.acceptance.rows
         outcome, result, then = self.unlearning.outcome, search.result, before.measured
         step = result.step if isinstance(result, Found) else None
         outcome.tokens += tokens
-        outcome.row_passes += own.row_passes + MEASURING * self.acceptance.rows
+        outcome.row_passes += row_passes
         outcome.steps += step is not None
         entry = {
             "phase": self.phase.name,
@@ -194,6 +195,7 @@ class ProposeRunner:
             "guess": search.guess,
             "measurements": result.measurements,
             "tokens": tokens,
+            "row_passes": row_passes,
             "direction_norm": search.norm,
             "predicted": None if step is None else _predicted(proposal, step, then),
             "measured": None if after is None else _changes(then, after),

@@ -16,7 +16,7 @@ from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
 from expunge.data.tokens import encode
-from expunge.evaluation import divergence, evidence
+from expunge.evaluation import evidence
 from expunge.intake import assembly
 from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
@@ -29,7 +29,7 @@ from expunge.model.trace import Curve
 from expunge.planning import memory
 from expunge.planning.memory import Builder, Memory, Setting
 from expunge.planning.rows import Rows
-from expunge.planning.speed import calibrate
+from expunge.planning.speed import Rates, Speed
 from expunge.runs.distributed import Runtime
 
 CONTEXTS = (512, 256, 128)
@@ -37,7 +37,8 @@ CONTEXTS = (512, 256, 128)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Steps; row passes of them; FLOPs of them and of measuring and generating; peak memory; seconds without files."""
+    """Steps; row passes of them; FLOPs of them and of measuring and generating; peak memory; seconds without files, of
+    the whole; and of these what measuring the models takes beside (generating counts in seconds, not in row passes)."""
 
     name: str
     subspace: str
@@ -47,6 +48,8 @@ class Cost:
     other_flops: float
     memory: Memory
     seconds: float
+    measuring_passes: float
+    measuring_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +102,7 @@ class Estimator:
         self._curves = cache(
             lambda subspace: self.builder.stack(subspace, torch.float32).curves(rows.longest, training=True)
         )
-        self._rates = cache(
-            lambda subspace, typical: calibrate(
-                shape, subspace, typical[0], typical[1], runtime, config.trust_remote_code
-            )
-        )
+        self._speed = Speed(shape, runtime, config.trust_remote_code)
 
     def unlearning(self, name: str, method: Method) -> Cost:
         """The cost of one method."""
@@ -165,7 +164,7 @@ class Estimator:
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)
         batch = generation.batch_size(self.builder.plain().total)
         generating = benchmark_of(self.config).generating
-        judging = evidence.cost(problem, rows.judged, ("samples",), generating, batch) + divergence.cost(rows.judged)
+        judging = evidence.cost(problem, rows.judged, ("samples",), generating, batch)
         models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
         work = Work(found.before + found.phases, beside + judging.times(models))
         tokens = self.config.batch_tokens
@@ -173,17 +172,35 @@ class Estimator:
 
     def _cost(self, name: str, subspace: str, moving: int, work: Work, used: Memory) -> Cost:
         steps, every = work.steps, work.steps + work.beside
-        forward, trained = self._curves(subspace)
-        plain, head = self._curves("full")[0], self.builder.plain().head
-        step_flops = _flops(trained, steps.trained)
-        measured = _flops(forward, every.measured) + _flops(plain, every.plain)
-        generated = sum(plain.generating(one.windows, one.prompt, one.new, head) for one in every.generated)
-        rates = self._rates(subspace, _typical(steps.trained or every.plain))
-        seconds = step_flops / rates.training + steps.updates * moving * rates.updating
-        seconds += measured / rates.measuring + generated / rates.generating
+        step_flops = _flops(self._curves(subspace)[1], steps.trained)
+        rates = self._speed.rates(subspace, *_typical(steps.trained or every.plain))
+        seconds, measuring = (self._seconds(passes, subspace, moving, rates) for passes in work)
+        looked, generated = self._looked(every, subspace)
         return Cost(
-            name, subspace, round(steps.updates), steps.row_passes, step_flops, measured + generated, used, seconds
+            name,
+            subspace,
+            round(steps.updates),
+            steps.row_passes,
+            step_flops,
+            looked + generated,
+            used,
+            seconds + measuring,
+            work.beside.row_passes,
+            measuring,
         )
+
+    def _seconds(self, passes: Passes, subspace: str, moving: int, rates: Rates) -> float:
+        looked, generated = self._looked(passes, subspace)
+        trained = _flops(self._curves(subspace)[1], passes.trained) / rates.training
+        return (
+            trained + passes.updates * moving * rates.updating + looked / rates.measuring + generated / rates.generating
+        )
+
+    def _looked(self, passes: Passes, subspace: str) -> tuple[float, float]:
+        """FLOPs of forward passes alone, and of generation."""
+        forward, plain, head = self._curves(subspace)[0], self._curves("full")[0], self.builder.plain().head
+        generated = sum(plain.generating(one.windows, one.prompt, one.new, head) for one in passes.generated)
+        return _flops(forward, passes.measured) + _flops(plain, passes.plain), generated
 
 
 def _flops(curve: Curve, passes: Weighed) -> float:

@@ -46,8 +46,8 @@ class Builder:
         )
         self.stack = cache(lambda subspace, dtype: Stack(shape, subspace, dtype, trust_remote_code, recompute))
         self._peak = cache(
-            lambda subspace, dtype, shape, training: (
-                self.stack(subspace, dtype).trace(shape.windows, shape.width, shape.targets, training).peak
+            lambda subspace, dtype, shape, training: self.stack(subspace, dtype).peak(
+                shape.windows, shape.width, shape.targets, training
             )
         )
         self._cache = cache(lambda dtype: self.stack("full", dtype).cache_bytes())

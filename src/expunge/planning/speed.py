@@ -6,9 +6,11 @@ products are as fast as they get. It is timed at the planned batch shape, cut wh
 FLOP/s as the counter counts, so what does not count (norms, softmax, Python) slows the rate down as it does the run.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,7 +25,8 @@ from expunge.runs.distributed import Runtime
 LARGEST = 12_000_000  # parameters of the timed piece
 VOCABULARY = 4096
 MOST_FLOPS = 8e9  # of one timed pass
-NEW = 8
+LONGEST = 512  # tokens of it
+GENERATED, PROMPT, NEW = 32, 16, 8  # texts at a time, tokens of their prompts, new ones
 REPEATS = 2
 clock = time.perf_counter  # a benchmark on a busy machine may put the processor's own time here
 
@@ -38,26 +41,42 @@ class Rates:
     updating: float
 
 
-def calibrate(shape: Any, subspace: str, windows: int, tokens: int, runtime: Runtime, trust_remote_code: bool) -> Rates:
-    """Times the piece for about a second."""
-    piece = _piece(shape, trust_remote_code)
-    with torch.random.fork_rng(devices=[]):
-        model = _filled(piece, runtime.device, trust_remote_code)
-        chosen = select(model, subspace if subspace in ("full", "lora") else "full", runtime.device)
-    moved = list(chosen.movable.values())
-    tokens = min(tokens, 512)
-    ids = torch.zeros(_batch(chosen.model, windows, tokens), tokens, dtype=torch.long, device=runtime.device)
+class Speed:
+    """Rates of one configuration on this machine. Shapes are timed at powers of two, each once, for about a second."""
+
+    def __init__(self, shape: Any, runtime: Runtime, trust_remote_code: bool) -> None:
+        self.piece, self.runtime, self.trust_remote_code = _piece(shape, trust_remote_code), runtime, trust_remote_code
+        self._matrices = _count(self.piece, self.piece.num_hidden_layers, trust_remote_code)
+        self._rates = cache(self._timed)
+
+    def rates(self, subspace: str, windows: int, tokens: int) -> Rates:
+        """At a batch of about so many windows and tokens, cut to as many windows as one timed pass may have."""
+        width = _power(min(tokens, LONGEST))
+        most = max(1, int(MOST_FLOPS / (6 * self._matrices * width)))
+        return self._rates(subspace if subspace in ("full", "lora") else "full", min(_power(windows), most), width)
+
+    def _timed(self, subspace: str, windows: int, tokens: int) -> Rates:
+        with torch.random.fork_rng(devices=[]):
+            model = _filled(self.piece, self.runtime.device, self.trust_remote_code)
+            chosen = select(model, subspace, self.runtime.device)
+        return _timed(chosen.model, list(chosen.movable.values()), windows, tokens, self.runtime)
+
+
+def _timed(model: Any, moved: list[torch.Tensor], windows: int, tokens: int, runtime: Runtime) -> Rates:
+    ids = torch.zeros(windows, tokens, dtype=torch.long, device=runtime.device)
+    fitting = max(1, int(MOST_FLOPS / (2 * _numel(model) * (PROMPT + NEW))))
+    prompts = ids.new_zeros(min(GENERATED, fitting), PROMPT)  # as many as are generated at a time: few would be slower
     optimiser = adamw(moved)
 
     def train() -> None:
         with runtime.autocast():
-            loss = _loss(chosen.model, ids)
+            loss = _loss(model, ids)
         runtime.backward(loss)
 
     @torch.no_grad()
     def measure() -> None:
         with runtime.autocast():
-            _loss(chosen.model, ids)
+            _loss(model, ids)
 
     def update() -> None:
         runtime.clip(moved, 1.0)
@@ -65,11 +84,16 @@ def calibrate(shape: Any, subspace: str, windows: int, tokens: int, runtime: Run
 
     def generate() -> None:
         with runtime.autocast():
-            generation.generate(chosen.model, ids[:32, :16], torch.ones_like(ids[:32, :16]), None, NEW)
+            generation.generate(model, prompts, torch.ones_like(prompts), None, NEW)
 
     training, measuring = (_rate(work, runtime.device) for work in (train, measure))
     updating = _seconds(update, runtime.device) / sum(tensor.numel() for tensor in moved)
     return Rates(training, measuring, _rate(generate, runtime.device), updating)
+
+
+def _power(count: int) -> int:
+    """The nearest power of two."""
+    return 1 << max(0, round(math.log2(max(1, count))))
 
 
 def _piece(shape: Any, trust_remote_code: bool) -> Any:
@@ -93,6 +117,10 @@ def _piece(shape: Any, trust_remote_code: bool) -> Any:
 def _count(shape: Any, layers: int, trust_remote_code: bool) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(with_layers(shape, layers), trust_remote_code=trust_remote_code)
+    return _numel(model)
+
+
+def _numel(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -105,12 +133,6 @@ def _filled(shape: Any, device: torch.device, trust_remote_code: bool) -> Any:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.fill_(0.01 if tensor.is_floating_point() else 0)
     return model
-
-
-def _batch(model: Any, windows: int, tokens: int) -> int:
-    """As many of the planned windows as one timed pass may have."""
-    matrices = sum(parameter.numel() for parameter in model.parameters())
-    return max(1, min(windows, int(MOST_FLOPS / (6 * matrices * tokens))))
 
 
 def _loss(model: Any, ids: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,12 @@ HEADINGS = (
     "subspace",
     "steps",
     "row passes",
-    "FLOPs of steps",
-    "of measuring",
+    "time",
+    "measuring",
+    "its time",
+    "together",
     "peak memory",
     "while",
-    "time",
 )
 UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0))
 
@@ -28,7 +29,11 @@ def lines(estimate: Estimate) -> list[str]:
     found += [f"{name}: needs {what}" for name, what in estimate.missing.items()]
     found.append(
         "at most, for one full attempt: runs that arrive early stop early, and attempts that fail can double the "
-        "steps; times are this machine's, as busy as it is now, without files; measuring includes generating"
+        "steps; times are this machine's, as busy as it is now, without files"
+    )
+    found.append(
+        "row passes: one row forward and backward, forward alone a third; measuring: what the models are judged by, "
+        "whatever the method (its generating counts in the time alone)"
     )
     if estimate.interpreter:
         found.append(
@@ -86,8 +91,10 @@ def _peak(one: Fit) -> str:
 
 
 def _cells(cost: Cost) -> tuple[str, ...]:
-    figures = (f"{cost.steps}", f"{cost.row_passes:,.0f}", f"{cost.step_flops:.1e}", f"{cost.other_flops:.1e}")
-    return (cost.name, cost.subspace, *figures, gib(cost.memory.peak), cost.memory.when, duration(cost.seconds))
+    passes = f"{cost.row_passes:,.0f}", duration(cost.seconds - cost.measuring_seconds)
+    measuring = f"{cost.measuring_passes:,.0f}", duration(cost.measuring_seconds)
+    memory = gib(cost.memory.peak), cost.memory.when
+    return (cost.name, cost.subspace, f"{cost.steps}", *passes, *measuring, duration(cost.seconds), *memory)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

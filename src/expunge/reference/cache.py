@@ -21,10 +21,14 @@ EXACT_UP_TO = 1024
 
 @dataclass(frozen=True, slots=True)
 class KeptDistributions:
-    """The original's likeliest tokens for each window of a split: log-probabilities and ids, each [targets, K]."""
+    """The original's likeliest tokens for each window of a split: log-probabilities and ids, each [targets, K].
+
+    `losses` [targets]: what the targets themselves cost it, in nats, seen in the same pass.
+    """
 
     log_probs: tuple[Tensor, ...]
     ids: tuple[Tensor, ...]
+    losses: tuple[Tensor, ...] = ()
 
     def of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and ids [N, K] for the targets of a batch, in the order of its targets."""
@@ -33,30 +37,35 @@ class KeptDistributions:
         ids = torch.cat([self.ids[index] for index in chosen])
         return log_probs.to(batch.ids.device), ids.to(batch.ids.device).long()
 
+    @property
+    def loss_per_token(self) -> float:
+        """Mean over all targets."""
+        return float(torch.cat(self.losses).mean())
+
 
 @torch.no_grad()
 def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
     """Runs the original over a split once. About 2 kB a target at K = 256."""
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    found: dict[int, tuple[Tensor, ...]] = {}
     with problem.original() as original, problem.runtime.autocast():
 
         def keep(batch: Batch) -> None:
-            values, indices = read_targets(original, batch, _likeliest)
-            sizes = batch.counted.sum(dim=1).tolist()
-            parts = zip(batch.windows.tolist(), values.split(sizes), indices.split(sizes), strict=True)
-            for index, own, places in parts:
-                found[index] = own.cpu().clone(), places.int().cpu()  # a view would be sent with its whole batch
+            read = read_targets(original, batch, _likeliest, target_ids(batch))
+            parts = zip(*(values.split(batch.counted.sum(dim=1).tolist()) for values in read), strict=True)
+            for index, (own, places, losses) in zip(batch.windows.tolist(), parts, strict=True):
+                # clones, since a view would be sent with its whole batch
+                found[index] = own.cpu().clone(), places.int().cpu(), losses.double().cpu()
 
         problem.over(split, keep)
     ordered = [one for _, one in sorted(distributed.gathered(found).items())]
-    return KeptDistributions(tuple(values for values, _ in ordered), tuple(places for _, places in ordered))
+    return KeptDistributions(*(tuple(one[part] for one in ordered) for part in range(3)))
 
 
-def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids [n, K] of what is kept."""
+def _likeliest(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities and ids [n, K] of what is kept, and losses [n]."""
     full = logits.log_softmax(dim=1)
     best = full.topk(full.shape[1] if full.shape[1] <= EXACT_UP_TO else KEPT, dim=1)
-    return best.values, best.indices
+    return best.values, best.indices, nll(logits, labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from expunge.files.visible import visible
-from expunge.reporting import benchmark, plots, provenance, tables
+from expunge.reporting import benchmark, iterations, plots, provenance, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED
 
 Record = Mapping[str, Any]
@@ -28,7 +28,9 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         comparison=tables.comparison(record),
         benchmark=benchmark.section(record),
         losses=inline(plots.losses(record)),
-        history=inline(plots.history(record)),
+        history=inline(None if iterations.only_proposed(record) else plots.history(record)),
+        iterations=inline(iterations.draw(record)),
+        steps=iterations.table(record),
         rows=tables.row_table(record, texts),
         shows_text=texts is not None,
         record_tables=provenance.tables(record),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from expunge.files.visible import visible
-from expunge.reporting import benchmark, provenance, tables
+from expunge.reporting import benchmark, iterations, provenance, tables
 
 Record = Mapping[str, Any]
 # Everything that could start an element of GitHub Markdown within a line; an underscore only at the edge of a word.
@@ -22,6 +22,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         *_verdict(record, shows_text=texts is not None),
         *_comparison(record),
         *_benchmark(record),
+        *_iterations(record),
         *_rows(rows),
         *(_texts(rows) if texts is not None else ()),
         *_record(record),
@@ -132,6 +133,11 @@ def _rows(rows: tables.RowTable) -> list[str]:
             f"The {shown} worst of {shown + rows.left_out} rows; the other {rows.left_out} are in record.json."
         )
     return [*parts, table(headers, lines) if lines else "No rows in the record."]
+
+
+def _iterations(record: Record) -> list[str]:
+    headers, lines = iterations.table(record)
+    return [f"## {iterations.TITLE}", "Losses and KL are in nats per token.", table(headers, lines)] if lines else []
 
 
 def _texts(rows: tables.RowTable) -> list[str]:
