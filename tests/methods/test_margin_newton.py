@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from expunge.errors import InputError
+from expunge.influence import durable, margin_pairs
 from expunge.loop.phases import apply, cost
 from expunge.method import Propose, State, flattened
 from expunge.methods import margin_newton
@@ -145,14 +146,41 @@ def test_a_request_that_is_done_ends(weights: dict[str, torch.Tensor]) -> None:
     assert "every forget row is at its target" in again.stopped or again.steps <= 7
 
 
-def test_the_plan_counts_what_a_run_takes(weights: dict[str, torch.Tensor]) -> None:
-    problem = trained(weights)
-    planned = cost(FAST, replace(problem, model=None))
-    outcome = apply(FAST, problem, lambda entry: None)
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_the_plan_counts_what_a_run_takes(rounds: int, weights: dict[str, torch.Tensor]) -> None:
+    problem, method = trained(weights), replace(FAST, durable_rounds=rounds)
+    planned = cost(method, replace(problem, model=None))
+    outcome = apply(method, problem, lambda entry: None)
     found = planned.before.row_passes + planned.phases.row_passes
     assert 0.6 < outcome.row_passes / found < 1.5
-    steps = flattened(FAST.phases(problem, State()))
-    assert sum(isinstance(step, Propose) for step in steps) == 4 + 2 * 3  # restorations stand between the steps
+    steps = flattened(method.phases(problem, State()))
+    # restorations stand between the steps; a durable round is one, with an iteration after it
+    assert sum(isinstance(step, Propose) for step in steps) == 4 + 2 * 3 + rounds * 4
+
+
+def test_durable_rounds_leave_less_to_bring_back(weights: dict[str, torch.Tensor]) -> None:
+    """Half of the rows relearned, dealt as no round did: how far the losses of the others fall."""
+    fell: dict[int, float] = {}
+    for rounds in (0, 2):
+        problem = trained(weights)
+        outcome = apply(replace(FAST, durable_rounds=rounds), problem, lambda entry: None)
+        aims, forget = torch.tensor(outcome.targets), problem.splits["forget"]
+        assert ((losses(problem, "forget") - aims).abs() / aims).median() < 0.2
+        assert sum(one["phase"] == "durable round" and one["step"] == 1 for one in outcome.proposals) == rounds
+        fell[rounds] = 0.0
+        for exchange in durable.exchanges(forget.rows, 77):
+            half, others = forget.of(exchange.relearned, "half"), forget.of(exchange.others, "others")
+            before = row_losses(problem, problem.model, others)
+            with durable.relearned(problem, half, durable.Relearning(steps=10), 1):
+                fell[rounds] += float((before - row_losses(problem, problem.model, others)).mean())
+    assert fell[0] > 1.0
+    assert fell[2] < 0.9 * fell[0]
+
+
+def test_a_single_row_has_no_durable_rounds(weights: dict[str, torch.Tensor]) -> None:
+    problem = trained(weights)
+    problem.splits = {**problem.splits, "forget": problem.splits["forget"].of([0], "forget")}
+    assert len(replace(FAST, durable_rounds=3).phases(problem, State())) == 1
 
 
 @pytest.mark.parametrize("broken", ["losses", "sign", "no projection"])
@@ -167,7 +195,7 @@ def test_broken_variants_do_worse(
             p = logits.softmax(dim=1)
             return -p.scatter_add(1, ids[:, None], -torch.ones_like(p[:, :1]))
 
-        monkeypatch.setattr(margin_newton, "margin_cotangent", loss)
+        monkeypatch.setattr(margin_pairs, "margin_cotangent", loss)
     if broken == "sign":
         right = margin_newton.needs
         monkeypatch.setattr(margin_newton, "needs", lambda tokens, aims: -right(tokens, aims))

@@ -42,6 +42,14 @@ class RowPairs:
     rows: Tensor
     count: int
 
+    def joined(self, other: "RowPairs") -> "RowPairs":
+        """These rows, then those of the other, of the same layers; each as it was taken, wherever the weights stood."""
+        assert self.layers.keys() == other.layers.keys()
+        inputs = {name: torch.cat([x, other.inputs[name]]) for name, x in self.inputs.items()}
+        outputs = {name: torch.cat([g, other.outputs[name]]) for name, g in self.outputs.items()}
+        rows = torch.cat([self.rows, other.rows + self.count])
+        return RowPairs(self.layers, self.whitening, inputs, outputs, rows, self.count + other.count)
+
     def gram(self) -> Tensor:
         """K [n, n] = J C^-1 J', summed over layers; float64 on the CPU."""
         total = torch.zeros(self.count, self.count, dtype=torch.float64, device=self.rows.device)

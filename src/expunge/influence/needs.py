@@ -6,6 +6,7 @@ fall is known without a pass of the model. Token t of a row falls by c w_t, w it
 Shapes: N targets of all rows, n rows; `rows` [N] says whose each target is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,13 @@ class Tokens:
     margins: Tensor
     weights: Tensor
     count: int
+
+    def of(self, places: Sequence[int]) -> "Tokens":
+        """Those of the rows at some places, in ascending order."""
+        new = torch.full((self.count,), -1, dtype=torch.long)
+        new[list(places)] = torch.arange(len(places))
+        own = new[self.rows] >= 0
+        return Tokens(new[self.rows[own]], self.margins[own], self.weights[own], len(places))
 
     def means(self, values: Tensor) -> Tensor:
         """The mean [n] over each row's targets."""

@@ -20,6 +20,9 @@ margins said is scaled (`optim.step_size.Planned`). Before each but the first, a
 KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on
 acceptance rows that no gradient saw.
 
+A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
+others, by constraints taken where they were relearned (`influence.durable`).
+
 Moves the weights of linear layers alone, the output head excepted. Targets are found as for loss_matching. What is to
 be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
 original. Numbers are our choice, from trials.
@@ -27,6 +30,7 @@ original. Numbers are our choice, from trials.
 When to use it: by default, for requests of up to about a tenth of what was fine-tuned.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -35,7 +39,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from expunge.config.bounds import AtLeast, Between, Count, Positive
 from expunge.config.options import check_values
@@ -44,8 +47,9 @@ from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
-from expunge.influence import directions, dual, low_rank
+from expunge.influence import directions, dual, durable, low_rank
 from expunge.influence.dual import RowPairs
+from expunge.influence.margin_pairs import margin_pairs
 from expunge.influence.needs import Tokens, needs, token_weights
 from expunge.method import (
     ACCEPTANCE,
@@ -59,9 +63,7 @@ from expunge.method import (
     Transform,
     TwoFactors,
 )
-from expunge.model.layers import linear_weights
-from expunge.model.losses import margin_cotangent, margins
-from expunge.optim.step_size import Measured, Planned, Valley
+from expunge.optim.step_size import Fixed, Measured, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import keep_distributions, target_margins
@@ -104,6 +106,9 @@ class MarginNewton(Method):
     """Rows to keep that stand in the same system as those to forget, to come back to where they were (our choice)."""
     refit_every: Annotated[int, AtLeast(0)] = 0
     """Iterations after which the curvature is fitted anew, at the weights that there are; 0: never (our choice)."""
+    durable_rounds: Annotated[int, AtLeast(0)] = 0
+    """Rounds after the iterations that put away what relearning half of the rows brings back of the others; each is
+    followed by one iteration more (our choice)."""
     dual_damping: Positive = 0.01
     """Added to K, relative to the mean of its diagonal: rows that want opposite things give way (our choice)."""
 
@@ -173,7 +178,32 @@ class MarginNewton(Method):
             restored = bool(iteration and self.restorations)
             last = iteration == self.iterations - 1
             steps.append(self._removal(problem, 1.0 if last else self.share, restored, refit))
-        return (Repeat(tuple(steps), 1), *(self._low_rank(problem) if problem.low_rank is not None else ()))
+        narrow = self._low_rank(problem) if problem.low_rank is not None else ()
+        return (Repeat(tuple(steps), 1), *self._rounds(problem), *narrow)
+
+    def _rounds(self, problem: Problem) -> list[Repeat]:
+        """Durable rounds, each with an ordinary iteration after it; none where there are no two rows to deal."""
+        if len(problem.splits["forget"].rows) < 2:
+            return []
+        rounds = []
+        for number in range(self.durable_rounds):
+            place = (self.iterations - 1 + number) * self.restorations
+            back = [self._restoration(problem, place + n, not n, refit=0) for n in range(self.restorations)]
+            last = self._removal(problem, 1.0, bool(back), refit=0)
+            rounds.append(Repeat((self._durable(problem, number), *back, last), 1))
+        return rounds
+
+    def _durable(self, problem: Problem, number: int) -> Propose:
+        windows = len(problem.splits["forget"].windows)
+        times = 2.0 + durable.Relearning().passes(windows) / windows  # pairs here, and of either half elsewhere
+        return Propose(
+            name="durable round",
+            propose=partial(self._outlast, number),
+            step=Fixed(step=1.0),
+            passes=self._passes(problem, {"forget": times, "held": 1.0}),
+            optional=True,
+            bytes=lambda shapes: directions.bytes_of(self)(shapes) + 12 * sum(map(math.prod, shapes.values())),
+        )
 
     def _low_rank(self, problem: Problem) -> tuple[Phase, ...]:
         """The change cut to few directions, a last step within them, and what there is to write."""
@@ -193,7 +223,7 @@ class MarginNewton(Method):
             name="removal",
             propose=partial(self._remove, share, refit),
             step=Planned(),
-            passes=self._passes(problem, {"rows": times, "fit": float(bool(refit) and not restored)}),
+            passes=self._passes(problem, {"forget": times, "held": times, "fit": float(bool(refit) and not restored)}),
             bytes=directions.bytes_of(self),
         )
 
@@ -202,7 +232,10 @@ class MarginNewton(Method):
             name="restoration",
             propose=partial(self._restore, number, refit),
             step=Valley(),
-            passes=self._passes(problem, {"rows": float(first), "keep": 1.0, "fit": float(bool(refit) and first)}),
+            passes=self._passes(
+                problem,
+                {"forget": float(first), "held": float(first), "keep": 1.0, "fit": float(bool(refit) and first)},
+            ),
             optional=True,
             unless=_at_rest,
             bytes=directions.bytes_of(self),
@@ -216,15 +249,15 @@ class MarginNewton(Method):
         count = {
             "keep": len(self._keep(kept, problem, 0).windows) if kept else 0,
             "fit": len(self._fit(kept, problem).windows) if kept else 0,
-            "rows": self.held_rows,
+            "held": self.held_rows,
         }
         others = sum(times.get(what, 0.0) * many for what, many in count.items()) / windows
-        return {"forget": times.get("rows", 0.0)} | ({name: others} if name != "forget" else {})
+        return {"forget": times.get("forget", 0.0)} | ({name: others} if name != "forget" else {})
 
     @property
     def _batches(self) -> int:
         """Restorations in all, each on rows of its own draw."""
-        return self.restorations * (self.iterations - 1)
+        return self.restorations * (self.iterations - 1 + self.durable_rounds)
 
     def _rows_to_fit(self, problem: Problem) -> Split:
         kept = _rows_to_keep(problem)
@@ -272,9 +305,24 @@ class MarginNewton(Method):
             "missed": found.missed,
         }
         direction, notes = pairs.combined(found.weights), self._figures(state) | figures
-        took = {"rows": MEASURING if kept else 1.0, "fit": float(fresh)}
-        passes = self._passes(problem, took)
+        times = MEASURING if kept else 1.0
+        passes = self._passes(problem, {"forget": times, "held": times, "fit": float(fresh)})
         return Proposal(direction=direction, forget_aim=float(planned), notes=notes, passes=passes)
+
+    def _outlast(self, number: int, problem: Problem, state: State) -> Proposal:
+        """Every row to its target here, and part of the way where the other half of the rows was relearned."""
+        self._fitted(problem, state, 0)
+        pairs, tokens = self._pairs(problem, state)
+        aims, whitening = state.caches["aims"], state.caches["whitening"]
+        joint = durable.constraints(problem, pairs, tokens, aims, whitening, number, durable.Relearning())
+        found = dual.solved(joint.pairs.gram(), joint.deltas, self.dual_damping)
+        figures = {
+            "others_relearned": joint.came_back,
+            "aim": float(aims[: len(problem.splits["forget"].rows)].mean()),
+            "dual_damping": found.damping,
+            "missed": found.missed,
+        }
+        return Proposal(direction=joint.pairs.combined(found.weights), notes=self._figures(state) | figures)
 
     def _restore(self, number: int, refit: int, problem: Problem, state: State) -> Proposal:
         """Down the retain KL, where that leaves the rows' margins as they are."""
@@ -343,22 +391,8 @@ class MarginNewton(Method):
 
     def _pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
         """At the current weights, in one pass forward and backward over the forget rows."""
-        rows, tokens = state.caches["rows"], state.caches["tokens"]
-        ids = torch.tensor([t for w in rows.windows for t, counts in zip(w.ids, w.counted, strict=True) if counts])
-        shares, now = tokens.shares(), torch.empty_like(tokens.margins)
-
-        def cotangent(logits: Tensor, places: Tensor) -> Tensor:
-            own = ids[places.cpu()].to(logits.device)
-            now[places.cpu()] = margins(logits, own).double().cpu()
-            made: Tensor = -shares[places.cpu(), None].to(logits) * margin_cotangent(logits, own)
-            return made
-
         whitening = low_rank.coordinates(state, state.caches["whitening"])
-        layers = {
-            name: one for name, one in linear_weights(problem.model, problem.movable).items() if name in whitening
-        }
-        pairs = dual.row_pairs(problem, rows, layers, whitening, cotangent)
-        return pairs, replace(tokens, margins=now)
+        return margin_pairs(problem, state.caches["rows"], state.caches["tokens"], whitening)
 
 
 def _at_rest(measured: Measured) -> str | None:
