@@ -78,7 +78,7 @@ class Unlearn(Inputs):
 
     subspace: str = "auto"
     """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
-    method: str = "loss_matching"
+    method: str = "margin_newton"
     """Entry of the methods catalogue (expunge list methods), or a Python file with one."""
     options: Any = None
     """The method's own options."""
