@@ -86,6 +86,7 @@ def test_plan_shows_a_conversation_with_its_mask(folder: Path, capsys: pytest.Ca
     assert command_line.main(["plan", *flags(folder), "--show-rows"]) == 0
     shown = capsys.readouterr().out
     assert "forget.parquet:1 as the model reads it" in shown
+    assert "\nrmu: rmu reads states between two layers, and this model has one." in shown  # of all, one cannot
     assert "<|im_start|> a s s i s t a n t \\n [Y] [e] [s] [?] [<|im_end|>] \\n <|im_start|> u s e r" in shown
     assert command_line.main(["plan", *flags(folder)]) == 0
     assert "\\n [x] [x] [x] [?] [<|im_end|>] \\n <|im_start|> x x x x" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from expunge.intake.sets import check
 from expunge.loop import trial
 from expunge.loop.phases import apply
 from expunge.loop.training import Training, fine_tune
-from expunge.method import Phase, State
+from expunge.method import State
 from expunge.methods.loss_matching import LossMatching
 from expunge.model.save import write
 from expunge.model.select import select
@@ -153,7 +153,17 @@ def over_forgotten(world: Path, folder: Path) -> Path:
     assembled = assemble(inputs(world), check(inputs(world)))
     subspace = select(assembled.problem.model, "full", assembled.problem.runtime.device)
     problem = replace(assembled.problem, movable=subspace.movable)
-    apply(_TooFar(), problem, lambda entry: None)
+    method, init = LossMatching(replay_texts=32, forget_rows=12, steps=60, learning_rate=2e-3), LossMatching.init
+
+    def too_far(self: LossMatching, problem: Problem) -> State:
+        """Every target five nats too high."""
+        state = init(self, problem)
+        state.targets = state.targets + 5.0
+        return state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LossMatching, "init", too_far)
+        apply(method, problem, lambda entry: None)
     write(problem.model, problem.tokenizer, folder / "model", torch.float32)
     return folder / "model"
 
@@ -177,23 +187,6 @@ def _fine_tuned(start: Path, rows: Sequence[Row], training: Training, folder: Pa
     tuned, _ = fine_tune(model, tokenizer, rows, RENDERING, training, 0, "test")
     write(tuned, tokenizer, folder / "model", torch.float32)
     return folder / "model"
-
-
-@dataclass(frozen=True)
-class _TooFar:
-    """Loss matching with every target five nats too high."""
-
-    inner: LossMatching = field(
-        default_factory=lambda: LossMatching(replay_texts=32, forget_rows=12, steps=60, learning_rate=2e-3)
-    )
-
-    def init(self, problem: Problem) -> State:
-        state = self.inner.init(problem)
-        state.targets = state.targets + 5.0
-        return state
-
-    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
-        return self.inner.phases(problem, state)
 
 
 MAKERS: dict[str, Callable[[Path, Path], Path]] = {

@@ -123,7 +123,8 @@ REMOVAL = (("cycles", 3), ("restore", True), ("step", "fixed"), ("step_size", 1e
 BLOCK = (*REMOVAL, ("curvature", "block"), ("curvature_options", {"gradients": 8}))
 SLOW = Case("loss_matching", (("steps", 40), ("learning_rate", None)))  # long enough for its course to be steered
 REFRESHED = Case("libu", (("steps", 24),))  # long enough for a refresh after a checkpoint
-MEASURED = Case("ng_diff", (("epochs", 5), ("refresh_every", 4)))  # with checkpoints between two measurements
+MEASURED = Case("ng_diff", (("epochs", 5), ("refresh_every", 4), ("first_rate", 0.3)))
+"""With checkpoints between two measurements, of a step that is long enough for a bend to be seen."""
 CASES = [Case(name) for name in METHODS] + [
     Case("carrying"),
     Case("fisher_removal", REMOVAL),

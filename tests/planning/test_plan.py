@@ -130,7 +130,9 @@ def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
 
 def test_lines() -> None:
     fits = (Fit("", "full", 40 * GIB, "unlearning", False), Fit("--subspace lora", "lora", 9 * GIB, "saving", True))
-    estimate = Estimate((cost("a", 30.0), cost("loss_matching", 7200.0)), {"b": "--retain"}, None, {"24 GB": fits}, GIB)
+    estimate = Estimate(
+        (cost("a", 30.0), cost("loss_matching", 7200.0)), {"b": "--retain"}, {"c": "cannot"}, None, {"24 GB": fits}, GIB
+    )
     shown = table.lines(estimate)
     assert (
         shown[0].split()
@@ -138,7 +140,7 @@ def test_lines() -> None:
     )
     assert shown[1].split() == "a full 20 1,234 20 s 100 10 s 30 s 3.0 GiB unlearning".split()
     assert "80 min" in shown[2] and "40 min" in shown[2] and "2.0 h" in shown[2]
-    assert "b: needs --retain" in shown
+    assert "b: needs --retain" in shown and "c: cannot" in shown
     expected = "no as asked, with full (40 GiB while unlearning); yes with --subspace lora (9.0 GiB while saving)"
     assert shown[-1] == f"fits in 24 GB: {expected}"
     tight = (*fits[:1], replace(fits[1], fits=False), Fit("--context 128", "lora", 8 * GIB, "saving", False))

@@ -65,7 +65,8 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """All of a plan's figures. `missing`: methods that need an input that was not given, and which.
+    """All of a plan's figures. `missing`: methods that need an input that was not given, and which;
+    `refused`: those that cannot work on this model, and why.
 
     `room`: by a memory's name, what was tried with it, the last one first to fit; `interpreter`: bytes that Python
     and its libraries take beside (0 where the memory is a GPU's).
@@ -73,6 +74,7 @@ class Estimate:
 
     methods: tuple[Cost, ...]
     missing: Mapping[str, str]
+    refused: Mapping[str, str]
     retraining: Cost | None
     room: Mapping[str, tuple[Fit, ...]]
     interpreter: int

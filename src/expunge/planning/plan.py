@@ -1,5 +1,6 @@
 """A whole plan: every method that was asked for, retraining, and what fits into how much memory."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,12 +9,13 @@ from expunge import registry
 from expunge.config.commands import Plan, Unlearn
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
+from expunge.errors import InputError
 from expunge.intake.sets import lacking
 from expunge.loop.training import Training
 from expunge.loop.trial import method_of
 from expunge.loop.twins import rendered_without
 from expunge.method import Method
-from expunge.planning.estimate import Estimate, Estimator
+from expunge.planning.estimate import Cost, Estimate, Estimator
 from expunge.planning.rows import Rows
 from expunge.planning.table import gib
 from expunge.runs.distributed import Runtime
@@ -32,7 +34,7 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
     lacks = {name: lacking(method.needs, rows.splits, bool(config.base)) for name, method in methods.items()}
     missing = {name: lack.flags for name, lack in lacks.items() if lack}
     possible = {name: method for name, method in methods.items() if name not in missing}
-    costs = tuple(estimator.unlearning(name, method) for name, method in possible.items())
+    costs, refused = _costs(estimator, possible, config.method == "all")
     retraining = None
     if "train" in rows.checked.sets:
         given = rows.checked.sets["train"].rows
@@ -40,14 +42,30 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
         retraining = estimator.retraining(kept, training)
         missing |= {} if config.base else {"retraining": "--base"}
     room = {}
-    if possible:
-        first = possible.get(DEFAULT) or next(iter(possible.values()))
+    if costs:
+        first = possible[DEFAULT if any(cost.name == DEFAULT for cost in costs) else costs[0].name]
         sizes = {
             f"{config.memory:g} GB": int(config.memory * 2**30),
             f"this machine's free {gib(estimator.free)}": estimator.free,
         }
         room = {name: estimator.room(first, size) for name, size in sizes.items()}
-    return Estimate(costs, missing, retraining, room, estimator.interpreter)
+    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter)
+
+
+def _costs(
+    estimator: Estimator, methods: Mapping[str, Method], several: bool
+) -> tuple[tuple[Cost, ...], dict[str, str]]:
+    """Of each method; where there are several, what one of them says that cannot work on this model, by name."""
+    costs: list[Cost] = []
+    refused: dict[str, str] = {}
+    for name, method in methods.items():
+        try:
+            costs.append(estimator.unlearning(name, method))
+        except InputError as error:
+            if not several:
+                raise
+            refused[name] = str(error)
+    return tuple(costs), refused
 
 
 def _method(config: Plan, name: str) -> Method:

@@ -27,6 +27,7 @@ def lines(estimate: Estimate) -> list[str]:
     costs = [*estimate.methods, *([estimate.retraining] if estimate.retraining else [])]
     found = _table([HEADINGS, *map(_cells, costs)])
     found += [f"{name}: needs {what}" for name, what in estimate.missing.items()]
+    found += [f"{name}: {why}" for name, why in estimate.refused.items()]
     found.append(
         "at most, for one full attempt: runs that arrive early stop early, and attempts that fail can double the "
         "steps; times are this machine's, as busy as it is now, without files"
