@@ -55,9 +55,10 @@ class Problem:
     method may have its retain rows divided (see `divided`), "acceptance" among the parts: the rows that proposed steps
     are measured on. `movable` are the parameters that may move; `adapter` says that our own LoRA is on the model, not
     one that was given; `base` the base model's loss [forget rows], in nats per target, and `base_margins` its margin
-    [targets] of each of their targets, where a base model was given; `fitted` makes, of the problem that a method gets,
-    the state of a curvature that was fitted before, where one was given; `portions` how many tokens go through the
-    model at a time, the same for all stages.
+    [targets] of each of their targets, where a base model was given; `shared`, of a plan, names for linear weights the
+    first with the same input; `fitted` makes, of the problem that a method gets, the state of a curvature that was
+    fitted before, where one was given; `portions` how many tokens go through the model at a time, the same for all
+    stages.
     """
 
     model: Any
@@ -70,6 +71,7 @@ class Problem:
     movable: dict[str, Tensor] = field(default_factory=dict)
     base: NDArray[np.float64] | None = None
     base_margins: Tensor | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
     fitted: "Callable[[Problem], Mapping[str, Any]] | None" = None
     portions: Portions = field(default_factory=Portions)
 

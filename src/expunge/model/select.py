@@ -6,7 +6,7 @@ Linear layers are found by type (`nn.Linear`, GPT-2's `Conv1D`), never by name, 
 """
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
+from expunge.model import choice
 from expunge.model.layers import linear_weights, stack
 from expunge.runs import distributed, launcher
 
@@ -77,14 +78,14 @@ def select(
     asked: str,
     device: torch.device,
     layers: Callable[[int], Sequence[int]] | None = None,
-    linear: bool = False,
+    linear: str = "",
 ) -> Subspace:
     """Freezes everything but the chosen subspace. Raises `InputError` where it holds no parameter.
 
     A pattern matches parameter names with shell wildcards ("model.layers.3.*"). LoRA's B starts at zero, so at first
     only B has a gradient, and the wrapped model is exactly the original. `layers`: given how many decoder layers there
-    are, those that a method moves at most; `linear`: weights of linear layers alone, the output head excepted. The
-    subspace is then what it holds of them.
+    are, those that a method moves at most; `linear`: weights of linear layers of that kind or pattern alone
+    (see `model.choice`), the output head excepted. The subspace is then what it holds of them.
     """
     within = _within(model, layers, linear)
     check_subspace(asked, isinstance(model, PeftModel))
@@ -126,12 +127,34 @@ def select(
     return Subspace(model, movable, name, reason, adapter=False)
 
 
-def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: bool = False) -> Callable[[str], bool]:
+def moving(model: Any, subspace: str) -> Callable[[Iterable[str]], dict[str, torch.Size]]:
+    """Given names of linear layers, the shapes of the weights that have a gradient at first, if those may move; of
+    a model on which our own LoRA is not yet, of that B alone."""
+    weights = dict(model.named_parameters())
+    given = isinstance(model, PeftModel)
+
+    def shapes(names: Iterable[str]) -> dict[str, torch.Size]:
+        linear, wanted = linear_weights(model, weights), set(names)
+        if subspace == "lora" and not given:
+            found = {choice.layer_of(name): one for name, one in linear.items()}
+            return {f"{name}.lora_B": torch.Size((found[name].outputs, LORA_RANK)) for name in wanted}
+        return {
+            name: weights[name].shape
+            for name in linear
+            if choice.layer_of(name) in wanted
+            and (weights[name].requires_grad if given else subspace == "full" or fnmatch.fnmatchcase(name, subspace))
+        }
+
+    return shapes
+
+
+def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: str = "") -> Callable[[str], bool]:
     """Whether a module or parameter of that name may move."""
     if linear:
-        weights = set(linear_weights(model, dict(model.named_parameters())))
+        weights = linear_weights(model, dict(model.named_parameters())).keys()
+        wanted = choice.chosen(model, linear)
         within = _within(model, layers)
-        return lambda name: within(name) and (name in weights or f"{name}.weight" in weights)
+        return lambda name: within(name) and (name in wanted or (name in weights and choice.layer_of(name) in wanted))
     if layers is None:
         return lambda name: True
     names = stack(model).names()
