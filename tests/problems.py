@@ -223,7 +223,7 @@ def text_problem(
         name: one if isinstance(one, Split) else encoded(name, one, tokenizer, context) for name, one in rows.items()
     }
     with seeded(0):
-        chosen = select(model, subspace, runtime.device, moved, linear)
+        chosen = select(model, subspace, runtime.device, moved, "all" if linear else "")
     for tensor in chosen.movable.values():
         tensor.data = tensor.data.to(dtype)
     return problem_of(

@@ -173,6 +173,11 @@ class Curvature(Protocol):
         """At the most, while it is fitted and after, over parameters of these shapes; for plans."""
         ...
 
+    def whitened_bytes(self, shapes: Mapping[str, torch.Size], shared: Mapping[str, str]) -> int:
+        """The same where `whitening` releases the factors; `shared`: of linear weights the first with the same input,
+        where that is known."""
+        return self.bytes(shapes)
+
 
 def damping_for(
     state: CurvatureState, relative: float, absolute: float | None = None, per_layer: bool = False

@@ -25,6 +25,7 @@ from torch import Tensor
 from expunge.data.batches import Batch
 from expunge.data.passes import Passes
 from expunge.gradients.summed import Terms as Terms
+from expunge.model.choice import LinearLayers
 from expunge.optim.step_size import Measured, StepRule
 from expunge.problem import Problem, Split
 
@@ -64,12 +65,12 @@ class Needs:
     `retain`, `targets`: it is refused without rows to keep, or without anything to take targets from. `fewest_retain`:
     the fewest retain rows (the guard not counted) that it runs with. `parts`: weights of the parts that the retain rows
     are dealt into by hash, such as {"retain": 2, "curvature": 1, "acceptance": 1}; methods that propose need
-    "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the subspace only the weights of linear
-    layers move, the output head excepted; an adapter that was given is then merged and whole weights move, unless asked
-    otherwise; and where the problem asks for `low_rank`, it leaves the change as products. `replay`: text that it
-    samples from the original, which becomes the split "replay". `layers`: given how many decoder layers the model has,
-    which of them may move (0 is the one next to the embeddings); none: whatever the subspace holds. `factors`: the
-    curvature that may be given to it.
+    "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the subspace only weights of such linear
+    layers move; an adapter that was given is then merged and whole weights move, unless asked otherwise; and where the
+    problem asks for `low_rank`, it leaves the change as products. `replay`: text that it samples from the original,
+    which becomes the split "replay". `layers`: given how many decoder layers the model has, which of them may move (0
+    is the one next to the embeddings); none: whatever the subspace holds. `factors`: the curvature that may be given to
+    it.
     """
 
     retain: bool = False
@@ -77,7 +78,7 @@ class Needs:
     fewest_retain: int = 0
     parts: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, Kept] = field(default_factory=dict)
-    linear: bool = False
+    linear: LinearLayers | None = None
     replay: Replay | None = None
     layers: Callable[[int], Sequence[int]] | None = None
     factors: TwoFactors | None = None

@@ -74,6 +74,7 @@ def _unlearn(
         assembled = assemble(config, checked)
         base = trial.base_of(config, assembled)
     assembled.problem.fitted = given.state if given else None
+    linear = reuse.linear(given, config.options.needs.linear)
     _say_inputs(config, checked, assembled, say)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
@@ -84,11 +85,11 @@ def _unlearn(
     with save.atomic_folder(output) as folder:
         distributed.from_main((folder / "expunge").mkdir)
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
-            done = trial.run(config, assembled, base, folder, log, say, models.clock, checkpoints=begun.checkpoints)
+            done = trial.run(config, assembled, base, folder, log, say, models.clock, None, begun.checkpoints, linear)
         models.record("unlearned", lambda: done.delivered.problem, assembled.judged)
         details = {
             "subspace": applied.subspace(done.subspace),
-            "method": applied.method(config, done.outcome, given),
+            "method": applied.method(config, done, given),
             "save": done.delivered.saved,
             "history": done.outcome.history,
             "targets": done.outcome.targets,

@@ -55,10 +55,11 @@ class Problem:
     method may have its retain rows divided (see `divided`), "acceptance" among the parts: the rows that proposed steps
     are measured on. `movable` are the parameters that may move; `adapter` says that our own LoRA is on the model, not
     one that was given; `base` the base model's loss [forget rows], in nats per target, and `base_margins` its margin
-    [targets] of each of their targets, where a base model was given; `fitted` makes, of the problem that a method gets,
-    the state of a curvature that was fitted before, where one was given; `portions` how many tokens go through the
-    model at a time, the same for all stages; `low_rank`: the share of the change's squared norm that is to be
-    delivered as matrices of low rank (none: whole weights).
+    [targets] of each of their targets, where a base model was given; `shared`, of a plan, names for linear weights the
+    first with the same input; `fitted` makes, of the problem that a method gets, the state of a curvature that was
+    fitted before, where one was given; `portions` how many tokens go through the model at a time, the same for all
+    stages; `low_rank`: the share of the change's squared norm that is to be delivered as matrices of low rank (none:
+    whole weights).
     """
 
     model: Any
@@ -71,6 +72,7 @@ class Problem:
     movable: dict[str, Tensor] = field(default_factory=dict)
     base: NDArray[np.float64] | None = None
     base_margins: Tensor | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
     fitted: "Callable[[Problem], Mapping[str, Any]] | None" = None
     portions: Portions = field(default_factory=Portions)
     low_rank: float | None = None

@@ -67,16 +67,17 @@ class KFAC(Curvature):
         return True
 
     def init(self, problem: Problem, split: Split) -> CurvatureState:
-        layers = linear_weights(problem.model, problem.movable)
+        found = linear_weights(problem.model, problem.movable)
+        layers = {name: one for name, one in found.items() if not _feeds_zero(problem.movable, name)}
         if not layers:
             raise InputError(
                 "curvature kfac: no weight of a linear layer may move (the output head is none of them). Choose "
                 "another --subspace, such as full or lora."
             )
-        found = factors(problem, split, layers, self.labels, passes=1 if self.labels == "data" else self.passes)
+        made = factors(problem, split, layers, self.labels, passes=1 if self.labels == "data" else self.passes)
         diagonals = {
-            name: (found.outputs[name].diagonal(), found.inputs[leader].diagonal())
-            for name, leader in found.leaders.items()
+            name: (made.outputs[name].diagonal(), made.inputs[leader].diagonal())
+            for name, leader in made.leaders.items()
         }
         means = {name: float(s.double().mean() * a.double().mean()) for name, (s, a) in diagonals.items()}
         if broken := [name for name, mean in means.items() if not torch.isfinite(torch.tensor(mean))]:
@@ -86,11 +87,11 @@ class KFAC(Curvature):
         means = {name: mean for name, mean in means.items() if mean > 0}
         sizes = {name: layers[name].outputs * layers[name].inputs for name in means}
         whole = sum(mean * sizes[name] for name, mean in means.items()) / max(1, sum(sizes.values()))
-        leaders = _led(found.leaders, list(means))
-        tensors = {f"{leaders[name]} {INPUTS}": found.inputs[found.leaders[name]] for name in means}
-        tensors |= {f"{name} {OUTPUTS}": found.outputs[name] for name in means}
+        leaders = _led(made.leaders, list(means))
+        tensors = {f"{leaders[name]} {INPUTS}": made.inputs[made.leaders[name]] for name in means}
+        tensors |= {f"{name} {OUTPUTS}": made.outputs[name] for name in means}
         median = _median([diagonals[name] for name in means])
-        return CurvatureState(tensors, whole, median, means, len(split.rows), found.targets, {}, leaders)
+        return CurvatureState(tensors, whole, median, means, len(split.rows), made.targets, {}, leaders)
 
     def matvec(self, problem: Problem, state: CurvatureState, vector: Vector) -> dict[str, Tensor]:
         layers = _layers(problem, state)
@@ -148,6 +149,21 @@ class KFAC(Curvature):
     def bytes(self, shapes: Mapping[str, torch.Size]) -> int:
         """Each factor and what whitens it, in float32; as if no two layers shared an input."""
         return 8 * sum(size**2 for shape in shapes.values() if len(shape) == 2 for size in shape)
+
+    def whitened_bytes(self, shapes: Mapping[str, torch.Size], shared: Mapping[str, str]) -> int:
+        """Each factor in float32, or what whitens it in its place, that of a shared input once; and while the largest
+        is whitened, twice that in float64 and the result."""
+        layers = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+        inputs = {shared.get(name, name): columns for name, (_, columns) in layers.items()}
+        sizes = [*inputs.values(), *(rows for rows, _ in layers.values())]
+        return 4 * sum(size**2 for size in sizes) + 20 * max(sizes, default=0) ** 2
+
+
+def _feeds_zero(movable: Mapping[str, Tensor], name: str) -> bool:
+    """Whether it is A of a LoRA whose B is zero, as in a fresh one: no gradient comes to it, and its factors, as wide
+    as the model, would be made for nothing."""
+    other = name.replace(".lora_A.", ".lora_B.")
+    return other != name and other in movable and not bool(movable[other].any())
 
 
 def _led(leaders: Mapping[str, str], alive: Sequence[str]) -> dict[str, str]:

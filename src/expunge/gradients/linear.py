@@ -9,15 +9,14 @@ Shapes: T tokens, I layer input, O layer output.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge.data.batches import Batch
 from expunge.errors import InputError
 from expunge.gradients.capture import Capture, Use, capturing
-from expunge.model.layers import Linear
+from expunge.model.layers import Linear, leaders
 from expunge.model.losses import target_logits
 from expunge.problem import Problem
 
@@ -63,26 +62,13 @@ class Pairing:
 
 
 def shared_inputs(problem: Problem, layers: Mapping[str, Linear], batch: Batch) -> dict[str, str]:
-    """For each layer the first one that gets the very same input (q, k and v do), seen in one forward pass."""
-    names = {id(problem.movable[name]): name for name in layers}
-    seen: dict[tuple[int, tuple[int, ...]], str] = {}
-    leaders: dict[str, str] = {}
-    alive: list[Any] = []  # while an input lives, its address is nobody else's
+    """For each layer the first one that gets the very same input, seen in one forward pass."""
 
-    def look(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        name = names[id(module.weight)]
-        alive.append(arguments[0])
-        leaders[name] = seen.setdefault((arguments[0].data_ptr(), tuple(arguments[0].shape)), name)
-
-    owners = [one for one in problem.model.modules() if id(getattr(one, "weight", None)) in names]
-    handles = [module.register_forward_pre_hook(look) for module in owners]
-    try:
-        with torch.no_grad(), problem.runtime.autocast():
+    def run() -> None:
+        with problem.runtime.autocast():
             problem.model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: leaders.get(name, name) for name in layers}
+
+    return leaders(problem.model, layers, run)
 
 
 def flat(values: Tensor, attention: Tensor) -> Tensor:

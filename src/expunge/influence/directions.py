@@ -196,6 +196,11 @@ def passes_of(options: Stepping, problem: Problem, fits: float, solves: int, pro
     return fits * passing.fit + solves * passing.solve + products * passing.product
 
 
+def whitened_bytes_of(options: Fitting) -> Callable[[Mapping[str, torch.Size], Mapping[str, str]], int]:
+    """The same of one whose factors are released, and where it is known which layers share an input."""
+    return curvature_of(options.curvature, options.curvature_options).whitened_bytes
+
+
 def bytes_of(options: Fitting) -> Callable[[Mapping[str, torch.Size]], int]:
     """What the curvature of the options takes, from the shapes of what may move, for plans."""
     return curvature_of(options.curvature, options.curvature_options).bytes

@@ -11,9 +11,9 @@ from expunge.influence import directions, drift
 from expunge.influence.directions import Fit
 from expunge.intake.assembly import Assembled
 from expunge.loop.batch_tokens import begin
+from expunge.loop.moving import Moving, choose
 from expunge.method import TwoFactors
 from expunge.model.layers import Linear, linear_weights
-from expunge.model.select import Subspace, select
 from expunge.problem import Problem, Split, divided
 
 
@@ -24,7 +24,7 @@ class Fitted:
 
     fit: Fit
     rows: Split
-    subspace: Subspace
+    moving: Moving
     layers: dict[str, Linear]
     first: Split
     diagonals: dict[str, Tensor]
@@ -34,8 +34,8 @@ def fitted(config: Curvature, factors: TwoFactors, assembled: Assembled, say: Ca
     """At the original. The subspace is the one that a run with the same configuration takes. Raises `InputError`."""
     problem, needs = assembled.problem, config.options.needs
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
-    subspace = select(problem.model, config.subspace, problem.runtime.device, needs.layers, needs.linear)
-    say(f"subspace: {subspace.name} ({subspace.reason})")
+    chosen = choose(problem, needs, config.subspace, None, say)
+    subspace = chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
     begin(problem, subspace.name, config, say)
     problem = divided(problem, needs.parts)
@@ -43,7 +43,7 @@ def fitted(config: Curvature, factors: TwoFactors, assembled: Assembled, say: Ca
     first = few(rows)
     alone = drift.diagonals(factors_on(problem, first, factors))
     fit = directions.fit_on(problem, rows, factors, per_layer=True)
-    return Fitted(fit, rows, subspace, linear_weights(problem.model, problem.movable), first, alone)
+    return Fitted(fit, rows, chosen, linear_weights(problem.model, problem.movable), first, alone)
 
 
 def few(rows: Split) -> Split:

@@ -18,10 +18,12 @@ from expunge.influence.low_rank import SHARE
 from expunge.intake.assembly import Assembled, load_other
 from expunge.loop.batch_tokens import begin
 from expunge.loop.delivery import Delivered, deliver, form_of
+from expunge.loop.moving import choose
 from expunge.loop.phases import apply
 from expunge.loop.watch import Log, Outcome
 from expunge.method import Method
-from expunge.model.select import Subspace, select
+from expunge.model.choice import Choice
+from expunge.model.select import Subspace
 from expunge.reference.cache import row_losses, target_margins
 from expunge.reference.replay import sample
 from expunge.runs import distributed
@@ -37,10 +39,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How the method's run went, what could move, and the model as it was written and read back."""
+    """How the method's run went, what could move (of which linear layers, where the method moves those alone), and the
+    model as it was written and read back."""
 
     outcome: Outcome
     subspace: Subspace
+    linear: Choice | None
     delivered: Delivered
 
 
@@ -62,19 +66,20 @@ def run(
     clock: Clock,
     tokens: int | None = None,
     checkpoints: Checkpoints | None = None,
+    linear: str | None = None,
 ) -> Trial:
     """Unlearns the assembled problem's model, which is consumed, and writes it to `folder`.
 
-    `base`: what the base model makes of the forget rows, where there is one; `tokens`: a budget (see `apply`).
+    `base`: what the base model makes of the forget rows, where there is one; `tokens`: a budget (see `apply`);
+    `linear`: the layers of a curvature that was given.
     """
     problem = assembled.problem
     kept = checkpoints.load(CHOICES) if checkpoints else None
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
-    asked = kept["subspace"] if kept else config.subspace
-    needs = config.options.needs
-    subspace = select(problem.model, asked, problem.runtime.device, needs.layers, needs.linear)
-    subspace = replace(subspace, reason=kept["reason"]) if kept else subspace
-    say(f"subspace: {subspace.name} ({subspace.reason})")
+    if kept:
+        config, linear = replace(config, subspace=kept["subspace"]), kept["linear"]
+    chosen = choose(problem, config.options.needs, config.subspace, linear, say)
+    subspace = replace(chosen.subspace, reason=kept["reason"]) if kept else chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
     whole = subspace.name not in ("adapter", "lora")
     form = form_of(config, whole)
@@ -85,9 +90,8 @@ def run(
     if kept:
         problem.portions.load_state_dict(kept["portions"])
     elif checkpoints:
-        checkpoints.save(
-            CHOICES, {"subspace": subspace.name, "reason": subspace.reason, "portions": problem.portions.state_dict()}
-        )
+        choices = {"subspace": subspace.name, "reason": subspace.reason, "portions": problem.portions.state_dict()}
+        checkpoints.save(CHOICES, choices | {"linear": chosen.linear.which if chosen.linear else None})
     with clock.stage("unlearn"):
         outcome = apply(config.options, problem, log, tokens, checkpoints)
     if problem.portions.halvings:
@@ -98,7 +102,7 @@ def run(
     say(f"stopped after {outcome.steps} steps: {outcome.stopped}")
     with clock.stage("save"):
         delivered = deliver(config, problem, folder, assembled, say, form, outcome.change)
-    return Trial(outcome, subspace, delivered)
+    return Trial(outcome, subspace, chosen.linear, delivered)
 
 
 def base_of(config: commands.Unlearn, assembled: Assembled) -> Base | None:

@@ -37,7 +37,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 
 from expunge.config.bounds import AtLeast, Between, Count, Positive
@@ -51,23 +50,14 @@ from expunge.influence import directions, dual, durable, low_rank
 from expunge.influence.dual import RowPairs
 from expunge.influence.margin_pairs import margin_pairs
 from expunge.influence.needs import Tokens, needs, token_weights
-from expunge.method import (
-    ACCEPTANCE,
-    Method,
-    Needs,
-    Phase,
-    Proposal,
-    Propose,
-    Repeat,
-    State,
-    Transform,
-    TwoFactors,
-)
+from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State, Transform, TwoFactors
+from expunge.model import choice
+from expunge.model.choice import AUTO, LinearLayers
 from expunge.optim.step_size import Fixed, Measured, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import keep_distributions, target_margins
-from expunge.reference.replay import expected, sample
+from expunge.reference.kept import drawn, rows_to_keep, sampled, to_sample
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
@@ -75,8 +65,6 @@ AT = "pairs at"  # in `State.carried`: the weights at which the pairs of the com
 FITTED_AT = "fitted at"  # the same of the curvature, where it is not the original
 FITTED_FOR = "fitted for"  # the iteration that it was fitted for
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
-SAMPLED = 96  # texts of the original, where there are no retain rows
-SAMPLED_TOKENS = 64
 MOST_FITTED = 384
 
 
@@ -98,6 +86,9 @@ class MarginNewton(Method):
     """Of the needs, in all iterations but the last (our choice)."""
     restorations: Annotated[int, AtLeast(0)] = 2
     """Before each iteration but the first (our choice)."""
+    layers: str = AUTO
+    """Linear layers that move: all, mlp, attention, down (the MLPs' last), one of these in a part of the depth (down
+    8-23), a regular expression of names, or auto: as many as memory holds the curvature of (our choice)."""
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 16 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
@@ -114,6 +105,7 @@ class MarginNewton(Method):
 
     def __post_init__(self) -> None:
         check_values(self)
+        choice.check(self.layers)
         if not directions.curvature_of(self.curvature, self.curvature_options).has_factors:
             raise InputError(
                 f"curvature {self.curvature}: margin_newton steps through a product of two factors of each layer, and "
@@ -122,6 +114,7 @@ class MarginNewton(Method):
 
     @property
     def needs(self) -> Needs:
+        linear = LinearLayers(which=self.layers, bytes=directions.whitened_bytes_of(self))
         factors = TwoFactors(
             curvature=self.curvature,
             curvature_options=self.curvature_options,
@@ -129,10 +122,10 @@ class MarginNewton(Method):
             absolute_damping=self.absolute_damping,
             rows=self._rows_to_fit,
         )
-        return Needs(targets=True, parts={"retain": 4, "acceptance": 1}, linear=True, factors=factors)
+        return Needs(targets=True, parts={"retain": 4, "acceptance": 1}, linear=linear, factors=factors)
 
     def cost(self, problem: Problem) -> Passes:
-        kept = _rows_to_keep(problem) or expected(SAMPLED, SAMPLED_TOKENS, problem.rendering.context).split
+        kept = rows_to_keep(problem) or to_sample(problem)
         batches = [self._keep(kept, problem, number).windows for number in range(self._batches)]
         looked = [*batches, problem.splits["forget"].windows]
         return Passes(
@@ -144,13 +137,13 @@ class MarginNewton(Method):
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, needed=True)
         low_rank.begin(problem, state)
-        kept = _rows_to_keep(problem) or _sampled(problem, state)
+        kept = rows_to_keep(problem) or sampled(problem, state)
         state.caches["fit rows"] = self._fit(kept, problem)
         self._refit(problem, state, problem.fitted(problem) if problem.fitted else None)
         batches = [self._keep(kept, problem, number) for number in range(self._batches)]
         state.caches["keep"] = [(batch, keep_distributions(problem, batch)) for batch in batches]
         forget = problem.splits["forget"]
-        held = _drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
+        held = drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
         state.caches["rows"] = rows = forget.joined(held) if self.held_rows else forget
         with problem.original() as original:
             known = target_margins(problem, original, rows)
@@ -202,7 +195,7 @@ class MarginNewton(Method):
             step=Fixed(step=1.0),
             passes=self._passes(problem, {"forget": times, "held": 1.0}),
             optional=True,
-            bytes=lambda shapes: directions.bytes_of(self)(shapes) + 12 * sum(map(math.prod, shapes.values())),
+            bytes=lambda shapes: self._kept(problem, shapes) + 12 * sum(map(math.prod, shapes.values())),
         )
 
     def _low_rank(self, problem: Problem) -> tuple[Phase, ...]:
@@ -224,7 +217,7 @@ class MarginNewton(Method):
             propose=partial(self._remove, share, refit),
             step=Planned(),
             passes=self._passes(problem, {"forget": times, "held": times, "fit": float(bool(refit) and not restored)}),
-            bytes=directions.bytes_of(self),
+            bytes=partial(self._kept, problem),
         )
 
     def _restoration(self, problem: Problem, number: int, first: bool, refit: int) -> Propose:
@@ -238,14 +231,14 @@ class MarginNewton(Method):
             ),
             optional=True,
             unless=_at_rest,
-            bytes=directions.bytes_of(self),
+            bytes=partial(self._kept, problem),
         )
 
     def _passes(self, problem: Problem, times: Mapping[str, float]) -> dict[str, float]:
         """Of the rows in the system, a restoration's and the curvature's, as shares of splits that there are."""
         name = next((one for one in ("retain", "unseen") if one in problem.splits), "forget")
         windows = len(problem.splits[name].windows)
-        kept = _rows_to_keep(problem)
+        kept = rows_to_keep(problem)
         count = {
             "keep": len(self._keep(kept, problem, 0).windows) if kept else 0,
             "fit": len(self._fit(kept, problem).windows) if kept else 0,
@@ -260,22 +253,28 @@ class MarginNewton(Method):
         return self.restorations * (self.iterations - 1 + self.durable_rounds)
 
     def _rows_to_fit(self, problem: Problem) -> Split:
-        kept = _rows_to_keep(problem)
+        kept = rows_to_keep(problem)
         if kept is None:
             raise InputError(
                 "too few rows to keep: some measure steps, and none is left to fit on. Give more --retain."
             )
         return self._fit(kept, problem)
 
+    def _kept(self, problem: Problem, shapes: Mapping[str, torch.Size]) -> int:
+        """Bytes of the curvature; A of our own LoRA has none, unless it is fitted again once B has moved."""
+        dead = ".lora_A." if problem.adapter and not self.refit_every else None
+        alive = {name: shape for name, shape in shapes.items() if dead is None or dead not in name}
+        return directions.whitened_bytes_of(self)(alive, problem.shared)
+
     def _fit(self, kept: Split, problem: Problem) -> Split:
         forget = problem.splits.get("forget")
         usual = MOST_FITTED if forget is None else min(MOST_FITTED, max(64, 16 * len(forget.rows)))
         most = self.fit_rows or usual
-        return _drawn(kept, most, problem.seed, "fit")
+        return drawn(kept, most, problem.seed, "fit")
 
     def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
         most = self.keep_rows or min(128, max(16, 2 * len(problem.splits["forget"].rows)))
-        return _drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
+        return drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
 
     def _refit(self, problem: Problem, state: State, given: Mapping[str, Any] | None = None) -> None:
         """Fits the curvature at the current weights, or takes the state of one that was fitted before."""
@@ -399,26 +398,3 @@ def _at_rest(measured: Measured) -> str | None:
     """Why there is nothing to restore."""
     kl = measured.retain_kl
     return None if kl is None or kl > AT_REST else f"the retain KL of {kl:.2g} is as good as none"
-
-
-def _rows_to_keep(problem: Problem) -> Split | None:
-    """Retain rows and the target half of the holdout; None without retain rows to measure steps on."""
-    if "retain" not in problem.splits or ACCEPTANCE not in problem.splits:
-        return None
-    retain = problem.splits["retain"]
-    return retain.joined(problem.splits["unseen"]) if "unseen" in problem.splits else retain
-
-
-def _sampled(problem: Problem, state: State) -> Split:
-    """Text of the original's own, a fifth of it to measure steps on; with the target half of the holdout."""
-    found = sample(problem, SAMPLED, SAMPLED_TOKENS).split
-    places = range(len(found))
-    state.splits[ACCEPTANCE] = found.of([place for place in places if place % 5 == 0], ACCEPTANCE)
-    kept = found.of([place for place in places if place % 5], "keep")
-    return kept.joined(problem.splits["unseen"]) if "unseen" in problem.splits else kept
-
-
-def _drawn(split: Split, most: int, seed: int, name: str) -> Split:
-    """At most so many of the rows, drawn by the seed."""
-    places = np.random.default_rng(seed).permutation(len(split.rows))[:most]
-    return split.of(sorted(int(place) for place in places), name)

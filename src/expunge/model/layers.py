@@ -3,10 +3,11 @@
 Shapes: I layer input, O layer output.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -86,3 +87,35 @@ def linear_weights(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str,
             name, (rows, columns) = names[id(weight)], weight.shape
             found[name] = Linear(name, rows, columns) if plain else Linear(name, columns, rows, transposed=True)
     return found
+
+
+def shared_inputs(model: Any) -> dict[str, str]:
+    """`leaders` of all linear weights, in a pass over two tokens."""
+    layers = linear_weights(model, dict(model.named_parameters()))
+    ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+    return leaders(model, layers, lambda: model(input_ids=ids, use_cache=False))
+
+
+def leaders(model: nn.Module, layers: Mapping[str, Linear], run: Callable[[], Any]) -> dict[str, str]:
+    """For each linear layer the first that gets the very same input (q, k and v do), in the pass that `run` makes."""
+    own = dict(model.named_parameters())
+    names = {id(own[name]): name for name in layers}
+    seen: dict[tuple[Any, ...], str] = {}
+    found: dict[str, str] = {}
+    alive: list[Any] = []  # while an input lives, its storage is nobody else's
+
+    def look(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        name, came_in = names[id(module.weight)], arguments[0]
+        alive.append(came_in)
+        key = (came_in.untyped_storage()._cdata, came_in.storage_offset(), tuple(came_in.shape))
+        found[name] = seen.setdefault(key, name)
+
+    owners = [one for one in model.modules() if id(getattr(one, "weight", None)) in names]
+    handles = [module.register_forward_pre_hook(look) for module in owners]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found.get(name, name) for name in layers}

@@ -7,9 +7,9 @@ Linear layers are found by type (`nn.Linear`, GPT-2's `Conv1D`), never by name, 
 """
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
-from expunge.model import quantised
+from expunge.model import choice, quantised
 from expunge.model.layers import linear_weights, stack
 from expunge.model.save import merge
 from expunge.runs import distributed, launcher
@@ -75,6 +75,27 @@ def choose_of_adapter(
     return ("full", f"{MERGED}; {reason}") if name == "full" else ("adapter", f"{OWN}; {reason}")
 
 
+class Opened(NamedTuple):
+    """The model of which a subspace is chosen, the subspace as far as that decided, and why ("": nothing was)."""
+
+    model: Any
+    asked: str
+    reason: str
+
+
+def opened(model: Any, asked: str, linear: bool, device: torch.device) -> Opened:
+    """An adapter as it is, or merged into its base where whole weights are to move (see `choose_of_adapter`).
+
+    Raises `InputError` for a subspace that the kind of model does not have.
+    """
+    check_subspace(asked, isinstance(model, PeftModel), scheme := quantised.scheme(model.config))
+    if not isinstance(model, PeftModel):
+        return Opened(model, asked, "")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    name, reason = choose_of_adapter(asked, linear, scheme, count, device)
+    return Opened(merge(model, adapter=True) if name == "full" else model, name, reason)
+
+
 def check_subspace(asked: str, is_adapter: bool, scheme: str | None = None) -> None:
     """Raises `InputError` for a subspace that the kind of model does not have."""
     if is_adapter and asked not in ("auto", "adapter", "full"):
@@ -103,24 +124,21 @@ def select(
     asked: str,
     device: torch.device,
     layers: Callable[[int], Sequence[int]] | None = None,
-    linear: bool = False,
+    linear: str = "",
 ) -> Subspace:
     """Freezes everything but the chosen subspace. Raises `InputError` where it holds no parameter.
 
     A pattern matches parameter names with shell wildcards ("model.layers.3.*"). LoRA's B starts at zero, so at first
     only B has a gradient, and the wrapped model is exactly the original. `layers`: given how many decoder layers there
-    are, those that a method moves at most; `linear`: weights of linear layers alone, the output head excepted. The
-    subspace is then what it holds of them.
+    are, those that a method moves at most; `linear`: weights of linear layers of that kind or pattern alone
+    (see `model.choice`), the output head excepted. The subspace is then what it holds of them.
     """
-    count, name, reason = sum(parameter.numel() for parameter in model.parameters()), "", ""
-    check_subspace(asked, isinstance(model, PeftModel), scheme := quantised.scheme(model.config))
-    if isinstance(model, PeftModel):
-        name, reason = choose_of_adapter(asked, linear, scheme, count, device)
-        if name == "adapter":
-            return _own(model, reason, _within(model, layers, linear))
-        model = merge(model, adapter=True)
+    model, asked, merged = opened(model, asked, bool(linear), device)
     within = _within(model, layers, linear)
-    name, reason = (name, reason) if name else choose(asked, count, device)
+    if isinstance(model, PeftModel):
+        return _own(model, merged, within)
+    name, reason = choose(asked, sum(parameter.numel() for parameter in model.parameters()), device)
+    reason = merged or reason
     if name == "lora":
         wrapped = get_peft_model(
             model.requires_grad_(False),
@@ -152,12 +170,34 @@ def select(
     return Subspace(model, movable, name, reason, adapter=False)
 
 
-def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: bool = False) -> Callable[[str], bool]:
+def moving(model: Any, subspace: str) -> Callable[[Iterable[str]], dict[str, torch.Size]]:
+    """Given names of linear layers, the shapes of the weights that have a gradient at first, if those may move; of
+    a model on which our own LoRA is not yet, of that B alone."""
+    weights = dict(model.named_parameters())
+    given = isinstance(model, PeftModel)
+
+    def shapes(names: Iterable[str]) -> dict[str, torch.Size]:
+        linear, wanted = linear_weights(model, weights), set(names)
+        if subspace == "lora" and not given:
+            found = {choice.layer_of(name): one for name, one in linear.items()}
+            return {f"{name}.lora_B": torch.Size((found[name].outputs, LORA_RANK)) for name in wanted}
+        return {
+            name: weights[name].shape
+            for name in linear
+            if choice.layer_of(name) in wanted
+            and (weights[name].requires_grad if given else subspace == "full" or fnmatch.fnmatchcase(name, subspace))
+        }
+
+    return shapes
+
+
+def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: str = "") -> Callable[[str], bool]:
     """Whether a module or parameter of that name may move."""
     if linear:
-        weights = set(linear_weights(model, dict(model.named_parameters())))
+        weights = linear_weights(model, dict(model.named_parameters())).keys()
+        wanted = choice.chosen(model, linear)
         within = _within(model, layers)
-        return lambda name: within(name) and (name in weights or f"{name}.weight" in weights)
+        return lambda name: within(name) and (name in wanted or (name in weights and choice.layer_of(name) in wanted))
     if layers is None:
         return lambda name: True
     names = stack(model).names()

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from expunge.model import layers
 from expunge.model.losses import nll, read_logits
 from expunge.model.recompute import recompute_layers, recomputes
 from expunge.model.select import select
@@ -84,7 +85,7 @@ def blueprint(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     layers: Callable[[int], Sequence[int]] | None = None,
-    linear: bool = False,
+    linear: str = "",
 ) -> Blueprint:
     """The model of a configuration on the meta device. Raises `InputError` for a subspace that it does not have."""
     transformers_logging.set_verbosity_error()
@@ -216,6 +217,12 @@ def cache_bytes(model: Any) -> int:
         cache = model(input_ids=ids, use_cache=True).past_key_values
     kept = [getattr(layer, part, None) for layer in getattr(cache, "layers", ()) for part in ("keys", "values")]
     return int(sum(tensor.nbytes for tensor in kept if tensor is not None)) // 4
+
+
+def shared_inputs(model: Any) -> dict[str, str]:
+    """`layers.shared_inputs` of a model without data."""
+    with _Live([]), _Fused():
+        return layers.shared_inputs(model)
 
 
 def counter() -> FlopCounterMode:

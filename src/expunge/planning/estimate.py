@@ -21,11 +21,12 @@ from expunge.intake import assembly
 from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
 from expunge.loop.training import Training
-from expunge.method import Method
+from expunge.method import Method, Needs
 from expunge.model import generation, load
+from expunge.model.choice import Choice, choose
 from expunge.model.load import DTYPES
-from expunge.model.select import free_memory
-from expunge.model.trace import Curve
+from expunge.model.select import free_memory, moving
+from expunge.model.trace import Blueprint, Curve
 from expunge.planning import memory
 from expunge.planning.memory import Builder, Memory, Setting
 from expunge.planning.rows import Rows
@@ -38,7 +39,8 @@ CONTEXTS = (512, 256, 128)
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Steps; row passes of them; FLOPs of them and of measuring and generating; peak memory; seconds without files, of
-    the whole; and of these what measuring the models takes beside (generating counts in seconds, not in row passes)."""
+    the whole; and of these what measuring the models takes beside (generating counts in seconds, not in row passes);
+    which linear layers move, where the method moves those alone."""
 
     name: str
     subspace: str
@@ -50,6 +52,7 @@ class Cost:
     seconds: float
     measuring_passes: float
     measuring_seconds: float
+    linear: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Fit:
     peak: int
     when: str
     fits: bool
+    linear: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class Estimator:
         self.free = free_memory(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
         given = load.adapter_of(str(config.model)) is not None
+        self.given = given
         self.asked = "lora" if given else config.subspace  # an adapter that was given is planned for as our own LoRA
         saved = "adapter" if given and config.save == "auto" else config.save
         self.setting = Setting(self.asked, saved, shipped, bool(config.base), bool(config.retrained))
@@ -109,12 +114,13 @@ class Estimator:
     def unlearning(self, name: str, method: Method) -> Cost:
         """The cost of one method."""
         subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
-        needs, work = method.needs, self._work(method, self.rows, subspace)
+        linear, needs = self._linear(method.needs, subspace, self.setting.subspace, self.free)
+        work = self._work(method, needs, self.rows, subspace)
         used = memory.unlearning(
             self.builder, needs, work.steps, work.beside, self.setting, self.runtime.device, self.free
         )
-        moving = self.builder.blueprint(subspace, torch.float32, needs.layers, needs.linear).moving
-        return self._cost(name, subspace, moving, work, used)
+        moving = self._made(needs, subspace).moving
+        return replace(self._cost(name, subspace, moving, work, used), linear=linear)
 
     def retraining(self, kept: Sequence[Row], chosen: Training) -> Cost:
         """The cost of the retrained twin on the rows that are left."""
@@ -132,15 +138,15 @@ class Estimator:
         A curvature may take `STATE_SHARE` of what the weights leave, or it is refused when it is fitted.
         """
         tried: list[Fit] = []
-        needs = method.needs
         for flags, setting, rows in self._variants(size):
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
-            work = self._work(method, rows, subspace)
+            linear, needs = self._linear(method.needs, subspace, setting.subspace, size)
+            work = self._work(method, needs, rows, subspace)
             used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, size)
             weights = self.builder.blueprint(subspace, self.builder.working_dtype(setting.subspace, size)).weight_bytes
             refused = work.steps.bytes > STATE_SHARE * max(0, size - weights)
             peak, when = used.peak + self.interpreter, "fitting the curvature" if refused else used.when
-            tried.append(Fit(flags, subspace, peak, when, peak <= size and not refused))
+            tried.append(Fit(flags, subspace, peak, when, peak <= size and not refused, linear))
             if tried[-1].fits:
                 break
         return tuple(tried)
@@ -157,10 +163,24 @@ class Estimator:
             if context < self.rows.longest:
                 yield f"--subspace lora --context {context}", lora, self.rows.cut(context)
 
-    def _work(self, method: Method, rows: Rows, subspace: str) -> Work:
-        needs = method.needs
-        movable = self.builder.blueprint(subspace, torch.float32, needs.layers, needs.linear).movable
-        problem = rows.problem(self.runtime, self.config.seed, movable)
+    def _made(self, needs: Needs, subspace: str) -> Blueprint:
+        which = needs.linear.which if needs.linear else ""
+        found: Blueprint = self.builder.blueprint(subspace, torch.float32, needs.layers, which)
+        return found
+
+    def _linear(self, needs: Needs, subspace: str, asked: str, size: int) -> tuple[Choice | None, Needs]:
+        """Which linear layers would move with so much free memory, and the needs with them in place of `auto`."""
+        if needs.linear is None:
+            return None, needs
+        model = self.builder.plain().model
+        left = size - self.builder.blueprint(subspace, self.builder.working_dtype(asked, size)).weight_bytes
+        found = choose(model, needs.linear, moving(model, subspace), left, self.builder.shared())
+        return found, replace(needs, linear=replace(needs.linear, which=found.which))
+
+    def _work(self, method: Method, needs: Needs, rows: Rows, subspace: str) -> Work:
+        problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable)
+        if needs.linear:
+            problem.shared, problem.adapter = self.builder.shared(), subspace == "lora" and not self.given
         problem.fitted = (lambda problem: {}) if self.config.curvature else None
         found = phases.cost(method, problem)
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)

@@ -14,7 +14,7 @@ import torch
 from expunge.data.passes import Passes, Shape, Weighed
 from expunge.method import Needs
 from expunge.model.select import choose
-from expunge.model.trace import MOMENTS, SINGLE, Blueprint, Stack, blueprint
+from expunge.model.trace import MOMENTS, SINGLE, Blueprint, Stack, blueprint, shared_inputs
 from expunge.reference.cache import EXACT_UP_TO, KEPT
 
 
@@ -40,7 +40,7 @@ class Builder:
     def __init__(self, shape: Any, stored: torch.dtype, trust_remote_code: bool, recompute: bool = False) -> None:
         self.stored, self.width = stored, shape.get_text_config().hidden_size
         self.blueprint = cache(
-            lambda subspace, dtype, layers=None, linear=False: blueprint(
+            lambda subspace, dtype, layers=None, linear="": blueprint(
                 shape, subspace, dtype, trust_remote_code, layers, linear
             )
         )
@@ -50,6 +50,7 @@ class Builder:
                 shape.windows, shape.width, shape.targets, training
             )
         )
+        self.shared = cache(lambda: shared_inputs(self.plain().model))
         self._cache = cache(lambda dtype: self.stack("full", dtype).cache_bytes())
 
     def working_dtype(self, subspace: str, free: int) -> torch.dtype:
@@ -109,7 +110,7 @@ def unlearning(
     """
     subspace = builder.chosen(setting.subspace, device, free)
     dtype = builder.working_dtype(setting.subspace, free)
-    made: Blueprint = builder.blueprint(subspace, dtype, needs.layers, needs.linear)
+    made: Blueprint = builder.blueprint(subspace, dtype, needs.layers, needs.linear.which if needs.linear else "")
     single, weights, moved = SINGLE * made.total, made.weight_bytes, SINGLE * made.moving
     adapter = moved if subspace == "lora" else 0
     measuring = builder.measuring_pass(judging, dtype)

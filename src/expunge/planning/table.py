@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from expunge.config.commands import Unlearn
+from expunge.model.choice import Choice
 from expunge.planning.estimate import Cost, Estimate, Fit
 
 DEFAULT = Unlearn().method
@@ -26,6 +27,7 @@ def lines(estimate: Estimate) -> list[str]:
     """Table, recommendation (beside the default method, or the one that was named) and what fits."""
     costs = [*estimate.methods, *([estimate.retraining] if estimate.retraining else [])]
     found = _table([HEADINGS, *map(_cells, costs)])
+    found += [f"{cost.name}: moves {layers(cost.linear)}" for cost in costs if cost.linear]
     found += [f"{name}: needs {what}" for name, what in estimate.missing.items()]
     found += [f"{name}: {why}" for name, why in estimate.refused.items()]
     found.append(
@@ -61,6 +63,11 @@ def recommendation(unlearning: Cost, retraining: Cost | None) -> str:
     return f"recommended: unlearn. Retraining takes {share:.1f} times as long as {unlearning.name} at its most"
 
 
+def layers(linear: Choice) -> str:
+    """Which linear layers move, and what is kept of them."""
+    return f"layers {linear.which} ({linear.layers}), with {gib(linear.bytes)} for their curvature"
+
+
 def fits(name: str, tried: Sequence[Fit]) -> str:
     """Whether a run fits into a memory, and with which flags."""
     first, last = tried[0], tried[-1]
@@ -88,7 +95,8 @@ def duration(seconds: float) -> str:
 
 
 def _peak(one: Fit) -> str:
-    return f"{gib(one.peak)} while {one.when}"
+    linear = f", layers {one.linear.which}" if one.linear else ""
+    return f"{gib(one.peak)} while {one.when}{linear}"
 
 
 def _cells(cost: Cost) -> tuple[str, ...]:

@@ -122,6 +122,7 @@ def write(
 ) -> None:
     """Both files. `identity` of the model; no row's text is written."""
     secret, state = hashing.key(), made.fit.state
+    subspace, linear = made.moving.subspace, made.moving.linear.which if made.moving.linear else None
     Checkpoints(folder).save(TENSORS, {"state": state.state_dict(), "first": made.diagonals})
     ids = [hashing.keyed_hash(row.content, secret) for row in made.rows.rows]
     content = {
@@ -132,11 +133,11 @@ def write(
         "curvature": factors.curvature,
         "curvature_options": asdict(made.fit.curvature),  # type: ignore[call-overload]
         "damping": {"relative": factors.damping, "absolute": factors.absolute_damping},
-        "subspace": {"name": made.subspace.name, "seed": config.seed if made.subspace.adapter else None},
+        "subspace": {"name": subspace.name, "seed": config.seed if subspace.adapter else None, "linear": linear},
         "layers": {name: _layer(state, name, one) for name, one in made.layers.items() if name in state.alive},
         "without_gradient": [name for name in made.layers if name not in state.alive],
         "rendering": asdict(rendering),
-        "dtype": str(next(iter(made.subspace.model.parameters())).dtype).removeprefix("torch."),
+        "dtype": str(next(iter(subspace.model.parameters())).dtype).removeprefix("torch."),
         "tensors": hashing.full_hash(folder / f"{TENSORS}.safetensors"),
         "created": environment.environment()["created"],
         "versions": environment.versions(),
@@ -201,7 +202,12 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     ),
     "curvature": lambda value: isinstance(value, str),
     "curvature_options": lambda value: isinstance(value, dict),
-    "subspace": lambda value: isinstance(value, dict) and isinstance(value.get("name"), str) and "seed" in value,
+    "subspace": lambda value: (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and type(value.get("seed", "")) in (int, type(None))
+        and isinstance(value.get("linear", ""), str | None)
+    ),
     "layers": lambda value: (
         isinstance(value, dict)
         and all(map(_one_layer, value.values()))

@@ -21,6 +21,7 @@ from expunge.intake.sets import Checked, trust
 from expunge.loop import fitting
 from expunge.method import ACCEPTANCE, TwoFactors
 from expunge.model import load, trace
+from expunge.model.choice import AUTO, LinearLayers
 from expunge.model.layers import linear_weights
 from expunge.problem import Problem, Split
 from expunge.records import factors, hashes
@@ -102,6 +103,18 @@ def hashed(found: Given | None) -> dict[str, str]:
     return {"curvature": found.artefact.hash} if found else {}
 
 
+def linear(found: Given | None, asked: LinearLayers | None) -> str | None:
+    """Which linear layers move: those of the curvature where that was left to us."""
+    return _linear(found.artefact, asked) if found else None
+
+
+def _linear(artefact: Artefact, asked: LinearLayers | None) -> str | None:
+    if asked is None:
+        return None
+    own: str | None = artefact.content["subspace"]["linear"]
+    return own if asked.which == AUTO else asked.which
+
+
 def with_its_subspace(config: Unlearn, found: Given | None) -> Unlearn:
     """The configuration with the curvature's subspace where that was left to us."""
     if found is None or config.subspace != "auto":
@@ -142,7 +155,8 @@ def _check_settings(artefact: Artefact, config: Unlearn, wanted: TwoFactors) -> 
         return  # whose layers are known once it is loaded
     needs, allowed = config.options.needs, trust(config)
     shape = load.load_config(str(config.model), allowed)
-    made = trace.blueprint(shape, name, torch.float32, allowed.remote_code, needs.layers, needs.linear)
+    which = _linear(artefact, needs.linear) or ""
+    made = trace.blueprint(shape, name, torch.float32, allowed.remote_code, needs.layers, which)
     layers = linear_weights(made.model, made.movable)
     _check_layers(artefact, {name: (one.outputs, one.inputs) for name, one in layers.items()})
 

@@ -1,0 +1,38 @@
+"""What of the model may move: the subspace that was asked for, and of it what the method moves."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from expunge.method import Needs
+from expunge.model import choice
+from expunge.model.choice import Choice
+from expunge.model.layers import shared_inputs
+from expunge.model.select import Subspace, free_memory, moving, opened, select
+from expunge.model.select import choose as subspace_for
+from expunge.problem import Problem
+
+
+class Moving(NamedTuple):
+    """The subspace, and which linear layers of it, where the method moves those alone."""
+
+    subspace: Subspace
+    linear: Choice | None
+
+
+def choose(problem: Problem, needs: Needs, asked: str, linear: str | None, say: Callable[[str], None]) -> Moving:
+    """Freezes everything else, by the memory that is free now where that was left to us; `linear`: layers that were
+    chosen before, in place of the method's own. Raises `InputError`."""
+    device, found = problem.runtime.device, None
+    model, asked, reason = opened(problem.model, asked, needs.linear is not None, device)
+    if needs.linear:
+        total = sum(parameter.numel() for parameter in model.parameters())
+        name = subspace_for(asked, total, device)[0]
+        wanted = replace(needs.linear, which=linear or needs.linear.which)
+        found = choice.choose(model, wanted, moving(model, name), free_memory(device), shared_inputs(model))
+    subspace = select(model, asked, device, needs.layers, found.which if found else "")
+    subspace = replace(subspace, reason=reason or subspace.reason)
+    say(f"subspace: {subspace.name} ({subspace.reason})")
+    if found:
+        say(f"layers: {found.which} ({found.layers} linear layers, {found.bytes / 2**30:.2f} GiB for their curvature)")
+    return Moving(subspace, found)
