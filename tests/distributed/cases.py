@@ -232,14 +232,20 @@ def budget(problem: Problem) -> Found:
 
 def method(name: str) -> Found:
     """All phases of a method, ten steps of each; one that names layers has two to choose from."""
-    made = short(name, **FEW | OWN.get(name, {}))
+    return run(short(name, **FEW | OWN.get(name, {})))
+
+
+def run(made: Any, low_rank: float | None = None) -> Found:
+    """A method of one layer's whole weights, or of two; in low rank also the products."""
     needs = made.needs
     problem = problem_of(layers=2 if needs.layers else 1, moved=needs.layers, linear=needs.linear)
+    problem = replace(problem, low_rank=low_rank)
     torch.manual_seed(0)
     outcome = apply(made, problem, lambda entry: None)
     found = problem.snapshot() | {"steps": outcome.steps, "tokens": outcome.tokens, "stopped": outcome.stopped}
     found |= {f"step {place}": proposal["step"] for place, proposal in enumerate(outcome.proposals)}
     found |= {f"loss at {check['step']}": check["forget"] for check in outcome.history if "forget" in check}
+    found |= {f"{name} {side}": part for name, one in outcome.change.items() for side, part in one.items()}
     return found | {f"target {place}": value for place, value in enumerate(outcome.targets or [])}
 
 
@@ -306,6 +312,7 @@ def sound() -> dict[str, Callable[[], Found]]:
         "noise estimates": lambda: estimates(problem_of(), {"noise": NOISE}),
         "retain budget": lambda: budget(problem_of()),
         "scores": lambda: scores(problem_of()),
+        "a change in low rank": lambda: run(short("margin_newton", refit_every=2, held_rows=2, iterations=3), 0.8),
         "fewer windows than processes": fewer_windows_than_processes,
         "deciding alike": own_order,
     }

@@ -64,6 +64,7 @@ class Case:
     method: str
     options: tuple[tuple[str, Any], ...] = ()
     tokens: int | None = None
+    low_rank: bool = False  # of whole weights, to be delivered as products
 
     def made(self) -> Any:
         if self.method == "carrying":
@@ -123,6 +124,8 @@ REMOVAL = (("cycles", 3), ("restore", True), ("step", "fixed"), ("step_size", 1e
 BLOCK = (*REMOVAL, ("curvature", "block"), ("curvature_options", {"gradients": 8}))
 SLOW = Case("loss_matching", (("steps", 40), ("learning_rate", None)))  # long enough for its course to be steered
 REFRESHED = Case("libu", (("steps", 24),))  # long enough for a refresh after a checkpoint
+REFITTED = Case("margin_newton", (("refit_every", 1), ("held_rows", 3), ("iterations", 3)))
+LOW_RANK = Case("margin_newton", (("refit_every", 2), ("iterations", 3)), low_rank=True)
 MEASURED = Case("ng_diff", (("epochs", 5), ("refresh_every", 4), ("first_rate", 0.3)))
 """With checkpoints between two measurements, of a step that is long enough for a bend to be seen."""
 CASES = [Case(name) for name in METHODS] + [
@@ -136,6 +139,8 @@ CASES = [Case(name) for name in METHODS] + [
     SLOW,
     REFRESHED,
     MEASURED,
+    REFITTED,
+    LOW_RANK,
 ]
 UNDISTURBED: dict[str, "End"] = {}
 
@@ -151,7 +156,8 @@ class End:
 
 
 def problem_of(case: Case) -> Problem:
-    return problem_for("fisher_removal" if case.method == "carrying" else case.method, "lora")
+    name = "fisher_removal" if case.method == "carrying" else case.method
+    return replace(problem_for(name, "full"), low_rank=0.8) if case.low_rank else problem_for(name, "lora")
 
 
 def whole(case: Case, folder: Path | None, lives: int = 10**9, where: str = ANYWHERE) -> End:
@@ -248,6 +254,8 @@ LEFT_OUT: dict[str, tuple[Case, Callable[[pytest.MonkeyPatch], None]]] = {
     TOKENS: (Case("fisher_removal", REMOVAL), without("outcome", "tokens", instead=0)),
     "what phases carry": (Case("fisher_removal", REMOVAL), without("carried", instead={})),
     "what a descent carries": (MEASURED, without("carried", instead={})),
+    "where pairs and fits were taken": (REFITTED, without("carried", instead={})),
+    "the span of a change": (LOW_RANK, without("carried", "span", instead={})),
     "the carried rates": (Case("carrying"), without("carried", "rates", instead=(1e-3,))),
     STEPS: (Case("fisher_removal", REMOVAL), without("outcome", "steps", instead=0)),
 }

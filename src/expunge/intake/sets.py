@@ -72,7 +72,8 @@ def check(
                 load.check(one, role, trust(inputs), weights)
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
-    check_kinds(inputs, load.quantisation(given.base if given else inputs.model), needs is None or needs.linear is not None)
+    linear = needs is None or needs.linear is not None
+    check_kinds(inputs, load.quantisation(given.base if given else inputs.model), linear)
     sets = read_sets(inputs)
     parts = _parts(sets)
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None

@@ -205,7 +205,8 @@ class MarginNewton(Method):
         return cut, last, Transform(apply=low_rank.product, name="product")
 
     def _narrow(self, problem: Problem, state: State) -> None:
-        self._fitted(problem, state, 0)
+        with torch.enable_grad():  # a run that goes on may have to fit it again
+            self._fitted(problem, state, 0)
         state.carried.pop(AT, None)  # of a restoration that no removal came after
         state.caches.pop("pairs", None)
         low_rank.narrow(problem, state, state.caches["whitening"])
