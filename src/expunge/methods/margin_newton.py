@@ -37,7 +37,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 
 from expunge.config.bounds import AtLeast, Between, Count, Positive
@@ -51,19 +50,18 @@ from expunge.influence import directions, dual, durable
 from expunge.influence.dual import RowPairs
 from expunge.influence.margin_pairs import margin_pairs
 from expunge.influence.needs import Tokens, needs, token_weights
-from expunge.method import ACCEPTANCE, Method, Needs, Phase, Proposal, Propose, Repeat, State
+from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State
 from expunge.optim.step_size import Fixed, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import keep_distributions, target_margins
-from expunge.reference.replay import expected, sample
+from expunge.reference.replay import expected
+from expunge.reference.rows_to_keep import SAMPLED, SAMPLED_TOKENS, drawn, rows_to_keep, sampled
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT = "pairs at"  # in `State.carried`: the weights at which the pairs of the coming step were taken
 FITTED_AT = "fitted at"  # the same of the curvature, where it is not the original
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
-SAMPLED = 96  # texts of the original, where there are no retain rows
-SAMPLED_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +109,7 @@ class MarginNewton(Method):
         return Needs(targets=True, parts={"retain": 4, "acceptance": 1}, linear=True)
 
     def cost(self, problem: Problem) -> Passes:
-        kept = _rows_to_keep(problem) or expected(SAMPLED, SAMPLED_TOKENS, problem.rendering.context).split
+        kept = rows_to_keep(problem) or expected(SAMPLED, SAMPLED_TOKENS, problem.rendering.context).split
         batches = [self._keep(kept, problem, number).windows for number in range(self._batches)]
         looked = [*batches, problem.splits["forget"].windows]
         return Passes(
@@ -122,13 +120,13 @@ class MarginNewton(Method):
 
     def init(self, problem: Problem) -> State:
         state = objective.with_targets(problem, needed=True)
-        kept = _rows_to_keep(problem) or _sampled(problem, state)
+        kept = rows_to_keep(problem) or sampled(problem, state)
         state.caches["fit rows"] = self._fit(kept, problem)
         self._refit(problem, state)
         batches = [self._keep(kept, problem, number) for number in range(self._batches)]
         state.caches["keep"] = [(batch, keep_distributions(problem, batch)) for batch in batches]
         forget = problem.splits["forget"]
-        held = _drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
+        held = drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
         state.caches["rows"] = rows = forget.joined(held) if self.held_rows else forget
         with problem.original() as original:
             known = target_margins(problem, original, rows)
@@ -208,7 +206,7 @@ class MarginNewton(Method):
         """Of the rows in the system, a restoration's and the curvature's, as shares of splits that there are."""
         name = next((one for one in ("retain", "unseen") if one in problem.splits), "forget")
         windows = len(problem.splits[name].windows)
-        kept = _rows_to_keep(problem)
+        kept = rows_to_keep(problem)
         count = {
             "keep": len(self._keep(kept, problem, 0).windows) if kept else 0,
             "fit": len(self._fit(kept, problem).windows) if kept else 0,
@@ -224,11 +222,11 @@ class MarginNewton(Method):
 
     def _fit(self, kept: Split, problem: Problem) -> Split:
         most = self.fit_rows or min(384, max(64, 16 * len(problem.splits["forget"].rows)))
-        return _drawn(kept, most, problem.seed, "fit")
+        return drawn(kept, most, problem.seed, "fit")
 
     def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
         most = self.keep_rows or min(128, max(16, 2 * len(problem.splits["forget"].rows)))
-        return _drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
+        return drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
 
     def _refit(self, problem: Problem, state: State) -> None:
         """Fits the curvature at the current weights."""
@@ -338,26 +336,3 @@ class MarginNewton(Method):
     def _pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
         """At the current weights, in one pass forward and backward over the forget rows."""
         return margin_pairs(problem, state.caches["rows"], state.caches["tokens"], state.caches["whitening"])
-
-
-def _rows_to_keep(problem: Problem) -> Split | None:
-    """Retain rows and the target half of the holdout; None without retain rows to measure steps on."""
-    if "retain" not in problem.splits or ACCEPTANCE not in problem.splits:
-        return None
-    retain = problem.splits["retain"]
-    return retain.joined(problem.splits["unseen"]) if "unseen" in problem.splits else retain
-
-
-def _sampled(problem: Problem, state: State) -> Split:
-    """Text of the original's own, a fifth of it to measure steps on; with the target half of the holdout."""
-    found = sample(problem, SAMPLED, SAMPLED_TOKENS).split
-    places = range(len(found))
-    state.splits[ACCEPTANCE] = found.of([place for place in places if place % 5 == 0], ACCEPTANCE)
-    kept = found.of([place for place in places if place % 5], "keep")
-    return kept.joined(problem.splits["unseen"]) if "unseen" in problem.splits else kept
-
-
-def _drawn(split: Split, most: int, seed: int, name: str) -> Split:
-    """At most so many of the rows, drawn by the seed."""
-    places = np.random.default_rng(seed).permutation(len(split.rows))[:most]
-    return split.of(sorted(int(place) for place in places), name)

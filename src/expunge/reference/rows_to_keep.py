@@ -1,0 +1,33 @@
+"""Rows that stand for what is to be kept: retain rows, unseen ones, or text of the original's own; and their draws."""
+
+import numpy as np
+
+from expunge.method import ACCEPTANCE, State
+from expunge.problem import Problem, Split
+from expunge.reference.replay import sample
+
+SAMPLED = 96  # texts of the original, where there are no retain rows
+SAMPLED_TOKENS = 64
+
+
+def rows_to_keep(problem: Problem) -> Split | None:
+    """Retain rows and the target half of the holdout; None without retain rows to measure steps on."""
+    if "retain" not in problem.splits or ACCEPTANCE not in problem.splits:
+        return None
+    retain = problem.splits["retain"]
+    return retain.joined(problem.splits["unseen"]) if "unseen" in problem.splits else retain
+
+
+def sampled(problem: Problem, state: State) -> Split:
+    """Text of the original's own, a fifth of it to measure steps on; with the target half of the holdout."""
+    found = sample(problem, SAMPLED, SAMPLED_TOKENS).split
+    places = range(len(found))
+    state.splits[ACCEPTANCE] = found.of([place for place in places if place % 5 == 0], ACCEPTANCE)
+    kept = found.of([place for place in places if place % 5], "keep")
+    return kept.joined(problem.splits["unseen"]) if "unseen" in problem.splits else kept
+
+
+def drawn(split: Split, most: int, seed: int, name: str) -> Split:
+    """At most so many of the rows, drawn by the seed."""
+    places = np.random.default_rng(seed).permutation(len(split.rows))[:most]
+    return split.of(sorted(int(place) for place in places), name)
