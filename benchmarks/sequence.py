@@ -90,9 +90,10 @@ def run(folder: Path, asked: argparse.Namespace, cells: Cells) -> None:
     cells.lines = [line for line in cells.lines if any(line[name] != value for name, value in key.items())]
     method, _, given = asked.method.partition(":")
     options = strict_yaml.parse("{" + given.replace("=", ": ") + "}", asked.method)
-    model, earlier = None, list[Removed]()
+    model, earlier, others = None, list[Removed](), None
     for request in requests(folder, asked.requests, asked.people, asked.seed):
         world = problem_of(folder, request)
+        others = others or world.assembled.judged["collateral"]  # later, what was removed is in no file either
         alone = request.name == "all at once"
         before = world.problem if model is None or alone else replace(world.problem, model=model)
         made: Unlearned = unlearned(before, method, options, asked.seed)
@@ -102,8 +103,10 @@ def run(folder: Path, asked: argparse.Namespace, cells: Cells) -> None:
         figures: dict[str, Any] = {"row_passes": round(outcome.row_passes, 1)}
         figures |= _parts("removed now", [own], made.problem)
         figures |= _parts("removed earlier", [] if alone else earlier, made.problem)
-        for name in ("retain", "guard", "collateral", "judging"):
-            found = seen(made.problem, world.assembled.judged[name]).figures()
+        for name, split in (world.assembled.judged | {"collateral": others}).items():
+            if name == "forget":
+                continue
+            found = seen(made.problem, split).figures()
             figures |= {f"{name} {what}": found[what] for what in ("documents", "answers", "known")}
         earlier.append(own)
         cells.add(**key, request=request.name, rows=len(request.forget), **figures)

@@ -12,7 +12,7 @@ from problems import mixed, model_of, problem_of, rows_of, split_of
 
 
 def test_rounding_by_hand() -> None:
-    """4 bits, levels -7 to 7: the scale of the group (0.7, -0.34, 0.06) is 0.1; the 65th input is a group of its own."""
+    """4 bits, levels -7 to 7: of the group (0.7, -0.34, 0.06) the scale is 0.1; the 65th input is alone in its own."""
     weight = torch.zeros(1, 65)
     weight[0, :3], weight[0, 64] = torch.tensor([0.7, -0.34, 0.06]), 0.01
     found = rounded(weight, 4)
