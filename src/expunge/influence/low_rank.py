@@ -26,7 +26,9 @@ from expunge.model.layers import Linear, linear_weights
 from expunge.problem import Problem
 from expunge.runs import distributed
 
-SHARE = 0.9  # of the squared norm of a change in the metric that low rank holds; the rest is settled (docs/decisions.md)
+SHARE = (
+    0.9  # of the squared norm of a change in the metric that low rank holds; the rest is settled (docs/decisions.md)
+)
 ORIGINAL, SPAN = "original", "span"  # in caches and carried
 
 
