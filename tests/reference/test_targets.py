@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from expunge.reference.targets import FEWEST_NEIGHBOURS, Floats, Measured, Targets, match
+from expunge.reference.targets import FEWEST_NEIGHBOURS, Floats, Measured, Shaped, Targets, comparable, match
 
 Matching = Callable[[Measured, Measured], Floats]
 SAME = (3.0, 0.0)
@@ -15,7 +15,7 @@ def measured(*groups: tuple[str, tuple[float, float], list[float]]) -> Measured:
     """Rows of groups (kind, shape, losses)."""
     kinds = [kind for kind, _, losses in groups for _ in losses]
     places = [shape for _, shape, losses in groups for _ in losses]
-    return Measured(kinds, np.array(places), np.array([loss for _, _, losses in groups for loss in losses]))
+    return Measured(Shaped(kinds, np.array(places)), np.array([loss for _, _, losses in groups for loss in losses]))
 
 
 UNSEEN = measured(
@@ -56,23 +56,23 @@ def test_targets_match_unseen_rows(check: Callable[[Matching], None]) -> None:
 
 
 def _global_mean(forget: Measured, unseen: Measured) -> Floats:
-    return np.full(len(forget.kinds), unseen.losses.mean())
+    return np.full(len(forget.rows.kinds), unseen.losses.mean())
 
 
 def _regardless_of_kind(forget: Measured, unseen: Measured) -> Floats:
     return match(
-        Measured(["document"] * len(forget.kinds), forget.shapes, forget.losses),
-        Measured(["document"] * len(unseen.kinds), unseen.shapes, unseen.losses),
+        Measured(Shaped(["document"] * len(forget.rows.kinds), forget.rows.shapes), forget.losses),
+        Measured(Shaped(["document"] * len(unseen.rows.kinds), unseen.rows.shapes), unseen.losses),
     )
 
 
 def _median_of_kind(forget: Measured, unseen: Measured) -> Floats:
-    return np.array([np.median([v for v, k in zip(unseen.losses, unseen.kinds, strict=True) if k == kind])
-                     for kind in forget.kinds])  # fmt: skip
+    return np.array([np.median([v for v, k in zip(unseen.losses, unseen.rows.kinds, strict=True) if k == kind])
+                     for kind in forget.rows.kinds])  # fmt: skip
 
 
 def _turned(forget: Measured, unseen: Measured) -> Floats:
-    return match(Measured(forget.kinds, forget.shapes, -forget.losses), unseen)
+    return match(Measured(forget.rows, -forget.losses), unseen)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -113,10 +113,10 @@ def test_kinds_that_were_never_unseen_take_all_unseen_rows() -> None:
 def test_targets_do_not_depend_on_the_order_of_the_rows() -> None:
     random = np.random.default_rng(2)
     kinds = [str(kind) for kind in random.choice(["document", "answer"], 30)]
-    forget = Measured(kinds, random.normal(size=(30, 2)), random.gamma(1, 1, 30))
-    unseen = Measured(["document", "answer"] * 40, random.normal(size=(80, 2)), random.gamma(2, 2, 80))
+    forget = Measured(Shaped(kinds, random.normal(size=(30, 2))), random.gamma(1, 1, 30))
+    unseen = Measured(Shaped(["document", "answer"] * 40, random.normal(size=(80, 2))), random.gamma(2, 2, 80))
     order = random.permutation(30)
-    turned = Measured([kinds[place] for place in order], forget.shapes[order], forget.losses[order])
+    turned = Measured(Shaped([kinds[place] for place in order], forget.rows.shapes[order]), forget.losses[order])
     assert match(turned, unseen) == pytest.approx(match(forget, unseen)[order])
 
 
@@ -124,3 +124,16 @@ def test_only_the_holdout_calibrates() -> None:
     assert Targets(np.ones(1), "holdout").calibrated
     assert not Targets(np.ones(1), "base").calibrated
     assert not Targets(np.ones(1), "counterfactual").calibrated
+
+
+def test_targets_need_the_losses_of_comparable_rows_alone() -> None:
+    random = np.random.default_rng(3)
+    forget = Measured(Shaped(["document", "answer"] * 2, random.normal(size=(4, 2))), random.gamma(1, 1, 4))
+    unseen = Measured(Shaped(["document", "answer"] * 60, random.normal(size=(120, 2))), random.gamma(2, 2, 120))
+    near = comparable(forget.rows, unseen.rows)
+    assert 2 * 15 <= len(near) <= 4 * 15  # a quarter of sixty for each row, which may share some
+    losses = np.full(120, np.nan)
+    losses[near] = unseen.losses[near]
+    assert match(forget, Measured(unseen.rows, losses)).tolist() == match(forget, unseen).tolist()
+    losses[near[0]] = np.nan  # one that is needed
+    assert np.isnan(match(forget, Measured(unseen.rows, losses))).any()

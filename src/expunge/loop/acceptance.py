@@ -112,6 +112,6 @@ class Acceptance:
 
 
 def chosen(pool: Mapping[str, Split]) -> Split:
-    """The acceptance rows that are measured: twice as many as there are to forget, within bounds."""
-    most = min(MOST, max(FEWEST, 2 * len(pool["forget"].rows)))
+    """The acceptance rows that are measured: as many as there are to forget, within bounds."""
+    most = min(MOST, max(FEWEST, len(pool["forget"].rows)))
     return pool[ACCEPTANCE].of(spread(len(pool[ACCEPTANCE].rows), most), ACCEPTANCE)

@@ -34,6 +34,7 @@ from expunge.method import (
     flattened,
 )
 from expunge.problem import Problem, Split, divided
+from expunge.reference import objective
 from expunge.reference.replay import expected
 from expunge.runs.checkpoint import Checkpoints
 
@@ -98,9 +99,8 @@ def cost(method: Method, problem: Problem) -> MethodCost:
             before = before + _keeping(ground.pool[name], what)
     if _proposes(steps) and ACCEPTANCE in ground.pool:
         before = before + _keeping(chosen(ground.pool), "distributions")
-    if needs.targets:  # how forget rows and what the targets come from do under the original
-        sources = ["forget", *[name for name in ("unseen", "counterfactual") if name in ground.pool][:1]]
-        before = before + Passes(plain=[part for name in sources for part in measuring(ground.pool[name].windows)])
+    if needs.targets:
+        before = before + objective.cost(problem)
     before = before + method.cost(problem) + watched(ground.pool, 1)
     every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
     return MethodCost(before, replace(every, copies=every.copies + _begins_at_original(steps)))

@@ -92,7 +92,7 @@ class MarginNewton(Method):
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 16 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
-    """Rows of a restoration; none: twice as many as forget rows, 16 to 128 (our choice)."""
+    """Rows of a restoration; none: as many as forget rows, 16 to 128 (our choice)."""
     held_rows: Annotated[int, AtLeast(0)] = 0
     """Rows to keep that stand in the same system as those to forget, to come back to where they were (our choice)."""
     refit_every: Annotated[int, AtLeast(0)] = 0
@@ -274,7 +274,7 @@ class MarginNewton(Method):
         return drawn(kept, most, problem.seed, "fit")
 
     def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
-        most = self.keep_rows or min(128, max(16, 2 * len(problem.splits["forget"].rows)))
+        most = self.keep_rows or min(128, max(16, len(problem.splits["forget"].rows)))
         return drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
 
     def _refit(self, problem: Problem, state: State, given: Mapping[str, Any] | None = None) -> None:

@@ -277,9 +277,10 @@ class Restore:
 class Valley:
     """The step of the least retain KL down a direction: quarters of the guess until it falls, then factors of two.
 
-    The guess is the step that was taken the last time, at first 1. Refused where no step down to 4^-`quarters` of it
-    lowers the KL. For directions that are no Newton step of what is measured, so that 1 means little: they are taken
-    from other rows and other weights, and part of them was taken out.
+    The guess is the step that was taken the last time, at first `first`. Refused where no step down to 4^-`quarters` of
+    it lowers the KL. For directions that are no Newton step of what is measured, so that 1 means little: they are taken
+    from other rows and other weights, and part of them was taken out. In trials on four models the best step was 1/512
+    to 1/128 throughout.
     """
 
     needs_distance: ClassVar[bool] = False
@@ -287,9 +288,10 @@ class Valley:
     usual: ClassVar[int] = 4
 
     quarters: int = 6
+    first: float = 1 / 256
 
     def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
-        return last or 1.0
+        return last or self.first
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         tried = _Tried(measure)

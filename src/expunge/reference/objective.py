@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from expunge.data.batches import Batch
+from expunge.data.passes import Passes, measuring
 from expunge.data.splits import shape
 from expunge.errors import InputError
 from expunge.method import Needs, Replay, State, Terms
@@ -18,7 +19,7 @@ from expunge.model.losses import huber, target_kl, target_nll, window_means
 from expunge.problem import Problem, Split
 from expunge.reference.cache import keep_distributions, row_losses
 from expunge.reference.replay import sample
-from expunge.reference.targets import Measured, Targets, match
+from expunge.reference.targets import Measured, Shaped, Targets, comparable, match
 
 FEWEST_STEPS = 160
 MOST_PASSES = 28
@@ -101,20 +102,38 @@ def find_targets(problem: Problem) -> Targets:
     """Targets from the best source that the problem has (see `reference.targets`)."""
     forget = problem.splits["forget"]
     with problem.original() as original:
-        known = measure(problem, original, forget)
-        difficulty = Measured(known.kinds, known.shapes, known.losses if problem.base is None else problem.base)
+        losses = row_losses(problem, original, forget).numpy() if problem.base is None else problem.base
+        difficulty = Measured(shaped(forget), losses)
         if "unseen" in problem.splits:
-            return Targets(match(difficulty, measure(problem, original, problem.splits["unseen"])), "holdout")
+            return Targets(match(difficulty, compared(problem, original, "unseen")), "holdout")
         if problem.base is not None:
             return Targets(problem.base, "base")
-        recombined = measure(problem, original, problem.splits["counterfactual"])
-        return Targets(match(difficulty, recombined), "counterfactual")
+        return Targets(match(difficulty, compared(problem, original, "counterfactual")), "counterfactual")
 
 
-def measure(problem: Problem, model: torch.nn.Module, split: Split) -> Measured:
-    """Kinds, shapes and losses of a split's rows under a model."""
-    kinds = [row.kind for row in split.rows]
-    return Measured(kinds, np.array([shape(row) for row in split.rows]), row_losses(problem, model, split).numpy())
+def shaped(split: Split) -> Shaped:
+    """Kinds and shapes of a split's rows."""
+    return Shaped([row.kind for row in split.rows], np.array([shape(row) for row in split.rows]))
+
+
+def compared(problem: Problem, original: torch.nn.Module, source: str) -> Measured:
+    """Of the rows of a source those that are compared with a forget row have losses, the others NaN."""
+    split = problem.splits[source]
+    indices = comparable(shaped(problem.splits["forget"]), shaped(split))
+    losses = np.full(len(split.rows), np.nan)
+    losses[indices] = row_losses(problem, original, split.of(indices, source)).numpy()
+    return Measured(shaped(split), losses)
+
+
+def cost(problem: Problem) -> Passes:
+    """Of `find_targets`; in a plan, where the base's losses are not known, as if there were no base."""
+    forget = problem.splits["forget"]
+    looked = [] if problem.base is not None else [forget]
+    source = next((name for name in SOURCES if name in problem.splits), None)
+    if source == "unseen" or (source and problem.base is None):
+        split = problem.splits[source]
+        looked.append(split.of(comparable(shaped(forget), shaped(split)), source))
+    return Passes(plain=[part for split in looked for part in measuring(split.windows)])
 
 
 def steps_for(problem: Problem, rows: int) -> int:

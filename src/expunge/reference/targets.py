@@ -35,12 +35,33 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Rows as this file sees them: kinds [n], shapes [n, 2] (see `data.splits.shape`), losses [n] in nats per token."""
+class Shaped:
+    """Kinds [n] and shapes [n, 2] of rows, which are known without a model."""
 
     kinds: Sequence[str]
     shapes: Floats
+
+    def of_kind(self, kind: str) -> NDArray[np.intp]:
+        """Indices of that kind, or of all where there are none."""
+        found = np.flatnonzero([other == kind for other in self.kinds])
+        return found if len(found) else np.arange(len(self.kinds))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Rows as this file sees them: kinds [n], shapes [n, 2] (see `data.splits.shape`), losses [n] in nats per token."""
+
+    rows: Shaped
     losses: Floats
+
+
+def comparable(forget: Shaped, unseen: Shaped) -> list[int]:
+    """Indices of the unseen rows that stand in the neighbourhood of a forget row: `match` looks at no others."""
+    near = [
+        _nearest(shape, unseen.shapes, unseen.of_kind(kind))
+        for kind, shape in zip(forget.kinds, forget.shapes, strict=True)
+    ]
+    return sorted(map(int, np.unique(np.concatenate(near))))
 
 
 def match(forget: Measured, unseen: Measured) -> Floats:
@@ -50,16 +71,15 @@ def match(forget: Measured, unseen: Measured) -> Floats:
     target is the quantile there that its difficulty has among the forget rows that are near it in the same way, so
     that what makes a neighbourhood hard is not counted twice. Kinds that the unseen rows lack take all unseen rows.
     """
-    targets = np.empty(len(forget.kinds))
-    for kind in set(forget.kinds):
-        members = np.flatnonzero([other == kind for other in forget.kinds])
-        pool = np.flatnonzero([other == kind for other in unseen.kinds])
-        pool = pool if len(pool) else np.arange(len(unseen.kinds))
+    rows, others = forget.rows, unseen.rows
+    targets = np.empty(len(rows.kinds))
+    for kind in set(rows.kinds):
+        members, pool = rows.of_kind(kind), others.of_kind(kind)
         for member in members:
-            peers = _nearest(forget.shapes[member], forget.shapes, members)
+            peers = _nearest(rows.shapes[member], rows.shapes, members)
             easier = (forget.losses[peers] < forget.losses[member]).sum()
             equal = (forget.losses[peers] == forget.losses[member]).sum()
-            nearest = _nearest(forget.shapes[member], unseen.shapes, pool)
+            nearest = _nearest(rows.shapes[member], others.shapes, pool)
             quantile = np.clip((easier + 0.5 * equal) / len(peers), TAIL, 1 - TAIL)
             targets[member] = np.quantile(unseen.losses[nearest], quantile)
     return targets
