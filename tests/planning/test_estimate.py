@@ -20,7 +20,7 @@ from expunge.errors import InputError
 from expunge.loop import phases
 from expunge.loop.trial import method_of
 from expunge.model.select import select
-from expunge.planning import estimate
+from expunge.planning import estimate, memory
 from expunge.planning.estimate import Estimator, Fit
 from expunge.planning.rows import Rows
 from expunge.runs.distributed import Runtime
@@ -283,14 +283,24 @@ def seven(folder: Path, **more: Any) -> Estimator:
 
 def test_a_plan_says_with_which_layers_seven_billion_fit_into_24_gb(folder: Path) -> None:
     """By hand, of a LoRA's B on 32 down-projections: S of 4096 x 4096 and A of 32 x 32 each, in float32, and 20 bytes
-    an element of the largest while it is whitened."""
-    made = seven(folder, save="adapter", subspace="lora")
+    an element of the largest while it is whitened. What does not fit is to read back what was written beside it."""
+    made, size = seven(folder, save="adapter", subspace="lora"), 24 * 2**30
     made.interpreter = 0
-    fit = made.room(method_of("margin_newton", {}), 24 * 2**30)[0]
-    assert fit.fits and fit.subspace == "lora" and fit.linear is not None
-    assert fit.linear == ("down", 32, 4 * 32 * (4096**2 + 32**2) + 20 * 4096**2)
-    fixed = made.room(method_of("margin_newton", {"layers": "all"}), 24 * 2**30)[0]
-    assert not fixed.fits and fixed.linear is not None and fixed.linear.layers == 7 * 32
+
+    def unlearning(layers: str) -> tuple[Any, int]:
+        method = method_of("margin_newton", {"layers": layers})
+        linear, needs = made._linear(method.needs, "lora", "lora", size)
+        work = made._work(method, made.rows, "lora", needs)
+        used = memory.unlearning(made.builder, needs, work.steps, work.beside, made.setting, made.runtime.device, size)
+        return linear, used.stages["unlearning"]
+
+    linear, used = unlearning("auto")
+    assert linear == ("down", 32, 4 * 32 * (4096**2 + 32**2) + 20 * 4096**2)
+    assert used < size
+    every, used = unlearning("all")
+    assert every.layers == 7 * 32 and used > size
+    fit = made.room(method_of("margin_newton", {}), size)[0]
+    assert (fit.linear, fit.when) == (linear, "measuring what was written") and not fit.fits
 
 
 def test_a_small_model_s_layers_all_fit(folder: Path) -> None:
