@@ -27,6 +27,9 @@ Moves the weights of linear layers alone, the output head excepted. Targets are 
 be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
 original. Numbers are our choice, from trials.
 
+The curvature may be one that `expunge curvature` fitted before (`--curvature`), on this model or on the one that it was
+made of by earlier requests.
+
 When to use it: by default, for requests of up to about a tenth of what was fine-tuned.
 """
 

@@ -115,7 +115,7 @@ class Estimator:
         """The cost of one method."""
         subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
         linear, needs = self._linear(method.needs, subspace, self.setting.subspace, self.free)
-        work = self._work(method, needs, self.rows, subspace)
+        work = self._work(method, self.rows, subspace, needs)
         used = memory.unlearning(
             self.builder, needs, work.steps, work.beside, self.setting, self.runtime.device, self.free
         )
@@ -141,7 +141,7 @@ class Estimator:
         for flags, setting, rows in self._variants(size):
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
             linear, needs = self._linear(method.needs, subspace, setting.subspace, size)
-            work = self._work(method, needs, rows, subspace)
+            work = self._work(method, rows, subspace, needs)
             used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, size)
             weights = self.builder.blueprint(subspace, self.builder.working_dtype(setting.subspace, size)).weight_bytes
             refused = work.steps.bytes > STATE_SHARE * max(0, size - weights)
@@ -177,7 +177,9 @@ class Estimator:
         found = choose(model, needs.linear, moving(model, subspace), left, self.builder.shared())
         return found, replace(needs, linear=replace(needs.linear, which=found.which))
 
-    def _work(self, method: Method, needs: Needs, rows: Rows, subspace: str) -> Work:
+    def _work(self, method: Method, rows: Rows, subspace: str, needs: Needs | None = None) -> Work:
+        """`needs`: the method's own with its linear layers chosen; by this machine's free memory where they are not."""
+        needs = needs or self._linear(method.needs, subspace, self.asked, self.free)[1]
         problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable)
         if needs.linear:
             problem.shared, problem.adapter = self.builder.shared(), subspace == "lora" and not self.given
