@@ -1,4 +1,4 @@
-"""Changes as LoRA files, read back by plain peft: base + s B A + change of each layer, and nothing of s B A in sight."""
+"""Changes as LoRA files, read back by plain peft: base + s B A + change of each layer, and no s B A in sight."""
 
 import json
 from pathlib import Path

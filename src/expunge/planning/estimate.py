@@ -22,9 +22,9 @@ from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
 from expunge.loop.training import Training
 from expunge.method import Method
-from expunge.model import generation, load
+from expunge.model import generation, load, quantised
 from expunge.model.load import DTYPES
-from expunge.model.select import free_memory
+from expunge.model.select import choose_of_adapter, free_memory
 from expunge.model.trace import Curve
 from expunge.planning import memory
 from expunge.planning.memory import Builder, Memory, Setting
@@ -91,10 +91,9 @@ class Estimator:
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
         self.free = free_memory(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
-        given = load.adapter_of(str(config.model)) is not None
-        self.asked = "lora" if given else config.subspace  # an adapter that was given is planned for as our own LoRA
-        saved = "adapter" if given and config.save == "auto" else config.save
-        self.setting = Setting(self.asked, saved, shipped, bool(config.base), bool(config.retrained))
+        self.given, self.scheme = load.adapter_of(str(config.model)) is not None, quantised.scheme(shape)
+        saved = "adapter" if self.given and config.save == "auto" else config.save
+        self.setting = Setting(config.subspace, saved, shipped, bool(config.base), bool(config.retrained))
         self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)
         self._curves = cache(
             lambda subspace: self.builder.stack(subspace, torch.float32).curves(rows.longest, training=True)
@@ -107,13 +106,21 @@ class Estimator:
 
     def unlearning(self, name: str, method: Method) -> Cost:
         """The cost of one method."""
-        subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
-        needs, work = method.needs, self._work(method, self.rows, subspace)
-        used = memory.unlearning(
-            self.builder, needs, work.steps, work.beside, self.setting, self.runtime.device, self.free
-        )
+        needs, setting = method.needs, self._set(method, self.free)
+        subspace = self.builder.chosen(setting.subspace, self.runtime.device, self.free)
+        work = self._work(method, self.rows, subspace)
+        used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, self.free)
         moving = self.builder.blueprint(subspace, torch.float32, needs.layers, needs.linear).moving
         return self._cost(name, subspace, moving, work, used)
+
+    def _set(self, method: Method, free: int) -> Setting:
+        """What decides the memory of a method's run: own matrices of an adapter are planned for as our own LoRA."""
+        asked, linear = self.setting.subspace, method.needs.linear
+        if not self.given:
+            return self.setting
+        total = self.builder.plain().total
+        name, _ = choose_of_adapter(asked, linear, self.scheme, total, self.runtime.device, free)
+        return replace(self.setting, subspace="lora" if name == "adapter" else name)
 
     def retraining(self, kept: Sequence[Row], chosen: Training) -> Cost:
         """The cost of the retrained twin on the rows that are left."""
@@ -132,7 +139,7 @@ class Estimator:
         """
         tried: list[Fit] = []
         needs = method.needs
-        for flags, setting, rows in self._variants(size):
+        for flags, setting, rows in self._variants(self._set(method, size), size):
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
             work = self._work(method, rows, subspace)
             used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, size)
@@ -144,17 +151,16 @@ class Estimator:
                 break
         return tuple(tried)
 
-    def _variants(self, size: int) -> Iterable[tuple[str, Setting, Rows]]:
-        asked = self.setting
+    def _variants(self, asked: Setting, size: int) -> Iterable[tuple[str, Setting, Rows]]:
         yield "", asked, self.rows
-        lora = replace(asked, subspace="lora")
+        lora, flag = replace(asked, subspace="lora"), f"--subspace {'adapter' if self.given else 'lora'}"
         if self.builder.chosen(asked.subspace, self.runtime.device, size) != "lora":
-            yield "--subspace lora", lora, self.rows
+            yield flag, lora, self.rows
         if asked.save != "adapter":
-            yield "--subspace lora --save adapter", replace(lora, save="adapter"), self.rows
+            yield f"{flag} --save adapter", replace(lora, save="adapter"), self.rows
         for context in CONTEXTS:
             if context < self.rows.longest:
-                yield f"--subspace lora --context {context}", lora, self.rows.cut(context)
+                yield f"{flag} --context {context}", lora, self.rows.cut(context)
 
     def _work(self, method: Method, rows: Rows, subspace: str) -> Work:
         needs = method.needs
