@@ -154,7 +154,8 @@ def run_plan(config: commands.Plan) -> list[str]:
         reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
     given = load.adapter_of(str(config.model), trust(config))
     device = Runtime(config.device).device
-    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
+    linear = config.method != "all" and trial.method_of(config.method, config.options).needs.linear
+    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given, linear))
     example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
     return [*lines, "", *planned_lines(planned.estimate(config, shape, rows)), "", *example]
 
