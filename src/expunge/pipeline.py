@@ -64,14 +64,14 @@ def _unlearn(
     config: commands.Unlearn, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
 ) -> Run:
     lineage = trace(config, checked, say)
-    models = Models(config, begun)
+    models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
         base = trial.base_of(config, assembled)
     _say_inputs(config, checked, assembled, say)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
-    models.record("original", lambda: assembled.problem, assembled.judged)
+    models.record_original(assembled)
     found = audit(models.evidence["original"], config, say)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
@@ -79,7 +79,7 @@ def _unlearn(
         distributed.from_main((folder / "expunge").mkdir)
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
             done = trial.run(config, assembled, base, folder, log, say, models.clock, checkpoints=begun.checkpoints)
-        models.record("unlearned", lambda: done.delivered.problem, assembled.judged)
+        models.record_written(done.delivered.problem, assembled)
         details = {
             "subspace": _subspace(done.subspace),
             "method": _method(config, done.outcome),
@@ -115,11 +115,12 @@ def _evaluate(
     config: commands.Evaluate, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
 ) -> Run:
     lineage = trace(config, checked, say)
-    models = Models(config, begun)
+    models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
-    trial.add_samples(assembled)
-    models.record("original", lambda: assembled.problem, assembled.judged)
+    with models.clock.stage("samples"):
+        trial.add_samples(assembled)
+    models.record_original(assembled)
     others = {"unlearned": config.unlearned, "retrained": load.twins(config.retrained)[0] if config.retrained else None}
     for name, path in others.items():
         if path:
@@ -311,7 +312,7 @@ def _write(
 ) -> Run:
     """Record, pages and numbers in `folder`, and the model card of an unlearned `output`: by the main process."""
     seconds = models.clock.seconds
-    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions}
+    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions, "reused": models.reused}
 
     def write() -> Run:
         content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
