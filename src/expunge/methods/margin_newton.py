@@ -59,7 +59,7 @@ from expunge.model.choice import AUTO, LinearLayers
 from expunge.optim.step_size import Fixed, Measured, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
-from expunge.reference.cache import keep_distributions, target_margins
+from expunge.reference.cache import distinct, keep_each, target_margins
 from expunge.reference.kept import drawn, rows_to_keep, sampled, to_sample
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
@@ -129,12 +129,11 @@ class MarginNewton(Method):
 
     def cost(self, problem: Problem) -> Passes:
         kept = rows_to_keep(problem) or to_sample(problem)
-        batches = [self._keep(kept, problem, number).windows for number in range(self._batches)]
-        looked = [*batches, problem.splits["forget"].windows]
+        looked = distinct([self._keep(kept, problem, number) for number in range(self._batches)])
         return Passes(
             trained=measuring(self._fit(kept, problem).windows, 0 if problem.fitted else 1),
-            plain=[part for windows in looked for part in measuring(windows)],
-            kept=Counter({"distributions": sum(window.targets for windows in batches for window in windows)}),
+            plain=measuring(looked) + measuring(problem.splits["forget"].windows),
+            kept=Counter({"distributions": sum(window.targets for window in looked)}),
         )
 
     def init(self, problem: Problem) -> State:
@@ -144,7 +143,7 @@ class MarginNewton(Method):
         state.caches["fit rows"] = self._fit(kept, problem)
         self._refit(problem, state, problem.fitted(problem) if problem.fitted else None)
         batches = [self._keep(kept, problem, number) for number in range(self._batches)]
-        state.caches["keep"] = [(batch, keep_distributions(problem, batch)) for batch in batches]
+        state.caches["keep"] = list(zip(batches, keep_each(problem, batches), strict=True))
         forget = problem.splits["forget"]
         held = drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
         state.caches["rows"] = rows = forget.joined(held) if self.held_rows else forget

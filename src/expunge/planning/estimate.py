@@ -193,7 +193,7 @@ class Estimator:
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)
         batch = generation.batch_size(self.builder.plain().total)
         generating = benchmark_of(self.config).generating
-        judging = evidence.cost(problem, rows.judged, ("samples",), generating, batch)
+        judging = evidence.cost(problem, rows.judged(generating.most_kept), ("samples",), generating, batch)
         models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
         work = Work(found.before + found.phases, beside + judging.times(models))
         tokens = self.config.batch_tokens

@@ -61,7 +61,8 @@ def subspace_plan(
             name, reason = choose_of_adapter(asked, linear, quantised.scheme(config), count, device)
         else:
             name, reason = choose(asked, count, device)
-        moving = sum(tensor.numel() for tensor in select(model, name, device, linear=linear).movable.values())
+        chosen = select(model, name, device, linear="all" if linear else "")
+        moving = sum(tensor.numel() for tensor in chosen.movable.values())
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
 
 
