@@ -12,6 +12,9 @@ mkdir -p "$out"
 failed=0
 "$python" -m pytest tests/gpu 2>&1 | tee "$out/tests.log" || failed=1
 "$python" benchmarks/curvature_cost.py --output "$out" 2>&1 | tee "$out/cost.log" || failed=1
-"$python" benchmarks/second_order.py --lume "$lume" --size large --most-minutes "${MOST_MINUTES:-5}" \
+"$python" benchmarks/newton_cost.py --device cuda --output "$out" 2>&1 | tee "$out/newton_cost.log" || failed=1
+"$python" benchmarks/margin_newton.py --lume "$lume" --size large --parts requests --requests three tenth --seeds 0 \
+    --output "$out/margin_newton" 2>&1 | tee "$out/margin_newton.log" || failed=1
+"$python" benchmarks/second_order.py --lume "$lume" --size large --most-minutes "${MOST_MINUTES:-3}" \
     --parts uses ablation tuning tuned --page "$out/lume_second_order.md" 2>&1 | tee "$out/lume.log" || failed=1
 exit $failed
