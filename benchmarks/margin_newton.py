@@ -3,7 +3,7 @@
     python benchmarks/margin_newton.py --lume FOLDER --output OUTPUT [--parts requests ablation] [--seeds 0 1 2]
 
 Uses rows and models of benchmarks/lume_small.py, and makes those that are not there; the original has memorised 446
-rows. Half of the retain rows are given; the other half, and the forget rows of the fold that are not asked for, are in no file:
+rows. Half of the retain rows are given; the other half, and the forget rows that are not asked for, are in no file:
 `not given`. The parts:
 
 - `requests`: 3 documents, a tenth and half of what was memorised (10, 48 and 220 rows), margin_newton as it is,

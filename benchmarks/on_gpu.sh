@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What needs a GPU, in one go of about ten minutes: tests/gpu, what a curvature costs (bfloat16 autocast and float32), and
-# second-order methods on LUME rows with a model of 102 million parameters. From the repository's root:
+# What needs a GPU, in one go of about ten minutes: tests/gpu, what a curvature and margin_newton cost, and margin_newton
+# and other second-order methods on LUME rows with a model of 102 million parameters. From the repository's root:
 #     bash benchmarks/on_gpu.sh FOLDER_OF_LUME_FOLDS FOLDER_FOR_RESULTS
 # PYTHON names the interpreter. Nothing is installed; rows and models stay below build/.
 set -uo pipefail
