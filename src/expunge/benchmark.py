@@ -35,7 +35,9 @@ class Generating:
     `tokens`: at most so many new ones, whatever the row (as far as the context goes); None: a few more than the
     reference has. `clean_up`: spaces before punctuation and contractions are taken out of the text. `candidates`:
     other texts in place of a row's completion, of which the losses are recorded beside its own; they must hang on the
-    row alone, so that all models are asked the same.
+    row alone, so that all models are asked the same. `most_kept`: of each set to keep at most so many rows are measured
+    at all, spread evenly; None: all, as an official score wants. `as_numbers`: of what is generated only what
+    `scoring.matching` reads off it is looked at, so that evidence may be kept without text.
     """
 
     rows: int | None = 256
@@ -43,6 +45,8 @@ class Generating:
     tokens: int | None = None
     clean_up: bool = False
     candidates: Callable[[Row], Alternatives | None] | None = None
+    most_kept: int | None = None
+    as_numbers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,7 @@ def _unlearn(
     say: Say,
 ) -> Run:
     lineage = trace(config, checked, say)
-    models = Models(config, begun)
+    models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
         base = trial.base_of(config, assembled)
@@ -78,7 +78,7 @@ def _unlearn(
     _say_inputs(config, checked, assembled, say)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
-    models.record("original", lambda: assembled.problem, assembled.judged)
+    models.record_original(assembled)
     found = audit(models.evidence["original"], config, say)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
@@ -86,7 +86,7 @@ def _unlearn(
         distributed.from_main((folder / "expunge").mkdir)
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
             done = trial.run(config, assembled, base, folder, log, say, models.clock, None, begun.checkpoints, linear)
-        models.record("unlearned", lambda: done.delivered.problem, assembled.judged)
+        models.record_written(done.delivered.problem, assembled)
         details = {
             "subspace": applied.subspace(done.subspace),
             "method": applied.method(config, done, given),
@@ -122,11 +122,12 @@ def _evaluate(
     config: commands.Evaluate, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
 ) -> Run:
     lineage = trace(config, checked, say)
-    models = Models(config, begun)
+    models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
-    trial.add_samples(assembled)
-    models.record("original", lambda: assembled.problem, assembled.judged)
+    with models.clock.stage("samples"):
+        trial.add_samples(assembled)
+    models.record_original(assembled)
     others = {"unlearned": config.unlearned, "retrained": load.twins(config.retrained)[0] if config.retrained else None}
     for name, path in others.items():
         if path:
@@ -154,7 +155,8 @@ def run_plan(config: commands.Plan) -> list[str]:
         reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
     given = load.adapter_of(str(config.model), trust(config))
     device = Runtime(config.device).device
-    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given))
+    linear = config.method != "all" and trial.method_of(config.method, config.options).needs.linear is not None
+    lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given, linear))
     example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
     return [*lines, "", *planned_lines(planned.estimate(config, shape, rows)), "", *example]
 
@@ -311,7 +313,7 @@ def _write(
 ) -> Run:
     """Record, pages and numbers in `folder`, and the model card of an unlearned `output`: by the main process."""
     seconds = models.clock.seconds
-    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions}
+    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions, "reused": models.reused}
 
     def write() -> Run:
         content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)

@@ -326,3 +326,29 @@ def test_a_layer_without_a_gradient_leads_nobody() -> None:
     alive = {name: one for name, one in layers.items() if name in whitening}
     pairs = row_pairs(here, split, alive, whitening, lambda logits, places: torch.ones_like(logits))
     assert set(pairs.inputs) == set(state.shared.values())
+
+
+def test_a_plan_counts_shared_inputs_once() -> None:
+    here = problem_of(model_of("llama").float(), {"retain": COUNTS})
+    state = KFAC().init(here, here.splits["retain"])
+    shapes = {name: tensor.shape for name, tensor in here.movable.items() if name in state.alive}
+    real = sum(part.nbytes for part in state.tensors.values())
+    largest = max(max(shape) for shape in shapes.values())
+    assert KFAC().whitened_bytes(shapes, state.shared) == real + 20 * largest**2
+    assert KFAC().whitened_bytes(shapes, {}) > real + 20 * largest**2
+
+
+def test_what_has_no_gradient_by_construction_gets_no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A of a fresh LoRA, as wide as the model; of one that has moved both matrices have a curvature."""
+    asked: list[set[str]] = []
+
+    def factors(problem: Problem, split: Split, layers: Any, labels: Any, **more: Any) -> Any:
+        asked.append(set(layers))
+        return made.factors(problem, split, layers, labels, **more)
+
+    monkeypatch.setattr(kfac, "factors", factors)
+    for fresh in (True, False):
+        here = problem_of(lora_of("llama", fresh=fresh), {"retain": COUNTS})
+        state = KFAC().init(here, here.splits["retain"])
+        assert state.alive == asked[-1]
+        assert any("lora_A" in name for name in asked[-1]) != fresh

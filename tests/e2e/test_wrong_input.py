@@ -144,7 +144,7 @@ def whole_model_as_adapter(given: Arguments, folder: Path) -> list[str]:
 
 
 def full_weights_as_adapter(given: Arguments, folder: Path) -> list[str]:
-    given |= {"save": "adapter", "subspace": "full"}
+    given |= {"save": "adapter", "subspace": "full", "method": "loss_matching"}
     return ["--save adapter needs --subspace lora"]
 
 

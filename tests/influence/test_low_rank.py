@@ -96,7 +96,7 @@ def test_all_of_it_is_the_change_and_nothing_is_nothing() -> None:
     found = cut(given, metric, 1.0)
     assert all(torch.allclose(found.changes[name], part, atol=1e-8) for name, part in given.items())
     still = {name: torch.zeros_like(part) for name, part in given.items()}
-    assert cut(still, metric, 0.99) == low_rank.Cut({}, {}, 1.0)
+    assert cut(still, metric, 0.99) == cut({}, metric, 0.99) == low_rank.Cut({}, {}, 1.0)
 
 
 @pytest.mark.parametrize("wrong", ["", "not orthonormal", "another metric"])

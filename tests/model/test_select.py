@@ -5,10 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
 from expunge.model import select as module
-from expunge.model.select import FULL_COPIES, MEMORY_SHARE, choose, linear_layers, select
+from expunge.model.layers import linear_weights
+from expunge.model.select import (
+    FULL_COPIES,
+    MEMORY_SHARE,
+    check_subspace,
+    choose,
+    choose_of_adapter,
+    linear_layers,
+    select,
+)
+from problems import lora_of
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[0, 40, 41, 42, 1]])
@@ -143,6 +154,103 @@ def test_auto_reaches_the_model(monkeypatch: pytest.MonkeyPatch, make_llama: Cal
     assert select(make_llama(), "auto", CPU).adapter
     monkeypatch.setattr(module, "free_memory", lambda device: 10**12)
     assert not select(make_llama(), "auto", CPU).adapter
+
+
+def effective(model: Any) -> dict[str, torch.Tensor]:
+    """Base plus s B A by plain arithmetic, of a LoRA of rank 2 and alpha 3; what it does not touch as it is."""
+    found = {}
+    for name, layer in model.get_base_model().named_modules():
+        if hasattr(layer, "lora_A"):
+            product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+            weight = layer.base_layer.weight
+            found[f"{name}.weight"] = weight + 1.5 * (product if product.shape == weight.shape else product.T)
+        elif isinstance(layer, torch.nn.Linear | Conv1D) and "lora" not in name and "base_layer" not in name:
+            found[f"{name}.weight"] = layer.weight
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+
+def check_merged(subspace: Any, wanted: dict[str, torch.Tensor]) -> None:
+    assert subspace.name == "full" and not subspace.adapter
+    assert subspace.movable.keys() <= wanted.keys()
+    assert all(torch.allclose(tensor, wanted[name], atol=1e-12) for name, tensor in subspace.movable.items())
+
+
+@pytest.mark.parametrize("family", ["llama", "olmo", "gpt2", "opt"])
+def test_an_adapter_is_merged_for_methods_of_linear_layers(family: str) -> None:
+    model = lora_of(family)
+    ids = torch.tensor([[0, 4, 2, 7]])
+    wanted, logits = effective(model), model(ids).logits.detach()
+    subspace = select(model, "auto", CPU, linear=True)
+    check_merged(subspace, wanted)
+    assert len(subspace.movable) == len(linear_layers(subspace.model))
+    assert torch.allclose(subspace.model(ids).logits, logits, atol=1e-10)
+    assert [name for name, tensor in subspace.model.named_parameters() if tensor.requires_grad] == [*subspace.movable]
+
+
+@pytest.mark.parametrize("wrong", ["no scale", "exchanged", "not merged"])
+def test_a_wrong_merge_would_be_seen(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lora_of("llama")
+    wanted = effective(model)
+
+    def merge(model: Any, adapter: bool) -> Any:
+        for layer in model.modules():
+            if hasattr(layer, "lora_A") and wrong == "no scale":
+                layer.scaling["default"] = 1.0
+            elif hasattr(layer, "lora_A") and wrong == "not merged":
+                layer.lora_B["default"].weight.data.zero_()
+            elif hasattr(layer, "lora_A") and layer.base_layer.weight.shape == (8, 8):
+                first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                first.data, second.data = second.data.T.clone(), first.data.T.clone()
+        return right(model, adapter)
+
+    right = module.merge
+    monkeypatch.setattr(module, "merge", merge)
+    with pytest.raises(AssertionError):
+        check_merged(select(model, "auto", CPU, linear=True), wanted)
+
+
+def test_which_way_an_adapter_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole weights for methods of linear layers that fit and are not quantised; where asked, as asked."""
+
+    def way(asked: str = "auto", linear: bool = True, scheme: str | None = None, free: int = 10**9) -> str:
+        return choose_of_adapter(asked, linear, scheme, 1000, CPU, free)[0]
+
+    assert way() == way("full") == way("full", linear=False) == "full"
+    assert way("adapter") == way(linear=False) == way(scheme="bitsandbytes") == way(free=1000) == "adapter"
+    with pytest.raises(InputError, match=r"base is quantised \(bitsandbytes\).*--adapter-base"):
+        check_subspace("full", True, "bitsandbytes")
+    with pytest.raises(InputError, match="own matrices move"):
+        check_subspace("lora", True)
+
+
+class Packed(torch.nn.Linear):
+    """A linear layer as quantisation libraries have it: a subclass with numbers of 8 bits and a forward of its own."""
+
+    def __init__(self, plain: torch.nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, bias=False)
+        self.scale = float(plain.weight.detach().abs().max()) / 127
+        packed = (plain.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ (self.scale * self.weight.to(x.dtype)).T
+
+
+def pack(model: Any) -> None:
+    for name, layer in list(model.named_modules()):
+        if type(layer) is torch.nn.Linear and "lora" not in name and "lm_head" not in name:
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, Packed(layer))
+    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+
+
+def test_over_a_quantised_base_its_own_matrices_move() -> None:
+    model = lora_of("llama")
+    pack(model)
+    subspace = select(model, "auto", CPU, linear=True)
+    assert subspace.name == "adapter" and "bitsandbytes weights cannot move" in subspace.reason
+    assert subspace.movable and all("lora_" in name for name in subspace.movable)
+    assert linear_weights(model, dict(model.named_parameters())).keys() == subspace.movable.keys()
 
 
 def test_free_memory_is_that_of_the_machine() -> None:

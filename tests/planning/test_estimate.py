@@ -18,9 +18,10 @@ from expunge.curvatures.block import Block
 from expunge.data.passes import MEASURING, Passes, Weighed
 from expunge.errors import InputError
 from expunge.loop import phases
+from expunge.loop.trial import method_of
 from expunge.model.select import select
 from expunge.model.trace import Blueprint
-from expunge.planning import estimate
+from expunge.planning import estimate, memory
 from expunge.planning.estimate import Estimator, Fit
 from expunge.planning.rows import Rows
 from expunge.runs.distributed import Runtime
@@ -274,3 +275,43 @@ def test_the_first_flags_that_fit_are_the_last_that_are_tried(folder: Path) -> N
     none = made.room(short("gradient_difference"), 2**10)
     assert [one.flags for one in none][:3] == ["", "--subspace lora", "--subspace lora --save adapter"]
     assert not any(one.fits for one in none)
+
+
+# Which linear layers
+
+
+def seven(folder: Path, **more: Any) -> Estimator:
+    """A model of 7B parameters in bfloat16, of which there is nothing but its configuration."""
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    plan = plan_of(folder, method="margin_newton", **more)
+    rows, _ = pipeline._planned(plan)
+    return Estimator(plan, LlamaConfig(vocab_size=32000, **sizes), rows, Runtime("cpu"), torch.bfloat16)
+
+
+def test_a_plan_says_with_which_layers_seven_billion_fit_into_24_gb(folder: Path) -> None:
+    """By hand, of a LoRA's B on 32 down-projections: S of 4096 x 4096 and A of 32 x 32 each, in float32, and 20 bytes
+    an element of the largest while it is whitened. What does not fit is to read back what was written beside it."""
+    made, size = seven(folder, save="adapter", subspace="lora"), 24 * 2**30
+    made.interpreter = 0
+
+    def unlearning(layers: str) -> tuple[Any, int]:
+        method = method_of("margin_newton", {"layers": layers})
+        linear, needs = made._linear(method.needs, "lora", "lora", size)
+        work = made._work(method, made.rows, "lora", needs)
+        used = memory.unlearning(made.builder, needs, work.steps, work.beside, made.setting, made.runtime.device, size)
+        return linear, used.stages["unlearning"]
+
+    linear, used = unlearning("auto")
+    assert linear == ("down", 32, 4 * 32 * (4096**2 + 32**2) + 20 * 4096**2)
+    assert used < size
+    every, used = unlearning("all")
+    assert every.layers == 7 * 32 and used > size
+    fit = made.room(method_of("margin_newton", {}), size)[0]
+    assert (fit.linear, fit.when) == (linear, "measuring what was written") and not fit.fits
+
+
+def test_a_small_model_s_layers_all_fit(folder: Path) -> None:
+    found = estimator(folder).unlearning("margin_newton", method_of("margin_newton", {}))
+    assert found.linear is not None and (found.linear.which, found.linear.layers) == ("all", 21)

@@ -1,7 +1,9 @@
-"""What a run records of its models: evidence of each, kept for an interrupted run; and whether the rows are there."""
+"""What a run records of its models: evidence of each, kept for an interrupted run and, in numbers, for later ones; and
+whether the rows are there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,9 +12,10 @@ from expunge.benchmark import Missing, Scored
 from expunge.config import commands
 from expunge.errors import InputError
 from expunge.evaluation import divergence, evidence, mmlu, verdict
+from expunge.evaluation.kept_evidence import Shelf
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import benchmark_of
-from expunge.problem import Problem, Split
+from expunge.problem import Problem
 from expunge.runs import unfinished
 from expunge.runs.environment import Clock
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
@@ -28,39 +31,82 @@ KEPT: tuple[type[Any], ...] = (
 Say = Callable[[str], None]
 
 
+SILENT = ("samples",)  # not generated from
+ROLES = {"original": "model", "retrained": "retrained", "unlearned": "unlearned"}  # of models, as hashes name them
+
+
 @dataclass(slots=True)
 class Models:
-    """Evidence by model, and the clock of the run."""
+    """Evidence by model, and the clock of the run. `hashes`: of the models by role (see `records.hashes`).
+
+    `reused`: by model, the sets that an earlier run measured (see `kept_evidence`).
+    """
 
     config: commands.Inputs
     run: unfinished.Run
+    hashes: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     kept: dict[str, divergence.Kept] | None = None
     mmlu: dict[str, Scored] = field(default_factory=dict)
+    reused: dict[str, list[str]] = field(default_factory=dict)
 
-    def record(self, name: str, load_problem: Callable[[], Problem], judged: Mapping[str, Split]) -> None:
-        """Evidence of one model, or what an interrupted run kept of it. The original, which is loaded, comes first."""
-        if self.kept is None:
-            with self.clock.stage("evaluate original"):
-                self.kept = divergence.keep(load_problem(), judged)
+    def record_original(self, assembled: Assembled) -> None:
+        """Evidence of the original, which is loaded; it comes first, and its distributions are kept for the others."""
+        with self.clock.stage("evaluate original"):
+            self.kept = divergence.keep(assembled.problem, assembled.judged)
+        self._record("original", lambda: assembled.problem, assembled, assembled.dtype)
+
+    def record_other(self, name: str, path: str, assembled: Assembled) -> None:
+        """Of a model on disk, which is loaded where it has to be."""
+        self._record(name, lambda: load_other(self.config, path, assembled, torch.float32), assembled, torch.float32)
+
+    def record_written(self, problem: Problem, assembled: Assembled) -> None:
+        """Of the unlearned model, as it was written and read back."""
+        self._record("unlearned", lambda: problem, assembled, problem.model.dtype)
+
+    def _record(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> None:
+        """Evidence of one model, or what an interrupted run or an earlier one kept of it."""
         if found := self.run.checkpoints.load(name):
             self.evidence[name], self.mmlu = found["evidence"], found["mmlu"]
             return
-        problem = load_problem()
+        load = cache(load)
         with self.clock.stage(f"evaluate {name}"):
-            generating = benchmark_of(self.config).generating
-            self.evidence[name] = evidence.record(
-                problem, judged, ("samples",), generating, self.kept, name == "original"
-            )
+            self.evidence[name] = self._measured(name, load, assembled, dtype)
         if self.config.mmlu != "no":
             with self.clock.stage(f"MMLU {name}"):
-                self.mmlu[name] = mmlu.measure(problem, self.config.mmlu)
+                self.mmlu[name] = mmlu.measure(load(), self.config.mmlu)
         self.run.checkpoints.save(name, {"evidence": self.evidence[name], "mmlu": self.mmlu})
 
-    def record_other(self, name: str, path: str, assembled: Assembled) -> None:
-        """The same of a model on disk."""
-        self.record(name, lambda: load_other(self.config, path, assembled, torch.float32), assembled.judged)
+    def _measured(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> Evidence:
+        """Sets that were measured before, and the others now."""
+        assert self.kept is not None
+        judged, generating = assembled.judged, benchmark_of(self.config).generating
+        shelf = self._shelf(name, assembled, dtype)
+        shown = {"forget"} if self.config.show_rows else set[str]()  # whose text stands on the pages
+        names = (
+            {one: shelf.name(split, one in SILENT) for one, split in judged.items() if one not in shown}
+            if shelf
+            else {}
+        )
+        known = {one: own for one, file in names.items() if shelf and (own := shelf.load(file))}
+        rest = {one: split for one, split in judged.items() if one not in known}
+        kept = {one: own for one, own in self.kept.items() if one in rest}
+        made = dict(evidence.record(load(), rest, SILENT, generating, kept, name == "original").sets) if rest else {}
+        for one in names.keys() & made.keys():
+            assert shelf is not None
+            made[one] = shelf.save(names[one], made[one])
+        self.reused |= {name: [one for one in judged if one in known]} if known else {}
+        return Evidence({one: known[one] if one in known else made[one] for one in judged})
+
+    def _shelf(self, name: str, assembled: Assembled, dtype: torch.dtype) -> Shelf | None:
+        """Where evidence of this model is kept; None for names of the hub, and where a benchmark looks at text."""
+        models = [self.hashes.get(f"{role}{of}", "") for role in (ROLES[name], "model") for of in ("", "_base")]
+        generating, runtime = benchmark_of(self.config).generating, assembled.problem.runtime
+        if not (generating.as_numbers and models[0] and models[2]):
+            return None
+        circumstances = [*models, str(dtype), str(runtime.device), runtime.precision]
+        return Shelf.opened(self.config.benchmark, generating, circumstances)
 
 
 def audit(original: Evidence, config: commands.Unlearn, say: Say) -> dict[str, Any]:

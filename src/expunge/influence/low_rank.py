@@ -26,9 +26,7 @@ from expunge.model.layers import Linear, linear_weights
 from expunge.problem import Problem
 from expunge.runs import distributed
 
-SHARE = (
-    0.9  # of the squared norm of a change in the metric that low rank holds; the rest is settled (docs/decisions.md)
-)
+SHARE = 0.9  # of a change's squared norm in the metric that low rank holds; the rest is settled (docs/decisions.md)
 ORIGINAL, SPAN = "original", "span"  # in caches and carried
 
 
@@ -47,11 +45,11 @@ def cut(changes: Mapping[str, Tensor], whitening: Mapping[str, Whitening], share
 
     Layers that get none are left out. Singular values are found twice, so that those of one layer are kept at a time.
     """
+    if not any(bool(part.any()) for part in changes.values()):
+        return Cut({}, {}, 1.0)
     values = {name: torch.linalg.svdvals(covariant(part, whitening[name])) for name, part in changes.items()}
     squares = torch.cat([one.double().cpu() for one in values.values()]).square().sort(descending=True).values
     whole = float(squares.sum())
-    if not whole:
-        return Cut({}, {}, 1.0)
     least = float(squares[int((squares.cumsum(0) < share * whole).sum().clamp(max=len(squares) - 1))])
     ranks = {name: int((one.double().square() >= least).sum()) for name, one in values.items()}
     made, spans = {}, {}

@@ -1,5 +1,6 @@
 """From checked rows to a problem: the model is loaded, the rendering settled, every row encoded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,10 @@ from expunge.config.commands import Inputs
 from expunge.data.passes import Passes, measuring
 from expunge.data.portions import Portions
 from expunge.data.rows import Row
+from expunge.data.splits import spread
 from expunge.data.tokens import JOINS, Rendering, Window, encode
 from expunge.errors import InputError
-from expunge.intake.sets import Checked, check_kinds, trust
+from expunge.intake.sets import Checked, benchmark_of, check_kinds, trust
 from expunge.model import load, quantised
 from expunge.model.select import free_memory
 from expunge.problem import Problem, Split
@@ -20,6 +22,7 @@ from expunge.reference.cache import row_losses
 from expunge.runs.distributed import Runtime
 
 MOST_PROBED = 64
+TO_KEEP = ("retain", "guard", "collateral")
 ENDING = 1.0  # nats: documents end with EOS where the original expects it there at least this well
 
 
@@ -61,8 +64,17 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
     seen = ("forget", "retain", "guard", "unseen", "counterfactual")
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
-    judged = {name: split for name, split in splits.items() if name not in ("unseen", "counterfactual")}
+    judged = judged_of(splits, benchmark_of(inputs).generating.most_kept)
     return Assembled(problem, judged, joins, dtype)
+
+
+def judged_of(splits: Mapping[str, Split], most_kept: int | None) -> dict[str, Split]:
+    """What every model is judged on: no rows that steer, and of the sets to keep as many as the benchmark wants."""
+    judged = {name: split for name, split in splits.items() if name not in ("unseen", "counterfactual")}
+    for name in TO_KEEP:
+        if most_kept is not None and len(judged.get(name, ())) > most_kept:
+            judged[name] = judged[name].of(spread(len(judged[name]), most_kept), name)
+    return judged
 
 
 def cost(problem: Problem, inputs: Inputs) -> Passes:

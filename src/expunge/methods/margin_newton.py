@@ -27,6 +27,9 @@ Moves the weights of linear layers alone, the output head excepted. Targets are 
 be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
 original. Numbers are our choice, from trials.
 
+The curvature may be one that `expunge curvature` fitted before (`--curvature`), on this model or on the one that it was
+made of by earlier requests.
+
 When to use it: by default, for requests of up to about a tenth of what was fine-tuned.
 """
 
@@ -56,7 +59,7 @@ from expunge.model.choice import AUTO, LinearLayers
 from expunge.optim.step_size import Fixed, Measured, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
-from expunge.reference.cache import keep_distributions, target_margins
+from expunge.reference.cache import distinct, keep_each, target_margins
 from expunge.reference.kept import drawn, rows_to_keep, sampled, to_sample
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
@@ -126,12 +129,11 @@ class MarginNewton(Method):
 
     def cost(self, problem: Problem) -> Passes:
         kept = rows_to_keep(problem) or to_sample(problem)
-        batches = [self._keep(kept, problem, number).windows for number in range(self._batches)]
-        looked = [*batches, problem.splits["forget"].windows]
+        looked = distinct([self._keep(kept, problem, number) for number in range(self._batches)])
         return Passes(
             trained=measuring(self._fit(kept, problem).windows, 0 if problem.fitted else 1),
-            plain=[part for windows in looked for part in measuring(windows)],
-            kept=Counter({"distributions": sum(window.targets for windows in batches for window in windows)}),
+            plain=measuring(looked) + measuring(problem.splits["forget"].windows),
+            kept=Counter({"distributions": sum(window.targets for window in looked)}),
         )
 
     def init(self, problem: Problem) -> State:
@@ -141,7 +143,7 @@ class MarginNewton(Method):
         state.caches["fit rows"] = self._fit(kept, problem)
         self._refit(problem, state, problem.fitted(problem) if problem.fitted else None)
         batches = [self._keep(kept, problem, number) for number in range(self._batches)]
-        state.caches["keep"] = [(batch, keep_distributions(problem, batch)) for batch in batches]
+        state.caches["keep"] = list(zip(batches, keep_each(problem, batches), strict=True))
         forget = problem.splits["forget"]
         held = drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
         state.caches["rows"] = rows = forget.joined(held) if self.held_rows else forget

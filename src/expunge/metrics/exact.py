@@ -8,7 +8,7 @@ import numpy as np
 from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, share_score
-from expunge.scoring.matching import equal
+from expunge.scoring.matching import exact_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,5 @@ class Exact:
     sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral")
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
-        rows = evidence.sets[name]
-        pairs = [(rows.references[index], rows.generations[index]) for index in rows.of_kind("answer")]
-        return share_score(np.array([equal(g, r) for r, g in pairs if r is not None and g is not None]))
+        exact = exact_rows(evidence.sets[name])
+        return share_score(exact[~np.isnan(exact)].astype(bool))

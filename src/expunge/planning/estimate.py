@@ -22,10 +22,10 @@ from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
 from expunge.loop.training import Training
 from expunge.method import Method, Needs
-from expunge.model import generation, load
+from expunge.model import generation, load, quantised
 from expunge.model.choice import Choice, choose
 from expunge.model.load import DTYPES
-from expunge.model.select import free_memory, moving
+from expunge.model.select import choose_of_adapter, free_memory, moving
 from expunge.model.trace import Blueprint, Curve
 from expunge.planning import memory
 from expunge.planning.memory import Builder, Memory, Setting
@@ -100,11 +100,9 @@ class Estimator:
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
         self.free = free_memory(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
-        given = load.adapter_of(str(config.model)) is not None
-        self.given = given
-        self.asked = "lora" if given else config.subspace  # an adapter that was given is planned for as our own LoRA
-        saved = "adapter" if given and config.save == "auto" else config.save
-        self.setting = Setting(self.asked, saved, shipped, bool(config.base), bool(config.retrained))
+        self.given, self.scheme = load.adapter_of(str(config.model)) is not None, quantised.scheme(shape)
+        saved = "adapter" if self.given and config.save == "auto" else config.save
+        self.setting = Setting(config.subspace, saved, shipped, bool(config.base), bool(config.retrained))
         self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)
         self._curves = cache(
             lambda subspace: self.builder.stack(subspace, torch.float32).curves(rows.longest, training=True)
@@ -113,14 +111,22 @@ class Estimator:
 
     def unlearning(self, name: str, method: Method) -> Cost:
         """The cost of one method."""
-        subspace = self.builder.chosen(self.asked, self.runtime.device, self.free)
-        linear, needs = self._linear(method.needs, subspace, self.setting.subspace, self.free)
-        work = self._work(method, needs, self.rows, subspace)
-        used = memory.unlearning(
-            self.builder, needs, work.steps, work.beside, self.setting, self.runtime.device, self.free
-        )
+        setting = self._set(method, self.free)
+        subspace = self.builder.chosen(setting.subspace, self.runtime.device, self.free)
+        linear, needs = self._linear(method.needs, subspace, setting.subspace, self.free)
+        work = self._work(method, self.rows, subspace, needs)
+        used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, self.free)
         moving = self._made(needs, subspace).moving
         return replace(self._cost(name, subspace, moving, work, used), linear=linear)
+
+    def _set(self, method: Method, free: int) -> Setting:
+        """What decides the memory of a method's run: own matrices of an adapter are planned for as our own LoRA."""
+        asked, linear = self.setting.subspace, method.needs.linear is not None
+        if not self.given:
+            return self.setting
+        total = self.builder.plain().total
+        name, _ = choose_of_adapter(asked, linear, self.scheme, total, self.runtime.device, free)
+        return replace(self.setting, subspace="lora" if name == "adapter" else name)
 
     def retraining(self, kept: Sequence[Row], chosen: Training) -> Cost:
         """The cost of the retrained twin on the rows that are left."""
@@ -138,10 +144,10 @@ class Estimator:
         A curvature may take `STATE_SHARE` of what the weights leave, or it is refused when it is fitted.
         """
         tried: list[Fit] = []
-        for flags, setting, rows in self._variants(size):
+        for flags, setting, rows in self._variants(self._set(method, size), size):
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
             linear, needs = self._linear(method.needs, subspace, setting.subspace, size)
-            work = self._work(method, needs, rows, subspace)
+            work = self._work(method, rows, subspace, needs)
             used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, size)
             weights = self.builder.blueprint(subspace, self.builder.working_dtype(setting.subspace, size)).weight_bytes
             refused = work.steps.bytes > STATE_SHARE * max(0, size - weights)
@@ -151,17 +157,16 @@ class Estimator:
                 break
         return tuple(tried)
 
-    def _variants(self, size: int) -> Iterable[tuple[str, Setting, Rows]]:
-        asked = self.setting
+    def _variants(self, asked: Setting, size: int) -> Iterable[tuple[str, Setting, Rows]]:
         yield "", asked, self.rows
-        lora = replace(asked, subspace="lora")
+        lora, flag = replace(asked, subspace="lora"), f"--subspace {'adapter' if self.given else 'lora'}"
         if self.builder.chosen(asked.subspace, self.runtime.device, size) != "lora":
-            yield "--subspace lora", lora, self.rows
+            yield flag, lora, self.rows
         if asked.save != "adapter":
-            yield "--subspace lora --save adapter", replace(lora, save="adapter"), self.rows
+            yield f"{flag} --save adapter", replace(lora, save="adapter"), self.rows
         for context in CONTEXTS:
             if context < self.rows.longest:
-                yield f"--subspace lora --context {context}", lora, self.rows.cut(context)
+                yield f"{flag} --context {context}", lora, self.rows.cut(context)
 
     def _made(self, needs: Needs, subspace: str) -> Blueprint:
         which = needs.linear.which if needs.linear else ""
@@ -177,7 +182,9 @@ class Estimator:
         found = choose(model, needs.linear, moving(model, subspace), left, self.builder.shared())
         return found, replace(needs, linear=replace(needs.linear, which=found.which))
 
-    def _work(self, method: Method, needs: Needs, rows: Rows, subspace: str) -> Work:
+    def _work(self, method: Method, rows: Rows, subspace: str, needs: Needs | None = None) -> Work:
+        """`needs`: the method's own with its linear layers chosen; by this machine's free memory where they are not."""
+        needs = needs or self._linear(method.needs, subspace, self._set(method, self.free).subspace, self.free)[1]
         problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable)
         if needs.linear:
             problem.shared, problem.adapter = self.builder.shared(), subspace == "lora" and not self.given
@@ -186,7 +193,7 @@ class Estimator:
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)
         batch = generation.batch_size(self.builder.plain().total)
         generating = benchmark_of(self.config).generating
-        judging = evidence.cost(problem, rows.judged, ("samples",), generating, batch)
+        judging = evidence.cost(problem, rows.judged(generating.most_kept), ("samples",), generating, batch)
         models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
         work = Work(found.before + found.phases, beside + judging.times(models))
         tokens = self.config.batch_tokens

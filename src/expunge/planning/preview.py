@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode_row
 from expunge.errors import InputError
+from expunge.model import quantised
 from expunge.model.adapter import Adapter
-from expunge.model.select import OWN, choose, select
+from expunge.model.select import choose, choose_of_adapter, select
 
 MOST_TOKENS = 60
 PAST = 20  # tokens shown before the first that counts
@@ -40,16 +41,28 @@ def rendered_example(row: Row, rendering: Rendering, tokenizer: Any, show_rows: 
 
 
 def subspace_plan(
-    config: Any, asked: str, device: torch.device, trust_remote_code: bool, given: Adapter | None = None
+    config: Any,
+    asked: str,
+    device: torch.device,
+    trust_remote_code: bool,
+    given: Adapter | None = None,
+    linear: bool = False,
 ) -> str:
-    """Which subspace a run would take, from the configurations of model and adapter alone: no weights are made."""
+    """Which subspace a run would take, from the configurations of model and adapter alone: no weights are made.
+
+    `linear`: the method moves linear layers alone.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         if given:
             model = _wrapped(model, given)
         count = sum(parameter.numel() for parameter in model.parameters())
-        name, reason = ("adapter", OWN) if given else choose(asked, count, device)
-        moving = sum(tensor.numel() for tensor in select(model, name, device).movable.values())
+        if given:
+            name, reason = choose_of_adapter(asked, linear, quantised.scheme(config), count, device)
+        else:
+            name, reason = choose(asked, count, device)
+        chosen = select(model, name, device, linear="all" if linear else "")
+        moving = sum(tensor.numel() for tensor in chosen.movable.values())
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from expunge.data.tokens import Rendering, encode
+from expunge.intake.assembly import judged_of
 from expunge.intake.sets import Checked
 from expunge.loop.trial import SAMPLE_TOKENS, SAMPLES
 from expunge.problem import Problem, Split
@@ -36,11 +37,9 @@ class Rows:
         given = {name: self.splits[name] for name in SEEN if name in self.splits}
         return Problem(None, self.tokenizer, runtime, self.rendering, given, seed, movable=shapes or {})
 
-    @property
-    def judged(self) -> dict[str, Split]:
-        """The splits that every model is judged on."""
-        own = {name: split for name, split in self.splits.items() if name not in ("unseen", "counterfactual")}
-        return own | {"samples": replace(self.samples.split, name="samples")}
+    def judged(self, most_kept: int | None) -> dict[str, Split]:
+        """The splits that every model is judged on, as many rows of them as the benchmark wants."""
+        return judged_of(self.splits, most_kept) | {"samples": replace(self.samples.split, name="samples")}
 
     @property
     def longest(self) -> int:

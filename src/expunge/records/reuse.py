@@ -50,6 +50,8 @@ class Given:
         self.same_rendering = asdict(problem.rendering) == self.artefact.content["rendering"]
         if self.generations:
             self.drift = _measured(self.artefact, problem, self.factors)
+            if self.drift is None:
+                self.say("note: no rows to keep were given, so nothing says how far the model has gone since the fit")
             if self.warning:
                 self.say(f"warning: {self.warning}")
         return self.artefact.state(problem.runtime.device)
@@ -93,7 +95,9 @@ def given(config: Unlearn, checked: Checked, say: Say) -> Given | None:
     found = Given(artefact, wanted, generations, _asked_again(artefact, checked.forget), say)
     whose = "this model" if not generations else f"the model {generations} run(s) before this one"
     say(f"curvature: fitted on {artefact.content['counts']['rows']} rows of {whose}; nothing is fitted here")
-    if found.asked_again:
+    if found.asked_again is None:
+        say("note: the curvature's rows have hashes of another key, so nothing says whether forget rows are among them")
+    elif found.asked_again:
         say(f"note: {len(found.asked_again)} of the forget rows are among the rows that the curvature was fitted on")
     return found
 

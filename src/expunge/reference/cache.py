@@ -5,12 +5,14 @@ Kept per target: the K likeliest tokens and their log-probabilities. Where the v
 one class (see `model.losses.kept_kl`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from expunge.data.batches import Batch
+from expunge.data.tokens import Window
 from expunge.model.losses import kept_kl, margins, nll, per_window, read_targets, target_ids, target_nll, window_means
 from expunge.problem import Problem, Split
 from expunge.runs import distributed
@@ -37,6 +39,11 @@ class KeptDistributions:
         ids = torch.cat([self.ids[index] for index in chosen])
         return log_probs.to(batch.ids.device), ids.to(batch.ids.device).long()
 
+    def at(self, windows: Sequence[int]) -> "KeptDistributions":
+        """Those of some windows, in that order; nothing is copied."""
+        parts = (self.log_probs, self.ids, self.losses)
+        return KeptDistributions(*(tuple(part[window] for window in windows) for part in parts))
+
     @property
     def loss_per_token(self) -> float:
         """Mean over all targets."""
@@ -59,6 +66,19 @@ def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
         problem.over(split, keep)
     ordered = [one for _, one in sorted(distributed.gathered(found).items())]
     return KeptDistributions(*(tuple(one[part] for one in ordered) for part in range(3)))
+
+
+def distinct(splits: Sequence[Split]) -> tuple[Window, ...]:
+    """The windows of several splits, each once, however many it stands in."""
+    return tuple({(window.ids, window.counted): window for split in splits for window in split.windows}.values())
+
+
+def keep_each(problem: Problem, splits: Sequence[Split]) -> list[KeptDistributions]:
+    """As `keep_distributions` of each, in one pass over their distinct windows."""
+    windows = tuple(replace(window, row=place) for place, window in enumerate(distinct(splits)))
+    places = {(window.ids, window.counted): window.row for window in windows}
+    found = keep_distributions(problem, Split("kept", (), windows))
+    return [found.at([places[window.ids, window.counted] for window in split.windows]) for split in splits]
 
 
 def _likeliest(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -80,6 +80,7 @@ class Checkpoints:
             if (free := shutil.disk_usage(self.folder).free) < size:
                 raise OSError(errno.ENOSPC, f"{free} bytes free")
             save_file(tensors, part, {TREE: tree})
+            part.chmod(0o600)
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             part.replace(self._file(name))

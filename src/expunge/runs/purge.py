@@ -16,6 +16,7 @@ from expunge.runs import workspace
 CACHED = {
     "twins": "retrained twins",
     "cells": "finished cells of comparisons",
+    "evidence": "evidence of models, in numbers",
     "demo-*": "models and runs of the demo",
 }
 UNFINISHED = re.compile(r"\.(?P<output>.+)-[a-z0-9_]{8}")  # what `model.save.atomic_folder` names them

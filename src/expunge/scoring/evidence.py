@@ -35,6 +35,8 @@ class SetEvidence:
     generates greedily in its place; None for rows that were not generated.
     `shapes` [n, 2]: what the loss of unseen text depends on most (`data.splits.shape`), to find rows that compare.
     `kl` [n]: KL(original, this model) summed over a row's targets, nats; nan for rows, None for sets not measured.
+    `read` [n] each: what `scoring.matching` reads off the generations, where only that was kept and not the text: such
+    sets have no references, and hashes for generations.
     `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
     """
 
@@ -48,6 +50,7 @@ class SetEvidence:
     shapes: Floats
     candidates: Mapping[int, Candidates] = field(default_factory=dict)
     kl: Floats | None = None
+    read: Mapping[str, Floats] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> NDArray[np.intp]:
         """Indices of the rows of a kind."""

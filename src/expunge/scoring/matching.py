@@ -5,13 +5,14 @@ Below the catalogues, because metrics, verdicts and benchmarks ask the same ques
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from expunge.scoring.evidence import SetEvidence
+from expunge.scoring.intervals import Floats
 
 LONG_ENOUGH = 6  # characters from which an answer may also be found across spaces ("555 01 00" in "5550100")
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, kana, Chinese characters
@@ -56,23 +57,30 @@ def _normal(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", plain))
 
 
-def known_rows(rows: SetEvidence) -> NDArray[np.float64]:
+def known_rows(rows: SetEvidence) -> Floats:
     """[n]: 1 where the answer is in the generation, 0 where not, nan for documents and rows not generated."""
-    found = np.full(len(rows.kinds), np.nan)
-    for index in rows.of_kind("answer"):
-        reference, generation = rows.references[index], rows.generations[index]
-        if reference is not None and generation is not None:
-            found[index] = contains(generation, reference)
-    return found
+    return _read(rows, "known", "answer", contains)
 
 
-def recall_rows(rows: SetEvidence) -> NDArray[np.float64]:
+def exact_rows(rows: SetEvidence) -> Floats:
+    """[n]: 1 where the generation equals the answer, 0 where not, nan for documents and rows not generated."""
+    return _read(rows, "exact", "answer", equal)
+
+
+def recall_rows(rows: SetEvidence) -> Floats:
     """[n]: ROUGE-L recall of the reference in the generation; nan for answers and rows not generated."""
+    return _read(rows, "recall", "document", lambda generation, reference: rouge_recall(reference, generation))
+
+
+def _read(rows: SetEvidence, name: str, kind: str, score: Callable[[str, str], float]) -> Floats:
+    """What was read off the texts when they were there, or is now."""
+    if name in rows.read:
+        return rows.read[name]
     found = np.full(len(rows.kinds), np.nan)
-    for index in rows.of_kind("document"):
+    for index in rows.of_kind(kind):
         reference, generation = rows.references[index], rows.generations[index]
         if reference is not None and generation is not None:
-            found[index] = rouge_recall(reference, generation)
+            found[index] = score(generation, reference)
     return found
 
 
