@@ -42,9 +42,11 @@ class World:
         return load_other(self.config, str(folder), self.assembled, torch.float32)
 
 
-def opened(folder: Path) -> World:
-    files = {name: str(folder / f"{name}.jsonl") for name in ROWS}
-    config = Unlearn(model=str(folder / "original"), base=str(folder / "base"), **files)
+def opened(folder: Path, rows: Mapping[str, Path] | None = None, benchmark: str = "rows") -> World:
+    """A folder of models, with its rows unless others are given by name."""
+    given = rows or {name: folder / f"{name}.jsonl" for name in ROWS}
+    files = {name: str(file) for name, file in given.items()}
+    config = Unlearn(model=str(folder / "original"), base=str(folder / "base"), benchmark=benchmark, **files)
     assembled = assemble(config, check(config))
     base = trial.base_of(config, assembled)
     assert base is not None
@@ -55,7 +57,8 @@ def opened(folder: Path) -> World:
 def movable(problem: Problem, seed: int = 0, method: Any = None) -> Problem:
     """A copy of the problem's model whose weights move: all of them, or those that a method may move."""
     needs = method.needs if method else None
-    given = (needs.layers, needs.linear) if needs else ()
+    which = needs.linear.which.replace("auto", "all") if needs and needs.linear else ""  # such models are small
+    given = (needs.layers, which) if needs else ()
     subspace = select(deepcopy(problem.model), "full", problem.runtime.device, *given)
     return replace(problem, model=subspace.model, movable=subspace.movable, seed=seed)
 

@@ -93,7 +93,7 @@ class MarginNewton(Method):
     """Linear layers that move: all, mlp, attention, down (the MLPs' last), one of these in a part of the depth (down
     8-23), a regular expression of names, or auto: as many as memory holds the curvature of (our choice)."""
     fit_rows: Count | None = None
-    """Most rows that the curvature is fitted on; none: 16 for each forget row, 64 to 384 (our choice)."""
+    """Most rows that the curvature is fitted on; none: 4 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
     """Rows of a restoration; none: as many as forget rows, 16 to 128 (our choice)."""
     held_rows: Annotated[int, AtLeast(0)] = 0
@@ -271,7 +271,7 @@ class MarginNewton(Method):
 
     def _fit(self, kept: Split, problem: Problem) -> Split:
         forget = problem.splits.get("forget")
-        usual = MOST_FITTED if forget is None else min(MOST_FITTED, max(64, 16 * len(forget.rows)))
+        usual = MOST_FITTED if forget is None else min(MOST_FITTED, max(64, 4 * len(forget.rows)))
         most = self.fit_rows or usual
         return drawn(kept, most, problem.seed, "fit")
 
