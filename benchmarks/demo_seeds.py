@@ -47,8 +47,8 @@ def measure(record: dict[str, Any]) -> dict[str, Any]:
             model: value("perplexity", "judging", model) for model in ("original", "unlearned", "retrained")
         },
         "verdict": {key: record["verdict"][key] for key in ("forget", "rest", "passes", "counts")},
-        "learning_rate": record["method"]["learning_rate"],
-        "steps": record["method"]["steps"],
+        "method": record["method"]["name"],
+        "row_passes": record["method"]["row_passes"],
         "seconds": record["seconds"],
     }
 

@@ -87,7 +87,7 @@ def commands(world: Path, work: Path) -> dict[str, list[str]]:
     removal = "--options.cycles 3 --options.restore --options.step fixed --options.step-size 1e-3".split()
     base = ["--base", str(world / "base")]
     return {
-        "unlearn, loss_matching": ["unlearn", *given, *quick],
+        "unlearn, loss_matching": ["unlearn", *given, "--method", "loss_matching", *quick],
         "unlearn, fisher_removal": ["unlearn", *given, "--subspace", "lora", "--method", "fisher_removal", *removal],
         "retrain": ["retrain", *given[:4], *base, *rows["train"], "--train-config", str(work / "training.yaml")],
         "evaluate": ["evaluate", *given, "--unlearned", str(world / "retrained")],

@@ -119,4 +119,5 @@ def test_recipes_of_the_contest_run_dry(name: str, olmo: Path, folds: Path) -> N
     lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data": str(folds)})
     assert "olmo" in lines[0]
     assert any(line.startswith("forget: 12 rows, 6 documents, 6 answers") for line in lines)
-    assert any("lora" in line for line in lines)
+    assert any(f"subspace: {values['subspace']} (asked for)" in line for line in lines)
+    assert any(line.startswith("margin_newton: moves layers ") for line in lines)

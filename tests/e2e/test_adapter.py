@@ -53,7 +53,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def unlearn(adapter: Path, folder: Path, **settings: Any) -> Any:
-    usual: dict[str, Any] = {"model": str(adapter), "output": str(folder / "out"), "options": QUICK}
+    usual: dict[str, Any] = {"model": str(adapter), "output": str(folder / "out")}
+    usual |= {"method": "loss_matching", "options": QUICK}  # moves every matrix, and is short
     usual |= {"force": True, "join": "space", "batch_tokens": 4096}  # given, so that no batch is traced to find it
     return expunge.unlearn(**adapters.write_rows(folder) | usual | settings)
 

@@ -27,7 +27,7 @@ def given(little_world: Path, tmp_path: Path) -> dict[str, Any]:
     for name in ROWS:
         shutil.copy(little_world / f"{name}.jsonl", tmp_path)
     rows = {name: str(tmp_path / f"{name}.jsonl") for name in ROWS}
-    return rows | {"model": str(little_world / "original"), "options": QUICK}
+    return rows | {"model": str(little_world / "original"), "method": "loss_matching", "options": QUICK}
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_ctrl_c_is_a_sentence_and_130(
     given: dict[str, Any], tmp_path: Path, stopping: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopping.after(0)
-    flags = [part for key in ("model", "forget", "retain", "holdout") for part in (f"--{key}", given[key])]
+    flags = [part for key in ("model", "forget", "retain", "holdout", "method") for part in (f"--{key}", given[key])]
     assert command_line.main(["unlearn", *flags, "--output", str(tmp_path / "out")]) == 130
     assert "interrupted. Give the same command to go on" in capsys.readouterr().err
 

@@ -236,7 +236,7 @@ class DescendRunner:
         figures: dict[str, Any] = {"attempt": self._number} | settings | check.figures()
         figures |= {"phase": self.phase.name, "step": self.before + check.step}
         self.outcome.history.append(figures)
-        self.unlearning.log(figures | {"batch_tokens": self.problem.portions.tokens})
+        self.unlearning.log(figures)
         assert self._guard is not None
         if self._guard.see(check) and not last:
             self.unlearning.keep(self.state_dict)

@@ -169,8 +169,9 @@ class _Walk:
         listed, logged = _listed(phases), list[Any]()
 
         def remembered(entry: Mapping[str, Any]) -> None:
-            logged.append(entry)
-            log(entry)
+            said = {"batch_tokens": problem.portions.tokens} | dict(entry)  # an interrupted run's lines have theirs
+            logged.append(said)
+            log(said)
 
         targets = None if state.targets is None else state.targets.tolist()
         outcome = Outcome(notes=state.notes, targets=targets, row_passes=row_passes)
