@@ -20,7 +20,11 @@ margins said is scaled (`optim.step_size.Planned`). Before each but the first, a
 KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on
 acceptance rows that no gradient saw.
 
-Moves the weights of linear layers alone, the output head excepted. Targets are found as for loss_matching. What is to
+Moves the weights of linear layers alone, the output head excepted. An adapter that was given is merged in memory and
+whole weights move (`--subspace adapter`: its own matrices, as over a quantised base). It is delivered as an adapter of
+higher rank: the change is cut in the metric of the curvature, and a last step within what is left brings the rows to
+their targets again (`influence.low_rank`). Of a fresh LoRA only B moves, until a refit: A has no curvature while B is
+0. Targets are found as for loss_matching. What is to
 be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
 original. Numbers are our choice, from trials.
 
