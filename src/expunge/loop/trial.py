@@ -76,8 +76,7 @@ def run(
     subspace = replace(subspace, reason=kept["reason"]) if kept else subspace
     say(f"subspace: {subspace.name} ({subspace.reason})")
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
-    whole = subspace.name not in ("adapter", "lora")
-    form = form_of(config, whole)
+    form = form_of(config, whole := subspace.name not in ("adapter", "lora"))
     problem = replace(problem, low_rank=SHARE if whole and form == "adapter" else None)
     if base is not None:
         problem = replace(problem, base=base.losses, base_margins=base.margins)
