@@ -77,8 +77,8 @@ class Unlearn(Inputs):
     """Removes the forget rows from the model and reports how far that worked."""
 
     subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full (it is
-    merged in memory)."""
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
+    (merged in memory)."""
     method: str = "loss_matching"
     """Entry of the methods catalogue (expunge list methods), or a Python file with one."""
     options: Any = None
@@ -104,8 +104,8 @@ class Compare(Inputs):
     """Runs methods with several seeds on one problem and compares them with one another and with retrained models."""
 
     subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full (it is
-    merged in memory)."""
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
+    (merged in memory)."""
     methods: tuple[str, ...] = ()
     """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
     seeds: tuple[Annotated[int, AtLeast(0)], ...] = (0, 1, 2)
