@@ -205,6 +205,10 @@ def check_parts(method: Any, problem: Problem) -> None:
     assert phases
     if any(isinstance(phase, Propose) for phase in phases):
         assert "acceptance" in needs.parts
+    if not needs.retain and not needs.fewest_retain:  # then it makes rows to accept on where none are given
+        others = {name: split for name, split in problem.splits.items() if name != "retain"}
+        assert not needs.parts or "acceptance" in method.init(replace(problem, splits=others)).splits
+        return
     assert needs.fewest_retain >= len(needs.parts)
     assert needs.retain or not needs.parts
 
@@ -232,10 +236,11 @@ class Needing(Changed):
         Needs(retain=True, parts={"retain": 1, "curvature": 2}, fewest_retain=16),
         Needs(retain=True, parts={"retain": 1, "curvature": 2, "acceptance": 1}, fewest_retain=2),
         Needs(retain=False, parts={"retain": 1, "curvature": 2, "acceptance": 1}, fewest_retain=16),
+        Needs(parts={"retain": 1, "acceptance": 1}),
     ],
 )
 def test_needs_that_leave_a_proposal_without_rows_would_be_seen(wrong: Needs) -> None:
-    method = Needing(short("fisher_removal"), lambda phase: (phase,), wrong)
+    method = Needing(short("fisher_removal" if wrong.fewest_retain else "npo"), lambda phase: (phase,), wrong)
     with pytest.raises(AssertionError):
         check_parts(method, problem_for("fisher_removal", "full"))
 

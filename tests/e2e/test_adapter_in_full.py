@@ -93,7 +93,8 @@ def test_the_change_of_a_whole_model_as_an_adapter(tmp_path: Path) -> None:
     """Only where asked for, and with the warning that both files together have the rows."""
     adapter, base = adapters.make(tmp_path, "gpt2", epochs=100), tmp_path / "whole"
     save.merge(served(tmp_path / "base", adapter), adapter=True).save_pretrained(base)
-    shutil.copy(tmp_path / "base" / "tokenizer.json", base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "base" / name, base)
     before = hashes(base)
     run = unlearn(base, tmp_path, save="adapter", subspace="full")
     assert hashes(base) == before and run.record["save"]["note"] == OWN_ADAPTER

@@ -23,7 +23,11 @@ acceptance rows that no gradient saw.
 A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
 others, by constraints taken where they were relearned (`influence.durable`).
 
-Moves the weights of linear layers alone, the output head excepted. Targets are found as for loss_matching. What is to
+Moves the weights of linear layers alone, the output head excepted. An adapter that was given is merged in memory and
+whole weights move (`--subspace adapter`: its own matrices, as over a quantised base). It is delivered as an adapter of
+higher rank: the change is cut in the metric of the curvature, and a last step within what is left brings the rows to
+their targets again (`influence.low_rank`). Of a fresh LoRA only B moves, until a refit: A has no curvature while B is
+0. Targets are found as for loss_matching. What is to
 be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
 original. Numbers are our choice, from trials.
 
