@@ -7,8 +7,7 @@ A world is a folder as benchmarks/in_memory.py reads it, with five rows to a per
 and retain rows) are drawn by the seed; each request removes `--people` of them from the model that the request before
 left, with the rows of all that are not yet removed to keep. After each request: rows removed by it and by earlier ones
 beside their targets, answers of the rows still to be kept and of rows in no file, and the price in row passes. The last
-line is one request for all of them at once. A sequence that was cut off begins anew. `--how together`: rows of earlier
-requests stand among those to forget, so that they stay at their targets; `again`: that, from the original each time.
+line is one request for all of them at once. A sequence that was cut off begins anew.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from in_memory import Cells, Unlearned, opened, seen, unlearned
 
 A_PERSON = 5  # rows of a world
 MODELS = ("original", "base")
-How = Literal["alone", "together", "again"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Request:
     retain: list[str]
 
 
-def requests(folder: Path, count: int, people: int, seed: int, how: How) -> list[Request]:
+def requests(folder: Path, count: int, people: int, seed: int) -> list[Request]:
     """So many requests, and one for all of them at once."""
     lines = [line for name in ("forget", "retain") for line in (folder / f"{name}.jsonl").read_text().splitlines()]
     each = [lines[place : place + A_PERSON] for place in range(0, len(lines), A_PERSON)]
@@ -48,8 +46,7 @@ def requests(folder: Path, count: int, people: int, seed: int, how: How) -> list
     made = []
     for number in range(count):
         removed, gone = order[number * people : (number + 1) * people], set(order[: (number + 1) * people])
-        forget = removed if how == "alone" else gone
-        made.append(Request(str(number + 1), _joined(each, forget), _joined(each, set(order) - gone)))
+        made.append(Request(str(number + 1), _joined(each, removed), _joined(each, set(order) - gone)))
     every = order[: count * people]
     return [*made, Request("all at once", _joined(each, every), made[-1].retain)]
 
@@ -87,26 +84,25 @@ class Removed:
 
 
 def run(folder: Path, asked: argparse.Namespace, cells: Cells) -> None:
-    key = {"world": folder.name, "method": asked.method, "how": asked.how, "seed": asked.seed}
+    key = {"world": folder.name, "method": asked.method, "seed": asked.seed}
     if cells.has(**key, request="all at once"):
         return
     cells.lines = [line for line in cells.lines if any(line[name] != value for name, value in key.items())]
     method, _, given = asked.method.partition(":")
     options = strict_yaml.parse("{" + given.replace("=", ": ") + "}", asked.method)
     model, earlier, others = None, list[Removed](), None
-    for request in requests(folder, asked.requests, asked.people, asked.seed, asked.how):
+    for request in requests(folder, asked.requests, asked.people, asked.seed):
         world = problem_of(folder, request)
         others = others or world.assembled.judged["collateral"]  # later, what was removed is in no file either
         alone = request.name == "all at once"
-        first = model is None or alone or asked.how == "again"
-        before = world.problem if first else replace(world.problem, model=model)
+        before = world.problem if model is None or alone else replace(world.problem, model=model)
         made: Unlearned = unlearned(before, method, options, asked.seed)
         model = made.problem.model
         outcome = made.outcome
         own = Removed(made.problem, torch.tensor(outcome.targets))
         figures: dict[str, Any] = {"row_passes": round(outcome.row_passes, 1)}
         figures |= _parts("removed now", [own], made.problem)
-        figures |= _parts("removed earlier", [] if alone or asked.how != "alone" else earlier, made.problem)
+        figures |= _parts("removed earlier", [] if alone else earlier, made.problem)
         for name, split in (world.assembled.judged | {"collateral": others}).items():
             if name == "forget":
                 continue
@@ -133,12 +129,12 @@ COLUMNS += ("collateral answers", "judging documents", "judging answers")
 
 
 def table(cells: Cells) -> Iterator[str]:
-    yield "| world | method | how | seed | request | " + " | ".join(COLUMNS) + " |"
-    yield "| --- " * (5 + len(COLUMNS)) + "|"
+    yield "| world | method | seed | request | " + " | ".join(COLUMNS) + " |"
+    yield "| --- " * (4 + len(COLUMNS)) + "|"
     for line in cells.lines:
         values = [line.get(name) for name in COLUMNS]
         words = ["" if value is None else f"{value:.3g}" for value in values]
-        place = [str(line.get(name)) for name in ("world", "method", "how", "seed", "request")]
+        place = [str(line[name]) for name in ("world", "method", "seed", "request")]
         yield "| " + " | ".join([*place, *words]) + " |"
 
 
@@ -146,7 +142,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("worlds", nargs="*", type=Path)
     parser.add_argument("--method", default="margin_newton")
-    parser.add_argument("--how", choices=get_args(How), default="alone")
     parser.add_argument("--requests", type=int, default=10)
     parser.add_argument("--people", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
