@@ -26,7 +26,8 @@ from expunge.data.batches import Batch
 from expunge.data.passes import Passes
 from expunge.gradients.summed import Terms as Terms
 from expunge.model.choice import LinearLayers
-from expunge.optim.step_size import Measured, StepRule
+from expunge.optim.search import Measured
+from expunge.optim.step_size import StepRule
 from expunge.problem import Problem, Split
 
 ACCEPTANCE = "acceptance"  # the split that proposed steps are measured on

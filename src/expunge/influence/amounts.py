@@ -10,7 +10,8 @@ trials (docs/decisions.md):
 - a restoration goes by as many rows as there are forget rows, 16 to 128.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 SMALL, LARGE = 1 / 20, 1 / 4
 FEWEST_FITTED, MOST_FITTED, FITTED_A_ROW = 64, 384, 4
@@ -31,6 +32,39 @@ class Amounts:
     held: int
     fit: int
     keep: int
+
+
+class Asked(Protocol):
+    """Options of a method; None: as the size of the request says."""
+
+    @property
+    def iterations(self) -> int | None: ...
+    @property
+    def share(self) -> float | None: ...
+    @property
+    def restorations(self) -> int | None: ...
+    @property
+    def refit_every(self) -> int | None: ...
+    @property
+    def held_rows(self) -> int | None: ...
+    @property
+    def fit_rows(self) -> int | None: ...
+    @property
+    def keep_rows(self) -> int | None: ...
+
+
+def asked(options: Asked, forget: int, kept: int) -> Amounts:
+    """What the options say, and the size of the request where they say nothing."""
+    own: dict[str, Any] = {
+        "iterations": options.iterations,
+        "share": options.share,
+        "restorations": options.restorations,
+        "refit_every": options.refit_every,
+        "held": options.held_rows,
+        "fit": options.fit_rows,
+        "keep": options.keep_rows,
+    }
+    return replace(amounts(forget, kept), **{name: value for name, value in own.items() if value is not None})
 
 
 def amounts(forget: int, kept: int) -> Amounts:

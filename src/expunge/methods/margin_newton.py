@@ -27,9 +27,9 @@ Moves the weights of linear layers alone, the output head excepted. An adapter t
 whole weights move (`--subspace adapter`: its own matrices, as over a quantised base). It is delivered as an adapter of
 higher rank: the change is cut in the metric of the curvature, and a last step within what is left brings the rows to
 their targets again (`influence.low_rank`). Of a fresh LoRA only B moves, until a refit: A has no curvature while B is
-0. Targets are found as for loss_matching. What is to
-be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
-original. Numbers are our choice, from trials.
+0. Targets are found as for loss_matching. What is to be kept are retain rows, the target half of the holdout, and,
+where there are no retain rows, text sampled from the original. Numbers are our choice, from trials, and follow the size
+of the request (`influence.amounts`).
 
 The curvature may be one that `expunge curvature` fitted before (`--curvature`), on this model or on the one that it was
 made of by earlier requests.
@@ -54,14 +54,14 @@ from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
 from expunge.influence import directions, dual, durable, linearised, low_rank
-from expunge.influence.amounts import Amounts
-from expunge.influence.amounts import amounts as amounts_for
+from expunge.influence.amounts import Amounts, asked
 from expunge.influence.linearised import PAIRS_AT
 from expunge.influence.needs import Tokens, needs, token_weights
 from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State, Transform, TwoFactors
 from expunge.model import choice
 from expunge.model.choice import AUTO, LinearLayers
-from expunge.optim.step_size import Fixed, Measured, Planned, Valley
+from expunge.optim.search import Measured
+from expunge.optim.step_size import Fixed, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import distinct, keep_each, target_margins
@@ -259,17 +259,7 @@ class MarginNewton(Method):
         """What the size of the request says, but for what an option says."""
         kept = rows_to_keep(problem) or to_sample(problem)
         forget = problem.splits.get("forget")
-        usual = amounts_for(len(forget.rows) if forget else 0, len(kept.rows))
-        own: dict[str, Any] = {
-            "iterations": self.iterations,
-            "share": self.share,
-            "restorations": self.restorations,
-            "refit_every": self.refit_every,
-            "held": self.held_rows,
-            "fit": self.fit_rows,
-            "keep": self.keep_rows,
-        }
-        return replace(usual, **{name: value for name, value in own.items() if value is not None})
+        return asked(self, len(forget.rows) if forget else 0, len(kept.rows))
 
     def _batches(self, kept: Split, problem: Problem) -> list[Split]:
         """The rows of each restoration, a draw of its own."""
@@ -280,9 +270,7 @@ class MarginNewton(Method):
     def _rows_to_fit(self, problem: Problem) -> Split:
         kept = rows_to_keep(problem)
         if kept is None:
-            raise InputError(
-                "too few rows to keep: some measure steps, and none is left to fit on. Give more --retain."
-            )
+            raise InputError("too few rows to keep: some measure steps, none is left to fit on. Give more --retain.")
         return self._fit(kept, problem)
 
     def _kept(self, problem: Problem, shapes: Mapping[str, torch.Size]) -> int:
@@ -319,7 +307,7 @@ class MarginNewton(Method):
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        direction, notes = pairs.combined(found.weights), self._figures(state) | figures
+        direction, notes = pairs.combined(found.weights), state.caches["fit"].figures() | figures
         times = MEASURING if kept else 1.0
         passes = self._passes(problem, {"forget": times, "held": times, "fit": float(fresh)})
         return Proposal(direction=direction, forget_aim=float(planned), notes=notes, passes=passes)
@@ -337,7 +325,7 @@ class MarginNewton(Method):
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        return Proposal(direction=joint.pairs.combined(found.weights), notes=self._figures(state) | figures)
+        return Proposal(direction=joint.pairs.combined(found.weights), notes=state.caches["fit"].figures() | figures)
 
     def _restore(self, number: int, refit: int, problem: Problem, state: State) -> Proposal:
         """Down the retain KL, where that leaves the rows' margins as they are."""
@@ -352,11 +340,7 @@ class MarginNewton(Method):
         kept = inner(solved, solved)
         figures = {"left_of_it": (inner(back, back) / kept) ** 0.5 if kept else 0.0}
         slope = inner(gradient, direction)
-        return Proposal(direction=direction, retain_slope=slope, notes=self._figures(state) | figures)
-
-    def _figures(self, state: State) -> dict[str, Any]:
-        figures: dict[str, Any] = state.caches["fit"].figures()
-        return figures
+        return Proposal(direction=direction, retain_slope=slope, notes=state.caches["fit"].figures() | figures)
 
 
 def _at_rest(measured: Measured) -> str | None:
