@@ -3,19 +3,20 @@
 The unit is the share of the forget rows in all rows that are known, those to keep among them. Numbers are ours, from
 trials (docs/decisions.md):
 
-- up to a twentieth one restoration an iteration is enough, above that two;
-- up to a quarter one metric holds on the way. Above it the curvature is fitted anew at every second iteration, rows to
-  keep are held in the same system, and there are more and smaller steps;
+- up to a twentieth one restoration an iteration is enough; above that there are two, and half as many rows to keep as
+  forget rows are held in the same system;
+- up to a quarter one metric holds on the way. Above it the curvature is fitted anew at every second iteration, more
+  rows are held, and there are more and smaller steps;
 - the curvature is fitted on 4 rows for each forget row, 64 to 384 (all that there are in a large request);
-- a restoration goes by as many rows as there are forget rows, 16 to 128.
+- a restoration goes by as many rows as there are forget rows, above an eighth by twice as many, 12 to 128.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-SMALL, LARGE = 1 / 20, 1 / 4
+SMALL, MIDDLE, LARGE = 1 / 20, 1 / 8, 1 / 4
 FEWEST_FITTED, MOST_FITTED, FITTED_A_ROW = 64, 384, 4
-FEWEST_KEPT, MOST_KEPT = 16, 128
+FEWEST_KEPT, MOST_KEPT = 12, 128
 MOST_HELD = 200
 
 
@@ -76,7 +77,7 @@ def amounts(forget: int, kept: int) -> Amounts:
         share=0.35 if large else 0.5,
         restorations=1 if share <= SMALL else 2,
         refit_every=2 if large else 0,
-        held=min(MOST_HELD, kept) if large else 0,
+        held=min(MOST_HELD if large else forget // 2, kept) if share > SMALL else 0,
         fit=MOST_FITTED if large or not forget else min(MOST_FITTED, max(FEWEST_FITTED, FITTED_A_ROW * forget)),
-        keep=min(MOST_KEPT, max(FEWEST_KEPT, forget)),
+        keep=min(MOST_KEPT, max(FEWEST_KEPT, forget if share <= MIDDLE else 2 * forget)),
     )

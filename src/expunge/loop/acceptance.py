@@ -19,7 +19,7 @@ from expunge.optim.stopping import Check
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
 
-FEWEST, MOST = 16, 64  # rows, spread evenly: a search measures them some ten times
+FEWEST, MOST = 12, 64  # rows, spread evenly: a search measures them some ten times
 
 
 @dataclass(slots=True)

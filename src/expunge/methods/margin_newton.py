@@ -96,10 +96,10 @@ class MarginNewton(Method):
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 4 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
-    """Rows of a restoration; none: as many as forget rows, 16 to 128 (our choice)."""
+    """Rows of a restoration; none: as many as forget rows or twice as many, 12 to 128 (our choice)."""
     held_rows: Annotated[int | None, AtLeast(0)] = None
-    """Rows to keep that stand in the same system as those to forget, to come back to where they were; none: for large
-    requests 200 (our choice)."""
+    """Rows to keep that stand in the same system as those to forget, to come back to where they were; none: half as
+    many, for small requests none, for large ones 200 (our choice)."""
     refit_every: Annotated[int | None, AtLeast(0)] = None
     """Iterations after which the curvature is fitted anew, at the weights that there are; 0: never; none: for large
     requests 2 (our choice)."""
