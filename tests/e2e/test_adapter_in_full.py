@@ -9,7 +9,7 @@ import torch
 
 import expunge
 from e2e import adapters
-from e2e.test_adapter import (
+from e2e.serving import (
     check_same_kind,
     check_seen,
     hashes,

@@ -13,7 +13,7 @@ from expunge.loop.training import Training, train
 from expunge.methods.margin_newton import MarginNewton
 from expunge.model.select import select
 from expunge.problem import Problem
-from methods.test_margin_newton import FAST, losses, made, trained, weights
+from methods.memorised import FAST, losses, made, trained, weights
 
 assert weights  # a fixture of that module, for this one too
 
