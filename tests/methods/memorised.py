@@ -53,4 +53,4 @@ def losses(problem: Problem, name: str) -> torch.Tensor:
     return row_losses(problem, problem.model, problem.splits[name])
 
 
-FAST = MarginNewton(iterations=4)
+FAST = MarginNewton(iterations=4, restorations=2, keep_rows=16, held_rows=0)

@@ -12,6 +12,7 @@ from expunge.loop.phases import apply, cost
 from expunge.method import Propose, State, flattened
 from expunge.methods import margin_newton
 from expunge.methods.margin_newton import MarginNewton
+from expunge.reference.cache import row_losses
 from methods.memorised import FAST, losses, trained, weights
 
 assert weights  # a fixture that stands elsewhere
