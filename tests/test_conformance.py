@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from expunge.data.batches import Batch, collate
+from expunge.errors import InputError
 from expunge.loop.phases import apply
 from expunge.method import Descend, Method, Needs, Phase, Propose, Repeat, State, Terms, Transform, flattened
 from expunge.model.layers import stack
@@ -205,8 +206,19 @@ def check_parts(method: Any, problem: Problem) -> None:
     assert phases
     if any(isinstance(phase, Propose) for phase in phases):
         assert "acceptance" in needs.parts
-    assert needs.fewest_retain >= len(needs.parts)
-    assert needs.retain or not needs.parts
+    if needs.retain:
+        assert needs.fewest_retain >= len(needs.parts)
+    else:
+        assert not needs.parts or samples_its_own(method, problem)
+
+
+def samples_its_own(method: Any, problem: Problem) -> bool:
+    """Whether `init` makes acceptance rows where no retain row is given."""
+    splits = {name: split for name, split in problem.splits.items() if name != "retain"}
+    try:
+        return "acceptance" in method.init(replace(problem, splits=splits)).splits
+    except (InputError, KeyError):
+        return False
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -311,4 +323,4 @@ def test_a_loss_that_is_not_finite_ends_at_the_last_good_weights(name: str) -> N
 
 
 def test_every_method_that_trains_is_poisoned() -> None:
-    assert set(METHODS) - set(DESCENDING) == {"fisher_forgetting", "fisher_removal"}
+    assert set(METHODS) - set(DESCENDING) == {"fisher_forgetting", "fisher_removal", "margin_newton"}

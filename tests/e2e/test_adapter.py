@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from e2e import adapters
+from e2e.served import check_same_kind, check_seen, hashes, plain, quick, served, settings_of, weights
 from expunge.cli import command_line
 from expunge.errors import InputError
 from expunge.files import hashing
@@ -21,35 +22,10 @@ from expunge.loop import trial
 from expunge.loop.delivery import GIVEN_ADAPTER, OWN_ADAPTER
 from expunge.methods.loss_matching import LossMatching
 from expunge.problem import Problem
-from expunge.reporting import html
 
 QUICK = {"replay_texts": 16, "replay_tokens": 12, "steps": 6, "learning_rate": 3e-3, "forget_rows": 6}
+assert quick  # a fixture of that module, for this one too
 IDS = torch.tensor([[0, 40, 41, 42, 43, 1]])
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots and samples of the original's own text are not what is tested here, and take most of the time."""
-    monkeypatch.setattr(html, "render", lambda *_: "")
-    monkeypatch.setattr(trial, "SAMPLES", 4)
-    monkeypatch.setattr(trial, "SAMPLE_TOKENS", 8)
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {file.name: hashing.file_hash([file]) for file in sorted(folder.iterdir())}
-
-
-def plain(base: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-
-
-def served(base: Path, adapter: Path) -> Any:
-    """As a user serves it: plain transformers and peft."""
-    return PeftModel.from_pretrained(plain(base), adapter).eval()
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
 
 
 def unlearn(adapter: Path, folder: Path, **settings: Any) -> Any:
@@ -57,36 +33,6 @@ def unlearn(adapter: Path, folder: Path, **settings: Any) -> Any:
     usual |= {"method": "loss_matching", "options": QUICK}  # moves every matrix, and is short
     usual |= {"force": True, "join": "space", "batch_tokens": 4096}  # given, so that no batch is traced to find it
     return expunge.unlearn(**adapters.write_rows(folder) | usual | settings)
-
-
-@torch.no_grad()
-def loss_of(model: Any, tokenizer: Any, file: Path, line: int) -> float:
-    """Mean loss of a row's completion and EOS, worked out here."""
-    row = json.loads(file.read_text(encoding="utf-8").splitlines()[line])
-    start = len(tokenizer(row["prompt"] + " ")["input_ids"])  # one token a byte
-    ids = tokenizer(row["prompt"] + " " + row["completion"])["input_ids"] + [tokenizer.eos_token_id]
-    logits = model(torch.tensor([ids])).logits[0, :-1]
-    losses = torch.nn.functional.cross_entropy(logits.float(), torch.tensor(ids[1:]), reduction="none")
-    return float(losses[start - 1 :].mean())
-
-
-def check_seen(model: Any, run: Any, name: str, folder: Path) -> None:
-    """The record's losses under `name` are those of a model that was loaded without expunge."""
-    tokenizer = AutoTokenizer.from_pretrained(run.output)
-    for line, row in enumerate(run.record["rows"]):
-        seen = loss_of(model, tokenizer, folder / "forget.jsonl", line)
-        assert seen == pytest.approx(row["loss"][name], rel=1e-3), (name, line)
-
-
-def check_same_kind(given: Path, made: Path) -> None:
-    """Same settings, names, shapes and dtypes; every tensor moved but the base's own that were put beside them."""
-    assert settings_of(made) == settings_of(given)
-    old, new = weights(given), weights(made)
-    assert {name: (t.shape, t.dtype) for name, t in old.items()} == {n: (t.shape, t.dtype) for n, t in new.items()}
-    for name, tensor in old.items():
-        of_the_base = "base_layer" in name or "original_module" in name
-        assert torch.equal(tensor, new[name]) == of_the_base, name
-    assert (made / "tokenizer.json").is_file() and not (made / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("family", adapters.FAMILIES)
@@ -320,10 +266,6 @@ def check_twin(adapter: Path, twin: Path) -> None:
     old, new = weights(adapter), weights(twin)
     assert {name: tensor.shape for name, tensor in old.items()} == {name: tensor.shape for name, tensor in new.items()}
     assert settings_of(adapter) == settings_of(twin)
-
-
-def settings_of(adapter: Path) -> Any:
-    return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
 
 
 def relative_to_adapter(folder: Path, adapter: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import expunge
+from e2e.newton import OPTIONS, settings
 from expunge import pipeline
 from expunge.cli import command_line
 from expunge.config import commands
@@ -22,14 +23,6 @@ from expunge.intake import sets
 from expunge.loop import trial
 from expunge.model import load
 from expunge.records import factors, record, reuse, verify
-
-OPTIONS = {"iterations": 2, "restorations": 1, "fit_rows": 20, "keep_rows": 8}
-METHOD: dict[str, Any] = {"method": "margin_newton", "options": OPTIONS, "force": True}
-
-
-def settings(world: Path, **more: Any) -> dict[str, Any]:
-    rows = {name: str(world / f"{name}.jsonl") for name in ("forget", "retain", "holdout")}
-    return {"model": str(world / "original"), **rows, **METHOD} | more
 
 
 def fitted(world: Path, output: Path, **more: Any) -> Path:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import expunge
-from e2e.test_curvature import OPTIONS, settings
+from e2e.newton import OPTIONS, settings
 from expunge.errors import InputError
 from expunge.loop import moving, trial
 

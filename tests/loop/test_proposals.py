@@ -19,7 +19,8 @@ from expunge.loop.watch import Outcome
 from expunge.method import Descend, Method, Needs, Phase, Probe, Proposal, Propose, Repeat, State, Terms, flattened
 from expunge.model.losses import target_logits, window_means
 from expunge.optim.course import SETTLE
-from expunge.optim.step_size import USUAL, Fixed, LineSearch, Measured, RetainBudget, StepRule, ToTargets
+from expunge.optim.measured import Measured
+from expunge.optim.step_size import USUAL, Fixed, LineSearch, RetainBudget, StepRule, ToTargets
 from expunge.problem import Problem, divided
 from expunge.reference.cache import row_losses
 from oracles import token_nll

@@ -7,17 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from expunge.errors import InputError
-from expunge.optim.step_size import (
-    TOLERANCE,
-    Fixed,
-    Found,
-    LineSearch,
-    Measured,
-    Refused,
-    Restore,
-    RetainBudget,
-    ToTargets,
-)
+from expunge.optim.measured import Found, Measured, Refused
+from expunge.optim.step_size import TOLERANCE, Fixed, LineSearch, Restore, RetainBudget, ToTargets
 
 BUDGET = RetainBudget(budget=0.01)
 EXACT = 0.1  # where a quadratic of curvature 2 is at the budget: step^2 = 0.01

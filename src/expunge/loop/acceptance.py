@@ -13,7 +13,8 @@ from torch import Tensor
 from expunge.data.splits import spread
 from expunge.errors import InputError
 from expunge.method import ACCEPTANCE, State
-from expunge.optim.step_size import Measured, StepRule
+from expunge.optim.measured import Measured
+from expunge.optim.step_size import StepRule
 from expunge.optim.stopping import Check
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences

@@ -12,8 +12,8 @@ from dragging everything up with the forget rows, which a membership attack woul
 trained in and is in no file. Our own method; neither the objective nor its settings come from a paper, so there is
 nothing to depart from.
 
-When to use it: beside margin_newton, the default, as the descent to compare with. It stops by itself where the rows look
-like text that the model never saw, and needs nothing tuned; it takes far more row passes than margin_newton does.
+When to use it: beside margin_newton, the default, as the descent to compare with. It stops by itself where the rows
+look like text that the model never saw, and needs nothing tuned; it takes far more row passes than margin_newton does.
 """
 
 from dataclasses import dataclass

@@ -30,6 +30,9 @@ original. Numbers are our choice, from trials.
 The curvature may be one that `expunge curvature` fitted before (`--curvature`), on this model or on the one that it was
 made of by earlier requests.
 
+Departures: both papers take one gradient of the forget rows' mean loss, once, and a diagonal Fisher; the dual solve,
+needs, token weights, restorations and the steps measured on the way are ours.
+
 When to use it: by default, for requests of up to about a tenth of what was fine-tuned.
 """
 
@@ -50,13 +53,13 @@ from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
 from expunge.influence import directions, dual, durable, low_rank
-from expunge.influence.dual import RowPairs
-from expunge.influence.margin_pairs import margin_pairs
+from expunge.influence.linearised import Linearised
 from expunge.influence.needs import Tokens, needs, token_weights
 from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State, Transform, TwoFactors
 from expunge.model import choice
 from expunge.model.choice import AUTO, LinearLayers
-from expunge.optim.step_size import Fixed, Measured, Planned, Valley
+from expunge.optim.measured import Measured
+from expunge.optim.step_size import Fixed, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import distinct, keep_each, target_margins
@@ -64,9 +67,6 @@ from expunge.reference.kept import drawn, rows_to_keep, sampled, to_sample
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
-AT = "pairs at"  # in `State.carried`: the weights at which the pairs of the coming step were taken
-FITTED_AT = "fitted at"  # the same of the curvature, where it is not the original
-FITTED_FOR = "fitted for"  # the iteration that it was fitted for
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
 MOST_FITTED = 384
 
@@ -141,7 +141,7 @@ class MarginNewton(Method):
         low_rank.begin(problem, state)
         kept = rows_to_keep(problem) or sampled(problem, state)
         state.caches["fit rows"] = self._fit(kept, problem)
-        self._refit(problem, state, problem.fitted(problem) if problem.fitted else None)
+        self._linear(problem, state).fit(problem.fitted(problem) if problem.fitted else None)
         batches = [self._keep(kept, problem, number) for number in range(self._batches)]
         state.caches["keep"] = list(zip(batches, keep_each(problem, batches), strict=True))
         forget = problem.splits["forget"]
@@ -208,9 +208,8 @@ class MarginNewton(Method):
 
     def _narrow(self, problem: Problem, state: State) -> None:
         with torch.enable_grad():  # a run that goes on may have to fit it again
-            self._fitted(problem, state, 0)
-        state.carried.pop(AT, None)  # of a restoration that no removal came after
-        state.caches.pop("pairs", None)
+            (linear := self._linear(problem, state)).fitted(0)
+        linear.forget_pairs()  # of a restoration that no removal came after
         low_rank.narrow(problem, state, state.caches["whitening"])
 
     def _removal(self, problem: Problem, share: float, restored: bool, refit: int) -> Propose:
@@ -279,16 +278,14 @@ class MarginNewton(Method):
         most = self.keep_rows or min(128, max(16, len(problem.splits["forget"].rows)))
         return drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
 
-    def _refit(self, problem: Problem, state: State, given: Mapping[str, Any] | None = None) -> None:
-        """Fits the curvature at the current weights, or takes the state of one that was fitted before."""
-        fitted = directions.fit_on(problem, state.caches["fit rows"], self, per_layer=True, given=given)
-        state.caches |= {"fit": fitted, "whitening": fitted.whitening(release=True)}
+    def _linear(self, problem: Problem, state: State) -> Linearised:
+        return Linearised(problem, state, self)
 
     def _remove(self, share: float, refit: int, problem: Problem, state: State) -> Proposal:
         """Every row by a share of its need, and every held row back to where it was."""
-        fresh = self._fitted(problem, state, refit)
-        kept = AT in state.carried  # pairs that a restoration has taken
-        pairs, tokens = self._at_hand(problem, state)
+        linear = self._linear(problem, state)
+        fresh, kept = linear.fitted(refit), linear.has_pairs  # that a restoration has taken
+        pairs, tokens = linear.at_hand()
         aims, count = state.caches["aims"], len(problem.splits["forget"].rows)
         way = aims - state.caches["tokens"].losses()
         apart = (aims - tokens.losses())[:count]
@@ -306,15 +303,16 @@ class MarginNewton(Method):
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        direction, notes = pairs.combined(found.weights), self._figures(state) | figures
+        direction, notes = pairs.combined(found.weights), linear.figures() | figures
         times = MEASURING if kept else 1.0
         passes = self._passes(problem, {"forget": times, "held": times, "fit": float(fresh)})
         return Proposal(direction=direction, forget_aim=float(planned), notes=notes, passes=passes)
 
     def _outlast(self, number: int, problem: Problem, state: State) -> Proposal:
         """Every row to its target here, and part of the way where the other half of the rows was relearned."""
-        self._fitted(problem, state, 0)
-        pairs, tokens = self._pairs(problem, state)
+        linear = self._linear(problem, state)
+        linear.fitted(0)
+        pairs, tokens = linear.pairs()
         aims, whitening = state.caches["aims"], state.caches["whitening"]
         joint = durable.constraints(problem, pairs, tokens, aims, whitening, number, durable.Relearning())
         found = dual.solved(joint.pairs.gram(), joint.deltas, self.dual_damping)
@@ -324,12 +322,13 @@ class MarginNewton(Method):
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        return Proposal(direction=joint.pairs.combined(found.weights), notes=self._figures(state) | figures)
+        return Proposal(direction=joint.pairs.combined(found.weights), notes=linear.figures() | figures)
 
     def _restore(self, number: int, refit: int, problem: Problem, state: State) -> Proposal:
         """Down the retain KL, where that leaves the rows' margins as they are."""
-        self._fitted(problem, state, refit)
-        pairs, _ = self._taken(problem, state)
+        linear = self._linear(problem, state)
+        linear.fitted(refit)
+        pairs, _ = linear.taken()
         gradient = divergence_gradient(problem, [state.caches["keep"][number]])
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NumericalError("the gradient of the retain KL is not finite")
@@ -339,62 +338,7 @@ class MarginNewton(Method):
         kept = inner(solved, solved)
         figures = {"left_of_it": (inner(back, back) / kept) ** 0.5 if kept else 0.0}
         slope = inner(gradient, direction)
-        return Proposal(direction=direction, retain_slope=slope, notes=self._figures(state) | figures)
-
-    def _fitted(self, problem: Problem, state: State, refit: int) -> bool:
-        """The curvature that holds here; whether it was fitted now, for the iteration `refit` (0: for none).
-
-        A run that goes on fits it again where it was.
-        """
-        if fresh := refit > int(state.carried.get(FITTED_FOR, 0)):
-            state.carried |= {FITTED_AT: problem.snapshot(), FITTED_FOR: refit}
-            state.caches["fitted at"] = state.carried[FITTED_AT]
-            self._refit(problem, state)
-        elif FITTED_AT in state.carried and state.caches.get("fitted at") is None:
-            here = problem.snapshot()
-            problem.restore(state.carried[FITTED_AT])
-            self._refit(problem, state)
-            state.caches["fitted at"] = state.carried[FITTED_AT]
-            problem.restore(here)
-        return fresh
-
-    def _figures(self, state: State) -> dict[str, Any]:
-        figures: dict[str, Any] = state.caches["fit"].figures()
-        return figures
-
-    def _taken(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
-        """Pairs and margins at the current weights, to be used by what comes after it too.
-
-        Restorations move the weights little, so the removal after them goes by the same pairs. An interrupted run
-        takes them again where they were taken.
-        """
-        if AT not in state.carried:
-            state.carried[AT] = problem.snapshot()
-            state.caches["pairs"] = self._pairs(problem, state)
-        return self._kept_pairs(problem, state)
-
-    def _at_hand(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
-        """The pairs of the restorations before, with margins at the current weights; or both, taken now."""
-        if AT not in state.carried:
-            return self._pairs(problem, state)
-        pairs, _ = self._kept_pairs(problem, state)
-        del state.carried[AT], state.caches["pairs"]
-        now = target_margins(problem, problem.model, state.caches["rows"])
-        return pairs, replace(state.caches["tokens"], margins=now)
-
-    def _kept_pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
-        if "pairs" not in state.caches:
-            here = problem.snapshot()
-            problem.restore(state.carried[AT])
-            state.caches["pairs"] = self._pairs(problem, state)
-            problem.restore(here)
-        found: tuple[RowPairs, Tokens] = state.caches["pairs"]
-        return found
-
-    def _pairs(self, problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
-        """At the current weights, in one pass forward and backward over the forget rows."""
-        whitening = low_rank.coordinates(state, state.caches["whitening"])
-        return margin_pairs(problem, state.caches["rows"], state.caches["tokens"], whitening)
+        return Proposal(direction=direction, retain_slope=slope, notes=linear.figures() | figures)
 
 
 def _at_rest(measured: Measured) -> str | None:

@@ -9,15 +9,25 @@ A measurement with a value that is not finite is never taken.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from scipy.optimize import minimize_scalar
 
-from expunge.errors import InputError
+from expunge.optim.measured import (
+    AWFUL,
+    FURTHEST,
+    Found,
+    Measure,
+    Measured,
+    Refused,
+    Tried,
+    check_positive,
+    downhill,
+    figures,
+    usable,
+)
 
-FURTHEST = 30  # doublings or halvings of the guess, at most
 BELOW = 2  # halvings of the guess at which the budget's search begins, so that it comes from below
 TOLERANCE = 0.05  # relative: a step that is a twentieth longer was outside the budget
 HALVINGS = 20  # of a Newton step, at most
@@ -25,53 +35,6 @@ FINE = 0.05  # width in log step at which the line search ends
 MOST_FINE = 12  # its measurements, at most
 USUAL = 10  # measurements of a search, for plans: three steps from below, five to bisect, two to spare
 SHORTER, LONGER = 0.6, 1.5  # factors on a planned step that went too far, or not far enough
-AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or not finite
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the weights at a step measure, against the original.
-
-    KL and rise of the loss on retain rows in nats per token, None for a rule that does not need them. Where the rule
-    needs them: `distance` of the forget rows from their targets plus that rise, in nats; `way`, the share of its way
-    from the original's to the mean target that the mean forget loss has gone; `forget`, that mean loss.
-    """
-
-    retain_kl: float | None
-    retain_rise: float | None
-    distance: float | None = None
-    way: float | None = None
-    forget: float | None = None
-
-    @property
-    def kl(self) -> float:
-        assert self.retain_kl is not None
-        return self.retain_kl
-
-    @property
-    def finite(self) -> bool:
-        values = (self.retain_kl, self.retain_rise, self.distance, self.way, self.forget)
-        return all(value is None or math.isfinite(value) for value in values)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A step to take, what it measured, and how often was measured to find it."""
-
-    step: float
-    measured: Measured
-    measurements: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """Why no step is to be taken, with the figures, and how often was measured."""
-
-    reason: str
-    measurements: int
-
-
-Measure = Callable[[float], Measured]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +48,16 @@ class Fixed:
     step: float
 
     def __post_init__(self) -> None:
-        _check_positive("step", self.step)
+        check_positive("step", self.step)
 
     def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return self.step
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
-        tried = _Tried(measure)
+        tried = Tried(measure)
         measured = tried(self.step)
         if not measured.finite:
-            return tried.refused(f"a step of {self.step:.3g} measures {_figures(measured)}")
+            return tried.refused(f"a step of {self.step:.3g} measures {figures(measured)}")
         return tried.found(self.step)
 
 
@@ -113,19 +76,19 @@ class LineSearch:
         return otherwise
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
-        tried = _Tried(measure)
-        if not _usable(guess):
+        tried = Tried(measure)
+        if not usable(guess):
             return tried.refused(f"the first guess of a step is {guess:.3g}")
         none = tried.distance(0.0)
         if none >= AWFUL:
-            return tried.refused(f"without a step there is no distance to go by: {_figures(tried(0.0))}")
+            return tried.refused(f"without a step there is no distance to go by: {figures(tried(0.0))}")
         place = next(
             (place for place in range(0, -FURTHEST - 1, -1) if tried.distance(guess * 2.0**place) < none), None
         )
         if place is None:
             least = min(step for step in tried.known if step)
             return tried.refused(f"no step is better than none ({none:.3g} nats), down to {least:.3g}")
-        place = _downhill(lambda at: tried.distance(guess * 2.0**at), place)
+        place = downhill(lambda at: tried.distance(guess * 2.0**at), place)
         middle = math.log(guess) + place * math.log(2)
         minimize_scalar(
             lambda log_step: tried.distance(math.exp(log_step)),
@@ -152,7 +115,7 @@ class RetainBudget:
     budget: float
 
     def __post_init__(self) -> None:
-        _check_positive("budget", self.budget)
+        check_positive("budget", self.budget)
 
     def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         """Where the curvature forecasts that the budget is used up, if it is known."""
@@ -160,20 +123,20 @@ class RetainBudget:
         return math.sqrt(2 * self.budget / bend) if known and bend else otherwise
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
-        tried = _Tried(measure)
-        if not _usable(guess):
+        tried = Tried(measure)
+        if not usable(guess):
             return tried.refused(f"the first guess of a step is {guess:.3g}")
         if not self._inside(tried(0.0)):
-            return tried.refused(f"the {self._words} is used up before the step: {_figures(tried(0.0))}")
+            return tried.refused(f"the {self._words} is used up before the step: {figures(tried(0.0))}")
         inside, outside = self._bracket(tried, guess)
         if inside is None:
             assert outside is not None
             return tried.refused(
-                f"even a step of {outside:.3g} is outside the {self._words}: {_figures(tried(outside))}"
+                f"even a step of {outside:.3g} is outside the {self._words}: {figures(tried(outside))}"
             )
         if outside is None:
             return tried.refused(
-                f"even a step of {inside:.3g} does not reach the {self._words}: {_figures(tried(inside))}; the "
+                f"even a step of {inside:.3g} does not reach the {self._words}: {figures(tried(inside))}; the "
                 "direction does nothing"
             )
         while outside / inside > 1 + TOLERANCE:
@@ -181,7 +144,7 @@ class RetainBudget:
             inside, outside = (middle, outside) if self._inside(tried(middle)) else (inside, middle)
         return tried.found(inside)
 
-    def _bracket(self, tried: "_Tried", guess: float) -> tuple[float | None, float | None]:
+    def _bracket(self, tried: "Tried", guess: float) -> tuple[float | None, float | None]:
         """The last step inside and the first outside, a factor of two apart; None where there is none."""
         lowest, step = guess * 2.0**-FURTHEST, guess * 2.0**-BELOW
         while not self._inside(tried(step)):
@@ -216,21 +179,21 @@ class ToTargets:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("share", self.share)
+        check_positive("share", self.share)
 
     def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return otherwise
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
-        tried = _Tried(measure)
-        if not _usable(guess):
+        tried = Tried(measure)
+        if not usable(guess):
             return tried.refused(f"the first guess of a step is {guess:.3g}")
         if self._there(tried(0.0)):
             return tried.refused("the forget rows are at their targets before the step")
         short, there = 0.0, guess
         while not self._there(tried(there)):
             if not tried(there).finite or there >= guess * 2.0**FURTHEST:
-                return tried.refused(f"the forget rows do not reach their targets: {_figures(tried(there))}")
+                return tried.refused(f"the forget rows do not reach their targets: {figures(tried(there))}")
             short, there = there, 2 * there
         while short == 0.0:
             if there <= guess * 2.0**-FURTHEST:
@@ -260,7 +223,7 @@ class Restore:
         return 1.0
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
-        tried = _Tried(measure)
+        tried = Tried(measure)
         best, least = 0.0, tried(0.0).kl
         for halvings in range(HALVINGS + 1):
             measured = tried(2.0**-halvings)
@@ -294,7 +257,7 @@ class Valley:
         return last or self.first
 
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
-        tried = _Tried(measure)
+        tried = Tried(measure)
         none = tried(0.0).kl
 
         def kl(place: int) -> float:
@@ -305,7 +268,7 @@ class Valley:
         if begin is None:
             least = guess * 4.0**-self.quarters
             return tried.refused(f"no step down to {least:.3g} lowers the retain KL of {none:.3g}")
-        return tried.found(guess * 2.0 ** _downhill(kl, begin))
+        return tried.found(guess * 2.0 ** downhill(kl, begin))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +294,7 @@ class Planned:
     def find(self, measure: Measure, guess: float, aim: float | None = None) -> Found | Refused:
         if aim is None:
             raise ValueError("a planned step needs the loss that it was planned to reach")
-        tried = _Tried(measure)
+        tried = Tried(measure)
         begin = tried(0.0).forget
         assert begin is not None
         shares: dict[float, float] = {}
@@ -355,58 +318,3 @@ class Planned:
 
 
 StepRule = Fixed | LineSearch | RetainBudget | ToTargets | Restore | Valley | Planned
-
-
-@dataclass(slots=True)
-class _Tried:
-    """Measures each step once."""
-
-    measure: Measure
-    known: dict[float, Measured] = field(default_factory=dict)
-
-    def __call__(self, step: float) -> Measured:
-        if step not in self.known:
-            self.known[step] = self.measure(step)
-        return self.known[step]
-
-    def distance(self, step: float) -> float:
-        measured = self(step)
-        if measured.distance is None or not measured.finite:
-            return AWFUL
-        return min(measured.distance, AWFUL)
-
-    def found(self, step: float) -> Found:
-        return Found(step=step, measured=self.known[step], measurements=len(self.known))
-
-    def refused(self, reason: str) -> Refused:
-        return Refused(reason=reason, measurements=len(self.known))
-
-
-def _downhill(distance: Callable[[int], float], place: int) -> int:
-    """The place of a local minimum over whole numbers: up as long as it falls, else down; ties end it."""
-    for way in (1, -1):
-        begin = place
-        while abs(place) < FURTHEST and distance(place + way) < distance(place):
-            place += way
-        if place != begin:
-            break
-    return place
-
-
-def _usable(guess: float) -> bool:
-    return math.isfinite(guess) and guess > 0
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name}: expected a number above 0, found {value}.")
-
-
-def _figures(measured: Measured) -> str:
-    named = {
-        "retain KL": measured.retain_kl,
-        "rise of the retain loss": measured.retain_rise,
-        "distance": measured.distance,
-        "forget loss": measured.forget,
-    }
-    return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value is not None)
