@@ -91,6 +91,8 @@ def cost(method: Method, problem: Problem) -> MethodCost:
     state = _expected(method.needs, problem)
     ground, steps = Ground.of(problem, state), flattened(method.phases(problem, state))
     every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
+    if not isinstance(steps[-1], Descend):  # those end with a check of their own
+        every = every + watched(ground.pool, 1)
     return MethodCost(_before(method, problem), replace(every, copies=every.copies + _begins_at_original(steps)))
 
 
