@@ -24,6 +24,7 @@ from expunge.method import (
     CHANGE,
     Descend,
     Method,
+    Needs,
     Phase,
     Probe,
     Propose,
@@ -71,7 +72,7 @@ def apply(
     one attempt. With `checkpoints`, an interrupted run goes on after its last phase, proposal or check.
     """
     problem = divided(problem, method.needs.parts)
-    before = cost(method, problem).before.row_passes
+    before = _before(method, problem).row_passes
     state = method.init(problem)
     return _Walk.at_original(problem, state, method.phases(problem, state), log, tokens, checkpoints, before).run()
 
@@ -86,24 +87,37 @@ class MethodCost:
 
 def cost(method: Method, problem: Problem) -> MethodCost:
     """What a method costs, as `apply` runs it. The problem needs no model, only its splits and shapes of weights."""
-    needs = method.needs
-    problem = divided(problem, needs.parts)
-    state, before = State(), Passes()
+    problem = divided(problem, method.needs.parts)
+    state = _expected(method.needs, problem)
+    ground, steps = Ground.of(problem, state), flattened(method.phases(problem, state))
+    every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
+    if not isinstance(steps[-1], Descend):  # those end with a check of their own
+        every = every + watched(ground.pool, 1)
+    return MethodCost(_before(method, problem), replace(every, copies=every.copies + _begins_at_original(steps)))
+
+
+def _expected(needs: Needs, problem: Problem) -> State:
+    """What is known before `init`: text that stands for what is to be sampled."""
+    state = State()
     if needs.replay:
-        made = expected(needs.replay.texts, needs.replay.tokens, problem.rendering.context)
-        state.splits["replay"], before = made.split, made.passes
-    ground = Ground.of(problem, state)
-    steps = flattened(method.phases(problem, state))
+        state.splits["replay"] = expected(needs.replay.texts, needs.replay.tokens, problem.rendering.context).split
+    return state
+
+
+def _before(method: Method, problem: Problem) -> Passes:
+    """What `init` takes, and what is kept and watched of the original, of a problem whose retain rows are dealt."""
+    needs, state, before = method.needs, _expected(method.needs, problem), Passes()
+    pool, steps = Ground.of(problem, state).pool, flattened(method.phases(problem, state))
+    if needs.replay:
+        before = expected(needs.replay.texts, needs.replay.tokens, problem.rendering.context).passes
     for name, what in needs.kept.items():
-        if name in ground.pool:
-            before = before + _keeping(ground.pool[name], what)
-    if _proposes(steps) and ACCEPTANCE in ground.pool:
-        before = before + _keeping(chosen(ground.pool), "distributions")
+        if name in pool:
+            before = before + _keeping(pool[name], what)
+    if _proposes(steps) and ACCEPTANCE in pool:
+        before = before + _keeping(chosen(pool), "distributions")
     if needs.targets:
         before = before + objective.cost(problem)
-    before = before + method.cost(problem) + watched(ground.pool, 1)
-    every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
-    return MethodCost(before, replace(every, copies=every.copies + _begins_at_original(steps)))
+    return before + method.cost(problem) + watched(pool, 1)
 
 
 def _proposes(steps: Sequence[Step]) -> bool:
