@@ -8,7 +8,8 @@ trials (docs/decisions.md):
 - up to a quarter one metric holds on the way. Above it the curvature is fitted anew at every second iteration, more
   rows are held, and there are more and smaller steps;
 - the curvature is fitted on 4 rows for each forget row, 64 to 384 (all that there are in a large request);
-- a restoration goes by as many rows as there are forget rows, above an eighth by twice as many, 12 to 128.
+- a restoration goes by as many rows as there are forget rows, above an eighth by twice as many, 12 to 128; there are
+  8 iterations in place of 5 then.
 """
 
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def amounts(forget: int, kept: int) -> Amounts:
     share = forget / (forget + kept) if forget else 0.0
     large = share > LARGE
     return Amounts(
-        iterations=10 if large else 5,
+        iterations=10 if large else 8 if share > MIDDLE else 5,
         share=0.35 if large else 0.5,
         restorations=1 if share <= SMALL else 2,
         refit_every=2 if large else 0,

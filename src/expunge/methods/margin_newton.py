@@ -85,7 +85,7 @@ class MarginNewton(Method):
     absolute_damping: Positive | None = None
     """Damping in the spectrum's own units, in place of the relative one; none: relative."""
     iterations: Count | None = None
-    """Steps, the last of which goes all the way; none: 5, for large requests 10 (our choice)."""
+    """Steps, the last of which goes all the way; none: 5 to 10, by the size of the request (our choice)."""
     share: Annotated[float | None, Between(0, 1)] = None
     """Of the needs, in all iterations but the last; none: 0.5, for large requests 0.35 (our choice)."""
     restorations: Annotated[int | None, AtLeast(0)] = None
