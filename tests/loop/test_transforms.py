@@ -62,7 +62,7 @@ def test_it_changes_the_weights_and_is_looked_at() -> None:
     (check,) = outcome.history
     loss = row_losses(problem, problem.model, problem.splits["forget"]).mean()
     assert check["phase"] == "change" and check["forget"] == pytest.approx(float(loss))
-    assert log == [check]
+    assert log == [check | {"batch_tokens": problem.portions.tokens}]
 
 
 def test_steps_after_it_begin_where_it_ended() -> None:

@@ -91,7 +91,7 @@ def cost(method: Method, problem: Problem) -> MethodCost:
     state = _expected(method.needs, problem)
     ground, steps = Ground.of(problem, state), flattened(method.phases(problem, state))
     every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
-    if not isinstance(steps[-1], Descend):  # those end with a check of their own
+    if isinstance(steps[-1], Propose):  # the others end with a check of their own
         every = every + watched(ground.pool, 1)
     return MethodCost(_before(method, problem), replace(every, copies=every.copies + _begins_at_original(steps)))
 
@@ -224,7 +224,7 @@ class _Walk:
             if self.checkpoints is not None:
                 self.checkpoints.save(NAME, self.state_dict(None))
         outcome = self.unlearning.outcome
-        if not isinstance(self.phases[-1].step, Descend):  # those end with a check of their own
+        if isinstance(self.phases[-1].step, Propose):  # the others end with a check of their own
             outcome.history.append({"phase": "end"} | self.unlearning.watch.check(outcome.steps).figures())
         outcome.stopped, outcome.change = _in_words(self.ends), self.unlearning.state.carried.get(CHANGE, {})
         return outcome
