@@ -2,8 +2,8 @@
 
     python benchmarks/margin_newton.py --lume FOLDER --output OUTPUT [--parts requests ablation] [--seeds 0 1 2]
 
-Uses rows and models of benchmarks/lume_small.py (make lume makes them; the original has memorised 446 rows). Half of
-the retain rows are given; the other half, and the forget rows of the fold that are not asked for, are in no file:
+Uses rows and models of benchmarks/lume_small.py, and makes those that are not there; the original has memorised 446
+rows. Half of the retain rows are given; the other half, and the forget rows that are not asked for, are in no file:
 `not given`. The parts:
 
 - `requests`: 3 documents, a tenth and half of what was memorised (10, 48 and 220 rows), margin_newton as it is,
@@ -39,7 +39,7 @@ from expunge.loop.trial import method_of
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
 from in_memory import Cells, World, movable, opened, seen, unlearned
-from lume_small import SMALL, TASKS, fifth, read_fold
+from lume_small import SIZES, TASKS, Size, fifth, make_models, prepare, read_fold
 
 TENTH = 0.1
 SPOILT = controls.path("kfac_spoilt")
@@ -116,11 +116,11 @@ def requests(lume: Path, data: Path) -> None:
     (data / "tenth.jsonl").write_text(text, encoding="utf-8")
 
 
-def world(request: str) -> World:
-    data = SMALL.work / "data"
+def world(request: str, size: Size) -> World:
+    data = size.work / "data"
     names = {"forget": request, "retain": "retain_given", "holdout": "holdout", "train": "train"}
     rows = {name: data / f"{file}.jsonl" for name, file in names.items()}
-    return opened(SMALL.work / "models", rows, "lume")
+    return opened(size.work / "models", rows, "lume")
 
 
 def by_kind(values: Tensor, split: Split) -> dict[str, Tensor]:
@@ -217,13 +217,17 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["requests", "ablation"], choices=["requests", "ablation"])
     parser.add_argument("--requests", nargs="+", default=list(REQUESTS), choices=list(REQUESTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--size", choices=list(SIZES), default="small")
     arguments = parser.parse_args()
-    requests(arguments.lume, SMALL.work / "data")
+    size = SIZES[arguments.size]
+    prepare(arguments.lume, size.work / "data")
+    make_models(size, 0)
+    requests(arguments.lume, size.work / "data")
     cells = Cells(arguments.output / "cells.jsonl")
     asked = {"requests": {name: REQUESTS[name] for name in arguments.requests}, "ablation": {"tenth": ABLATION}}
     for part, seed in itertools.product(arguments.parts, arguments.seeds):
         for request, variants in asked[part].items():
-            here = world(request)
+            here = world(request, size)
             for variant, options in variants.items():
                 key = {"part": part, "request": request, "variant": variant, "seed": seed}
                 if not cells.has(**key):

@@ -62,8 +62,8 @@ class Passes:
     optimiser: torch.optim.Optimizer
 
     @classmethod
-    def of(cls, shape: Shape) -> "Passes":
-        bench = prepare(shape, Runtime("cpu"))
+    def of(cls, shape: Shape, device: str) -> "Passes":
+        bench = prepare(shape, Runtime(device))
         problem, split = bench.full, bench.split
         state = KFAC().init(problem, split)
         whitening: dict[str, Whitening] = dict(KFAC().whitening(problem, state, damping_for(state, 0.01)))
@@ -79,7 +79,7 @@ class Passes:
     def step(self) -> None:
         """A step of training: gradients and AdamW, whose rate is 0."""
         for batch in self.batches:
-            torch.nn.functional.cross_entropy(*_targets(self.problem, batch)).backward()
+            torch.nn.functional.cross_entropy(*_targets(self.problem, batch.to(self.problem.runtime.device))).backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
 
@@ -98,11 +98,11 @@ def _targets(problem: Problem, batch: Any) -> tuple[Tensor, Tensor]:
     return target_logits(problem.model, batch), target_ids(batch)
 
 
-def timed(passes: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def timed(passes: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in passes}
     for number in range(rounds + 1):
         for name, work in passes.items():
-            taken = seconds(work, torch.device("cpu"))
+            taken = seconds(work, device)
             if number:  # the first warms up
                 found[name].append(taken)
     return found
@@ -133,6 +133,7 @@ def second_request() -> tuple[float, float, float]:
             "second": lambda: unlearned(given, "margin_newton", {}, 0) and None,
         },
         3,
+        world.problem.runtime.device,
     )
     return over(times, "second", "first")
 
@@ -196,13 +197,17 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    passes = Passes.of(Shape(width=512, layers=4, vocabulary=8000, tokens=128, batch=8, batches=2, rank=16))
+    passes = Passes.of(
+        Shape(width=512, layers=4, vocabulary=8000, tokens=128, batch=8, batches=2, rank=16), given.device
+    )
     names = ("factors", "plain", "iteration", "step")
-    times = timed({name: getattr(passes, name) for name in names}, given.rounds)
+    device = passes.problem.runtime.device
+    times = timed({name: getattr(passes, name) for name in names}, given.rounds, device)
     results: dict[str, Any] = {
         "rounds": given.rounds,
         "seconds": times,

@@ -26,7 +26,7 @@ from expunge.data.batches import Batch
 from expunge.data.passes import Passes
 from expunge.gradients.summed import Terms as Terms
 from expunge.model.choice import LinearLayers
-from expunge.optim.measured import Measured
+from expunge.optim.search import Measured
 from expunge.optim.step_size import StepRule
 from expunge.problem import Problem, Split
 
@@ -128,7 +128,10 @@ Rate = float | Probe | Callable[[Trial], float]
 
 class Stepper(Protocol):
     """An optimiser over one run of steps. `tokens` and `rows` (windows) count what it sent through the model beside
-    the steps' own passes; `clip` is the norm that the gradient of a step is clipped to."""
+    the steps' own passes.
+
+    `clip`: the norm that the gradient of a step is clipped to.
+    """
 
     @property
     def optimiser(self) -> torch.optim.Optimizer: ...

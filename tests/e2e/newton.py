@@ -1,4 +1,4 @@
-"""What a run of margin_newton on the little world is given: few steps and few rows."""
+"""A short run of margin_newton on the little world: what several tests ask for."""
 
 from pathlib import Path
 from typing import Any

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from e2e import adapters
-from e2e.served import check_same_kind, check_seen, hashes, plain, quick, served, settings_of, weights
+from e2e.serving import check_same_kind, check_seen, hashes, plain, quick, served, settings_of, weights
 from expunge.cli import command_line
 from expunge.errors import InputError
 from expunge.files import hashing
@@ -24,8 +24,9 @@ from expunge.methods.loss_matching import LossMatching
 from expunge.problem import Problem
 
 QUICK = {"replay_texts": 16, "replay_tokens": 12, "steps": 6, "learning_rate": 3e-3, "forget_rows": 6}
-assert quick  # a fixture of that module, for this one too
 IDS = torch.tensor([[0, 40, 41, 42, 43, 1]])
+
+assert quick  # a fixture that stands elsewhere
 
 
 def unlearn(adapter: Path, folder: Path, **settings: Any) -> Any:

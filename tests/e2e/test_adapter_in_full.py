@@ -9,7 +9,16 @@ import torch
 
 import expunge
 from e2e import adapters
-from e2e.served import check_same_kind, check_seen, hashes, plain, quick, served, settings_of, weights
+from e2e.serving import (
+    check_same_kind,
+    check_seen,
+    hashes,
+    plain,
+    quick,
+    served,
+    settings_of,
+    weights,
+)
 from expunge.errors import InputError
 from expunge.loop.delivery import GIVEN_ADAPTER, OWN_ADAPTER
 from expunge.model import products, save

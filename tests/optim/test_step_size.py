@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from expunge.errors import InputError
-from expunge.optim.measured import Found, Measured, Refused
+from expunge.optim.search import Found, Measured, Refused
 from expunge.optim.step_size import TOLERANCE, Fixed, LineSearch, Restore, RetainBudget, ToTargets
 
 BUDGET = RetainBudget(budget=0.01)

@@ -129,6 +129,17 @@ def test_every_method_has_a_plan(name: str, every: Any) -> None:
     assert cost.memory.peak > 4 * sum(tensor.numel() for tensor in text_model(**SIZES).parameters())
 
 
+def test_measuring_is_told_apart(every: Any, folder: Path) -> None:
+    """Whatever the method: the same rows, under the original and what was written; and both times make up the whole."""
+    made = estimator(folder, subspace="full")
+    work = made._work(short("gradient_ascent"), made.rows, "full")
+    for cost in every.values():
+        assert cost.measuring_passes == pytest.approx(work.beside.row_passes) and cost.measuring_passes > 0
+        assert 0 < cost.measuring_seconds < cost.seconds
+    judged = sum(len(split.windows) for split in made.rows.judged(None).values())
+    assert work.beside.row_passes > 2 * MEASURING * judged  # and settling, and the read-back of what was written
+
+
 def test_a_method_that_moves_few_layers_takes_less_memory(every: Any) -> None:
     assert every["rmu"].memory.stages["unlearning"] < every["gradient_difference"].memory.stages["unlearning"]
 

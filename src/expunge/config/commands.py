@@ -77,7 +77,8 @@ class Unlearn(Inputs):
     """Removes the forget rows from the model and reports how far that worked."""
 
     subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
+    (merged in memory)."""
     method: str = "margin_newton"
     """Entry of the methods catalogue (expunge list methods), or a Python file with one."""
     options: Any = None
@@ -85,7 +86,8 @@ class Unlearn(Inputs):
     output: Folder = None
     """Folder to write; must not exist."""
     save: Literal["auto", "merged", "adapter"] = "auto"
-    """Whole model, or the adapter alone (of an adapter, or with --subspace lora); auto: what the input is."""
+    """Whole model (merged), or an adapter: the one given, its LoRA (--subspace lora), or the change of linear layers in
+    low rank; auto: what the input is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the written weights; auto: that of the input."""
     force: bool = False
@@ -104,7 +106,8 @@ class Compare(Inputs):
     """Runs methods with several seeds on one problem and compares them with one another and with retrained models."""
 
     subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
+    (merged in memory)."""
     methods: tuple[str, ...] = ()
     """Methods, or names of the recipe's variants; none: the recipe's variants, else all methods."""
     seeds: tuple[Annotated[int, AtLeast(0)], ...] = (0, 1, 2)

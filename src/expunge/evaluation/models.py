@@ -37,10 +37,7 @@ ROLES = {"original": "model", "retrained": "retrained", "unlearned": "unlearned"
 
 @dataclass(slots=True)
 class Models:
-    """Evidence by model, and the clock of the run. `hashes`: of the models by role (see `records.hashes`).
-
-    `reused`: by model, the sets that an earlier run measured (see `kept_evidence`).
-    """
+    """Evidence by model, and the clock of the run. `hashes`: of the models by role (see `records.hashes`)."""
 
     config: commands.Inputs
     run: unfinished.Run
@@ -49,7 +46,6 @@ class Models:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     kept: dict[str, divergence.Kept] | None = None
     mmlu: dict[str, Scored] = field(default_factory=dict)
-    reused: dict[str, list[str]] = field(default_factory=dict)
 
     def record_original(self, assembled: Assembled) -> None:
         """Evidence of the original, which is loaded; it comes first, and its distributions are kept for the others."""
@@ -95,8 +91,10 @@ class Models:
         made = dict(evidence.record(load(), rest, SILENT, generating, kept, name == "original").sets) if rest else {}
         for one in names.keys() & made.keys():
             assert shelf is not None
-            made[one] = shelf.save(names[one], made[one])
-        self.reused |= {name: [one for one in judged if one in known]} if known else {}
+            numbers = shelf.save(names[one], made[one])
+            made[one] = numbers if known else made[one]  # texts of all sets must be comparable: all hashed, or none
+        if known:  # among the times, which may differ from run to run, as nothing else of a record does
+            self.clock.seconds[f"{name}: {len(known)} of {len(judged)} sets measured by earlier runs"] = 0.0
         return Evidence({one: known[one] if one in known else made[one] for one in judged})
 
     def _shelf(self, name: str, assembled: Assembled, dtype: torch.dtype) -> Shelf | None:

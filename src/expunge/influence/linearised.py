@@ -1,11 +1,14 @@
-"""A curvature and the pairs of rows, each as taken at some weights, for the steps that still go by them.
+"""What holds at some weights: a fitted curvature, and rows' pairs and margins; made once, and again after a restart.
 
-Both cost a pass over rows, so steps share them. What `State.carried` names are the weights at which they were taken; a
-run that goes on takes them again there, and so ends where it would have ended.
+A run that is interrupted loses both, since they are larger than the weights. What it keeps, in `State.carried`, are the
+weights at which they were made; a run that goes on makes them again there, to the same numbers, where it needs them.
+
+`State.caches` holds "fit rows" (what the curvature is fitted on), "rows" (of the system) and "tokens" (theirs), which
+the method sets, and "fit", "whitening", "fitted at" and "pairs", which are set here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from expunge.influence import directions, low_rank
@@ -17,86 +20,70 @@ from expunge.method import State
 from expunge.problem import Problem
 from expunge.reference.cache import target_margins
 
-AT = "pairs at"  # in `State.carried`: the weights at which the pairs of the coming step were taken
+PAIRS_AT = "pairs at"  # the weights at which the pairs of the coming step were taken
 FITTED_AT = "fitted at"  # the same of the curvature, where it is not the original
 FITTED_FOR = "fitted for"  # the iteration that it was fitted for
 
 
-@dataclass(frozen=True, slots=True)
-class Linearised:
-    """Of a problem whose state has "fit rows", "rows" and "tokens" among its caches. `options` name the curvature."""
+def fit(problem: Problem, state: State, options: Fitting, given: Mapping[str, Any] | None = None) -> None:
+    """Fits the curvature at the current weights, or takes the state of one that was fitted before."""
+    fitted = directions.fit_on(problem, state.caches["fit rows"], options, per_layer=True, given=given)
+    state.caches |= {"fit": fitted, "whitening": fitted.whitening(release=True)}
 
-    problem: Problem
-    state: State
-    options: Fitting
 
-    def fit(self, given: Mapping[str, Any] | None = None) -> None:
-        """Fits the curvature at the current weights, or takes the state of one that was fitted before."""
-        fitted = directions.fit_on(
-            self.problem, self.state.caches["fit rows"], self.options, per_layer=True, given=given
-        )
-        self.state.caches |= {"fit": fitted, "whitening": fitted.whitening(release=True)}
+def fitted(problem: Problem, state: State, options: Fitting, refit: int) -> bool:
+    """The curvature that holds here; whether it was fitted now, for the iteration `refit` (0: for none)."""
+    if fresh := refit > int(state.carried.get(FITTED_FOR, 0)):
+        state.carried |= {FITTED_AT: problem.snapshot(), FITTED_FOR: refit}
+        state.caches["fitted at"] = state.carried[FITTED_AT]
+        fit(problem, state, options)
+    elif FITTED_AT in state.carried and state.caches.get("fitted at") is None:
+        here = problem.snapshot()
+        problem.restore(state.carried[FITTED_AT])
+        fit(problem, state, options)
+        state.caches["fitted at"] = state.carried[FITTED_AT]
+        problem.restore(here)
+    return fresh
 
-    def fitted(self, refit: int) -> bool:
-        """The curvature that holds here; whether it was fitted now, for the iteration `refit` (0: for none)."""
-        carried, caches = self.state.carried, self.state.caches
-        if fresh := refit > int(carried.get(FITTED_FOR, 0)):
-            carried |= {FITTED_AT: self.problem.snapshot(), FITTED_FOR: refit}
-            caches["fitted at"] = carried[FITTED_AT]
-            self.fit()
-        elif FITTED_AT in carried and caches.get("fitted at") is None:
-            here = self.problem.snapshot()
-            self.problem.restore(carried[FITTED_AT])
-            self.fit()
-            caches["fitted at"] = carried[FITTED_AT]
-            self.problem.restore(here)
-        return fresh
 
-    def figures(self) -> dict[str, Any]:
-        """Of the curvature, for the record."""
-        figures: dict[str, Any] = self.state.caches["fit"].figures()
-        return figures
+def pairs_here(problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+    """Taken at the current weights, in one pass forward and backward over the rows."""
+    whitening = low_rank.coordinates(state, state.caches["whitening"])
+    return margin_pairs(problem, state.caches["rows"], state.caches["tokens"], whitening)
 
-    def pairs(self) -> tuple[RowPairs, Tokens]:
-        """Taken at the current weights, in one pass forward and backward over the rows."""
-        caches = self.state.caches
-        whitening = low_rank.coordinates(self.state, caches["whitening"])
-        return margin_pairs(self.problem, caches["rows"], caches["tokens"], whitening)
 
-    def taken(self) -> tuple[RowPairs, Tokens]:
-        """Pairs and margins at the current weights, to be used by what comes after it too.
+def pairs_to_share(problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+    """Taken at the current weights, to be used by what comes after it too.
 
-        Restorations move the weights little, so the removal after them goes by the same pairs.
-        """
-        if not self.has_pairs:
-            self.state.carried[AT] = self.problem.snapshot()
-            self.state.caches["pairs"] = self.pairs()
-        return self._kept()
+    Restorations move the weights little, so those after it and the removal go by the same pairs.
+    """
+    if PAIRS_AT not in state.carried:
+        state.carried[PAIRS_AT] = problem.snapshot()
+        state.caches["pairs"] = pairs_here(problem, state)
+    return _shared(problem, state)
 
-    @property
-    def has_pairs(self) -> bool:
-        """Whether there are pairs that were taken for what comes after."""
-        return AT in self.state.carried
 
-    def at_hand(self) -> tuple[RowPairs, Tokens]:
-        """Those pairs, with margins at the current weights, and for the last time; or both, taken now."""
-        if not self.has_pairs:
-            return self.pairs()
-        pairs, _ = self._kept()
-        self.forget_pairs()
-        now = target_margins(self.problem, self.problem.model, self.state.caches["rows"])
-        return pairs, replace(self.state.caches["tokens"], margins=now)
+def pairs_at_hand(problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+    """The pairs that a restoration shared, with margins at the current weights; or both, taken now."""
+    if PAIRS_AT not in state.carried:
+        return pairs_here(problem, state)
+    pairs, _ = _shared(problem, state)
+    forget_pairs(state)
+    now = target_margins(problem, problem.model, state.caches["rows"])
+    return pairs, replace(state.caches["tokens"], margins=now)
 
-    def forget_pairs(self) -> None:
-        """Nothing comes after that would use them."""
-        self.state.carried.pop(AT, None)
-        self.state.caches.pop("pairs", None)
 
-    def _kept(self) -> tuple[RowPairs, Tokens]:
-        if "pairs" not in self.state.caches:
-            here = self.problem.snapshot()
-            self.problem.restore(self.state.carried[AT])
-            self.state.caches["pairs"] = self.pairs()
-            self.problem.restore(here)
-        found: tuple[RowPairs, Tokens] = self.state.caches["pairs"]
-        return found
+def forget_pairs(state: State) -> None:
+    """Of a restoration that no removal comes after."""
+    state.carried.pop(PAIRS_AT, None)
+    state.caches.pop("pairs", None)
+
+
+def _shared(problem: Problem, state: State) -> tuple[RowPairs, Tokens]:
+    if "pairs" not in state.caches:
+        here = problem.snapshot()
+        problem.restore(state.carried[PAIRS_AT])
+        state.caches["pairs"] = pairs_here(problem, state)
+        problem.restore(here)
+    found: tuple[RowPairs, Tokens] = state.caches["pairs"]
+    return found

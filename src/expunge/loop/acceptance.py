@@ -13,13 +13,13 @@ from torch import Tensor
 from expunge.data.splits import spread
 from expunge.errors import InputError
 from expunge.method import ACCEPTANCE, State
-from expunge.optim.measured import Measured
+from expunge.optim.search import Measured
 from expunge.optim.step_size import StepRule
 from expunge.optim.stopping import Check
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
 
-FEWEST, MOST = 16, 64  # rows, spread evenly: a search measures them some ten times
+FEWEST, MOST = 12, 64  # rows, spread evenly: a search measures them some ten times
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from expunge.errors import NumericalError
 from expunge.loop.acceptance import Here, chosen
 from expunge.loop.unlearning import End, Ground, Unlearning
 from expunge.method import ACCEPTANCE, Proposal, Propose
-from expunge.optim.measured import Found, Measured, Refused
+from expunge.optim.search import Found, Measured, Refused
 
 SMALL = 1e-3  # of the norm of the weights that move: the first guess where nothing is known; our choice
 

@@ -81,8 +81,7 @@ def run(
     chosen = choose(problem, config.options.needs, config.subspace, linear, say)
     subspace = replace(chosen.subspace, reason=kept["reason"]) if kept else chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
-    whole = subspace.name not in ("adapter", "lora")
-    form = form_of(config, whole)
+    form = form_of(config, whole := subspace.name not in ("adapter", "lora"))
     problem = replace(problem, low_rank=SHARE if whole and form == "adapter" else None)
     if base is not None:
         problem = replace(problem, base=base.losses, base_margins=base.margins)

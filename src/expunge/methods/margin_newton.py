@@ -23,15 +23,16 @@ acceptance rows that no gradient saw.
 A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
 others, by constraints taken where they were relearned (`influence.durable`).
 
-Moves the weights of linear layers alone, the output head excepted. Targets are found as for loss_matching. What is to
-be kept are retain rows, the target half of the holdout, and, where there are no retain rows, text sampled from the
-original. Numbers are our choice, from trials.
+Moves the weights of linear layers alone, the output head excepted. An adapter that was given is merged in memory and
+whole weights move (`--subspace adapter`: its own matrices, as over a quantised base). It is delivered as an adapter of
+higher rank: the change is cut in the metric of the curvature, and a last step within what is left brings the rows to
+their targets again (`influence.low_rank`). Of a fresh LoRA only B moves, until a refit: A has no curvature while B is
+0. Targets are found as for loss_matching. What is to be kept are retain rows, the target half of the holdout, and,
+where there are no retain rows, text sampled from the original. Numbers are our choice, from trials, and follow the size
+of the request (`influence.amounts`).
 
 The curvature may be one that `expunge curvature` fitted before (`--curvature`), on this model or on the one that it was
 made of by earlier requests.
-
-Departures: both papers take one gradient of the forget rows' mean loss, once, and a diagonal Fisher; the dual solve,
-needs, token weights, restorations and the steps measured on the way are ours.
 
 When to use it: by default, for requests of up to about a tenth of what was fine-tuned.
 """
@@ -39,7 +40,7 @@ When to use it: by default, for requests of up to about a tenth of what was fine
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -52,13 +53,14 @@ from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
-from expunge.influence import directions, dual, durable, low_rank
-from expunge.influence.linearised import Linearised
+from expunge.influence import directions, dual, durable, linearised, low_rank
+from expunge.influence.amounts import Amounts, asked
+from expunge.influence.linearised import PAIRS_AT
 from expunge.influence.needs import Tokens, needs, token_weights
 from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State, Transform, TwoFactors
 from expunge.model import choice
 from expunge.model.choice import AUTO, LinearLayers
-from expunge.optim.measured import Measured
+from expunge.optim.search import Measured
 from expunge.optim.step_size import Fixed, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
@@ -68,7 +70,6 @@ from expunge.reference.kept import drawn, rows_to_keep, sampled, to_sample
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
-MOST_FITTED = 384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,26 +84,28 @@ class MarginNewton(Method):
     """Relative to each layer's mean: a tenth of its mean for each of two factors (our choice)."""
     absolute_damping: Positive | None = None
     """Damping in the spectrum's own units, in place of the relative one; none: relative."""
-    iterations: Count = 5
-    """Steps, the last of which goes all the way (our choice)."""
-    share: Annotated[float, Between(0, 1)] = 0.5
-    """Of the needs, in all iterations but the last (our choice)."""
-    restorations: Annotated[int, AtLeast(0)] = 2
-    """Before each iteration but the first (our choice)."""
+    iterations: Count | None = None
+    """Steps, the last of which goes all the way; none: 5 to 10, by the size of the request (our choice)."""
+    share: Annotated[float | None, Between(0, 1)] = None
+    """Of the needs, in all iterations but the last; none: 0.5, for large requests 0.35 (our choice)."""
+    restorations: Annotated[int | None, AtLeast(0)] = None
+    """Before each iteration but the first; none: 1 for small requests, else 2 (our choice)."""
     layers: str = AUTO
     """Linear layers that move: all, mlp, attention, down (the MLPs' last), one of these in a part of the depth (down
     8-23), a regular expression of names, or auto: as many as memory holds the curvature of (our choice)."""
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 4 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
-    """Rows of a restoration; none: as many as forget rows, 16 to 128 (our choice)."""
-    held_rows: Annotated[int, AtLeast(0)] = 0
-    """Rows to keep that stand in the same system as those to forget, to come back to where they were (our choice)."""
-    refit_every: Annotated[int, AtLeast(0)] = 0
-    """Iterations after which the curvature is fitted anew, at the weights that there are; 0: never (our choice)."""
+    """Rows of a restoration; none: as many as forget rows or twice as many, 12 to 128 (our choice)."""
+    held_rows: Annotated[int | None, AtLeast(0)] = None
+    """Rows to keep that stand in the same system as those to forget, to come back to where they were; none: half as
+    many, for small requests none, for large ones 200 (our choice)."""
+    refit_every: Annotated[int | None, AtLeast(0)] = None
+    """Iterations after which the curvature is fitted anew, at the weights that there are; 0: never; none: for large
+    requests 2 (our choice)."""
     durable_rounds: Annotated[int, AtLeast(0)] = 0
-    """Rounds after the iterations that put away what relearning half of the rows brings back of the others; each is
-    followed by one iteration more (our choice)."""
+    """Rounds that put away what relearning half of the rows brings back of the others, each followed by an iteration;
+    three are nearly as hard to bring back as rows never seen, for twice the price (our choice)."""
     dual_damping: Positive = 0.01
     """Added to K, relative to the mean of its diagonal: rows that want opposite things give way (our choice)."""
 
@@ -129,7 +132,7 @@ class MarginNewton(Method):
 
     def cost(self, problem: Problem) -> Passes:
         kept = rows_to_keep(problem) or to_sample(problem)
-        looked = distinct([self._keep(kept, problem, number) for number in range(self._batches)])
+        looked = distinct(self._batches(kept, problem))
         return Passes(
             trained=measuring(self._fit(kept, problem).windows, 0 if problem.fitted else 1),
             plain=measuring(looked) + measuring(problem.splits["forget"].windows),
@@ -140,13 +143,14 @@ class MarginNewton(Method):
         state = objective.with_targets(problem, needed=True)
         low_rank.begin(problem, state)
         kept = rows_to_keep(problem) or sampled(problem, state)
+        amounts = self._amounts(problem)
         state.caches["fit rows"] = self._fit(kept, problem)
-        self._linear(problem, state).fit(problem.fitted(problem) if problem.fitted else None)
-        batches = [self._keep(kept, problem, number) for number in range(self._batches)]
+        linearised.fit(problem, state, self, problem.fitted(problem) if problem.fitted else None)
+        batches = self._batches(kept, problem)
         state.caches["keep"] = list(zip(batches, keep_each(problem, batches), strict=True))
         forget = problem.splits["forget"]
-        held = drawn(kept, self.held_rows, mixed(problem.seed, HELD), "held")
-        state.caches["rows"] = rows = forget.joined(held) if self.held_rows else forget
+        held = drawn(kept, amounts.held, mixed(problem.seed, HELD), "held")
+        state.caches["rows"] = rows = forget.joined(held) if amounts.held else forget
         with problem.original() as original:
             known = target_margins(problem, original, rows)
         owners = torch.tensor([window.row for window in rows.windows for _ in range(window.targets)])
@@ -160,19 +164,21 @@ class MarginNewton(Method):
         state.caches |= {"tokens": tokens, "aims": aims}
         state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": float(weights[own].mean())}
         fitted = 0 if problem.fitted else len(state.caches["fit rows"])
-        state.notes["rows"] = {"fit": fitted, "held": self.held_rows, "keep": [len(batch) for batch in batches]}
+        state.notes["rows"] = {"fit": fitted, "held": len(held.rows), "keep": [len(batch) for batch in batches]}
+        state.notes["amounts"] = asdict(amounts)
         return state
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[Propose] = []
-        for iteration in range(self.iterations):
-            refit = iteration if iteration and self.refit_every and iteration % self.refit_every == 0 else 0
-            for number in range(self.restorations) if iteration else ():
-                place = (iteration - 1) * self.restorations + number
+        amounts = self._amounts(problem)
+        for iteration in range(amounts.iterations):
+            refit = iteration if iteration and amounts.refit_every and iteration % amounts.refit_every == 0 else 0
+            for number in range(amounts.restorations) if iteration else ():
+                place = (iteration - 1) * amounts.restorations + number
                 steps.append(self._restoration(problem, place, not number, refit))
-            restored = bool(iteration and self.restorations)
-            last = iteration == self.iterations - 1
-            steps.append(self._removal(problem, 1.0 if last else self.share, restored, refit))
+            restored = bool(iteration and amounts.restorations)
+            last = iteration == amounts.iterations - 1
+            steps.append(self._removal(problem, 1.0 if last else amounts.share, restored, refit))
         narrow = self._low_rank(problem) if problem.low_rank is not None else ()
         return (Repeat(tuple(steps), 1), *self._rounds(problem), *narrow)
 
@@ -180,10 +186,10 @@ class MarginNewton(Method):
         """Durable rounds, each with an ordinary iteration after it; none where there are no two rows to deal."""
         if len(problem.splits["forget"].rows) < 2:
             return []
-        rounds = []
+        rounds, amounts = [], self._amounts(problem)
         for number in range(self.durable_rounds):
-            place = (self.iterations - 1 + number) * self.restorations
-            back = [self._restoration(problem, place + n, not n, refit=0) for n in range(self.restorations)]
+            place = (amounts.iterations - 1 + number) * amounts.restorations
+            back = [self._restoration(problem, place + n, not n, refit=0) for n in range(amounts.restorations)]
             last = self._removal(problem, 1.0, bool(back), refit=0)
             rounds.append(Repeat((self._durable(problem, number), *back, last), 1))
         return rounds
@@ -208,8 +214,8 @@ class MarginNewton(Method):
 
     def _narrow(self, problem: Problem, state: State) -> None:
         with torch.enable_grad():  # a run that goes on may have to fit it again
-            (linear := self._linear(problem, state)).fitted(0)
-        linear.forget_pairs()  # of a restoration that no removal came after
+            linearised.fitted(problem, state, self, 0)
+        linearised.forget_pairs(state)
         low_rank.narrow(problem, state, state.caches["whitening"])
 
     def _removal(self, problem: Problem, share: float, restored: bool, refit: int) -> Propose:
@@ -244,48 +250,46 @@ class MarginNewton(Method):
         count = {
             "keep": len(self._keep(kept, problem, 0).windows) if kept else 0,
             "fit": len(self._fit(kept, problem).windows) if kept else 0,
-            "held": self.held_rows,
+            "held": self._amounts(problem).held,
         }
         others = sum(times.get(what, 0.0) * many for what, many in count.items()) / windows
         return {"forget": times.get("forget", 0.0)} | ({name: others} if name != "forget" else {})
 
-    @property
-    def _batches(self) -> int:
-        """Restorations in all, each on rows of its own draw."""
-        return self.restorations * (self.iterations - 1 + self.durable_rounds)
+    def _amounts(self, problem: Problem) -> Amounts:
+        """What the size of the request says, but for what an option says."""
+        kept = rows_to_keep(problem) or to_sample(problem)
+        forget = problem.splits.get("forget")
+        return asked(self, len(forget.rows) if forget else 0, len(kept.rows))
+
+    def _batches(self, kept: Split, problem: Problem) -> list[Split]:
+        """The rows of each restoration, a draw of its own."""
+        amounts = self._amounts(problem)
+        count = amounts.restorations * (amounts.iterations - 1 + self.durable_rounds)
+        return [self._keep(kept, problem, number) for number in range(count)]
 
     def _rows_to_fit(self, problem: Problem) -> Split:
         kept = rows_to_keep(problem)
         if kept is None:
-            raise InputError(
-                "too few rows to keep: some measure steps, and none is left to fit on. Give more --retain."
-            )
+            raise InputError("too few rows to keep: some measure steps, none is left to fit on. Give more --retain.")
         return self._fit(kept, problem)
 
     def _kept(self, problem: Problem, shapes: Mapping[str, torch.Size]) -> int:
         """Bytes of the curvature; A of our own LoRA has none, unless it is fitted again once B has moved."""
-        dead = ".lora_A." if problem.adapter and not self.refit_every else None
+        dead = ".lora_A." if problem.adapter and not self._amounts(problem).refit_every else None
         alive = {name: shape for name, shape in shapes.items() if dead is None or dead not in name}
         return directions.whitened_bytes_of(self)(alive, problem.shared)
 
     def _fit(self, kept: Split, problem: Problem) -> Split:
-        forget = problem.splits.get("forget")
-        usual = MOST_FITTED if forget is None else min(MOST_FITTED, max(64, 4 * len(forget.rows)))
-        most = self.fit_rows or usual
-        return drawn(kept, most, problem.seed, "fit")
+        return drawn(kept, self._amounts(problem).fit, problem.seed, "fit")
 
     def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
-        most = self.keep_rows or min(128, max(16, len(problem.splits["forget"].rows)))
-        return drawn(kept, most, mixed(problem.seed, number + 1), f"keep {number}")
-
-    def _linear(self, problem: Problem, state: State) -> Linearised:
-        return Linearised(problem, state, self)
+        return drawn(kept, self._amounts(problem).keep, mixed(problem.seed, number + 1), f"keep {number}")
 
     def _remove(self, share: float, refit: int, problem: Problem, state: State) -> Proposal:
         """Every row by a share of its need, and every held row back to where it was."""
-        linear = self._linear(problem, state)
-        fresh, kept = linear.fitted(refit), linear.has_pairs  # that a restoration has taken
-        pairs, tokens = linear.at_hand()
+        fresh = linearised.fitted(problem, state, self, refit)
+        kept = PAIRS_AT in state.carried  # that a restoration has taken
+        pairs, tokens = linearised.pairs_at_hand(problem, state)
         aims, count = state.caches["aims"], len(problem.splits["forget"].rows)
         way = aims - state.caches["tokens"].losses()
         apart = (aims - tokens.losses())[:count]
@@ -303,16 +307,15 @@ class MarginNewton(Method):
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        direction, notes = pairs.combined(found.weights), linear.figures() | figures
+        direction, notes = pairs.combined(found.weights), state.caches["fit"].figures() | figures
         times = MEASURING if kept else 1.0
         passes = self._passes(problem, {"forget": times, "held": times, "fit": float(fresh)})
         return Proposal(direction=direction, forget_aim=float(planned), notes=notes, passes=passes)
 
     def _outlast(self, number: int, problem: Problem, state: State) -> Proposal:
         """Every row to its target here, and part of the way where the other half of the rows was relearned."""
-        linear = self._linear(problem, state)
-        linear.fitted(0)
-        pairs, tokens = linear.pairs()
+        linearised.fitted(problem, state, self, 0)
+        pairs, tokens = linearised.pairs_here(problem, state)
         aims, whitening = state.caches["aims"], state.caches["whitening"]
         joint = durable.constraints(problem, pairs, tokens, aims, whitening, number, durable.Relearning())
         found = dual.solved(joint.pairs.gram(), joint.deltas, self.dual_damping)
@@ -322,13 +325,12 @@ class MarginNewton(Method):
             "dual_damping": found.damping,
             "missed": found.missed,
         }
-        return Proposal(direction=joint.pairs.combined(found.weights), notes=linear.figures() | figures)
+        return Proposal(direction=joint.pairs.combined(found.weights), notes=state.caches["fit"].figures() | figures)
 
     def _restore(self, number: int, refit: int, problem: Problem, state: State) -> Proposal:
         """Down the retain KL, where that leaves the rows' margins as they are."""
-        linear = self._linear(problem, state)
-        linear.fitted(refit)
-        pairs, _ = linear.taken()
+        linearised.fitted(problem, state, self, refit)
+        pairs, _ = linearised.pairs_to_share(problem, state)
         gradient = divergence_gradient(problem, [state.caches["keep"][number]])
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NumericalError("the gradient of the retain KL is not finite")
@@ -338,7 +340,7 @@ class MarginNewton(Method):
         kept = inner(solved, solved)
         figures = {"left_of_it": (inner(back, back) / kept) ** 0.5 if kept else 0.0}
         slope = inner(gradient, direction)
-        return Proposal(direction=direction, retain_slope=slope, notes=linear.figures() | figures)
+        return Proposal(direction=direction, retain_slope=slope, notes=state.caches["fit"].figures() | figures)
 
 
 def _at_rest(measured: Measured) -> str | None:

@@ -140,22 +140,7 @@ def select(
     name, reason = choose(asked, sum(parameter.numel() for parameter in model.parameters()), device)
     reason = merged or reason
     if name == "lora":
-        wrapped = get_peft_model(
-            model.requires_grad_(False),
-            LoraConfig(
-                r=LORA_RANK,
-                lora_alpha=LORA_ALPHA,
-                target_modules=[name for name in linear_layers(model) if within(name)],
-                fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-                task_type="CAUSAL_LM",
-            ),
-        )
-        movable = {name: tensor for name, tensor in wrapped.named_parameters() if tensor.requires_grad}
-        with torch.no_grad():
-            for tensor in movable.values():
-                tensor.data = tensor.data.float()
-        distributed.as_main_(movable.values())
-        return Subspace(wrapped, movable, name, reason, adapter=True)
+        return _lora(model, reason, within)
     movable = {
         key: tensor
         for key, tensor in model.named_parameters()
@@ -203,6 +188,26 @@ def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: s
     names = stack(model).names()
     chosen = tuple(f"{names[index]}." for index in layers(len(names)))
     return lambda name: f"{name}.".startswith(chosen)
+
+
+def _lora(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
+    """A fresh LoRA of our own on the linear layers, in float32."""
+    wrapped = get_peft_model(
+        model.requires_grad_(False),
+        LoraConfig(
+            r=LORA_RANK,
+            lora_alpha=LORA_ALPHA,
+            target_modules=[name for name in linear_layers(model) if within(name)],
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    movable = {name: tensor for name, tensor in wrapped.named_parameters() if tensor.requires_grad}
+    with torch.no_grad():
+        for tensor in movable.values():
+            tensor.data = tensor.data.float()
+    distributed.as_main_(movable.values())
+    return Subspace(wrapped, movable, "lora", reason, adapter=True)
 
 
 def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:

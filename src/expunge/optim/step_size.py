@@ -1,11 +1,7 @@
 """How far to go along a proposed direction: a fixed step, a line search, or the largest step within a retain budget.
 
-Arithmetic, no model. A rule calls `measure(step)`, which is supplied from above and says what a step does; it answers
-with `Found` or, where no step will do, with `Refused`. A step of 0 is measured too: it says where the search begins,
-and a caller that knows it already can answer without work. The rules and their numbers are our own choice, except that
-the first guess of the budget is the usual trust region: half of step^2 * bend is the curvature's own forecast.
-
-A measurement with a value that is not finite is never taken.
+Arithmetic, no model (see `optim.search`). The rules and their numbers are our own choice, except that the first guess
+of the budget is the usual trust region: half of step^2 * bend is the curvature's own forecast.
 """
 
 import math
@@ -14,7 +10,7 @@ from typing import ClassVar
 
 from scipy.optimize import minimize_scalar
 
-from expunge.optim.measured import (
+from expunge.optim.search import (
     AWFUL,
     FURTHEST,
     Found,
@@ -24,7 +20,7 @@ from expunge.optim.measured import (
     Tried,
     check_positive,
     downhill,
-    figures,
+    figures_of,
     usable,
 )
 
@@ -57,7 +53,7 @@ class Fixed:
         tried = Tried(measure)
         measured = tried(self.step)
         if not measured.finite:
-            return tried.refused(f"a step of {self.step:.3g} measures {figures(measured)}")
+            return tried.refused(f"a step of {self.step:.3g} measures {figures_of(measured)}")
         return tried.found(self.step)
 
 
@@ -81,7 +77,7 @@ class LineSearch:
             return tried.refused(f"the first guess of a step is {guess:.3g}")
         none = tried.distance(0.0)
         if none >= AWFUL:
-            return tried.refused(f"without a step there is no distance to go by: {figures(tried(0.0))}")
+            return tried.refused(f"without a step there is no distance to go by: {figures_of(tried(0.0))}")
         place = next(
             (place for place in range(0, -FURTHEST - 1, -1) if tried.distance(guess * 2.0**place) < none), None
         )
@@ -127,16 +123,16 @@ class RetainBudget:
         if not usable(guess):
             return tried.refused(f"the first guess of a step is {guess:.3g}")
         if not self._inside(tried(0.0)):
-            return tried.refused(f"the {self._words} is used up before the step: {figures(tried(0.0))}")
+            return tried.refused(f"the {self._words} is used up before the step: {figures_of(tried(0.0))}")
         inside, outside = self._bracket(tried, guess)
         if inside is None:
             assert outside is not None
             return tried.refused(
-                f"even a step of {outside:.3g} is outside the {self._words}: {figures(tried(outside))}"
+                f"even a step of {outside:.3g} is outside the {self._words}: {figures_of(tried(outside))}"
             )
         if outside is None:
             return tried.refused(
-                f"even a step of {inside:.3g} does not reach the {self._words}: {figures(tried(inside))}; the "
+                f"even a step of {inside:.3g} does not reach the {self._words}: {figures_of(tried(inside))}; the "
                 "direction does nothing"
             )
         while outside / inside > 1 + TOLERANCE:
@@ -193,7 +189,7 @@ class ToTargets:
         short, there = 0.0, guess
         while not self._there(tried(there)):
             if not tried(there).finite or there >= guess * 2.0**FURTHEST:
-                return tried.refused(f"the forget rows do not reach their targets: {figures(tried(there))}")
+                return tried.refused(f"the forget rows do not reach their targets: {figures_of(tried(there))}")
             short, there = there, 2 * there
         while short == 0.0:
             if there <= guess * 2.0**-FURTHEST:

@@ -36,7 +36,7 @@ def lines(estimate: Estimate) -> list[str]:
     )
     found.append(
         "row passes: one row forward and backward, forward alone a third; measuring: what the models are judged by, "
-        "whatever the method (its generating counts in the time alone)"
+        "whatever the method, less what an earlier run measured (its generating counts in the time alone)"
     )
     if estimate.interpreter:
         found.append(

@@ -273,8 +273,6 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
     for name, rows in next(iter(evidence.values())).sets.items():
         if len(rows.loss) < (given := len(checked.parts.get(name, ()))):
             found.append(f"Of the {given:,} {name} rows {len(rows.loss)}, spread evenly, were measured.")
-    for model, sets in details["reused"].items():
-        found.append(f"What is said of the {model} model on {', '.join(sets)} rows was measured by an earlier run.")
     if checked.comparison != "holdout":
         found.append(
             "No holdout was given: the ranks compare with counterfactual rows (one row's prompt, another's "

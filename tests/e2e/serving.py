@@ -1,4 +1,4 @@
-"""Adapters as a user serves them, by plain transformers and peft, and whether they are what a record says."""
+"""Adapters as plain transformers and peft serve them, beside what a record says of them."""
 
 import json
 from pathlib import Path
@@ -40,10 +40,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def settings_of(adapter: Path) -> Any:
-    return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-
-
 @torch.no_grad()
 def loss_of(model: Any, tokenizer: Any, file: Path, line: int) -> float:
     """Mean loss of a row's completion and EOS, worked out here."""
@@ -72,3 +68,7 @@ def check_same_kind(given: Path, made: Path) -> None:
         of_the_base = "base_layer" in name or "original_module" in name
         assert torch.equal(tensor, new[name]) == of_the_base, name
     assert (made / "tokenizer.json").is_file() and not (made / "model.safetensors").exists()
+
+
+def settings_of(adapter: Path) -> Any:
+    return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))

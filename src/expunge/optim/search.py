@@ -1,4 +1,9 @@
-"""What the rules of `optim.step_size` look at and answer with, and what their searches share. Arithmetic, no model."""
+"""What a search for a step looks at, and how it ends: shared by the rules of `optim.step_size`. Arithmetic, no model.
+
+A rule calls `measure(step)`, which is supplied from above and says what a step does; it answers with `Found` or, where
+no step will do, with `Refused`. A step of 0 is measured too: it says where the search begins, and a caller that knows
+it already can answer without work. A measurement with a value that is not finite is never taken.
+"""
 
 import math
 from collections.abc import Callable
@@ -7,7 +12,7 @@ from dataclasses import dataclass, field
 from expunge.errors import InputError
 
 FURTHEST = 30  # doublings or halvings of the guess, at most
-AWFUL = 1e3  # nats: what the line search takes for a distance that is larger or not finite
+AWFUL = 1e3  # nats: what is taken for a distance that is larger or not finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +106,7 @@ def check_positive(name: str, value: float) -> None:
         raise InputError(f"{name}: expected a number above 0, found {value}.")
 
 
-def figures(measured: Measured) -> str:
+def figures_of(measured: Measured) -> str:
     named = {
         "retain KL": measured.retain_kl,
         "rise of the retain loss": measured.retain_rise,

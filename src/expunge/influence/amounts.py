@@ -1,0 +1,84 @@
+"""How much of everything a request takes: iterations, restorations, rows; from its size where nothing else is said.
+
+The unit is the share of the forget rows in all rows that are known, those to keep among them. Numbers are ours, from
+trials (docs/decisions.md):
+
+- up to a twentieth one restoration an iteration is enough; above that there are two, and half as many rows to keep as
+  forget rows are held in the same system;
+- up to a quarter one metric holds on the way. Above it the curvature is fitted anew at every second iteration, more
+  rows are held, and there are more and smaller steps;
+- the curvature is fitted on 4 rows for each forget row, 64 to 384 (all that there are in a large request);
+- a restoration goes by as many rows as there are forget rows, above an eighth by twice as many, 12 to 128; there are
+  8 iterations in place of 5 then.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+SMALL, MIDDLE, LARGE = 1 / 20, 1 / 8, 1 / 4
+FEWEST_FITTED, MOST_FITTED, FITTED_A_ROW = 64, 384, 4
+FEWEST_KEPT, MOST_KEPT = 12, 128
+MOST_HELD = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """`share` of the needs in all iterations but the last; `restorations` before each but the first; the curvature is
+    fitted anew after `refit_every` iterations (0: never); rows that are `held`, that it is `fit` on and that one
+    restoration goes by (`keep`)."""
+
+    iterations: int
+    share: float
+    restorations: int
+    refit_every: int
+    held: int
+    fit: int
+    keep: int
+
+
+class Asked(Protocol):
+    """Options of a method; None: as the size of the request says."""
+
+    @property
+    def iterations(self) -> int | None: ...
+    @property
+    def share(self) -> float | None: ...
+    @property
+    def restorations(self) -> int | None: ...
+    @property
+    def refit_every(self) -> int | None: ...
+    @property
+    def held_rows(self) -> int | None: ...
+    @property
+    def fit_rows(self) -> int | None: ...
+    @property
+    def keep_rows(self) -> int | None: ...
+
+
+def asked(options: Asked, forget: int, kept: int) -> Amounts:
+    """What the options say, and the size of the request where they say nothing."""
+    own: dict[str, Any] = {
+        "iterations": options.iterations,
+        "share": options.share,
+        "restorations": options.restorations,
+        "refit_every": options.refit_every,
+        "held": options.held_rows,
+        "fit": options.fit_rows,
+        "keep": options.keep_rows,
+    }
+    return replace(amounts(forget, kept), **{name: value for name, value in own.items() if value is not None})
+
+
+def amounts(forget: int, kept: int) -> Amounts:
+    """For so many forget rows, where so many rows say what is to be kept."""
+    share = forget / (forget + kept) if forget else 0.0
+    large = share > LARGE
+    return Amounts(
+        iterations=10 if large else 8 if share > MIDDLE else 5,
+        share=0.35 if large else 0.5,
+        restorations=1 if share <= SMALL else 2,
+        refit_every=2 if large else 0,
+        held=min(MOST_HELD if large else forget // 2, kept) if share > SMALL else 0,
+        fit=MOST_FITTED if large or not forget else min(MOST_FITTED, max(FEWEST_FITTED, FITTED_A_ROW * forget)),
+        keep=min(MOST_KEPT, max(FEWEST_KEPT, forget if share <= MIDDLE else 2 * forget)),
+    )
