@@ -128,10 +128,7 @@ Rate = float | Probe | Callable[[Trial], float]
 
 class Stepper(Protocol):
     """An optimiser over one run of steps. `tokens` and `rows` (windows) count what it sent through the model beside
-    the steps' own passes.
-
-    `clip`: the norm that the gradient of a step is clipped to.
-    """
+    the steps' own passes; `clip` is the norm that the gradient of a step is clipped to."""
 
     @property
     def optimiser(self) -> torch.optim.Optimizer: ...

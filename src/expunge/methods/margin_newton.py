@@ -28,11 +28,12 @@ whole weights move (`--subspace adapter`: its own matrices, as over a quantised 
 higher rank: the change is cut in the metric of the curvature, and a last step within what is left brings the rows to
 their targets again (`influence.low_rank`). Of a fresh LoRA only B moves, until a refit: A has no curvature while B is
 0. Targets are found as for loss_matching. What is to be kept are retain rows, the target half of the holdout, and,
-where there are no retain rows, text sampled from the original. Numbers are our choice, from trials, and follow the size
-of the request (`influence.amounts`).
+where there are no retain rows, text sampled from the original. Our numbers follow the request (`influence.amounts`).
 
 The curvature may be one that `expunge curvature` fitted before (`--curvature`), on this model or on the one that it was
 made of by earlier requests.
+
+Departures: the papers take one gradient of the mean loss and a diagonal; duals, needs and restorations are ours.
 
 When to use it: by default, for requests of up to about a tenth of what was fine-tuned.
 """
