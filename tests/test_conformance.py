@@ -316,4 +316,4 @@ def test_a_loss_that_is_not_finite_ends_at_the_last_good_weights(name: str) -> N
 
 
 def test_every_method_that_trains_is_poisoned() -> None:
-    assert set(METHODS) - set(DESCENDING) == {"fisher_forgetting", "fisher_removal"}
+    assert set(METHODS) - set(DESCENDING) == {"fisher_forgetting", "fisher_removal", "margin_newton"}

@@ -108,9 +108,19 @@ def dense(curvature: Any) -> Tensor:
     return torch.stack([fitted.flat(fitted.matvec(fitted.parted(unit))) for unit in torch.eye(count).double()], dim=1)
 
 
-def added(fitted: Fitted, damping: Damping) -> Tensor:
-    """The damping of every coordinate."""
-    return fitted.flat({name: torch.full_like(fitted.problem.movable[name], damping.of(name)) for name in fitted.names})
+def damped(curvature: Any, damping: Damping) -> Tensor:
+    """The damped matrix: with the damping of every coordinate on its diagonal, unless both factors of a layer are
+    damped (whose own tests have them by hand); then it is larger by at least that."""
+    fitted = on_a_lora(curvature)
+    own = {name: torch.full_like(fitted.problem.movable[name], damping.of(name)) for name in fitted.names}
+    matrix = dense(curvature) + torch.diag(fitted.flat(own))
+    units = (fitted.parted(unit) for unit in torch.eye(len(matrix)).double())
+    columns = [fitted.flat(curvature.damped(fitted.problem, fitted.state, unit, damping)) for unit in units]
+    found = torch.stack(columns, dim=1)
+    if not (curvature.has_factors and looks(curvature)):
+        assert float((found - matrix).abs().max()) <= EXACT * float(matrix.abs().max())
+    assert float(torch.linalg.eigvalsh((found - matrix + (found - matrix).T) / 2).min()) >= -EXACT * float(matrix.max())
+    return found
 
 
 # The checks: each raises AssertionError
@@ -145,7 +155,7 @@ def inverts(curvature: Any, per_layer: bool = False) -> None:
     assert solution.status == "solved"
     assert list(solution.value) == fitted.names
     x, v = fitted.flat(solution.value), fitted.flat(right)
-    residual = float((dense(curvature) @ x + added(fitted, damping) * x - v).norm() / v.norm())
+    residual = float((damped(curvature, damping) @ x - v).norm() / v.norm())
     if solution.residual is None:
         assert residual <= EXACT
     else:
@@ -159,7 +169,7 @@ def inverts_tightly(curvature: Any) -> None:
     inverts(curvature)
     fitted = on_a_lora(curvature)
     damping, right = fitted.damping(), fitted.random(3)
-    expected = torch.linalg.solve(dense(curvature) + torch.diag(added(fitted, damping)), fitted.flat(right))
+    expected = torch.linalg.solve(damped(curvature, damping), fitted.flat(right))
     found = fitted.flat(fitted.solve(right, damping).value)
     assert float((found - expected).norm() / expected.norm()) <= 1e-7
 
@@ -179,7 +189,7 @@ def powers_compose(curvature: Any) -> None:
             fitted.power(fitted.random(4), -0.5)
         return
     vector = {name: part for name, part in fitted.random(4).items() if name in fitted.names}
-    whole = dense(curvature) @ fitted.flat(vector) + added(fitted, fitted.damping()) * fitted.flat(vector)
+    whole = damped(curvature, fitted.damping()) @ fitted.flat(vector)
     assert same(fitted.power(vector, 1.0), fitted.parted(whole), EXACT)
     twice = fitted.power(fitted.power(vector, -0.5), -0.5)
     assert same(twice, fitted.solve(vector, fitted.damping()).value, 1e-8)

@@ -1,6 +1,7 @@
 """How much a request takes follows from its size, by the numbers written here."""
 
-from expunge.influence.amounts import amounts
+from expunge.influence.amounts import amounts, asked
+from expunge.methods.margin_newton import MarginNewton
 
 
 def test_a_small_request_takes_one_restoration_and_few_rows() -> None:
@@ -35,3 +36,10 @@ def test_the_edges_belong_below() -> None:
 
 def test_a_curvature_for_requests_to_come_is_fitted_on_as_many_rows_as_any() -> None:
     assert amounts(0, 1000).fit == 384
+
+
+def test_options_go_over_it_and_a_lora_is_not_fitted_anew_unless_asked() -> None:
+    found = asked(MarginNewton(iterations=3, held_rows=0), 220, 357)
+    assert (found.iterations, found.held, found.refit_every, found.fit) == (3, 0, 2, 384)
+    assert asked(MarginNewton(), 220, 357, lora=True).refit_every == 0
+    assert asked(MarginNewton(refit_every=2), 220, 357, lora=True).refit_every == 2

@@ -89,7 +89,7 @@ def check_rounding(problem: Problem, dtype: torch.dtype) -> None:
 def with_lora(weights: dict[str, torch.Tensor], fresh: bool = True) -> Problem:
     problem = trained(weights)
     torch.manual_seed(0)
-    chosen = select(problem.model, "lora", torch.device("cpu"), linear=True)
+    chosen = select(problem.model, "lora", torch.device("cpu"), linear="all")
     with torch.no_grad():
         for name, tensor in chosen.movable.items():
             if "lora_B" in name and not fresh:

@@ -180,7 +180,7 @@ def test_an_adapter_is_merged_for_methods_of_linear_layers(family: str) -> None:
     model = lora_of(family)
     ids = torch.tensor([[0, 4, 2, 7]])
     wanted, logits = effective(model), model(ids).logits.detach()
-    subspace = select(model, "auto", CPU, linear=True)
+    subspace = select(model, "auto", CPU, linear="all")
     check_merged(subspace, wanted)
     assert len(subspace.movable) == len(linear_layers(subspace.model))
     assert torch.allclose(subspace.model(ids).logits, logits, atol=1e-10)
@@ -206,7 +206,7 @@ def test_a_wrong_merge_would_be_seen(wrong: str, monkeypatch: pytest.MonkeyPatch
     right = module.merge
     monkeypatch.setattr(module, "merge", merge)
     with pytest.raises(AssertionError):
-        check_merged(select(model, "auto", CPU, linear=True), wanted)
+        check_merged(select(model, "auto", CPU, linear="all"), wanted)
 
 
 def test_which_way_an_adapter_moves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def pack(model: Any) -> None:
 def test_over_a_quantised_base_its_own_matrices_move() -> None:
     model = lora_of("llama")
     pack(model)
-    subspace = select(model, "auto", CPU, linear=True)
+    subspace = select(model, "auto", CPU, linear="all")
     assert subspace.name == "adapter" and "bitsandbytes weights cannot move" in subspace.reason
     assert subspace.movable and all("lora_" in name for name in subspace.movable)
     assert linear_weights(model, dict(model.named_parameters())).keys() == subspace.movable.keys()

@@ -168,6 +168,7 @@ def spent(folder: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> float:
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", counting)
     output = folder / f"out-{len(list(folder.iterdir()))}"
+    monkeypatch.setenv("EXPUNGE_CACHE", str(folder / f"cache of {output.name}"))  # nothing was measured before
     expunge.unlearn(**given(folder, **more), output=str(output), force=True)
     return counted[0]
 

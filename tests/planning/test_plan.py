@@ -131,7 +131,7 @@ def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
 def test_lines() -> None:
     fits = (Fit("", "full", 40 * GIB, "unlearning", False), Fit("--subspace lora", "lora", 9 * GIB, "saving", True))
     estimate = Estimate(
-        (cost("a", 30.0), cost("loss_matching", 7200.0)), {"b": "--retain"}, {"c": "cannot"}, None, {"24 GB": fits}, GIB
+        (cost("a", 30.0), cost("margin_newton", 7200.0)), {"b": "--retain"}, {"c": "cannot"}, None, {"24 GB": fits}, GIB
     )
     shown = table.lines(estimate)
     assert (

@@ -55,8 +55,14 @@ class Asked(Protocol):
     def keep_rows(self) -> int | None: ...
 
 
-def asked(options: Asked, forget: int, kept: int) -> Amounts:
-    """What the options say, and the size of the request where they say nothing."""
+def asked(options: Asked, forget: int, kept: int, lora: bool = False) -> Amounts:
+    """What the options say, and the size of the request where they say nothing.
+
+    `lora`: what moves is a LoRA of our own, of which a curvature that is fitted anew moves A too: not unless asked for,
+    since there must be room for A's factors.
+    """
+    usual = amounts(forget, kept)
+    usual = replace(usual, refit_every=0) if lora else usual
     own: dict[str, Any] = {
         "iterations": options.iterations,
         "share": options.share,
@@ -66,7 +72,7 @@ def asked(options: Asked, forget: int, kept: int) -> Amounts:
         "fit": options.fit_rows,
         "keep": options.keep_rows,
     }
-    return replace(amounts(forget, kept), **{name: value for name, value in own.items() if value is not None})
+    return replace(usual, **{name: value for name, value in own.items() if value is not None})
 
 
 def amounts(forget: int, kept: int) -> Amounts:

@@ -260,7 +260,7 @@ class MarginNewton(Method):
         """What the size of the request says, but for what an option says."""
         kept = rows_to_keep(problem) or to_sample(problem)
         forget = problem.splits.get("forget")
-        return asked(self, len(forget.rows) if forget else 0, len(kept.rows))
+        return asked(self, len(forget.rows) if forget else 0, len(kept.rows), problem.adapter)
 
     def _batches(self, kept: Split, problem: Problem) -> list[Split]:
         """The rows of each restoration, a draw of its own."""
