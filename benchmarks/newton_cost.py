@@ -190,7 +190,8 @@ def page(results: dict[str, Any]) -> str:
     met = "met" if goal["with_measuring"] <= GOAL else "missed"
     lines += ["", f"The goal is {GOAL} at a hundredth of {max(SIZES):,} rows, with measuring: {met}.", ""]
     machine = results["environment"]
-    lines += [f"{results['rounds']} rounds, one thread; {machine}.", "", *(__doc__ or "").split("\n\n", 2)[2:]]
+    where = f"{machine['machine']}, torch {machine['versions']['torch']}"
+    lines += [f"{results['rounds']} rounds, one thread; {where}.", "", *(__doc__ or "").split("\n\n", 2)[2:]]
     return "\n".join(lines)
 
 
