@@ -38,6 +38,7 @@ from expunge.influence.dual import Dual
 from expunge.loop.trial import method_of
 from expunge.problem import Problem, Split
 from expunge.reference.cache import KeptDistributions, keep_distributions, row_losses, window_divergences
+from expunge.scoring.intervals import area_draws
 from in_memory import Cells, World, movable, opened, seen, unlearned
 from lume_small import SIZES, TASKS, Size, fifth, make_models, prepare, read_fold
 
@@ -130,7 +131,9 @@ def by_kind(values: Tensor, split: Split) -> dict[str, Tensor]:
 
 def attack(forget: Tensor, judging: Tensor) -> float:
     """The chance that a forget row has a lower loss than a never-seen one: 0.5 where they cannot be told apart."""
-    return float((forget[:, None] < judging).double().mean() + (forget[:, None] == judging).double().mean() / 2)
+    draws = area_draws([(forget.numpy(), judging.numpy())])
+    assert draws is not None
+    return draws.value
 
 
 def judged(here: World, problem: Problem, kept: Mapping[str, KeptDistributions]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Passes:
         ones = torch.ones(len(owners), dtype=torch.float64)
         tokens = Tokens(owners, ones, ones, len(self.split.rows))
         pairs, tokens = margin_pairs(self.problem, self.split, tokens, self.whitening)
-        found = dual.solved(pairs.gram(), tokens.weighted(torch.ones(tokens.count, dtype=torch.float64)), 0.01)
+        found = dual.solved(pairs.gram, tokens.weighted(torch.ones(tokens.count, dtype=torch.float64)), 0.01)
         pairs.combined(found.weights)
         row_losses(self.problem, self.problem.model, self.split)
 

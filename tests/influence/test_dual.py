@@ -1,5 +1,7 @@
 """The dual solve against dense matrices in float64, on four architectures and their LoRAs; and what must be seen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ def test_gram_matrix_and_step_are_the_dense_ones(kind: str) -> None:
     pairs, jacobian, metric = made.pairs(), made.jacobian(), made.metric()
     inverse = torch.linalg.inv(metric)
     expected = jacobian @ inverse @ jacobian.T
-    assert torch.allclose(pairs.gram(), expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
+    assert torch.allclose(pairs.gram, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
     weights = torch.randn(len(made.split.rows), generator=torch.Generator().manual_seed(1)).double()
     step = made.flat(pairs.combined(weights))
     assert torch.allclose(step, inverse @ jacobian.T @ weights, rtol=1e-6, atol=1e-9 * float(step.abs().max()))
@@ -33,23 +35,23 @@ def test_gram_matrix_and_step_are_the_dense_ones(kind: str) -> None:
 def test_without_a_curvature_it_is_plain_least_squares(kind: str) -> None:
     made = Made(kind, metric="none")
     jacobian = made.jacobian()
-    assert torch.allclose(made.pairs().gram(), jacobian @ jacobian.T, rtol=1e-8)
+    assert torch.allclose(made.pairs().gram, jacobian @ jacobian.T, rtol=1e-8)
 
 
 def test_both_ways_to_the_gram_matrix_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = Made("llama").pairs()
     for x, g in pairs._pairs():
         assert torch.allclose(pairs._by_tokens(x, g), pairs._by_products(x, g), rtol=1e-9)
-    whole = pairs.gram()
+    whole = pairs.gram
     monkeypatch.setattr(dual, "MOST_PRODUCTS", 40)  # in strips
-    assert torch.allclose(pairs.gram(), whole, rtol=1e-9)
+    assert torch.allclose(replace(pairs).gram, whole, rtol=1e-9)  # a copy has none yet
 
 
 def test_the_step_meets_the_needs_and_is_the_smallest_that_does() -> None:
     made = Made("llama")
     pairs, jacobian, metric = made.pairs(), made.jacobian(), made.metric()
     deltas = torch.tensor([3.0, -1.0, 0.5, 2.0]).double()
-    found = solved(pairs.gram(), deltas, 0.0)
+    found = solved(pairs.gram, deltas, 0.0)
     step = made.flat(pairs.combined(found.weights))
     assert torch.allclose(jacobian @ step, deltas, atol=1e-6) and found.missed < 1e-9
     length = float(step @ metric @ step)
@@ -80,7 +82,7 @@ def test_a_projected_direction_leaves_margins_where_they_are(kind: str) -> None:
     made = Made(kind)
     pairs = made.pairs()
     wild = {name: torch.randn_like(made.problem.movable[name]) for name in made.layers}
-    tame = project_out(pairs, pairs.gram(), wild, 0.0)
+    tame = project_out(pairs, pairs.gram, wild, 0.0)
     assert float(pairs.along(tame).abs().max()) < 1e-7 * float(pairs.along(wild).abs().max())
     moves = []
     for direction in (tame, wild):
@@ -110,14 +112,14 @@ def weighted_margins(made: Made) -> Tensor:
 
 def test_it_does_not_depend_on_how_batches_are_cut() -> None:
     made = Made("opt")
-    whole = made.pairs().gram()
+    whole = made.pairs().gram
     made.problem.portions.tokens = 9
-    assert torch.allclose(made.pairs().gram(), whole, rtol=1e-9)
+    assert torch.allclose(made.pairs().gram, whole, rtol=1e-9)
 
 
 def test_mistakes_are_seen() -> None:
     made = Made("llama")
-    expected = made.pairs().gram()
+    expected = made.pairs().gram
     jacobian, metric = made.jacobian(), made.metric()
 
     def loss(logits: Tensor, places: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ def test_mistakes_are_seen() -> None:
         p = logits.softmax(dim=1)
         return made.shares[places, None] * p.scatter_add(1, made.ids[places, None], -torch.ones_like(p[:, :1]))
 
-    losses = row_pairs(made.problem, made.split, made.layers, made.whitening, loss).gram()
+    losses = row_pairs(made.problem, made.split, made.layers, made.whitening, loss).gram
     turned = {
         name: Whitening(one.inputs, one.outputs, name)
         for name, one in made.whitening.items()
@@ -137,8 +139,8 @@ def test_mistakes_are_seen() -> None:
         return -made.shares[places, None] * margin_cotangent(logits, made.ids[places])
 
     alone = {name: made.whitening[name]._replace(leader=name) for name in turned}
-    exchanged = row_pairs(made.problem, made.split, square, turned, margin).gram()
-    right = row_pairs(made.problem, made.split, square, alone, margin).gram()
+    exchanged = row_pairs(made.problem, made.split, square, turned, margin).gram
+    right = row_pairs(made.problem, made.split, square, alone, margin).gram
     assert not torch.allclose(losses, expected, rtol=0.1)
     assert not torch.allclose(exchanged, right, rtol=0.1)
     assert not torch.allclose(expected, jacobian @ metric @ jacobian.T, rtol=0.1)  # C in place of its inverse
@@ -175,7 +177,7 @@ def test_on_a_linear_model_one_step_is_leaving_the_rows_out() -> None:
             torch.arange(6),
             6,
         )
-        step = pairs.combined(solved(pairs.gram(), wanted, 0.0).weights)["w"][0]
+        step = pairs.combined(solved(pairs.gram, wanted, 0.0).weights)["w"][0]
         return float((trained + step - retrained).norm() / (trained - retrained).norm())
 
     assert error(hessian(~gone)) < 1e-9

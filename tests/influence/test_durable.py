@@ -91,7 +91,7 @@ def agrees(one: Round, found: Constraints, dense: tuple[Tensor, Tensor]) -> bool
 def durable_step(found: Constraints) -> Tensor:
     from expunge.influence.dual import solved
 
-    return solved(found.pairs.gram(), found.deltas, 0.01).weights
+    return solved(found.pairs.gram, found.deltas, 0.01).weights
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

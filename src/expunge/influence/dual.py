@@ -14,6 +14,7 @@ Shapes: n rows, T tokens of all rows, I and O inputs and outputs of a layer, N t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ TOGETHER = 16  # windows of a batch
 MOST_PRODUCTS = 2**26  # elements of rows' gradients that are made at once
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RowPairs:
     """Whitened inputs [T, I] by the layer that leads those with the same, and output gradients [T, O] by layer.
 
@@ -50,8 +51,9 @@ class RowPairs:
         rows = torch.cat([self.rows, other.rows + self.count])
         return RowPairs(self.layers, self.whitening, inputs, outputs, rows, self.count + other.count)
 
+    @cached_property
     def gram(self) -> Tensor:
-        """K [n, n] = J C^-1 J', summed over layers; float64 on the CPU."""
+        """K [n, n] = J C^-1 J', summed over layers; float64 on the CPU. Made once: several steps share pairs."""
         total = torch.zeros(self.count, self.count, dtype=torch.float64, device=self.rows.device)
         for x, g in self._pairs():
             total += self._by_tokens(x, g) if self._tokens_are_cheaper(x, g) else self._by_products(x, g)

@@ -106,6 +106,8 @@ def relearned(problem: Problem, split: Split, how: Relearning, seed: int) -> Ite
     """The problem's model after a few steps down the mean loss of a split's rows; bit for bit as before at the end."""
     here = problem.snapshot()
     optimiser = adamw(list(problem.movable.values()))
+    for group in optimiser.param_groups:
+        group["lr"] = how.rate
     stream = Stream(split.name, split.windows, seed)
 
     def loss(batch: Batch) -> Terms:
@@ -119,8 +121,6 @@ def relearned(problem: Problem, split: Split, how: Relearning, seed: int) -> Ite
             for name, tensor in problem.movable.items():
                 tensor.grad = found.get(name)
             problem.runtime.clip(problem.movable.values(), 1.0)
-            for group in optimiser.param_groups:
-                group["lr"] = how.rate
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         yield

@@ -52,7 +52,7 @@ class Kind(NamedTuple):
 
 RUNNERS: Mapping[type[Any], Kind] = {
     Descend: Kind(DescendRunner, descent.work, descent.cost),
-    Propose: Kind(ProposeRunner, proposals.work, proposals.cost),
+    Propose: Kind(ProposeRunner, proposals.work, proposals.work),
     Transform: Kind(TransformRunner, transforms.work, transforms.cost),
 }
 

@@ -23,7 +23,7 @@ SMALL = 1e-3  # of the norm of the weights that move: the first guess where noth
 
 
 def work(phase: Propose, ground: Ground) -> Passes:
-    """The proposal's own passes, and the usual number of measurements of a search.
+    """The proposal's own passes, and the usual number of measurements of a search, of which its history is made too.
 
     Gradient, direction and a snapshot of the weights live together, beside what the method keeps of a curvature.
     """
@@ -42,11 +42,6 @@ def work(phase: Propose, ground: Ground) -> Passes:
         copies=1,
         bytes=phase.bytes(ground.shapes),
     )
-
-
-def cost(phase: Propose, ground: Ground) -> Passes:
-    """That: its history is made of what the search measured."""
-    return work(phase, ground)
 
 
 def _passing(passes: Mapping[str, float], ground: Ground) -> list[Any]:

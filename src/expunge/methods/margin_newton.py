@@ -298,7 +298,7 @@ class MarginNewton(Method):
             raise NumericalError("every forget row is at its target")
         wanted = needs(tokens, aims)
         wanted[:count] *= share
-        found = dual.solved(pairs.gram(), tokens.weighted(wanted), self.dual_damping)
+        found = dual.solved(pairs.gram, tokens.weighted(wanted), self.dual_damping)
         planned = tokens.losses(wanted)[:count].mean()
         figures = {
             "share": share,
@@ -319,7 +319,7 @@ class MarginNewton(Method):
         pairs, tokens = linearised.pairs_here(problem, state)
         aims, whitening = state.caches["aims"], state.caches["whitening"]
         joint = durable.constraints(problem, pairs, tokens, aims, whitening, number, durable.Relearning())
-        found = dual.solved(joint.pairs.gram(), joint.deltas, self.dual_damping)
+        found = dual.solved(joint.pairs.gram, joint.deltas, self.dual_damping)
         figures = {
             "others_relearned": joint.came_back,
             "aim": float(aims[: len(problem.splits["forget"].rows)].mean()),
@@ -336,7 +336,7 @@ class MarginNewton(Method):
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NumericalError("the gradient of the retain KL is not finite")
         solved = state.caches["fit"].solve({name: gradient[name] for name in pairs.layers}).value
-        back = dual.project_out(pairs, pairs.gram(), solved, self.dual_damping)
+        back = dual.project_out(pairs, pairs.gram, solved, self.dual_damping)
         direction = {name: -part for name, part in back.items()}
         kept = inner(solved, solved)
         figures = {"left_of_it": (inner(back, back) / kept) ** 0.5 if kept else 0.0}
