@@ -9,7 +9,7 @@ from torch import Tensor
 from dense_dual import Made
 from expunge.curvature import Whitening
 from expunge.influence import dual
-from expunge.influence.dual import RowPairs, project_out, row_pairs, solved
+from expunge.influence.dual import RowPairs, restoration, row_pairs, solved
 from expunge.model.layers import Linear
 from expunge.model.losses import margin_cotangent, margins
 from problems import FAMILIES
@@ -27,8 +27,11 @@ def test_gram_matrix_and_step_are_the_dense_ones(kind: str) -> None:
     weights = torch.randn(len(made.split.rows), generator=torch.Generator().manual_seed(1)).double()
     step = made.flat(pairs.combined(weights))
     assert torch.allclose(step, inverse @ jacobian.T @ weights, rtol=1e-6, atol=1e-9 * float(step.abs().max()))
-    direction = {name: torch.randn_like(part) for name, part in made.problem.movable.items()}
-    assert torch.allclose(pairs.along(direction), jacobian @ made.flat(direction), rtol=1e-7, atol=1e-8)
+    gradient = {name: torch.randn_like(made.problem.movable[name]) for name in made.layers}
+    solved_one, white = inverse @ made.flat(gradient), pairs.whitened(gradient)
+    assert torch.allclose(pairs.along(white), jacobian @ solved_one, rtol=1e-6, atol=1e-8)
+    back = made.flat({name: pairs.step(name, part) for name, part in white.items()})
+    assert torch.allclose(back, solved_one, rtol=1e-6, atol=1e-9 * float(back.abs().max()))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -80,18 +83,24 @@ def test_damping_of_the_dual_gives_way_where_rows_disagree() -> None:
 def test_a_projected_direction_leaves_margins_where_they_are(kind: str) -> None:
     """To first order: the weighted margins themselves, measured on both sides of a small step."""
     made = Made(kind)
-    pairs = made.pairs()
-    wild = {name: torch.randn_like(made.problem.movable[name]) for name in made.layers}
-    tame = project_out(pairs, pairs.gram, wild, 0.0)
-    assert float(pairs.along(tame).abs().max()) < 1e-7 * float(pairs.along(wild).abs().max())
+    pairs, jacobian, metric = made.pairs(), made.jacobian(), made.metric()
+    gradient = {name: torch.randn_like(made.problem.movable[name]) for name in made.layers}
+    wild = {name: -pairs.step(name, part) for name, part in pairs.whitened(gradient).items()}
+    found = restoration(pairs, gradient, 0.0)
+    tame, flat = found.direction, made.flat(found.direction)
+    assert float((jacobian @ flat).abs().max()) < 1e-6 * float((jacobian @ made.flat(wild)).abs().max())
+    assert found.slope == pytest.approx(float(made.flat(gradient) @ flat), rel=1e-6)
+    assert found.slope == pytest.approx(-float(flat @ metric @ flat), rel=1e-6)  # steepest of what is left
+    whole = made.flat(wild)
+    assert found.left == pytest.approx(float(flat @ metric @ flat / (whole @ metric @ whole)) ** 0.5, rel=1e-6)
     moves = []
     for direction in (tame, wild):
         before = made.problem.snapshot()
-        values = []
+        values, size = [], float(made.flat(direction).norm())
         for sign in (1, -1):
             with torch.no_grad():
                 for name, part in direction.items():
-                    made.problem.movable[name].copy_(before[name] + sign * 1e-4 * part)
+                    made.problem.movable[name].copy_(before[name] + sign * 1e-3 * part / size)
             values.append(weighted_margins(made))
         made.problem.restore(before)
         moves.append(float((values[0] - values[1]).abs().max()))

@@ -106,9 +106,11 @@ def test_a_step_within_the_span_is_the_smallest_that_meets_the_needs(wrong: str)
     metric = whitenings(made)
     spans = cut(changes(made), metric, 0.6).spans
     if wrong == "not orthonormal":
-        inner = {name: Whitening(metric[name].outputs, 2 * span @ span.T @ span, name) for name, span in spans.items()}
+        inner = {
+            name: Whitening(metric[name].outputs, 2 * span @ span.T @ span, name, False) for name, span in spans.items()
+        }
     elif wrong == "another metric":
-        inner = {name: Whitening(metric[name].outputs, span, name) for name, span in spans.items()}
+        inner = {name: Whitening(metric[name].outputs, span, name, False) for name, span in spans.items()}
     else:
         inner = {name: within(metric[name], span, name) for name, span in spans.items()}
     split, layers = made.splits["forget"], linear_weights(made.model, made.movable)

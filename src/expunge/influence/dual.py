@@ -7,7 +7,8 @@ With J_i the gradient of minus row i's weighted margin and C = S (x) A, layer by
 is the step of least step' C step with J step = delta (for mu = 0): n unknowns for n rows, whatever the number of
 weights. With W_S' W_S = (S + d_S)^-1 and W_A' W_A = (A + d_A)^-1, a row's gradient in a layer is the sum over its
 tokens of g x', and whitened that of (W_S g)(W_A x)'. So everything is made of whitened pairs of tokens: the weight
-gradient is never made, and of a row no more is kept than what came in and out at its tokens.
+gradient is never made, and of a row no more is kept than what came in and out at its tokens. A gradient G of anything
+else, such as the retain KL, meets them as W_S G W_A', and the step along C^-1 G is W_S' (W_S G W_A') W_A.
 
 Shapes: n rows, T tokens of all rows, I and O inputs and outputs of a layer, N targets.
 """
@@ -59,35 +60,42 @@ class RowPairs:
             total += self._by_tokens(x, g) if self._tokens_are_cheaper(x, g) else self._by_products(x, g)
         return total.cpu()
 
-    def along(self, direction: Mapping[str, Tensor]) -> Tensor:
-        """J direction [n]: how fast each row's minus weighted margin changes along a direction of the weights."""
-        found = torch.zeros(len(self.rows), dtype=torch.float64, device=self.rows.device)
+    def whitened(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """W_S G W_A' [O, I] of a gradient G, in the layers that it has."""
+        found = {}
         for name in self.layers:
-            if name in direction:
-                x, g = self._of(name)
-                found += ((x @ self._covariant(name, direction[name]).T) * g).sum(dim=1, dtype=torch.float64)
+            if name in gradient:
+                own = self.whitening[name]
+                found[name] = own.to_outputs(own.to_inputs(self.layers[name].matrix(gradient[name])).T).T
+        return found
+
+    def along(self, white: Mapping[str, Tensor]) -> Tensor:
+        """J d [n] for d = C^-1 G, G being given as `whitened`: how fast each row's minus weighted margin changes."""
+        found = torch.zeros(len(self.rows), dtype=torch.float64, device=self.rows.device)
+        for name, part in white.items():
+            x, g = self._of(name)
+            found += ((x @ part.T) * g).sum(dim=1, dtype=torch.float64)
         return torch.zeros(self.count, dtype=torch.float64).index_add(0, self.rows.cpu(), found.cpu())
 
     def combined(self, weights: Tensor) -> dict[str, Tensor]:
         """C^-1 J' a for `weights` a [n], in the shapes of the parameters."""
-        own = weights.to(self.rows.device)[self.rows]
-        found = {}
-        for name, layer in self.layers.items():
-            x, g = self._of(name)
-            white = (g * own[:, None].to(g.dtype)).T @ x
-            left, right, _ = self.whitening[name]
-            white = white if left is None else left.T @ white
-            found[name] = layer.matrix(white if right is None else white @ right).contiguous()
-        return found
+        return {name: self.step(name, self.summed(name, weights)) for name in self.layers}
+
+    def summed(self, name: str, weights: Tensor) -> Tensor:
+        """Whitened J' a [O, I] of a layer."""
+        x, g = self._of(name)
+        return (g * weights.to(self.rows.device)[self.rows][:, None].to(g.dtype)).T @ x
+
+    def step(self, name: str, white: Tensor) -> Tensor:
+        """C^-1 G of a layer in its parameter's shape, G being given as `whitened` [O, I]."""
+        own = self.whitening[name]
+        return self.layers[name].matrix(own.from_inputs(own.from_outputs(white.T).T)).contiguous()
 
     def _of(self, name: str) -> tuple[Tensor, Tensor]:
         return self.inputs[self.whitening[name].leader], self.outputs[name]
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         return [self._of(name) for name in self.layers]
-
-    def _covariant(self, name: str, direction: Tensor) -> Tensor:
-        return covariant(self.layers[name].matrix(direction), self.whitening[name])
 
     def _tokens_are_cheaper(self, x: Tensor, g: Tensor) -> bool:
         """Products of all pairs of tokens, or gradients of rows and their products: which takes fewer operations."""
@@ -121,11 +129,11 @@ class RowPairs:
 def covariant(direction: Tensor, whitening: Whitening) -> Tensor:
     """A direction [O, I] as it meets whitened pairs: W_S^-T D W_A^-1, so that <P, D> = <P~, D~>; its squared norm is
     that of D in the metric."""
-    left, right, _ = whitening
-    if left is not None:
-        direction = torch.linalg.solve_triangular(left.T.to(direction), direction, upper=True)
-    if right is not None:
-        direction = torch.linalg.solve_triangular(right.to(direction), direction, upper=False, left=False)
+    assert whitening.triangular
+    if whitening.outputs is not None:
+        direction = torch.linalg.solve_triangular(whitening.outputs.T.to(direction), direction, upper=True)
+    if whitening.inputs is not None:
+        direction = torch.linalg.solve_triangular(whitening.inputs.to(direction), direction, upper=False, left=False)
     return direction
 
 
@@ -161,12 +169,10 @@ def row_pairs(
             into[name][at["tokens"]] = values
 
         def pair(name: str, came_in: Tensor, gradient: Tensor) -> None:
-            left, right, leader = whitening[name]
-            g = flat(gradient, at["attention"])
-            keep(outputs, name, g if left is None else g @ left.T)
-            if leader == name:
-                x = flat(came_in, at["attention"])
-                keep(inputs, name, x if right is None else x @ right.T)
+            own = whitening[name]
+            keep(outputs, name, own.to_outputs(flat(gradient, at["attention"])))
+            if own.leader == name:
+                keep(inputs, name, own.to_inputs(flat(came_in, at["attention"])))
 
         chosen = range(len(split.windows))
         batches = [collate(split.name, split.windows, group) for group in by_length(split.windows, chosen, TOGETHER)]
@@ -219,7 +225,25 @@ def solved(gram: Tensor, deltas: Tensor, relative: float) -> Dual:
     return Dual(weights, damping, missed)
 
 
-def project_out(pairs: RowPairs, gram: Tensor, direction: Mapping[str, Tensor], relative: float) -> dict[str, Tensor]:
-    """direction - C^-1 J' (K + mu)^-1 J direction: what of it leaves every row's margin where it is, to first order."""
-    back = pairs.combined(solved(gram, pairs.along(direction), relative).weights)
-    return {name: part - back[name] if name in back else part for name, part in direction.items()}
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """A direction in the shapes of the parameters, <gradient, direction>, and what is left of the whole in it: the
+    ratio of their norms in the metric."""
+
+    direction: dict[str, Tensor]
+    slope: float
+    left: float
+
+
+def restoration(pairs: RowPairs, gradient: Mapping[str, Tensor], relative: float) -> Restoration:
+    """-(d - C^-1 J' (K + mu)^-1 J d) for d = C^-1 gradient: what of the way down leaves every row's margin where it is,
+    to first order."""
+    white = pairs.whitened(gradient)
+    weights = solved(pairs.gram, pairs.along(white), relative).weights
+    direction, whole, left, slope = {}, 0.0, 0.0, 0.0
+    for name, part in white.items():
+        tame = part - pairs.summed(name, weights)
+        whole, left = whole + float(part.double().square().sum()), left + float(tame.double().square().sum())
+        slope -= float((part.double() * tame.double()).sum())
+        direction[name] = -pairs.step(name, tame)
+    return Restoration(direction, slope, (left / whole) ** 0.5 if whole else 0.0)

@@ -75,7 +75,7 @@ def within(whitening: Whitening, span: Tensor, name: str) -> Whitening:
     if whitening.inputs is not None:
         rows = torch.linalg.solve_triangular(whitening.inputs.to(span), span, upper=False, left=False)
     root = torch.linalg.cholesky((rows @ rows.T).double()).to(span)
-    return Whitening(whitening.outputs, torch.linalg.solve_triangular(root, span, upper=False), name)
+    return Whitening(whitening.outputs, torch.linalg.solve_triangular(root, span, upper=False), name, False)
 
 
 def coordinates(state: State, whitening: Mapping[str, Whitening]) -> Mapping[str, Whitening]:

@@ -49,7 +49,6 @@ import torch
 
 from expunge.config.bounds import AtLeast, Between, Count, Positive
 from expunge.config.options import check_values
-from expunge.curvature import inner
 from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
@@ -335,13 +334,9 @@ class MarginNewton(Method):
         gradient = divergence_gradient(problem, [state.caches["keep"][number]])
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NumericalError("the gradient of the retain KL is not finite")
-        solved = state.caches["fit"].solve({name: gradient[name] for name in pairs.layers}).value
-        back = dual.project_out(pairs, pairs.gram, solved, self.dual_damping)
-        direction = {name: -part for name, part in back.items()}
-        kept = inner(solved, solved)
-        figures = {"left_of_it": (inner(back, back) / kept) ** 0.5 if kept else 0.0}
-        slope = inner(gradient, direction)
-        return Proposal(direction=direction, retain_slope=slope, notes=state.caches["fit"].figures() | figures)
+        back = dual.restoration(pairs, gradient, self.dual_damping)
+        notes = state.caches["fit"].figures() | {"left_of_it": back.left}
+        return Proposal(direction=back.direction, retain_slope=back.slope, notes=notes)
 
 
 def _at_rest(measured: Measured) -> str | None:
