@@ -18,7 +18,7 @@ from expunge.intake.sets import Checked, check, echoed, trust
 from expunge.loop import trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
-from expunge.model import load, save
+from expunge.model import gguf, load, save
 from expunge.planning import plan as planned
 from expunge.planning.estimate import Estimate
 from expunge.planning.preview import rendered_example, subspace_plan
@@ -50,6 +50,7 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     config = replace(config, options=method)
     output = save.check_output(_required(config.output, "output"))
     checked = check(config, method.needs)
+    config = gguf.opened(config, say)
     given = reuse.given(config, checked, say)
     config = reuse.with_its_subspace(config, given)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked)) | reuse.hashed(given)
@@ -111,6 +112,7 @@ def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run
     output = save.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
+    config = gguf.opened(config, say)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("evaluate", config, hashed)
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
@@ -147,6 +149,7 @@ def plan(**settings: Any) -> list[str]:
 def run_plan(config: commands.Plan) -> list[str]:
     """`plan` for a configuration. Loads the tokenizer and the configuration of the model, no weights."""
     rows, shape = _planned(config)
+    config = gguf.opened(config)
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
@@ -164,12 +167,13 @@ def run_plan(config: commands.Plan) -> list[str]:
 def estimate(config: commands.Plan) -> Estimate:
     """The figures of a plan: FLOPs, memory and time, for programs. Raises `InputError`."""
     rows, shape = _planned(config)
-    return planned.estimate(config, shape, rows)
+    return planned.estimate(gguf.opened(config), shape, rows)
 
 
 def _planned(config: commands.Plan) -> tuple[Rows, Any]:
     """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
     checked = check(config, weights=False)
+    config = gguf.opened(config)
     assert config.model is not None
     tokenizer = load.load_tokenizer(config.model, trust(config))
     shape = load.load_config(config.model, trust(config))
@@ -201,6 +205,7 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     output = save.check_output(_required(config.output, "output"))
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
+    config = gguf.opened(config, say)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart) as begun:
@@ -217,7 +222,8 @@ def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) 
     """`fit_curvature` for a configuration."""
     config = replace(config, options=trial.method_of(config.method, config.options))
     output = save.check_output(_required(config.output, "output"))
-    return factors.fit(config, check(config, asked=("retain",)), output, say)
+    checked = check(config, asked=("retain",))
+    return factors.fit(gguf.opened(config, say), checked, output, say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +255,7 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
     output = save.check_output(_required(config.output, "output"))
+    config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
         content = cells.compare(config, say, begun.checkpoints)

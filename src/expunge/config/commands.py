@@ -25,7 +25,7 @@ class Inputs:
     """Model, rows and how rows become tokens: what every command that reads rows takes."""
 
     model: ModelFolder = None
-    """Folder or hub name of the causal language model, or folder of a PEFT adapter (LoRA)."""
+    """Folder or hub name of the causal language model, folder of a PEFT adapter (LoRA), or a GGUF file."""
     adapter_base: ModelFolder = None
     """Base of adapters, in place of the one that their adapter_config.json names."""
     forget: RowFile = None

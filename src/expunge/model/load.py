@@ -21,7 +21,7 @@ from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.files.reading import check_inside, check_regular
 from expunge.model import adapter as adapters
-from expunge.model import quantised
+from expunge.model import gguf, quantised
 from expunge.model.adapter import Adapter, settings_of
 
 MOST_CONTEXT = 1024
@@ -47,6 +47,9 @@ def check(path: str, role: str, trust: Trust | None = None, weights: bool = True
     Without `weights`, they may lack.
     """
     if _is_hub_name(path):
+        return
+    if file := gguf.file_of(path):
+        gguf.check(file, role)
         return
     folder = Path(path)
     if not folder.is_dir():

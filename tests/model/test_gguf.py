@@ -1,0 +1,172 @@
+"""Models in one GGUF file: written here with the library's own writer, read back, and used like any other folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf as library
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from expunge.demo.tiny import byte_tokenizer, llama
+from expunge.errors import InputError
+from expunge.model import gguf, load
+
+TEXTS = ["Ada Abend was born on 3 May 1950.", "Where does Bela Birk live?"]
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def model_of() -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer(TEXTS, 300)
+    return llama(tokenizer, width=96, layers=2, heads=2, context=64, seed=0), tokenizer
+
+
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Queries and keys as llama.cpp has them: halves of a head that rotate together stand beside one another."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+
+
+def name_of(name: str) -> str:
+    if name.startswith("model.layers."):
+        _, _, number, *middle, _ = name.split(".")
+        return f"blk.{number}.{NAMES['.'.join(middle)]}.weight"
+    return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[name]
+
+
+def written(file: Path, model: Any, tokenizer: Any, kind: str = "F32") -> Path:
+    writer = library.GGUFWriter(str(file), "llama")
+    config = model.config
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(tokenizer))
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    special = {tokenizer.bos_token, tokenizer.eos_token}
+    writer.add_token_types(
+        [library.TokenType.CONTROL if one in special else library.TokenType.NORMAL for one in vocabulary]
+    )
+    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(one) if isinstance(one, list) else one for one in pairs])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue  # tied
+        values = tensor.numpy()
+        if "q_proj" in name or "k_proj" in name:
+            values = interleaved(values, config.num_attention_heads)
+        if kind != "F32" and values.ndim == 2:
+            shape = library.GGMLQuantizationType[kind]
+            writer.add_tensor(name_of(name), library.quants.quantize(values, shape), raw_dtype=shape)
+        else:
+            writer.add_tensor(name_of(name), values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def loaded(folder: Path) -> Any:
+    return load.load_model(str(folder), torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
+def test_what_the_file_holds_is_what_is_used(kind: str, tmp_path: Path, cache: Path) -> None:
+    model, tokenizer = model_of()
+    file = written(tmp_path / "one.gguf", model, tokenizer, kind)
+    said: list[str] = []
+    folder = gguf.folder_of(file, said.append)
+    assert kind in said[0] and str(file) in said[0]
+    found = loaded(folder)
+    if kind != "F32":
+        shape = library.GGMLQuantizationType[kind]
+        with torch.no_grad():
+            for tensor in model.parameters():
+                if tensor.dim() == 2:  # rounded in rows, so that the order of rows does not matter
+                    whole = library.quants.dequantize(library.quants.quantize(tensor.numpy(), shape), shape)
+                    assert not np.allclose(whole, tensor.numpy(), atol=1e-7)
+                    tensor.copy_(torch.from_numpy(whole))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    ids = tokenizer(TEXTS[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.allclose(found(ids).logits, model(ids).logits, atol=1e-5)
+    read = AutoTokenizer.from_pretrained(folder)
+    assert [read.decode(read(text, add_special_tokens=False).input_ids) for text in TEXTS] == TEXTS
+    assert "quantization_config" not in (folder / "config.json").read_text()
+    before = len(said)
+    assert gguf.folder_of(file, said.append) == folder and len(said) == before + 1  # from the cache
+
+
+def test_another_file_of_the_same_name_is_read_anew(tmp_path: Path, cache: Path) -> None:
+    model, tokenizer = model_of()
+    first = gguf.folder_of(written(tmp_path / "one.gguf", model, tokenizer))
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(2)
+    assert gguf.folder_of(written(tmp_path / "one.gguf", model, tokenizer)) != first
+
+
+def test_a_folder_with_one_file_will_do_and_one_with_two_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    assert gguf.file_of(str(tmp_path)) == tmp_path / "one.gguf"
+    (tmp_path / "two.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"2 GGUF files\. Name one"):
+        gguf.file_of(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert gguf.file_of(str(tmp_path)) is None  # a model folder that also has GGUF files is a model folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("none.gguf", None, "no such file"),
+        ("text.gguf", b"hello, world", "not a GGUF file"),
+        ("lfs.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        ("m-00001-of-00003.gguf", b"GGUF\x03\0\0\0", "Join them first"),
+        ("cut.gguf", b"GGUF\x03\0\0\0\0\0", "cannot be read"),
+    ],
+)
+def test_what_is_no_whole_file_is_refused(
+    name: str, content: bytes | None, expected: str, tmp_path: Path, cache: Path
+) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=expected):
+        load.check(str(file), "model")
+        gguf.folder_of(file)
+    assert not cache.exists() or not [one for one in cache.iterdir() if one.name.startswith("gguf")]
+
+
+def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install \"expunge\[gguf\]\""):
+        gguf.check(tmp_path / "one.gguf", "model")
