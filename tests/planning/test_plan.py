@@ -128,6 +128,14 @@ def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
     assert "--base and --train" in table.recommendation(method, None)
 
 
+def test_retraining_is_recommended_where_too_much_is_to_go() -> None:
+    method = cost("margin_newton", 100.0)
+    dear = cost("retraining", 1600.0)
+    assert table.recommendation(method, dear, 0.25).startswith("recommended: unlearn")
+    assert table.recommendation(method, dear, 0.26).startswith("recommended: retrain (expunge retrain). 26%")
+    assert "before its fine-tuning" in table.recommendation(method, None, 0.5)
+
+
 def test_lines() -> None:
     fits = (Fit("", "full", 40 * GIB, "unlearning", False), Fit("--subspace lora", "lora", 9 * GIB, "saving", True))
     estimate = Estimate(

@@ -1,4 +1,5 @@
-"""The demo: a small model that memorised fictional people, some of whom are removed. Downloads nothing.
+"""The demo: a model that memorised fictional people, some of whom are removed. A small one of our own, made on the spot
+without any download; or a real one (`demo.real`).
 
 Its people are fictional, so its report shows rows. A finished run is cached by seed and all code, so that the same demo
 a second time shows the same output at once.
@@ -6,11 +7,13 @@ a second time shows the same output at once.
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from expunge.config import commands, housekeeping
+from expunge.demo import real
 from expunge.demo.models import cached_models
 from expunge.files import hashing
 from expunge.model.save import atomic_folder
@@ -48,27 +51,50 @@ def run(
 
     `reopen(output, texts)`: a run that was finished earlier, from its folder and its texts.
     """
-    output = _free(Path(config.output))
-    kept = cache_folder() / f"demo-run-{config.seed}-{hashing.code_hash()}"
+    output, name = _free(Path(config.output)), "real" if config.real else "demo"
+    kept = cache_folder() / f"{name}-run-{config.seed}-{hashing.code_hash()}"
     if kept.is_dir():
         say(f"the same demo was run before; its output is taken from the cache (remove {kept} to run it again)")
         with atomic_folder(output) as folder:
             shutil.copytree(kept / "output", folder, dirs_exist_ok=True)
-        texts = json.loads((kept / "texts.json").read_text(encoding="utf-8"))
-        return _show(reopen(output, texts), say)
-    finished = _run(config, unlearn, output, say)
+        shown = json.loads((kept / "shown.json").read_text(encoding="utf-8"))
+        return _show(reopen(output, shown["texts"]), shown["lines"], say)
+    finished, lines = (_run_real if config.real else _run)(config, unlearn, output, say)
     with atomic_folder(kept) as folder:
         shutil.copytree(output, folder / "output")
-        (folder / "texts.json").write_text(json.dumps(finished.texts), encoding="utf-8")
-    return _show(finished, say)
+        (folder / "shown.json").write_text(json.dumps({"texts": finished.texts, "lines": lines}), encoding="utf-8")
+    return _show(finished, lines, say)
 
 
-def _run(config: housekeeping.Demo, unlearn: Unlearn[Finished], output: Path, say: Say) -> Finished:
+def _run(config: housekeeping.Demo, unlearn: Unlearn[Finished], output: Path, say: Say) -> tuple[Finished, list[str]]:
     models = cached_models(config.seed, say)
-    settings = commands.Unlearn(
+    settings = _settings(config, models, output, base=str(models / "base"), retrained=str(models / "retrained"))
+    return unlearn(settings, say), []
+
+
+def _run_real(
+    config: housekeeping.Demo, unlearn: Unlearn[Finished], output: Path, say: Say
+) -> tuple[Finished, list[str]]:
+    models = real.cached_models(config.seed, say)
+    made = real.made(models)
+    before = real.answered(models / "original")
+    begun = time.monotonic()
+    finished = unlearn(_settings(config, models, output, base=made.base, retrained=None), say)
+    took = time.monotonic() - begun
+    cost = (
+        f"unlearning and measuring took {took / 60:.1f} min, the fine-tune {made.seconds / 60:.1f} min, as leaving the "
+        f"rows out of it would: a ratio of {took / made.seconds:.2f}"
+    )
+    return finished, [*real.compared(before, real.answered(output)), cost]
+
+
+def _settings(
+    config: housekeeping.Demo, models: Path, output: Path, base: str, retrained: str | None
+) -> commands.Unlearn:
+    return commands.Unlearn(
         model=str(models / "original"),
-        base=str(models / "base"),
-        retrained=str(models / "retrained"),
+        base=base,
+        retrained=retrained,
         forget=str(models / "forget.jsonl"),
         retain=str(models / "retain.jsonl"),
         holdout=str(models / "holdout.jsonl"),
@@ -77,12 +103,11 @@ def _run(config: housekeeping.Demo, unlearn: Unlearn[Finished], output: Path, sa
         seed=config.seed,
         show_rows=True,
     )
-    return unlearn(settings, say)
 
 
-def _show(finished: Finished, say: Say) -> Finished:
-    """The verdict, three questions before and after, and the report's path last."""
-    for line in (f"verdict: {finished.sentence}", *_before_and_after(finished), str(finished.report)):
+def _show(finished: Finished, lines: list[str], say: Say) -> Finished:
+    """The verdict, three questions before and after, what else there is to say, and the report's path last."""
+    for line in (f"verdict: {finished.sentence}", *_before_and_after(finished), *lines, str(finished.report)):
         say(line)
     return finished
 

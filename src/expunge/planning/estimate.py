@@ -73,7 +73,8 @@ class Estimate:
     `refused`: those that cannot work on this model, and why.
 
     `room`: by a memory's name, what was tried with it, the last one first to fit; `interpreter`: bytes that Python
-    and its libraries take beside (0 where the memory is a GPU's).
+    and its libraries take beside (0 where the memory is a GPU's). `share`: of all rows that are known to have been
+    trained in, how much is to go; None where nothing but those is known.
     """
 
     methods: tuple[Cost, ...]
@@ -82,6 +83,7 @@ class Estimate:
     retraining: Cost | None
     room: Mapping[str, tuple[Fit, ...]]
     interpreter: int
+    share: float | None = None
 
 
 class Work(NamedTuple):

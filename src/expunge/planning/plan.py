@@ -49,7 +49,14 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
             f"this machine's free {gib(estimator.free)}": estimator.free,
         }
         room = {name: estimator.room(first, size) for name, size in sizes.items()}
-    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter)
+    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter, _share(rows))
+
+
+def _share(rows: Rows) -> float | None:
+    """Of the rows trained in, as far as they are known, how many are to be forgotten."""
+    sets, forget = rows.checked.sets, len(rows.checked.forget)
+    known = len(sets["train"]) if "train" in sets else forget + len(sets["retain"]) if "retain" in sets else 0
+    return forget / known if known else None
 
 
 def _costs(

@@ -8,6 +8,7 @@ from expunge.planning.estimate import Cost, Estimate, Fit
 
 DEFAULT = Unlearn().method
 ABOUT_AS_LITTLE = 1.5  # times a method's time at which retraining, which is exact, is recommended
+FARTHEST = 0.25  # of what was trained in: beyond, unlearning is not safe (docs/results/margin_newton.md)
 HEADINGS = (
     "method",
     "subspace",
@@ -46,12 +47,19 @@ def lines(estimate: Estimate) -> list[str]:
     compared = next((cost for cost in estimate.methods if cost.name == DEFAULT), None)
     compared = compared or next(iter(estimate.methods), None)
     if compared:
-        found.append(recommendation(compared, estimate.retraining))
+        found.append(recommendation(compared, estimate.retraining, estimate.share))
     return found + [fits(name, tried) for name, tried in estimate.room.items()]
 
 
-def recommendation(unlearning: Cost, retraining: Cost | None) -> str:
-    """Retrain where that takes at most 1.5 times the method's time, since retraining is exact."""
+def recommendation(unlearning: Cost, retraining: Cost | None, share: float | None = None) -> str:
+    """Retrain where that takes at most 1.5 times the method's time, since retraining is exact; and where more than a
+    quarter (`share`) of what was trained in is to go, whatever it takes: what nobody gives is then not held."""
+    if share is not None and share > FARTHEST:
+        how = "expunge retrain" if retraining else "expunge retrain, from the model before its fine-tuning"
+        return (
+            f"recommended: retrain ({how}). {share:.0%} of the known rows that were trained in are to go; of rows that "
+            f"are not given, unlearning lost a fifth of the answers where half went and up to a tenth where a tenth did"
+        )
     if retraining is None:
         return "retraining: with --base and --train the plan says what it would cost"
     share = retraining.seconds / unlearning.seconds
