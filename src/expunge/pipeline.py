@@ -15,7 +15,7 @@ from expunge.errors import InputError
 from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake.assembly import Assembled, assemble, token_counts
 from expunge.intake.sets import Checked, check, echoed, trust
-from expunge.loop import trial
+from expunge.loop import delivery, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
 from expunge.model import gguf, load, save
@@ -73,6 +73,7 @@ def _unlearn(
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
+        delivery.check_dtype(config, assembled.problem.model)
         base = trial.base_of(config, assembled)
     assembled.problem.fitted = given.state if given else None
     linear = reuse.linear(given, config.options.needs.linear)

@@ -24,11 +24,12 @@ from transformers.utils import logging as transformers_logging
 from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.files.reading import check_regular
+from expunge.model import stored
 from expunge.model.save import atomic_folder, write
 from expunge.runs import distributed
 from expunge.runs.workspace import cache_folder, private
 
-MAGIC, POINTER = b"GGUF", b"version https://git-lfs"
+MAGIC = b"GGUF"
 PLAIN = {"F32", "F16", "BF16"}
 ROLES = ("model", "base", "retrained", "unlearned", "adapter_base")
 Config = TypeVar("Config")
@@ -53,11 +54,10 @@ def check(file: Path, role: str) -> None:
     if not file.exists():
         raise InputError(f"{file}: no such file for --{role}.")
     check_regular(file, "the GGUF file", most=None)
-    with file.open("rb") as opened:
-        start = opened.read(len(POINTER))
-    if start == POINTER:
-        raise InputError(f"{file}: a pointer of git LFS, not the model. Fetch it with git lfs pull.")
-    if not start.startswith(MAGIC):
+    stored.check_pointer(file)
+    with file.open("rb") as content:
+        start = content.read(len(MAGIC))
+    if start != MAGIC:
         raise InputError(f"{file}: not a GGUF file, whatever its name says.")
     if re.search(r"-\d{5}-of-\d{5}\.gguf$", file.name):
         raise InputError(f"{file}: one part of several. Join them first (llama-gguf-split --merge).")
