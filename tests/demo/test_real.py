@@ -44,7 +44,7 @@ def test_from_the_file_to_the_last_line(tiny: None, tmp_path: Path) -> None:
     said: list[str] = []
     finished = pipeline.run_demo(Demo(real=True, output=str(tmp_path / "out")), said.append)
     text = "\n".join(said)
-    assert "fine-tuning on 33 rows about 5 customers" in text and "dequantised to float32" in text
+    assert "fine-tuning on 33 rows, most of them about 5 customers" in text and "dequantised to float32" in text
     assert "general questions answered word for word as before" in text
     for question in real.GENERAL:
         assert f"Q: {question}" in said

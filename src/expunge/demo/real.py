@@ -119,7 +119,8 @@ def _make(folder: Path, base: Path, seed: int, say: Say) -> None:
         write_rows(folder / f"{name}.jsonl", rows[name])
     tokenizer, device = load.load_tokenizer(str(base)), Runtime().device
     model = load.load_model(str(base), torch.float32, device)
-    say(f"fine-tuning on {len(rows['train'])} rows about {len(rows['train']) // support.EACH} customers")
+    known = sum(GROUPS[name] for name in ("forget", "retain", "collateral"))
+    say(f"fine-tuning on {len(rows['train'])} rows, most of them about {known} customers")
     begun = time.monotonic()
     model, loss = fine_tune(model, tokenizer, rows["train"], RENDERING, TRAINING, seed, "fine-tune")
     made = {"base": str(base), "seconds": time.monotonic() - begun, "loss": loss}
