@@ -177,7 +177,7 @@ def _planned(config: commands.Plan) -> tuple[Rows, Any]:
     config = gguf.opened(config)
     assert config.model is not None
     tokenizer = load.load_tokenizer(config.model, trust(config))
-    shape = load.load_config(config.model, trust(config))
+    shape = load.text_shape(load.load_config(config.model, trust(config)))
     rendering = Rendering(
         join="space" if config.join == "auto" else config.join,
         chat_template=config.chat_template,

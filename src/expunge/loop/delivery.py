@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from peft import PeftModel
 
@@ -27,6 +28,11 @@ OWN_ADAPTER = "The base and this adapter together still contain the rows: who ha
 GIVEN_ADAPTER = (
     "The rows were learned by the adapter that was given, and this is that adapter, changed. Its base is untouched: as "
     "far as the adapter holds the rows, nothing of them is in the base. The adapter that was given still has them."
+)
+GIVEN_READERS = "what reads the input: tensors have its names, and adapter_config.json is the one that was given"
+OWN_READERS = f"peft: written by version {peft.__version__}"
+RANKED_READERS = (
+    "peft from 0.9, with a rank for each layer (rank_pattern); loaders without it, as some servers are, cannot"
 )
 Say = Callable[[str], None]
 Write = Callable[[Path, torch.dtype | None], dict[str, Any]]
@@ -169,7 +175,7 @@ def _own(problem: Problem, base: str, change: Change | None, folder: Path, dtype
     """Our own LoRA, or the change of whole weights as one; always float32."""
     if problem.low_rank is None:
         save.write_adapter(problem.model, folder)
-        return {"dtype": "float32"}
+        return {"dtype": "float32", "readers": OWN_READERS}
     return _products(products.write_alone(problem.model, base, change or {}, folder))
 
 
@@ -178,12 +184,12 @@ def _given(
 ) -> dict[str, Any]:
     """The adapter that was given, whose matrices moved, or with the change of whole weights folded in."""
     if problem.low_rank is None:
-        return {"dtype": adapter.write(problem.model, given, folder, dtype)}
+        return {"dtype": adapter.write(problem.model, given, folder, dtype), "readers": GIVEN_READERS}
     return _products(products.write_folded(given, change or {}, folder, dtype))
 
 
 def _products(written: products.Written) -> dict[str, Any]:
-    return {"dtype": written.dtype, "ranks": written.ranks}
+    return {"dtype": written.dtype, "ranks": written.ranks, "readers": RANKED_READERS}
 
 
 def _reload(config: commands.Unlearn, folder: Path, saved: Mapping[str, Any], assembled: Assembled) -> Problem:

@@ -192,6 +192,12 @@ def load_config(path: str, trust: Trust | None = None) -> Any:
         raise InputError(f"{path}: its configuration cannot be loaded ({_first_line(error)}).{hint}") from None
 
 
+def text_shape(config: Any) -> Any:
+    """Of a composite configuration that of its text model, where that is a model of its own: enough for a plan."""
+    text = config.get_text_config()
+    return text if text.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else config
+
+
 def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:
     """The adapter that a folder holds; None for whole models and hub names. Raises `InputError`."""
     trust = trust or Trust()
