@@ -58,7 +58,8 @@ def read_logits(
     model: Any, inputs: tuple[Tensor, Tensor], pick: Pick, read: Read, *given: Tensor
 ) -> tuple[Tensor, ...]:
     """As `read_targets`, for ids and attention [B, T] and the places that `pick` takes: [B, T, ...] to [N, ...]."""
-    vocabulary = getattr(getattr(model, "config", None), "vocab_size", 0)
+    config = getattr(model, "config", None)
+    vocabulary = config.get_text_config(decoder=True).vocab_size if config is not None else 0
     states = _states(model, *inputs) if inputs[0].numel() * vocabulary > MOST_LOGITS else None
     if states is None:
         return read(_wide(pick(_logits(model, *inputs))), *given)
