@@ -122,6 +122,7 @@ OWN: dict[str, dict[str, Any]] = {
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "mimo_v2_flash": {
@@ -133,6 +134,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "qwen4_exp": {"text_config": CHOOSING},
     "qwen4_exp_text": CHOOSING,
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {
         "axial_pos_embds_dim": (8, 24),
         "axial_pos_shape": (8, 16),
