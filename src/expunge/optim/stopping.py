@@ -93,7 +93,8 @@ class Check:
         lost, in nats; inf where a part is not a number."""
         pairs = ((self.retain, self.retain_start), self.steering)
         lost = [(now, then) for now, then in pairs if now is not None and then is not None]
-        if not all(np.isfinite(one).all() for one in (self.forget, self.start, self.targets, lost)):
+        assert self.targets is not None
+        if not all(np.isfinite(np.array(one)).all() for one in (self.forget, self.start, self.targets, lost)):
             return math.inf  # max(0, nan) is 0, and the way from an infinite start is none
         distance = float(np.abs(1 - np.clip(self.way(), -1, 3)).mean())
         return distance + sum(max(0.0, now - then) for now, then in lost)
