@@ -15,7 +15,7 @@ from expunge.errors import InputError
 from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake.assembly import Assembled, assemble, token_counts
 from expunge.intake.sets import Checked, check, echoed, trust
-from expunge.loop import trial
+from expunge.loop import delivery, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
 from expunge.model import load, save
@@ -73,6 +73,7 @@ def _unlearn(
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
+        delivery.check_dtype(config, assembled.problem.model)
         base = trial.base_of(config, assembled)
     assembled.problem.fitted = given.state if given else None
     linear = reuse.linear(given, config.options.needs.linear)
@@ -177,7 +178,7 @@ def _planned(config: commands.Plan) -> tuple[Rows, Any]:
     checked = check(config, weights=False)
     assert config.model is not None
     tokenizer = load.load_tokenizer(config.model, trust(config))
-    shape = load.load_config(config.model, trust(config))
+    shape = load.text_shape(load.load_config(config.model, trust(config)))
     rendering = Rendering(
         join="space" if config.join == "auto" else config.join,
         chat_template=config.chat_template,

@@ -306,17 +306,20 @@ def test_where_the_base_lies(
 
 @pytest.mark.parametrize("held", [True, False])
 def test_tokens_that_the_fine_tune_added(held: bool, tmp_path: Path) -> None:
-    """An adapter that holds the grown embeddings is an original like any other; one that does not is refused."""
+    """An adapter that holds the grown embeddings is an original like any other, and so is one that does not, unless a
+    row uses such a token."""
     more = {"modules_to_save": ["embed_tokens", "lm_head"]} if held else {}
     adapter = adapters.make(tmp_path, "olmo2", grown=4, **more)
     if not held:
-        with pytest.raises(InputError, match=r"262 tokens and its embeddings 258 rows"):
-            unlearn(adapter, tmp_path)
-        return
+        used = tmp_path / "used.jsonl"
+        used.write_text('{"prompt": "f?", "completion": "<new0>"}\n', encoding="utf-8")
+        with pytest.raises(InputError, match=r"used\.jsonl:1: a token has the id 258, and the embeddings .* 258 rows"):
+            unlearn(adapter, tmp_path, forget=str(used))
     run = unlearn(adapter, tmp_path)
     check_same_kind(adapter, run.output)
     base = plain(tmp_path / "base")
-    base.resize_token_embeddings(262)
+    if held:
+        base.resize_token_embeddings(262)
     check_seen(PeftModel.from_pretrained(base, run.output).eval(), run, "unlearned", tmp_path)
 
 

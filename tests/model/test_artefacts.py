@@ -14,7 +14,7 @@ import torch
 from expunge.data.rows import read
 from expunge.errors import InputError
 from expunge.files.reading import check_inside
-from expunge.model import load
+from expunge.model import load, stored
 from expunge.model.adapter import Adapter
 from expunge.planning.preview import subspace_plan
 
@@ -97,6 +97,8 @@ def test_the_check_rejects_a_look_at_weights_that_is_left_out(
     case: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "_check_weights", lambda folder, pickle: None)
+    monkeypatch.setattr(stored, "files", lambda folder: [folder / "model.safetensors"])
+    monkeypatch.setattr(stored, "check", lambda folder: None)
     with pytest.raises(pytest.fail.Exception):
         check_refused(lambda path: load.check(path, "model"), case, folder)
 

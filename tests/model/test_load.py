@@ -39,6 +39,7 @@ def pickled(folder: Path) -> None:
 
 
 def adapter(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
 
 

@@ -169,13 +169,13 @@ def test_plain_models_are_not_merged(make_llama: Callable[..., Any]) -> None:
     assert save.merge(model, adapter=False) is model
 
 
-def test_adapters_are_written_alone(make_llama: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:
+def test_adapters_are_written_alone(make_llama: Callable[..., Any], tmp_path: Path) -> None:
     subspace = select(make_llama(), "lora", CPU)
     with torch.no_grad():
         for tensor in subspace.movable.values():
             tensor += 0.05
         logits = subspace.model(IDS).logits
-    save.write_adapter(subspace.model, tokenizer, tmp_path / "out")
+    save.write_adapter(subspace.model, tmp_path / "out")
     assert not (tmp_path / "out" / "model.safetensors").exists()
     with pytest.raises(InputError, match="no base is named"):  # this model came from no folder
         load.check(str(tmp_path / "out"), "model")

@@ -94,7 +94,7 @@ def estimate(
     for index, batch in enumerate(batches):
         if index not in own:  # another process takes it; its chance must not depend on who does
             dtype = torch.promote_types(problem.model.dtype, torch.float32)
-            source.skip((int(batch.counted.sum()), problem.model.config.vocab_size), dtype, generator)
+            source.skip((int(batch.counted.sum()), problem.model.config.get_text_config().vocab_size), dtype, generator)
             continue
 
         def value(part: Batch) -> Terms:

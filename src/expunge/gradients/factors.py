@@ -52,7 +52,7 @@ def factors(
     Padding is left out by length: its inputs are whatever the model makes of nothing. Raises `InputError` for layers
     that are used more than once or mix the windows of a batch, and for `exact` labels of large vocabularies.
     """
-    if labels == "exact" and (vocabulary := problem.model.config.vocab_size) > MOST_EXACT:
+    if labels == "exact" and (vocabulary := problem.model.config.get_text_config().vocab_size) > MOST_EXACT:
         raise InputError(
             f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
             f"for models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."

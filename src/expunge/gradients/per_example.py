@@ -157,7 +157,7 @@ def measure(
     random label sources with fresh draws. Raises `InputError` for a layer without per-example gradients, and for
     `exact` labels where the vocabulary makes them absurd.
     """
-    if labels == "exact" and (vocabulary := problem.model.config.vocab_size) > MOST_EXACT:
+    if labels == "exact" and (vocabulary := problem.model.config.get_text_config().vocab_size) > MOST_EXACT:
         raise InputError(
             f"labels exact: a backward pass for each of {vocabulary:,} vocabulary entries at every place of a row is "
             f"for models of at most {MOST_EXACT:,}. Use labels: noise, which has the same mean."
@@ -232,5 +232,5 @@ def exact_steps(problem: Problem, piece: Piece) -> Iterator[tuple[Tensor, int]]:
         ranks[target] = seen[row]
         seen[row] += 1
     for rank in range(int(seen.max())):
-        for entry in range(problem.model.config.vocab_size):
+        for entry in range(problem.model.config.get_text_config().vocab_size):
             yield (ranks == rank).to(problem.runtime.device), entry

@@ -57,11 +57,13 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
     dtype = _working_dtype(inputs, config, runtime)
     model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
-    _check_vocabulary(inputs.model, model, tokenizer)
+    _check_ids(inputs.model, model, _split("known", checked.known, rendering, tokenizer))  # before a loss is taken
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}
     rendering = _settle(problem, checked.known, inputs, joins)
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
+    for split in splits.values():
+        _check_ids(inputs.model, model, split)
     seen = ("forget", "retain", "guard", "unseen", "counterfactual")
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
     judged = judged_of(splits, benchmark_of(inputs).generating.most_kept)
@@ -91,20 +93,28 @@ def _portions(inputs: Inputs) -> Portions:
 
 
 def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dtype) -> Problem:
-    """The problem around another model (base, unlearned, retrained). Raises `InputError` for a foreign vocabulary."""
+    """The problem around another model (base, unlearned, retrained). Raises `InputError` for ids that it lacks."""
     problem = assembled.problem
     model = load.load_model(path, dtype, problem.runtime.device, trust(inputs))
-    if model.config.vocab_size < len(problem.tokenizer):
-        raise InputError(f"{path}: its vocabulary is smaller than the tokenizer of {inputs.model}; another family?")
+    for split in (*problem.splits.values(), *assembled.judged.values()):
+        _check_ids(path, model, split)
     return replace(problem, model=model, adapter=False, movable={})
 
 
-def _check_vocabulary(path: str, model: Any, tokenizer: Any) -> None:
-    if model.config.vocab_size < len(tokenizer):
-        raise InputError(
-            f"{path}: its tokenizer has {len(tokenizer)} tokens and its embeddings {model.config.vocab_size} rows. "
-            "Give the tokenizer it was trained with; an adapter whose fine-tune added tokens must hold the embeddings."
-        )
+def _check_ids(path: str, model: Any, split: Split) -> None:
+    """Raises `InputError` for a row with a token that has no row in the embeddings.
+
+    A tokenizer may well be longer than the embeddings are (by a token that no row has, as for images), or have holes:
+    what counts is the ids that rows use.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    for window in split.windows:
+        if (most := max(window.ids)) >= rows:
+            place = split.rows[window.row].place if split.rows else split.name
+            raise InputError(
+                f"{place}: a token has the id {most}, and the embeddings of {path} have {rows} rows. Give the "
+                "tokenizer that it was trained with; an adapter whose fine-tune added tokens must hold the embeddings."
+            )
 
 
 def count_parameters(config: Any, trust_remote_code: bool = False) -> int:

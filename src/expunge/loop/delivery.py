@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from peft import PeftModel
 
 from expunge.config import commands
 from expunge.data.passes import Passes, measuring
+from expunge.errors import InputError, NumericalError
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import trust
-from expunge.model import adapter, load, products, save
+from expunge.model import adapter, carried, load, products, save, sound
+from expunge.model.carried import Source
 from expunge.model.products import Change
+from expunge.model.rewritten import Unheld, held
 from expunge.problem import Problem
 from expunge.reference.cache import row_losses
 from expunge.runs import distributed
@@ -24,7 +29,13 @@ GIVEN_ADAPTER = (
     "The rows were learned by the adapter that was given, and this is that adapter, changed. Its base is untouched: as "
     "far as the adapter holds the rows, nothing of them is in the base. The adapter that was given still has them."
 )
+GIVEN_READERS = "what reads the input: tensors have its names, and adapter_config.json is the one that was given"
+OWN_READERS = f"peft: written by version {peft.__version__}"
+RANKED_READERS = (
+    "peft from 0.9, with a rank for each layer (rank_pattern); loaders without it, as some servers are, cannot"
+)
 Say = Callable[[str], None]
+Write = Callable[[Path, torch.dtype | None], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +74,41 @@ def deliver(
     2 %. `change`: of linear layers, as products, where the problem asked for low rank.
     """
     asked = None if config.dtype == "auto" else load.DTYPES[config.dtype]
+    if name := sound.first_unfinished(problem.model.named_parameters()):
+        raise NumericalError(f"{name} is not finite after the last step, so nothing is written. Use smaller steps.")
     made = _making(config, problem, form, change)
     if note := made.saved["note"]:
         say(f"{'warning' if note == OWN_ADAPTER else 'note'}: {note}")
-    saved = made.saved | distributed.from_main(lambda: made.write(folder, asked))
-    written = _reload(config, folder, saved, assembled)
-    saved["rounding"] = _moved(problem, written, assembled)
-    if saved["dtype"] != "float32" and saved["rounding"] > ROUNDING:
-        note = f"{saved['dtype']} moved the forget rows' loss by {saved['rounding']:.1%}; float32 is shipped."
-        say(f"rounding: {note}")
-        saved |= {"note": f"{note} {saved['note']}".strip()}
+    saved = made.saved | distributed.from_main(partial(_tried, made, folder, asked))
+    if not (note := saved.pop("unheld", "")):
+        written = _reload(config, folder, saved, assembled)
+        saved["rounding"] = _moved(problem, written, assembled)
+        if saved["dtype"] != "float32" and not saved["rounding"] <= ROUNDING:
+            note = f"{saved['dtype']} moved the forget rows' loss by {saved['rounding']:.1%}"
+    if note:
+        say(f"rounding: {note}; float32 is shipped.")
+        saved |= {"note": f"{note}; float32 is shipped. {made.saved['note']}".strip()}
         saved |= distributed.from_main(lambda: made.write(folder, torch.float32))
         written = _reload(config, folder, saved, assembled)
+    if passed_over := saved.get("passed_over"):
+        say(f"note: {passed_over}")
     if ranks := saved.get("ranks"):
         say(f"adapter: rank {min(ranks.values())} to {max(ranks.values())} on {len(ranks)} layers")
     return Delivered(written, saved)
+
+
+def check_dtype(config: commands.Unlearn, model: Any) -> None:
+    """Raises `InputError` where the dtype that was asked for cannot hold the original, let alone what comes of it."""
+    if config.dtype == "auto":
+        return
+    own = isinstance(model, PeftModel) and config.save != "merged"  # then the adapter alone is written
+    for name, tensor in model.named_parameters():
+        if own and not tensor.requires_grad:
+            continue
+        try:
+            held(name, tensor.detach(), load.DTYPES[config.dtype])
+        except Unheld as error:
+            raise InputError(f"--dtype {config.dtype}: {error}. Use bfloat16 or float32.") from None
 
 
 def cost(problem: Problem) -> Passes:
@@ -91,7 +122,7 @@ class _Making:
     for; it returns what is known then."""
 
     saved: dict[str, Any]
-    write: Callable[[Path, torch.dtype | None], dict[str, Any]]
+    write: Write
 
 
 def _making(config: commands.Unlearn, problem: Problem, form: str, change: Change | None) -> _Making:
@@ -100,26 +131,52 @@ def _making(config: commands.Unlearn, problem: Problem, form: str, change: Chang
     saved: dict[str, Any] = {"form": form, "note": ""}
     if form == "merged":
         problem.model, problem.adapter = save.merge(problem.model, isinstance(problem.model, PeftModel)), False
-        usual = load.stored_dtype(model, trust(config))
-        return _Making(saved, lambda folder, dtype: _merged(problem, folder, dtype or usual))
+        source = load.source(model, trust(config))
+        return _Making(saved, partial(_merged, problem, source))
     if given is None:
         saved |= {"note": OWN_ADAPTER, "base": adapter.in_full(model)}
-        return _Making(saved, lambda folder, dtype: _own(problem, model, change, folder))
+        return _Making(saved, _with_tokenizer(config, problem, partial(_own, problem, model, change)))
     saved |= {"note": GIVEN_ADAPTER, "base": adapter.in_full(given.base)}
-    return _Making(saved, lambda folder, dtype: _given(problem, given, change, folder, dtype))
+    return _Making(saved, _with_tokenizer(config, problem, partial(_given, problem, given, change)))
 
 
-def _merged(problem: Problem, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    save.write(problem.model, problem.tokenizer, folder, dtype)
-    return {"dtype": str(dtype).removeprefix("torch.")}
+def _tried(made: _Making, folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+    """What was written, or why that dtype cannot hold it."""
+    try:
+        return made.write(folder, dtype)
+    except Unheld as error:
+        return {"unheld": str(error)}
 
 
-def _own(problem: Problem, base: str, change: Change | None, folder: Path) -> dict[str, Any]:
-    """Our own LoRA, or the change of whole weights as one."""
+def _merged(problem: Problem, source: Source, folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+    made = save.write(problem.model, problem.tokenizer, folder, dtype, source)
+    saved = {"dtype": str(made.dtype).removeprefix("torch."), "readers": made.readers}
+    if names := made.passed_over:
+        saved["passed_over"] = (
+            f"{len(names)} matrices that the model does not use to predict went over as they came ({names[0]}); "
+            "where they were trained on the rows (layers for speculative decoding), they may still hold them."
+        )
+    return saved
+
+
+def _with_tokenizer(config: commands.Unlearn, problem: Problem, write: Write) -> Write:
+    """Writes an adapter, and beside it the tokenizer's files as they came."""
+    home = load.tokenizer_home(str(config.model), trust(config))
+
+    def both(folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+        saved = write(folder, dtype)
+        carried.carry_tokenizer(home, problem.tokenizer, folder)
+        return saved
+
+    return both
+
+
+def _own(problem: Problem, base: str, change: Change | None, folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Our own LoRA, or the change of whole weights as one; always float32."""
     if problem.low_rank is None:
-        save.write_adapter(problem.model, problem.tokenizer, folder)
-        return {"dtype": "float32"}
-    return _products(products.write_alone(problem.model, base, change or {}, folder), problem, folder)
+        save.write_adapter(problem.model, folder)
+        return {"dtype": "float32", "readers": OWN_READERS}
+    return _products(products.write_alone(problem.model, base, change or {}, folder))
 
 
 def _given(
@@ -127,15 +184,12 @@ def _given(
 ) -> dict[str, Any]:
     """The adapter that was given, whose matrices moved, or with the change of whole weights folded in."""
     if problem.low_rank is None:
-        written = adapter.write(problem.model, given, folder, dtype)
-        problem.tokenizer.save_pretrained(folder)
-        return {"dtype": written}
-    return _products(products.write_folded(given, change or {}, folder, dtype), problem, folder)
+        return {"dtype": adapter.write(problem.model, given, folder, dtype), "readers": GIVEN_READERS}
+    return _products(products.write_folded(given, change or {}, folder, dtype))
 
 
-def _products(written: products.Written, problem: Problem, folder: Path) -> dict[str, Any]:
-    problem.tokenizer.save_pretrained(folder)
-    return {"dtype": written.dtype, "ranks": written.ranks}
+def _products(written: products.Written) -> dict[str, Any]:
+    return {"dtype": written.dtype, "ranks": written.ranks, "readers": RANKED_READERS}
 
 
 def _reload(config: commands.Unlearn, folder: Path, saved: Mapping[str, Any], assembled: Assembled) -> Problem:

@@ -25,6 +25,7 @@ from expunge.intake.sets import Checked, trust
 from expunge.loop.training import Training, fine_tune
 from expunge.model import adapter, load
 from expunge.model.adapter import Adapter
+from expunge.model.carried import Source, carry_tokenizer
 from expunge.model.load import load_model
 from expunge.model.save import atomic_folder, write
 from expunge.model.select import check_subspace
@@ -147,9 +148,10 @@ def _train_into(
     with atomic_folder(folder) as temporary:
         if like and distributed.main_process():
             adapter.write(model, replace(like, base=config.base), temporary, None)
-            problem.tokenizer.save_pretrained(temporary)
+            carry_tokenizer(load.tokenizer_home(str(config.model), trust(config)), problem.tokenizer, temporary)
         elif distributed.main_process():
-            write(model, problem.tokenizer, temporary, torch.float32)
+            source = Source(config.base, load.tokenizer_home(str(config.model), trust(config)))
+            write(model, problem.tokenizer, temporary, torch.float32, source)
     checkpoints.clear()
 
 

@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from expunge.errors import InputError
 from expunge.files.reading import check_inside, check_name, check_regular, read_json
+from expunge.model import sound, stored
+from expunge.model.rewritten import held
 
 SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -101,6 +103,12 @@ def read(path: str, base: str | None, pickle: bool) -> Adapter:
         if os.path.lexists(Path(path) / name):
             check_regular(Path(path) / name, "the adapter's file of weights", most=None)
             check_inside(Path(path) / name, Path(path), "the adapter's file of weights")
+            stored.check_pointer(Path(path) / name)
+    if (Path(path) / WEIGHTS).is_file() and not stored.header(Path(path) / WEIGHTS):
+        raise InputError(
+            f"{Path(path) / WEIGHTS}: the adapter is empty: its file has no tensors. Training with ZeRO-3 or FSDP "
+            "leaves that where weights were not gathered; save the adapter anew."
+        )
     return Adapter(Path(path), settings, _base(file, settings, base))
 
 
@@ -134,6 +142,7 @@ def _base(file: Path, settings: Mapping[str, Any], given: str | None) -> str:
 def attach(base: Any, adapter: Adapter) -> PeftModel:
     """Base plus adapter, whose own parameters are trainable and float32. Raises `InputError` where they do not fit."""
     tensors = adapter.tensors()
+    ends = [f".{name}." for name in _ends(base)]  # which it may hold beside its own matrices, and more than once
     try:
         wrapped = fresh(base, adapter)
         with warnings.catch_warnings():
@@ -142,11 +151,15 @@ def attach(base: Any, adapter: Adapter) -> PeftModel:
     except Exception as error:
         raise InputError(f"{adapter.folder}: the adapter does not fit {adapter.base} ({_first_line(error)}).") from None
     lacking = [*result.missing_keys, *sorted(get_state(wrapped, adapter).keys() - tensors.keys())]
-    foreign = [key for key in result.unexpected_keys if "lora_" in key]  # embeddings may be held twice over
+    foreign = [key for key in result.unexpected_keys if "lora_" in key or not any(name in key for name in ends)]
     if lacking or foreign:
         what = f"lack {lacking[0]}" if lacking else f"hold {foreign[0]}, which the base has no place for"
         raise InputError(
             f"{adapter.folder}: the adapter's weights {what}. Is {adapter.base} the base it was trained on?"
+        )
+    if name := sound.first_unfinished(iter(tensors.items())):
+        raise InputError(
+            f"{adapter.folder}: {name} holds values that are not finite. Give the adapter before it broke."
         )
     with torch.no_grad():
         for tensor in wrapped.parameters():
@@ -165,12 +178,17 @@ def fresh(base: Any, adapter: Adapter) -> PeftModel:
 
 def _fit_vocabulary(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
     """As many rows in the base's embeddings as the adapter holds, where its fine-tune added tokens."""
-    ends = {base.get_input_embeddings(), base.get_output_embeddings()}
-    names = [name for name, module in base.named_modules() if module in ends]
+    names = _ends(base)
     rows = [len(tensors[f"{PREFIX}{name}.weight"]) for name in names if f"{PREFIX}{name}.weight" in tensors]
     rows += [tensors[key].shape[1] for name in names if (key := f"{PREFIX}{name}.lora_embedding_A") in tensors]
     if rows and rows[0] != base.get_input_embeddings().weight.shape[0]:
         base.resize_token_embeddings(rows[0], mean_resizing=False)
+
+
+def _ends(base: Any) -> list[str]:
+    """Names of the embeddings and of the output head."""
+    ends = {base.get_input_embeddings(), base.get_output_embeddings()}
+    return [name for name, module in base.named_modules() if module in ends]
 
 
 def get_state(model: PeftModel, adapter: Adapter) -> dict[str, torch.Tensor]:
@@ -188,12 +206,13 @@ def _holds_embeddings(model: PeftModel, adapter: Adapter) -> bool:
 
 def write(model: PeftModel, adapter: Adapter, folder: Path, dtype: torch.dtype | None) -> str:
     """Writes the adapter as it is now, each tensor in the dtype it was given in (or all in `dtype`); returns the dtype.
+    Raises `Unheld`.
 
     The configuration is the one that was given; only a base that was named relative to a folder is named in full.
     """
     given = {name: tensor.dtype for name, tensor in adapter.tensors().items()}
     state = {
-        name: tensor.detach().cpu().to(dtype or given.get(name, tensor.dtype)).clone().contiguous()
+        name: held(name, tensor.detach().cpu(), dtype or given.get(name, tensor.dtype)).clone().contiguous()
         for name, tensor in get_state(model, adapter).items()
     }
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})

@@ -32,11 +32,26 @@ class Stack:
         return [f"{self.name}.{index}" for index in range(len(self.layers))]
 
 
+def of_text(model: Any) -> Callable[[Tensor], bool]:
+    """Whether a parameter is one that predicts text: of a composite model, of its decoder or its output head.
+
+    A vision tower and what projects from it have no gradient by text, so they are never among what may move.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = getattr(base, "config", None)
+    if config is None or config.get_text_config() is config:
+        return lambda parameter: True
+    parts = (base.get_decoder(), base.get_output_embeddings())
+    known = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
+    return lambda parameter: id(parameter) in known
+
+
 def stack(model: Any) -> Stack:
     """The outermost `nn.ModuleList` with the most parameters: experts and heads stand in lists too, but within layers
     or in smaller ones. Raises `InputError` where there is none."""
     found: list[tuple[int, Stack]] = []
     inside: list[str] = []
+    own = of_text(model)
     for name, module in model.named_modules():
         if any(name.startswith(f"{outer}.") for outer in inside):
             continue
@@ -44,7 +59,7 @@ def stack(model: Any) -> Stack:
             if isinstance(child, nn.ModuleList):
                 path = f"{name}.{attribute}" if name else attribute
                 inside.append(path)
-                size = sum(parameter.numel() for parameter in child.parameters())
+                size = sum(parameter.numel() for parameter in child.parameters() if own(parameter))
                 found.append((size, Stack(module, attribute, path)))
     if not found:
         raise InputError(
@@ -82,7 +97,8 @@ def linear_weights(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str,
     The output head is none of them, nor what is tied to it: it is read by every target and would need factors as wide
     as the vocabulary.
     """
-    names = {id(tensor): name for name, tensor in movable.items()}
+    own = of_text(model)
+    names = {id(tensor): name for name, tensor in movable.items() if own(tensor)}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     left_out = {id(tensor) for tensor in head.parameters()} if head is not None else set()
     found: dict[str, Linear] = {}

@@ -4,6 +4,7 @@ A folder may hold a PEFT adapter in place of a whole model: then the model is it
 `model.adapter`). `check` looks at a folder without loading weights, so that wrong input is answered at once.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -14,19 +15,20 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
 from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.files.reading import check_inside, check_regular
 from expunge.model import adapter as adapters
-from expunge.model import quantised
+from expunge.model import quantised, sound, stored
 from expunge.model.adapter import Adapter, settings_of
+from expunge.model.carried import Source
 
 MOST_CONTEXT = 1024
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in stored.KINDS.values()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +53,25 @@ def check(path: str, role: str, trust: Trust | None = None, weights: bool = True
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{path}: no such folder for --{role}. Give a model folder or a hub name (owner/name).")
+    _check_pieces(folder)
     if adapter := adapter_of(path, trust):
         _check_base(adapter, trust)
         return
     _check_config(folder, trust or Trust())
     _check_weights(folder, bool(trust and trust.pickle))
-    if weights and not list(folder.glob("*.safetensors")):
+    if weights and not stored.files(folder):
         pickled = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         if not pickled:
-            raise InputError(f"{path}: the folder holds no weights (*.safetensors).")
+            others = sorted(file.name for file in folder.glob("*.safetensors"))
+            beside = f"; {others[0]} is of another name, which transformers does not read" if others else ""
+            raise InputError(f"{path}: the folder holds no weights (model.safetensors){beside}.")
         if not (trust and trust.pickle):
             raise InputError(
                 f"{path}: only pickle weights ({pickled[0]}), which can run code when loaded. Convert them to "
                 "safetensors, or pass --allow-pickle if you trust their origin."
             )
+    if weights:
+        stored.check(folder)
     if role != "adapter-base" and not _has_tokenizer(folder):
         raise InputError(f"{path}: the folder has no tokenizer (tokenizer.json). Save the tokenizer beside the model.")
 
@@ -76,20 +83,31 @@ def twins(path: str) -> list[str]:
     return [str(one) for one in several if one.is_dir()] or [path]
 
 
+def tokenizer_home(path: str, trust: Trust | None = None) -> str:
+    """Where a model's tokenizer lies; an adapter's beside it, else beside its base."""
+    adapter = adapter_of(path, trust)
+    return adapter.base if adapter and not _has_tokenizer(adapter.folder) else path
+
+
+def source(path: str, trust: Trust | None = None) -> Source:
+    """Where the files of a model (of an adapter, its base's) and of its tokenizer come from."""
+    adapter = adapter_of(path, trust)
+    return Source(adapter.base if adapter else path, tokenizer_home(path, trust))
+
+
 def load_tokenizer(path: str, trust: Trust | None = None) -> Any:
     """The fast tokenizer of a model; of an adapter, the one beside it, else its base's.
 
     Raises `InputError` where there is none or it cannot give offsets.
     """
-    if (adapter := adapter_of(path, trust)) and not _has_tokenizer(adapter.folder):
-        path = adapter.base
+    path = tokenizer_home(path, trust)
+    transformers_logging.set_verbosity_error()  # windows are cut by us; its warning of long texts would be wrong
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
     except Exception as error:
         raise InputError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
     if not tokenizer.is_fast:
         raise InputError(f"{path}: its tokenizer gives no character offsets. Convert it to a fast one.")
-    tokenizer.model_max_length = int(1e9)  # windows are cut by us; the tokenizer's own warning would be wrong
     return tokenizer
 
 
@@ -115,23 +133,34 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust
             use_safetensors=None if trust.pickle else True,
             trust_remote_code=trust.remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named below
             **({"device_map": {"": device}} if scheme else {}),  # quantised layers are made where they stay
         )
     except Exception as error:
         raise InputError(f"{path}: the model cannot be loaded ({_first_line(error)}).") from None
     if getattr(model, "_hf_peft_config_loaded", False):  # transformers would load its base and say nothing
         raise InputError(f"{path}: this is an adapter. Download it to a folder, and give that.")
-    if info["missing_keys"]:
-        raise InputError(f"{path}: the weights lack {sorted(info['missing_keys'])[0]}; the files are not whole.")
+    stored.check_loaded(path, model, info)
+    _settle_ends(model)
     model = model.eval() if scheme else model.to(device).eval()
     if scheme:
         quantised.check_runs(path, scheme, model)
+    sound.check(path, model)
     return model  # type: ignore[no-any-return]
+
+
+def _settle_ends(model: Any) -> None:
+    """Ends that are called tied and are stored apart stay apart (transformers loads them so) and are called so, for
+    loaders that would take one for the other."""
+    head = model.get_output_embeddings()
+    if head is not None and model.config.tie_word_embeddings:
+        model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
 
 
 def context_of(model_config: Any, asked: int | None = None) -> int:
     """Tokens a window may have: what was asked, at most what the positions allow, 1024 where nothing was asked."""
-    positions = getattr(model_config, "max_position_embeddings", None) or getattr(model_config, "n_positions", None)
+    shape = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    positions = getattr(shape, "max_position_embeddings", None) or getattr(shape, "n_positions", None)
     most = int(positions) if positions else MOST_CONTEXT
     if asked is not None and not 8 <= asked <= most:
         raise InputError(f"--context {asked}: expected 8 to {most}, the positions that this model has.")
@@ -139,19 +168,31 @@ def context_of(model_config: Any, asked: int | None = None) -> int:
 
 
 def stored_dtype(path: str, trust: Trust | None = None) -> torch.dtype:
-    """The dtype that a checkpoint (an adapter's base) declares; float32 where it declares none."""
+    """The dtype of most of a checkpoint's (an adapter's base's) numbers; what it declares where no files are here;
+    float32 where it declares none."""
+    if adapter := adapter_of(path, trust):
+        path = adapter.base
+    with contextlib.suppress(InputError):  # a plan can do without weights, or with half of them
+        if found := stored.dtype(stored.tensors(Path(path))):
+            return found
     return getattr(load_config(path, trust), "dtype", None) or torch.float32
 
 
 def load_config(path: str, trust: Trust | None = None) -> Any:
     """The model's configuration (of an adapter, its base's), without weights. Raises `InputError`."""
+    hint = " If it is an adapter, download it to a folder first." if _is_hub_name(path) else ""
     if adapter := adapter_of(path, trust):
-        path = adapter.base
+        path, hint = adapter.base, f" It is the base of {path}: where it lies in a folder, name that: --adapter-base."
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
     except Exception as error:
-        hint = " If it is an adapter, download it to a folder first." if _is_hub_name(path) else ""
         raise InputError(f"{path}: its configuration cannot be loaded ({_first_line(error)}).{hint}") from None
+
+
+def text_shape(config: Any) -> Any:
+    """Of a composite configuration that of its text model, where that is a model of its own: enough for a plan."""
+    text = config.get_text_config()
+    return text if text.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else config
 
 
 def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:
@@ -202,12 +243,48 @@ def _check_config(folder: Path, trust: Trust) -> None:
     family = config.get("model_type")
     if scheme := quantised.scheme(config):
         quantised.check_library(str(folder), scheme)
-    if str(family) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trust.remote_code:
+    if not trust.remote_code:
+        _check_architecture(file, config.get("architectures"))
+    if str(family) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trust.remote_code:
         own = "It comes with code of its own: pass --trust-remote-code if you trust its origin."
         raise InputError(
             f"{file}: model type {reprlib.repr(str(family))} is no causal language model that transformers knows. "
             f"{own if 'auto_map' in config else 'Give one that is.'}"
         )
+
+
+def _check_architecture(file: Path, named: Any) -> None:
+    """Raises `InputError` where weights are of a class that transformers knows for another purpose."""
+    classes = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+    mappings = {key: value for key, value in vars(modeling_auto).items() if key.endswith("MAPPING_NAMES")}
+    causal = set(mappings.pop("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES").values())
+    causal |= set(mappings.pop("MODEL_MAPPING_NAMES").values())  # without a head, which may be tied to the embeddings
+    for purpose in ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING", "MASKED_LM"):
+        others = set(mappings[f"MODEL_FOR_{purpose}_MAPPING_NAMES"].values()) - causal
+        if classes and classes[0] in others:
+            kind = purpose.lower().replace("_", " ").replace("masked lm", "filling gaps")
+            raise InputError(
+                f"{file}: its weights are those of {classes[0]} (for {kind}, as reward models are), and not of a "
+                "causal language model. Give the causal language model itself."
+            )
+
+
+def _check_pieces(folder: Path) -> None:
+    """Raises `InputError` for an adapter beside whole weights, and for a model or adapter one folder further down."""
+    whole = [name for name in (stored.SINGLE, stored.INDEX, "pytorch_model.bin") if (folder / name).is_file()]
+    if adapters.is_adapter(str(folder)) and whole:
+        held = next((name for name in (adapters.WEIGHTS, adapters.PICKLED) if (folder / name).is_file()), None)
+        raise InputError(
+            f"{folder}: a whole model ({whole[0]}) and {adapters.SETTINGS} lie in one folder, so it could be read in "
+            f"two ways. If the adapter was merged into the model, remove {adapters.SETTINGS}"
+            f"{f' and {held}' if held else ''}; else put the adapter's files into a folder of their own."
+        )
+    if (folder / "config.json").is_file() or adapters.is_adapter(str(folder)):
+        return
+    for kind, name in (("an adapter", adapters.SETTINGS), ("a model", "config.json")):
+        if below := sorted(file.parent for file in folder.glob(f"*/{name}")):
+            more = f" (and {len(below) - 1} more)" if len(below) > 1 else ""
+            raise InputError(f"{folder}: no config.json; {kind} lies one folder further down: give {below[0]}{more}.")
 
 
 def _check_weights(folder: Path, pickle: bool) -> None:
@@ -231,6 +308,9 @@ def _check_weights(folder: Path, pickle: bool) -> None:
     for file in files:
         check_regular(file, "the file of weights", most=None)
         check_inside(file, folder, "the file of weights")
+        stored.check_pointer(file)
+    for file in (folder / name for name in TOKENIZERS if (folder / name).is_file()):
+        stored.check_pointer(file)
 
 
 def _is_hub_name(path: str) -> bool:

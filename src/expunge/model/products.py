@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import ExpungeError
 from expunge.model.adapter import PREFIX, SETTINGS, WEIGHTS, Adapter, in_full
+from expunge.model.rewritten import held
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 Change = Mapping[str, Mapping[str, Tensor]]  # by parameter: "left" [O, K] and "right" [K, I]
@@ -53,7 +54,10 @@ def folded(products: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def write_folded(adapter: Adapter, change: Change, folder: Path, dtype: torch.dtype | None) -> Written:
-    """The adapter with the change in it, each tensor in the dtype it was given in, or all in `dtype`."""
+    """The adapter with the change in it, each tensor in the dtype it was given in, or all in `dtype`.
+
+    Raises `Unheld`.
+    """
     tensors = adapter.tensors()
     kinds = {name: tensor.dtype for name, tensor in tensors.items()}
     usual = max(kinds.values(), key=list(kinds.values()).count)
@@ -74,7 +78,7 @@ def write_folded(adapter: Adapter, change: Change, folder: Path, dtype: torch.dt
             tensors[f"{PREFIX}{name}.base_layer.bias"] = tensors.pop(bias)
         left, tensors[PREFIX + name + A] = folded(products)
         tensors[PREFIX + name + B] = left / scale
-    state = {name: tensor.to(dtype or kinds.get(name, usual)).contiguous() for name, tensor in tensors.items()}
+    state = {name: held(name, tensor, dtype or kinds.get(name, usual)).contiguous() for name, tensor in tensors.items()}
     ranks = {name: len(state[PREFIX + name + A]) for name in _modules(state)}
     settings = dict(adapter.settings) | _patterns(config, state, ranks, scales)
     settings["base_model_name_or_path"] = in_full(adapter.base)

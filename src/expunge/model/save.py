@@ -4,19 +4,26 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+import transformers
+from transformers import AutoConfig, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from expunge.errors import InputError
 from expunge.model import adapter as adapters
+from expunge.model import carried, rewritten, stored
+from expunge.model.rewritten import held
 from expunge.runs import distributed, workspace
 from expunge.runs.checkpoint import full_disk_explained
+
+NEW_FORM = f"transformers 5: written in the form of {transformers.__version__}; older versions were not tried"
+GIVEN_FORM = "what reads the input: tensors have its names, and config.json and the tokenizer's files its form"
 
 
 def check_output(output: str | Path) -> Path:
@@ -77,36 +84,89 @@ def merge(model: Any, adapter: bool) -> Any:
     return model
 
 
-def write(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Weights as safetensors in `dtype`, config and tokenizer. The model itself stays as it is where dtypes agree."""
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """How a model was written: the dtype of most of its numbers, which loaders read it, in words, and names of matrices
+    that the model has no place for and that went over as they came."""
+
+    dtype: torch.dtype
+    readers: str
+    passed_over: Sequence[str] = ()
+
+
+def write(
+    model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | None, source: carried.Source | None = None
+) -> Shipped:
+    """Weights as safetensors, config and tokenizer. The model itself stays as it is where dtypes agree.
+
+    With a `source`, all files that did not change are copied from there, tensors have its names, and without a `dtype`
+    each has its own. Raises `Unheld`.
+    """
+    home = carried.folder_of(source.model) if source else None
+    given = stored.tensors(home) if home else {}
+    usual = dtype or stored.dtype(given) or model.config.dtype or torch.float32
+    own = _own_dtypes(given) if dtype is None else dict[str, torch.dtype]()
     cast: dict[tuple[Any, ...], torch.Tensor] = {}  # tied tensors stay one tensor, and are written once
-    state = {
-        name: cast.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), _cast(tensor, dtype))
-        for name, tensor in model.state_dict().items()
-    }
+    state = {}
+    for name, tensor in model.state_dict().items():
+        kind = own.get(
+            name, usual if len(set(own.values())) < 2 else tensor.dtype
+        )  # the rest is cast once it has its name
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        state[name] = cast.setdefault(key, held(name, tensor, kind))
+    _save(model, folder, state, usual)
+    if source is None or home is None:
+        tokenizer.save_pretrained(folder)
+        return Shipped(usual, NEW_FORM)
+    carried.carry_tokenizer(source.tokenizer, tokenizer, folder)
+    carried.carry_settings(home, folder)
+    fresh = AutoConfig.from_pretrained(home, trust_remote_code=model.is_remote_code())
+    changed, written = _changed(model.config, fresh), stored.tensors(folder)
+    new = written.keys() - given.keys()
+    if new and not (len(new) == 1 and "tie_word_embeddings" in changed):  # but for a head that has come off its end
+        return Shipped(usual, NEW_FORM)
+    passed_over = rewritten.as_given(folder, written, given, dtype, state)
+    before = stored.dtype(given) or fresh.dtype
+    carried.carry_config(home, folder, changed, None if before == usual else usual)
+    version = carried.written_by(home)
+    readers = GIVEN_FORM + (f" ({carried.CONFIG} names transformers {version})" if version else "")
+    return Shipped(usual, readers, passed_over)
+
+
+def _save(model: Any, folder: Path, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """As transformers writes it, in shards where it is large."""
     transformers_logging.disable_progress_bar()  # a bar per file would be noise
     before = model.config.dtype
     own = model.generation_config
     model.generation_config = GenerationConfig()  # older transformers raise on a checkpoint's odd settings, at the end
     try:
-        with full_disk_explained(folder, sum(tensor.nbytes for tensor in cast.values())):
-            model.save_pretrained(folder, state_dict=state)
+        distinct = {tensor.data_ptr(): tensor.nbytes for tensor in state.values()}
+        with full_disk_explained(folder, sum(distinct.values())):
+            model.save_pretrained(folder, state_dict=dict(state))
     finally:
         model.generation_config = own
     own.to_json_file(folder / GENERATION_CONFIG_NAME, use_diff=True, keys_to_pop=["compile_config"])
     model.config.dtype = dtype  # save_pretrained declares the dtype of the model, not of what it writes
     model.config.save_pretrained(folder)
     model.config.dtype = before
-    tokenizer.save_pretrained(folder)
 
 
-def write_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Our own adapter alone, float32, with the tokenizer."""
+def write_adapter(model: Any, folder: Path) -> None:
+    """Our own adapter alone, float32."""
     settings = model.peft_config["default"]
     settings.base_model_name_or_path = adapters.in_full(settings.base_model_name_or_path or "")
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def _own_dtypes(given: Mapping[str, stored.Stored]) -> dict[str, torch.dtype]:
+    """The dtypes that tensors came in."""
+    return {name: stored.KINDS[one.dtype] for name, one in given.items() if one.dtype in stored.KINDS}
+
+
+def _changed(config: Any, given: Any) -> dict[str, Any]:
+    """What a model's configuration says otherwise than the one it came with: rows of the embeddings, tied ends."""
+    now, before = config.get_text_config(), given.get_text_config()
+    changed = {"vocab_size": now.vocab_size} if now.vocab_size != before.vocab_size else {}
+    if config.tie_word_embeddings != given.tie_word_embeddings:
+        changed["tie_word_embeddings"] = config.tie_word_embeddings
+    return changed

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
 from expunge.model import choice, quantised
-from expunge.model.layers import is_linear, linear_weights, stack
+from expunge.model.layers import is_linear, linear_weights, of_text, stack
 from expunge.model.save import merge
 from expunge.runs import distributed, launcher
 
@@ -146,10 +146,12 @@ def select(
     reason = merged or reason
     if name == "lora":
         return _lora(model, reason, within, kept)
+    own = of_text(model)
     movable = {
         key: tensor
         for key, tensor in model.named_parameters()
         if tensor.is_floating_point() and within(key) and (name == "full" or fnmatch.fnmatchcase(key, name))
+        if own(tensor)
     }
     if not movable:
         example = next(iter(dict(model.named_parameters())))
@@ -260,7 +262,8 @@ def unnameable(model: Any, names: Sequence[str]) -> list[str]:
 def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
     """An adapter's own matrices. Raises `InputError` where nothing of it is left to move."""
     given = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    movable = {name: tensor for name, tensor in given.items() if within(name)}
+    own = of_text(model)
+    movable = {name: tensor for name, tensor in given.items() if own(tensor) and within(name)}
     if not movable:
         raise InputError("--subspace adapter: the adapter has nothing on the layers that this method moves.")
     for name, tensor in given.items():
@@ -270,8 +273,12 @@ def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
 
 def linear_layers(model: Any) -> list[str]:
     """Names of all linear layers but the output head. Raises `InputError` where there is none."""
-    head = model.get_output_embeddings()
-    found = [name for name, module in model.named_modules() if is_linear(module) and module is not head]
+    head, own = model.get_output_embeddings(), of_text(model)
+    found = [
+        name
+        for name, module in model.named_modules()
+        if is_linear(module) and module is not head and own(module.weight)
+    ]
     if not found:
         raise InputError("--subspace lora: the model has no linear layer. Use --subspace full.")
     return found

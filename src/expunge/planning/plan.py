@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from expunge import registry
 from expunge.config.commands import Plan, Unlearn
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
 from expunge.errors import InputError
-from expunge.intake.sets import lacking
+from expunge.intake.sets import lacking, trust
 from expunge.loop.training import Training
 from expunge.loop.trial import method_of
 from expunge.loop.twins import rendered_without
 from expunge.method import Method
+from expunge.model import load
 from expunge.model.without_data import NotFollowed
 from expunge.planning.estimate import Cost, Estimate, Estimator
 from expunge.planning.rows import Rows
@@ -31,7 +30,8 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
     training = Training()
     if config.train_config:
         training = build(Training, read_yaml(config.train_config), config.train_config)
-    estimator = Estimator(config, shape, rows, Runtime(config.device), getattr(shape, "dtype", None) or torch.float32)
+    stored = load.stored_dtype(str(config.model), trust(config))
+    estimator = Estimator(config, shape, rows, Runtime(config.device), stored)
     lacks = {name: lacking(method.needs, rows.splits, bool(config.base)) for name, method in methods.items()}
     missing = {name: lack.flags for name, lack in lacks.items() if lack}
     possible = {name: method for name, method in methods.items() if name not in missing}

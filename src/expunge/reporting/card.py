@@ -65,7 +65,10 @@ def _what(record: Record) -> str:
         lines.append(f"- Its base, unchanged (named in adapter_config.json): {_hash(hashes.get('output_base'))}")
     if form:
         lines.append(f"- Weights: {escaped(form)}")
-    return "\n".join([*lines, *(["", paragraph(save["note"])] if save.get("note") else [])])
+    if save.get("readers"):
+        lines.append(f"- Read by {paragraph(str(save['readers']))}.")
+    notes = [str(save[key]) for key in ("note", "passed_over") if save.get(key)]
+    return "\n".join([*lines, *(["", paragraph(" ".join(notes))] if notes else [])])
 
 
 def _hash(value: str | None) -> str:

@@ -1,0 +1,105 @@
+"""Brings what was written to the form of what was given: every tensor of the input is there, in its own dtype.
+
+transformers writes a model's own tensors: one of two tied ends, and nothing that it passed over when it loaded (masks
+of old checkpoints, layers for speculative decoding, a vision tower that its text model has no place for). Other loaders
+may ask for those, so they go over as they came.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+from expunge.model import sound
+from expunge.model.stored import INDEX, KINDS, Stored
+
+
+class Unheld(ExpungeError):
+    """A dtype that cannot hold a weight: the message says which."""
+
+
+def held(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a dtype, if it is of floating point. Raises `Unheld` where numbers become infinite."""
+    if not tensor.is_floating_point():
+        return tensor
+    made = tensor.to(dtype)
+    if sound.first_unfinished(iter([(name, made)])):
+        raise Unheld(
+            f"{str(dtype).removeprefix('torch.')} cannot hold {name} (it ends at {torch.finfo(dtype).max:.3g})"
+        )
+    return made
+
+
+def as_given(
+    folder: Path,
+    written: Mapping[str, Stored],
+    given: Mapping[str, Stored],
+    dtype: torch.dtype | None,
+    state: Mapping[str, Tensor],
+) -> list[str]:
+    """Adds the tensors that `written` files lack of the `given` ones, and, without a `dtype`, gives each its own.
+
+    `state`: the model's tensors by its own names. Returns the names of matrices that the model does not have, which
+    stand there as they came. Raises `Unheld`.
+    """
+    extra: dict[str, Tensor] = {}
+    foreign = []
+    for name in sorted(given.keys() - written.keys()):
+        tensor = state[name] if name in state else _twin(name, written, given)
+        if tensor is None:
+            tensor = _read(given[name])
+            foreign += [name] if tensor.is_floating_point() and tensor.dim() in (2, 3) else []
+        extra[name] = held(name, tensor, dtype or KINDS.get(given[name].dtype, tensor.dtype))
+    if dtype is None:
+        odd = {name: KINDS[given[name].dtype] for name, one in written.items() if _differs(one, given.get(name))}
+    else:
+        odd = {}
+    if extra or odd:
+        _rewrite(folder, written, extra, odd)
+    return foreign
+
+
+def _differs(one: Stored, given: Stored | None) -> bool:
+    return given is not None and one.dtype != given.dtype and given.dtype in KINDS and one.dtype in KINDS
+
+
+def _twin(name: str, written: Mapping[str, Stored], given: Mapping[str, Stored]) -> Tensor | None:
+    """Of a tensor that was given twice under two names (tied ends), what was written under the other."""
+    own = given[name]
+    if len(own.shape) != 2 or not _read(own, 1).unique().numel() > 1:  # zeros and ones are alike without being tied
+        return None
+    alike = [one for key, one in given.items() if key in written and (one.shape, one.dtype) == (own.shape, own.dtype)]
+    for one in alike:
+        if torch.equal(_read(own, 1), _read(one, 1)) and torch.equal(_read(own), _read(one)):
+            return _read(written[one.name])
+    return None
+
+
+def _read(one: Stored, rows: int | None = None) -> Tensor:
+    """A tensor, or its first rows."""
+    with safe_open(one.file, framework="pt") as file:
+        if rows is None:
+            return file.get_tensor(one.name)  # type: ignore[no-any-return]
+        return file.get_slice(one.name)[: min(rows, one.shape[0])]  # type: ignore[no-any-return]
+
+
+def _rewrite(
+    folder: Path, written: Mapping[str, Stored], extra: Mapping[str, Tensor], odd: Mapping[str, torch.dtype]
+) -> None:
+    """The files anew, one at a time; what comes in addition stands in the last one."""
+    files = sorted({one.file for one in written.values()})
+    for file in files:
+        tensors = load_file(file)
+        tensors = {name: held(name, one, odd[name]) if name in odd else one for name, one in tensors.items()}
+        tensors |= {name: one.clone().contiguous() for name, one in extra.items()} if file == files[-1] else {}
+        save_file(tensors, file, metadata={"format": "pt"})
+    if (index := folder / INDEX).is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["weight_map"] |= dict.fromkeys(extra, files[-1].name)
+        content["metadata"]["total_size"] = sum(file.stat().st_size for file in files)
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,191 @@
+"""What a folder's files of weights hold, by their headers alone: names, dtypes and shapes, and whether all is there.
+
+Which files those are is transformers' rule: `model.safetensors`, else the shards that `model.safetensors.index.json`
+names. Everything else in the folder (weights in other formats, of an optimiser, of another variant) is not read.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.errors import InputError
+from expunge.files.reading import read_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LONGEST_HEADER = 100 << 20  # bytes; what safetensors itself allows
+POINTER = b"version https://git-lfs.github.com/spec/"
+LEFT_OVER = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids)$")
+KINDS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # what can move
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file: its name, safetensors' name of its dtype, and its shape."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        count = 1
+        for side in self.shape:
+            count *= side
+        return count
+
+
+def header(file: Path) -> dict[str, Stored]:
+    """The tensors of one file by name. Raises `InputError` for a file that is none of safetensors, or cut off."""
+    check_pointer(file)
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        if not 2 <= length <= min(LONGEST_HEADER, size - 8):
+            raise InputError(f"{file}: no file of safetensors, or cut off ({size:,} bytes). Copy or download it again.")
+        raw = content.read(length)
+    try:
+        entries = json.loads(raw)
+        entries.pop("__metadata__", None)
+        found = {name: Stored(file, name, str(one["dtype"]), tuple(one["shape"])) for name, one in entries.items()}
+        end = 8 + length + max((one["data_offsets"][1] for one in entries.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise InputError(f"{file}: no file of safetensors. Copy or download it again.") from None
+    if end > size:
+        raise InputError(f"{file}: cut off: {size:,} of {end:,} bytes are there. Copy or download it again.")
+    return found
+
+
+def check_pointer(file: Path) -> None:
+    """Raises `InputError` for what git LFS leaves in the place of a large file that was not fetched."""
+    with file.open("rb") as content:
+        if content.read(len(POINTER)) == POINTER:
+            raise InputError(
+                f"{file}: a pointer of git LFS and not the file itself. Fetch it: git lfs install, then git lfs pull "
+                "in the repository, or download the model with hf download."
+            )
+
+
+def files(folder: Path) -> list[Path]:
+    """The files that hold the model. Raises `InputError` where one is missing or it cannot be told which they are."""
+    single, index = folder / SINGLE, folder / INDEX
+    shards = sorted(set(_map(index).values())) if index.is_file() else []
+    if single.is_file() and shards and SINGLE not in shards:
+        raise InputError(
+            f"{folder}: both {SINGLE} and {INDEX} are there, and the index names other files. One is a left-over of an "
+            "earlier saving: remove the one that is not the model."
+        )
+    if lost := [name for name in shards if not (folder / name).is_file()]:
+        raise InputError(
+            f"{index}: {len(lost)} of {len(shards)} files that it names are not there ({lost[0]}). Copy or download "
+            "them too."
+        )
+    if not single.is_file() and not shards and (parts := sorted(folder.glob("model-*-of-*.safetensors"))):
+        raise InputError(
+            f"{folder}: {len(parts)} parts of a model and no {INDEX}, which says what they hold ({parts[0].name}). "
+            "Copy or download the index too."
+        )
+    return [folder / name for name in shards] or ([single] if single.is_file() else [])
+
+
+def tensors(folder: Path) -> dict[str, Stored]:
+    """All tensors of the model by name. Raises `InputError` where the files are not whole."""
+    found: dict[str, Stored] = {}
+    for file in files(folder):
+        found |= header(file)
+    index = folder / INDEX
+    named = _map(index) if index.is_file() else {}
+    for name, file_name in named.items():
+        if name not in found:
+            raise InputError(f"{index}: says that {file_name} holds {name}, and it does not. Save the model anew.")
+    return found
+
+
+def check(folder: Path) -> None:
+    """Raises `InputError` for files that do not hold a whole model which could move; nothing where there is none."""
+    found = tensors(folder)
+    if files(folder) and not found:
+        raise InputError(f"{folder}: its weights are empty: {SINGLE} has no tensors. Save the model anew.")
+    config = folder / "config.json"
+    odd = next((name for name, one in found.items() if one.dtype.startswith("F") and one.dtype not in KINDS), None)
+    if odd and "quantization_config" not in read_json(config, "the file of settings", "Save the model anew."):
+        raise InputError(
+            f"{found[odd].file}: {odd} is stored as {found[odd].dtype}, whose scales config.json does not name. Give "
+            "the model in bfloat16, float16 or float32."
+        )
+
+
+def dtype(found: Mapping[str, Stored]) -> torch.dtype | None:
+    """The dtype of most of the numbers; None where none is a floating-point number that could move."""
+    counts: Counter[str] = Counter()
+    for one in found.values():
+        if one.dtype in KINDS:
+            counts[one.dtype] += one.size
+    return KINDS[counts.most_common(1)[0][0]] if counts else None
+
+
+def check_loaded(path: str, model: Any, info: Mapping[str, Any]) -> None:
+    """Raises `InputError` for tensors that lack, that the model has no place for, or that have another shape.
+
+    Masks and tables that older versions of transformers saved, and newer ones make anew, are let through.
+    """
+    name, made_anew = type(model).__name__, [f".{buffer}" for buffer, _ in model.named_buffers()]
+    lacking, bent = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    foreign = sorted(
+        key
+        for key in info["unexpected_keys"]
+        if not LEFT_OVER.search(key) and not any(buffer.endswith(f".{key}") for buffer in made_anew)
+    )
+    if prefix := _wrapped_by(foreign, lacking):
+        raise InputError(
+            f"{path}: the names of its tensors have {prefix!r} too much ({foreign[0]}), as wrappers leave them "
+            "(torch.compile, FSDP, DDP, peft). Rename them without it, or save the model that was wrapped."
+        )
+    if lacking:
+        tied = " (if the ends are tied, config.json must say tie_word_embeddings)" if "head" in lacking[0] else ""
+        raise InputError(
+            f"{path}: the weights lack {_listed(lacking)}{tied}; the files are not whole, or not of {name}. Save or "
+            "download the model anew."
+        )
+    if bent:
+        _, here, wanted = bent[0]
+        raise InputError(
+            f"{path}: {_listed([one[0] for one in bent])} has the shape {tuple(here)}, and config.json asks for "
+            f"{tuple(wanted)}. Give the config.json that belongs to the weights."
+        )
+    if foreign:
+        raise InputError(
+            f"{path}: the weights hold {_listed(foreign)}, for which {name} has no place: a head of a reward model or "
+            "classifier, an encoder, an adapter? Give the causal language model itself, without them."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _wrapped_by(unexpected: Iterable[str], missing: Iterable[str]) -> str | None:
+    """What stands too much in names of tensors ("module.", "_orig_mod."), if names without it are those that lack."""
+    wanted = set(missing)
+    for name in sorted(unexpected):
+        for end in (place for place, letter in enumerate(name, start=1) if letter == "."):
+            if name[end:] in wanted:
+                return name[:end]
+        parts = name.split(".")
+        for place, part in enumerate(parts):
+            if ".".join(parts[:place] + parts[place + 1 :]) in wanted:
+                return f"{part}."
+    return None
+
+
+def _map(index: Path) -> dict[str, Any]:
+    content = read_json(index, "the index of weights", "Save the model anew.")
+    found = content.get("weight_map") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
