@@ -19,6 +19,7 @@ from expunge.loop import delivery, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
 from expunge.model import gguf, load, save
+from expunge.model.without_data import NotFollowed
 from expunge.planning import plan as planned
 from expunge.planning.estimate import Estimate
 from expunge.planning.preview import rendered_example, subspace_plan
@@ -162,7 +163,11 @@ def run_plan(config: commands.Plan) -> list[str]:
     linear = config.method != "all" and trial.method_of(config.method, config.options).needs.linear is not None
     lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given, linear))
     example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
-    return [*lines, "", *planned_lines(planned.estimate(config, shape, rows)), "", *example]
+    try:
+        figures = planned_lines(planned.estimate(config, shape, rows))
+    except NotFollowed as error:  # what stands above is true without figures
+        figures = [f"cost: {error}"]
+    return [*lines, "", *figures, "", *example]
 
 
 def estimate(config: commands.Plan) -> Estimate:

@@ -131,7 +131,7 @@ def test_generated_tokens_attend_to_what_stands_before_them() -> None:
 def test_bytes_are_followed_to_their_end() -> None:
     with torch.device("meta"):
         known = torch.empty(100)
-    with trace._Live([known]) as live:
+    with trace.Live([known]) as live:
         first = known + 1  # 400 bytes
         second = first * 2  # 800 live
         del first

@@ -127,6 +127,8 @@ def _mean(found: Secrets, name: str) -> Scored:
 
 def _first(found: Secrets) -> Scored:
     missing = _mean(found, "forget")
+    if not np.isfinite(found.bits).all():
+        return missing  # the mean that is not a number, and no share of those that are
     return share_score(np.array([one.exposed.first for one in found.measured], dtype=bool)) or missing
 
 

@@ -228,7 +228,7 @@ def _area(rows: Mapping[str, RowScores], kinds: Sequence[str], tasks: Sequence[s
         return Missing("no rows that were never trained on: give --holdout")
     sets = (rows["forget"], rows["judging"])
     groups = [(sets[0].losses(kind, task), sets[1].losses(kind, task)) for kind in kinds for task in tasks]
-    if any(np.isnan(losses).any() for group in groups for losses in group):
+    if not all(np.isfinite(losses).all() for group in groups for losses in group):
         return Missing("the loss of a row is not a number")
     what = f"{' and '.join(kind + 's' for kind in kinds)} of {', '.join(tasks)}"
     return area_draws(groups) or Missing(f"no {what} both to forget and in the judging half of the holdout")

@@ -4,6 +4,7 @@ The original's are kept once, on a spread of the rows of each set (see `referenc
 measured against them, in the pass that takes its losses too.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -79,11 +80,11 @@ def read(problem: Problem, kept: Kept) -> Read:
 
 
 def by_row(kept: Kept, found: Read, rows: int) -> Floats:
-    """KL summed over each row's targets [rows], in nats; nan for rows that were not kept."""
+    """KL summed over each row's targets [rows], in nats; nan for rows that were not kept, inf for what is no number."""
     sums = np.full(rows, np.nan)
     sums[list(kept.places)] = 0.0
     for window, value in zip(kept.split.windows, found.kl.tolist(), strict=True):
-        sums[kept.places[window.row]] += value
+        sums[kept.places[window.row]] += value if math.isfinite(value) else math.inf
     return sums
 
 

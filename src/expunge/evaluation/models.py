@@ -112,6 +112,8 @@ def audit(original: Evidence, config: commands.Unlearn, say: Say) -> dict[str, A
     rows = verdict.judge_rows(original, original, None)
     found, reasons = verdict.judge_forget_set(rows)
     inside = sum(row.verdict in ("not forgotten", "partly") for row in rows)
+    if found == "failed":
+        raise InputError(f"{config.model}: {reasons[0]}. Are the weights whole, and is the dtype one that holds them?")
     say(f"audit: {inside} of {len(rows)} forget rows are in the original")
     if found in ("forgotten", "over-forgotten") and not config.force:
         raise InputError(

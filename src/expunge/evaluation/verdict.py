@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.evidence import Evidence, SetEvidence, not_finite
 from expunge.scoring.matching import known_rows, recall_rows
 
-RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell"]
-RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell"]
+RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell", "failed"]
+RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell", "failed"]
 Floats = NDArray[np.float64]
 LOW_RANK = 0.05
 FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be seen
@@ -35,6 +35,7 @@ SAMPLES_COLLAPSE = 1.5
 SAMPLES_RISE = 0.2
 SAME_ANSWERS = 0.8
 COLLAPSE_SHARE = 0.5
+REST = ("retain", "guard", "collateral", "judging", "samples")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +96,23 @@ def judge(
 def judge_rows(
     original: Evidence, unlearned: Evidence, retrained: Evidence | None, name: str = "forget"
 ) -> list[Judged]:
-    """One verdict per row of a set that is to be forgotten, or was by an earlier request."""
+    """One verdict per row of a set that is to be forgotten, or was by an earlier request.
+
+    *failed*: a loss that it hangs on is not a number, of the row or of what it is compared with.
+    """
     before, after = original.sets[name], unlearned.sets[name]
     comparison = unlearned.sets.get("judging")
+    known = np.isfinite(before.loss) & np.isfinite(after.loss) & np.isfinite(after.targets)
+    models = {"original": original, "unlearned": unlearned, "retrained": retrained}
+    unclear = not_finite(models, ("judging", name) if known.all() else ("judging",))
     leaks = _leaks(after, comparison)
     if retrained is not None:
         leaks &= ~_leaks(retrained.sets[name], retrained.sets.get("judging"))
     guessed, recited = _guess_rate(comparison), _recall_chances(after, comparison)
     return [
-        _judge_row(
+        Judged("failed", unclear or "its loss is not a finite number", None, None)
+        if unclear or not known[index]
+        else _judge_row(
             before=float(before.loss[index]),
             after=float(after.loss[index]),
             others=_comparable(after, index, comparison),
@@ -160,6 +169,8 @@ def _chance(loss: float, others: Floats) -> float:
 def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
     """The set's verdict: are there more bad rows than never-seen rows would show at the binomial 99 % quantile?"""
     n = len(rows)
+    if failed := [row for row in rows if row.verdict == "failed"]:
+        return "failed", [f"{len(failed)} of {n} rows cannot be judged: {failed[0].reason}"]
     told = [row for row in rows if row.verdict != "cannot tell"]
     remaining = sum(row.verdict == "not forgotten" for row in rows)
     lows = sum(row.low or row.verdict == "not forgotten" for row in rows)
@@ -189,6 +200,9 @@ def judge_rest(
     """What else changed: retain and guard rows, rows trained in but not given, never-seen text, own samples."""
     if not set(unlearned.sets) & {"retain", "guard", "judging", "samples"}:
         return "cannot tell", ["there is nothing to see the rest of the model by: give retain or holdout rows"]
+    models = {"original": original, "unlearned": unlearned, "retrained": retrained}
+    if unclear := not_finite(models, REST):
+        return "failed", [unclear]
     worst: RestVerdict = "kept"
     reasons: list[str] = []
     order = ("kept", "damaged", "collapsed")
@@ -227,7 +241,7 @@ def _losses(original: Evidence, unlearned: Evidence) -> Finding:
         before, after = float(original.sets[name].loss.mean()), float(unlearned.sets[name].loss.mean())
         way = _unseen_loss(original) - before
         rise = after - before
-        if rise > max(LOSS_SLACK, LOSS_SHARE * way) * (1 if name == "retain" else 3):
+        if not rise <= max(LOSS_SLACK, LOSS_SHARE * way) * (1 if name == "retain" else 3):
             half = rise > COLLAPSE_SHARE * max(way, 1.0)
             what = f"the loss of {name} rows rose by {rise:.2f} nats per token (from {before:.2f})"
             found.append(("collapsed" if half else "damaged", what))
@@ -242,8 +256,8 @@ def _samples(original: Evidence, unlearned: Evidence) -> Finding:
     if "samples" not in unlearned.sets:
         return []
     before, after = (float(evidence.sets["samples"].loss.mean()) for evidence in (original, unlearned))
-    collapsed = after > SAMPLES_COLLAPSE * max(before, _unseen_loss(original))
-    damaged = "retain" not in unlearned.sets and after - before > SAMPLES_RISE
+    collapsed = not after <= SAMPLES_COLLAPSE * max(before, _unseen_loss(original))
+    damaged = "retain" not in unlearned.sets and not after - before <= SAMPLES_RISE
     if not collapsed and not damaged:
         return []
     what = f"the loss of samples of the original rose by {after - before:.2f} nats per token (from {before:.2f})"
@@ -256,7 +270,7 @@ def _unseen(original: Evidence, unlearned: Evidence, retrained: Evidence | None)
         return []
     known = [original, *([retrained] if retrained is not None else [])]
     before, after = max(_perplexity(evidence) for evidence in known), _perplexity(unlearned)
-    if after <= PERPLEXITY_RISE * before:
+    if np.isfinite(after) and after <= PERPLEXITY_RISE * before:
         return []
     return [("damaged", f"perplexity on never-seen rows rose from {before:.1f} to {after:.1f}")]
 

@@ -100,7 +100,8 @@ class Capture:
             arguments = tuple(_widened(value, windows) for value in arguments)
             others = {name: _widened(value, windows) for name, value in others.items()}
         flat = output.dim() == 2 and len(output) == windows * self._width  # all tokens in a row, as in OPT's layers
-        if not flat and (output.shape[0] != windows or output.dim() != 3):
+        single = output.dim() == 4 and 1 in output.shape[1:3]  # one head for all, as keys of latent attention have
+        if not flat and (output.shape[0] != windows or not (output.dim() == 3 or single)):
             raise InputError(
                 f"--subspace: {next(iter(rules))} belongs to a {type(module).__name__} that mixes the windows of a "
                 "batch, so there is no gradient per example. Choose a subspace without it, such as lora."
@@ -124,6 +125,8 @@ class Capture:
         if isinstance(value, Tensor):
             windows, tokens = len(self._rows), len(self._rows) * self._width
             flat = value.dim() == 2 and len(value) == tokens and tokens != windows
+            if value.dim() == 4 and len(value) == windows and 1 in value.shape[1:3]:
+                return value.detach().flatten(1, 2)
             return value.detach().unflatten(0, (windows, self._width)) if flat else value.detach()
         if isinstance(value, tuple):
             return tuple(self._folded(one) for one in value)

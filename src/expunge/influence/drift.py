@@ -33,7 +33,7 @@ class Drift:
     @property
     def large(self) -> bool:
         """Whether it is a curvature of another model, as good as."""
-        return self.cosine < LEAST_COSINE or not 1 / MOST_TIMES <= self.size <= MOST_TIMES
+        return not self.cosine >= LEAST_COSINE or not 1 / MOST_TIMES <= self.size <= MOST_TIMES
 
 
 def diagonals(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -96,8 +96,8 @@ class Acceptance:
         assert self.start.forget is not None and rise is not None
         targets, known = self.state.targets.cpu().double(), float(self.start.forget.mean())
         gap = float((losses - targets).abs().mean())
-        way = (mean - known) / max(1e-6, float(targets.mean()) - known)
-        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(0.0, rise), way=way, forget=mean)
+        way = (mean - known) / max(float(targets.mean()) - known, 1e-6)  # the larger one last: nan stays nan
+        return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(rise, 0.0), way=way, forget=mean)
 
     def check(self, step: int) -> Check:
         """What is known of the current weights, for the history; nothing is measured that is not known."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from expunge.errors import NumericalError
@@ -33,9 +32,9 @@ class Guard:
         return cls(problem, problem.snapshot(), step)
 
     def see(self, check: Check) -> bool:
-        """Remembers the current weights where the forget rows' losses at them are finite; returns whether they are."""
+        """Remembers the current weights where all losses at them are finite; returns whether they are."""
         self.step = check.step
-        if not np.isfinite(check.forget).all():
+        if not check.finite:
             return False
         self.weights = self.problem.snapshot()
         return True

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from expunge.method import Needs
 from expunge.model import choice
 from expunge.model.choice import Choice
-from expunge.model.layers import shared_inputs
+from expunge.model.layers import shared_inputs, unfit
 from expunge.model.select import Subspace, free_memory, moving, opened, select
 from expunge.model.select import choose as subspace_for
 from expunge.problem import Problem
@@ -20,19 +20,30 @@ class Moving(NamedTuple):
     linear: Choice | None
 
 
-def choose(problem: Problem, needs: Needs, asked: str, linear: str | None, say: Callable[[str], None]) -> Moving:
+def choose(
+    problem: Problem,
+    needs: Needs,
+    asked: str,
+    linear: str | None,
+    say: Callable[[str], None],
+    kept: bool = False,
+) -> Moving:
     """Freezes everything else, by the memory that is free now where that was left to us; `linear`: layers that were
-    chosen before, in place of the method's own. Raises `InputError`."""
-    device, found = problem.runtime.device, None
+    chosen before, in place of the method's own; `kept`: a LoRA is to be kept as an adapter. Raises `InputError`."""
+    device, found, odd = problem.runtime.device, None, dict[str, str]()
     model, asked, reason = opened(problem.model, asked, needs.linear is not None, device)
     if needs.linear:
         total = sum(parameter.numel() for parameter in model.parameters())
         name = subspace_for(asked, total, device)[0]
         wanted = replace(needs.linear, which=linear or needs.linear.which)
-        found = choice.choose(model, wanted, moving(model, name), free_memory(device), shared_inputs(model))
-    subspace = select(model, asked, device, needs.layers, found.which if found else "")
+        odd = unfit(model)
+        shared = shared_inputs(model)
+        found = choice.choose(model, wanted, moving(model, name), free_memory(device), shared, odd)
+    subspace = select(model, asked, device, needs.layers, found.which if found else "", odd, kept)
     subspace = replace(subspace, reason=reason or subspace.reason)
     say(f"subspace: {subspace.name} ({subspace.reason})")
     if found:
         say(f"layers: {found.which} ({found.layers} linear layers, {found.bytes / 2**30:.2f} GiB for their curvature)")
+    for name, reason in list(odd.items())[:1]:
+        say(f"layers: {len(odd)} have no two factors and stay as they are, such as {name} ({reason})")
     return Moving(subspace, found)

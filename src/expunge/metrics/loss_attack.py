@@ -8,8 +8,6 @@ only, since documents and answers differ in loss for reasons that have nothing t
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from expunge.metric import High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, area_draws
@@ -30,7 +28,5 @@ class LossAttack:
             return None
         kinds = sorted(set(members.kinds) & set(others.kinds))
         groups = [(members.loss[members.of_kind(kind)], others.loss[others.of_kind(kind)]) for kind in kinds]
-        if any(np.isnan(losses).any() for group in groups for losses in group):  # which would count as a great loss
-            return Score(float("nan"), None, None, sum(len(ours) for ours, _ in groups))
         draws = area_draws(groups)
         return draws.score() if draws else None

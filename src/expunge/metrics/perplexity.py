@@ -7,7 +7,7 @@ import numpy as np
 
 from expunge.metric import High
 from expunge.scoring.evidence import Evidence
-from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap
+from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Perplexity:
         if not len(rows.loss):
             return None
         sums = rows.loss * rows.targets
+        if not np.isfinite([sums, rows.targets]).all():
+            return unknown(len(sums)).score()
         weights = bootstrap(len(sums))
         ratios = np.exp((weights @ sums) / (weights @ rows.targets))
         low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

@@ -11,7 +11,7 @@ import numpy as np
 
 from expunge.metric import High
 from expunge.scoring.evidence import Evidence
-from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap
+from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class RetainKl:
         if not known.any():
             return None
         sums, targets = rows.kl[known], rows.targets[known]
+        if not np.isfinite([sums, targets]).all():
+            return unknown(len(sums)).score()
         weights = bootstrap(len(sums))
         ratios = (weights @ sums) / (weights @ targets)
         low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

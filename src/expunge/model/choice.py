@@ -15,7 +15,7 @@ those beside it in the same module are the MLP's; all others of the decoder laye
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,23 +89,29 @@ def layer_of(weight: str) -> str:
     return OWN.sub("", weight.removesuffix(".weight"))
 
 
-def chosen(model: Any, which: str) -> set[str]:
-    """Names of the layers. Raises `InputError` where there is none."""
+def chosen(model: Any, which: str, unfit: Collection[str] = ()) -> set[str]:
+    """Names of the layers, those that are `unfit` left out. Raises `InputError` where there is none."""
+    known = places(model) if which != "all" else {}
+    odd = set(map(layer_of, unfit))
     if which == "all":
-        return {layer_of(name) for name in linear_weights(model, dict(model.named_parameters()))}
-    known = places(model)
-    if kind := KIND.fullmatch(which):
+        found = {layer_of(name) for name in linear_weights(model, dict(model.named_parameters()))}
+    elif kind := KIND.fullmatch(which):
         part = range(int(kind[2]), int(kind[3]) + 1) if kind[2] else None
         found = {
             name for name, place in known.items() if kind[1] in place.kinds and (part is None or place.depth in part)
         }
     else:
         found = {name for name in known if re.search(which, name)}
+    if found and found <= odd:
+        raise InputError(
+            f"layers {which!r}: two factors are defined for none of these ({min(found)} and others are not called once "
+            "on each token). Choose other layers, or a method without a curvature, such as loss_matching."
+        )
     if not found:
         raise InputError(
             f"layers {which!r}: no linear layer is one of these. Names look like {next(iter(known), '')!r}."
         )
-    return found
+    return found - odd
 
 
 def rungs(depth: int) -> Iterator[str]:
@@ -132,15 +138,17 @@ def choose(
     moves: Callable[[Iterable[str]], Shapes],
     left: int,
     shared: Mapping[str, str],
+    unfit: Collection[str] = (),
 ) -> Choice:
     """The first rung whose factors fit into `left` bytes, what the weights leave; else the last; or what was asked for.
 
-    `moves`: shapes of the weights that would move of so many layers; `shared`: see `LinearLayers`.
+    `moves`: shapes of the weights that would move of so many layers; `shared`: see `LinearLayers`; `unfit`: layers that
+    have no factors.
     """
     tried = rungs(len(stack(model).layers)) if asked.which == AUTO else (asked.which,)
     made = None
     for which in tried:
-        names = chosen(model, which)
+        names = chosen(model, which, unfit)
         shapes = moves(names)
         if not shapes:
             continue  # a pattern of parameters may hold none of these

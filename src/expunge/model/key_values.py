@@ -51,6 +51,8 @@ def with_room(model: Any, most: int) -> DynamicCache | None:
     if supports is None or not supports() or getattr(inner, "_is_stateful", False) or inner.config.is_encoder_decoder:
         return None
     config = inner.config.get_text_config(decoder=True)
+    if not hasattr(config, "num_hidden_layers"):  # of several stacks
+        return None
     cache = DynamicCache(config=config)
     plain = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
     if not plain or not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):

@@ -3,7 +3,7 @@
 Shapes: I layer input, O layer output.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,14 @@ class Linear:
         return weight.T if self.transposed else weight
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module's output is its weight's product with its input (and a bias), stored as [O, I] or [I, O].
+
+    Subclasses of `nn.Linear` that compute something else (by groups, quantised) are none.
+    """
+    return type(module).forward in (nn.Linear.forward, Conv1D.forward)
+
+
 def linear_weights(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, Linear]:
     """By name, in the model's order: weights of `nn.Linear` and GPT-2's `Conv1D`, a LoRA's matrices among them.
 
@@ -95,9 +103,9 @@ def linear_weights(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str,
     left_out = {id(tensor) for tensor in head.parameters()} if head is not None else set()
     found: dict[str, Linear] = {}
     for module in model.modules():
-        plain = type(module).forward is nn.Linear.forward
-        if not (plain or isinstance(module, Conv1D)):
+        if not is_linear(module):
             continue
+        plain = not isinstance(module, Conv1D)
         weight: Any = module.weight
         if id(weight) in names and id(weight) not in left_out:
             name, (rows, columns) = names[id(weight)], weight.shape
@@ -110,6 +118,32 @@ def shared_inputs(model: Any) -> dict[str, str]:
     layers = linear_weights(model, dict(model.named_parameters()))
     ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
     return leaders(model, layers, lambda: model(input_ids=ids, use_cache=False))
+
+
+def unfit(model: Any) -> dict[str, str]:
+    """Linear weights that no pair of factors is defined for, and why: seen in a pass over two windows of three tokens.
+
+    What is fit is called once in a pass, on every token of every window.
+    """
+    own = dict(model.named_parameters())
+    names = {id(own[name]): name for name in linear_weights(model, own)}
+    ids = torch.zeros(2, 3, dtype=torch.long, device=next(model.parameters()).device)
+    calls: dict[str, list[bool]] = {name: [] for name in names.values()}
+
+    def look(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        calls[names[id(module.weight)]].append(tuple(arguments[0].shape[:-1]) in ((2, 3), (2, 1, 3), (2, 3, 1), (6,)))
+
+    _looking(model, names, look, lambda: model(input_ids=ids, use_cache=False))
+    found = {name: _misfit(seen) for name, seen in calls.items()}
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def _misfit(seen: Sequence[bool]) -> str:
+    if not seen:
+        return "not called"
+    if len(seen) > 1:
+        return f"called {len(seen)} times in one pass"
+    return "" if seen[0] else "called on other than each token of each window"
 
 
 def leaders(model: nn.Module, layers: Mapping[str, Linear], run: Callable[[], Any]) -> dict[str, str]:
@@ -126,6 +160,17 @@ def leaders(model: nn.Module, layers: Mapping[str, Linear], run: Callable[[], An
         key = (came_in.untyped_storage()._cdata, came_in.storage_offset(), tuple(came_in.shape))
         found[name] = seen.setdefault(key, name)
 
+    _looking(model, names, look, run)
+    return {name: found.get(name, name) for name in layers}
+
+
+def _looking(
+    model: nn.Module,
+    names: Mapping[int, str],
+    look: Callable[[nn.Module, tuple[Tensor, ...]], None],
+    run: Callable[[], Any],
+) -> None:
+    """Runs a pass in which `look` sees what comes into each layer whose weight has a name."""
     owners = [one for one in model.modules() if id(getattr(one, "weight", None)) in names]
     handles = [module.register_forward_pre_hook(look) for module in owners]
     try:
@@ -134,4 +179,3 @@ def leaders(model: nn.Module, layers: Mapping[str, Linear], run: Callable[[], An
     finally:
         for handle in handles:
             handle.remove()
-    return {name: found.get(name, name) for name in layers}

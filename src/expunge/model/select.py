@@ -6,19 +6,21 @@ second LoRA is added.
 Linear layers are found by type (`nn.Linear`, GPT-2's `Conv1D`), never by name, so any architecture works.
 """
 
+import contextlib
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import psutil
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
 from expunge.model import choice, quantised
-from expunge.model.layers import linear_weights, of_text, stack
+from expunge.model.layers import is_linear, linear_weights, of_text, stack
 from expunge.model.save import merge
 from expunge.runs import distributed, launcher
 
@@ -125,22 +127,25 @@ def select(
     device: torch.device,
     layers: Callable[[int], Sequence[int]] | None = None,
     linear: str = "",
+    unfit: Collection[str] = (),
+    kept: bool = False,
 ) -> Subspace:
     """Freezes everything but the chosen subspace. Raises `InputError` where it holds no parameter.
 
     A pattern matches parameter names with shell wildcards ("model.layers.3.*"). LoRA's B starts at zero, so at first
     only B has a gradient, and the wrapped model is exactly the original. `layers`: given how many decoder layers there
     are, those that a method moves at most; `linear`: weights of linear layers of that kind or pattern alone
-    (see `model.choice`), the output head excepted. The subspace is then what it holds of them.
+    (see `model.choice`), the output head excepted, and but for those that are `unfit`. The subspace is then what it
+    holds of them. `kept`: a LoRA of our own is to be an adapter that peft reads, so only layers that peft can name.
     """
     model, asked, merged = opened(model, asked, bool(linear), device)
-    within = _within(model, layers, linear)
+    within = _within(model, layers, linear, unfit)
     if isinstance(model, PeftModel):
         return _own(model, merged, within)
     name, reason = choose(asked, sum(parameter.numel() for parameter in model.parameters()), device)
     reason = merged or reason
     if name == "lora":
-        return _lora(model, reason, within)
+        return _lora(model, reason, within, kept)
     own = of_text(model)
     movable = {
         key: tensor
@@ -178,11 +183,13 @@ def moving(model: Any, subspace: str) -> Callable[[Iterable[str]], dict[str, tor
     return shapes
 
 
-def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: str = "") -> Callable[[str], bool]:
+def _within(
+    model: Any, layers: Callable[[int], Sequence[int]] | None, linear: str = "", unfit: Collection[str] = ()
+) -> Callable[[str], bool]:
     """Whether a module or parameter of that name may move."""
     if linear:
         weights = linear_weights(model, dict(model.named_parameters())).keys()
-        wanted = choice.chosen(model, linear)
+        wanted = choice.chosen(model, linear, unfit)
         within = _within(model, layers)
         return lambda name: within(name) and (name in wanted or (name in weights and choice.layer_of(name) in wanted))
     if layers is None:
@@ -192,24 +199,64 @@ def _within(model: Any, layers: Callable[[int], Sequence[int]] | None, linear: s
     return lambda name: f"{name}.".startswith(chosen)
 
 
-def _lora(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
+def _lora(model: Any, reason: str, within: Callable[[str], bool], kept: bool) -> Subspace:
     """A fresh LoRA of our own on the linear layers, in float32."""
-    wrapped = get_peft_model(
-        model.requires_grad_(False),
-        LoraConfig(
-            r=LORA_RANK,
-            lora_alpha=LORA_ALPHA,
-            target_modules=[name for name in linear_layers(model) if within(name)],
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-            task_type="CAUSAL_LM",
-        ),
+    names = [name for name in linear_layers(model) if within(name)]
+    if kept and (odd := unnameable(model, names)):
+        names = [name for name in names if name not in odd]
+        reason += f"; {len(odd)} layers that peft has no adapter for stay ({odd[0]})"
+    config = LoraConfig(
+        r=LORA_RANK,
+        lora_alpha=LORA_ALPHA,
+        target_modules=names,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="CAUSAL_LM",
     )
+    with _without_family(model.config):
+        wrapped = get_peft_model(model.requires_grad_(False), config)
     movable = {name: tensor for name, tensor in wrapped.named_parameters() if tensor.requires_grad}
     with torch.no_grad():
         for tensor in movable.values():
             tensor.data = tensor.data.float()
     distributed.as_main_(movable.values())
     return Subspace(wrapped, movable, "lora", reason, adapter=True)
+
+
+@contextlib.contextmanager
+def _without_family(config: Any) -> Iterator[None]:
+    """Hides a model's type from peft, which takes some names of some families for those of other layers (fused experts
+    for an ordinary MLP), or refuses them; we name modules in full, and mean those."""
+    own = vars(config).get("model_type")
+    config.model_type = ""
+    try:
+        yield
+    finally:
+        del config.model_type
+        if own is not None:
+            config.model_type = own
+
+
+def unnameable(model: Any, names: Sequence[str]) -> list[str]:
+    """Of linear layers those that an adapter of peft's cannot hold: it refuses their name in this family of models, or
+    takes it for something else. Asked of peft, by a model of the same type with one layer of the name."""
+
+    class Named(torch.nn.Module):
+        def __init__(self, leaf: str) -> None:
+            super().__init__()
+            self.config = model.config
+            self.add_module(leaf, torch.nn.Linear(1, 1, device="meta"))
+
+    def held(leaf: str) -> bool:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                wrapped = inject_adapter_in_model(LoraConfig(r=1, target_modules=[leaf]), Named(leaf))
+        except ValueError:
+            return False
+        return any(f"{leaf}.lora_A" in name for name, _ in wrapped.named_parameters())
+
+    held_leaves = {leaf: held(leaf) for leaf in {name.rpartition(".")[2] for name in names}}
+    return [name for name in names if not held_leaves[name.rpartition(".")[2]]]
 
 
 def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
@@ -230,7 +277,7 @@ def linear_layers(model: Any) -> list[str]:
     found = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and own(module.weight)
+        if is_linear(module) and module is not head and own(module.weight)
     ]
     if not found:
         raise InputError("--subspace lora: the model has no linear layer. Use --subspace full.")

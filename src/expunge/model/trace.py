@@ -10,18 +10,14 @@ Shapes: B windows, T tokens, N targets, V vocabulary.
 """
 
 import copy
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -30,6 +26,7 @@ from expunge.model import layers
 from expunge.model.losses import nll, read_logits
 from expunge.model.recompute import recompute_layers, recomputes
 from expunge.model.select import select
+from expunge.model.without_data import Fused, Live, NotFollowed, following
 
 ATEN = torch.ops.aten
 SINGLE = 4  # bytes of a float32
@@ -94,7 +91,8 @@ def blueprint(
         total = sum(parameter.numel() for parameter in model.parameters())
         size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         head = model.get_output_embeddings()
-        chosen = select(model, subspace, torch.device("cpu"), layers, linear)
+        odd = unfit(model) if linear else ()
+        chosen = select(model, subspace, torch.device("cpu"), layers, linear, odd)
     sizes = [tensor.numel() for tensor in chosen.movable.values()]
     return Blueprint(
         model=chosen.model,
@@ -132,15 +130,14 @@ class Stack:
         trust_remote_code: bool = False,
         recompute: bool = False,
     ) -> None:
-        layers = getattr(config, "num_hidden_layers", 0)
-        equal = len(set(getattr(config, "layer_types", None) or ())) <= 1
-        named = subspace not in ("full", "lora")  # a pattern may name layers that a shorter stack lacks
-        depths = DEPTHS if layers > DEPTHS[-1] and equal and not named else (layers,)
-        configs = [with_layers(config, depth) for depth in depths] if len(depths) > 1 else [config]
-        self.models = [blueprint(one, subspace, dtype, trust_remote_code).model for one in configs]
+        made = partial(blueprint, subspace=subspace, dtype=dtype, trust_remote_code=trust_remote_code)
+        self.models: list[Any] = []
+        self.reach = 0.0
+        if subspace in ("full", "lora"):  # a pattern may name layers that a shorter stack lacks
+            self.models, self.reach = _shorter(config, made)
+        self.models = self.models or [made(config).model]
         for model in self.models if recompute else ():
-            recompute_layers(model, _Fused)
-        self.reach = (layers - depths[0]) / (depths[-1] - depths[0]) if len(depths) > 1 else 0.0
+            recompute_layers(model, Fused)
 
     def trace(self, windows: int, tokens: int, targets: int, training: bool) -> Traced:
         """What one pass takes."""
@@ -166,13 +163,52 @@ class Stack:
         return figures[0] + self.reach * (figures[-1] - figures[0])
 
 
+def _shorter(config: Any, made: Callable[[Any], Blueprint]) -> tuple[list[Any], float]:
+    """Models of two depths, and how far from the first the whole one lies in steps between them.
+
+    None where the stack is shallow, its layers differ, or a shorter one cannot be made of the configuration or would
+    not be extended to the whole: what parameters say is what FLOPs would.
+    """
+    depth = depth_of(config)
+    if depth <= DEPTHS[-1] or not alike(config):
+        return [], 0.0
+    reach = (depth - DEPTHS[0]) / (DEPTHS[-1] - DEPTHS[0])
+    try:
+        small, large = (made(with_layers(config, layers)) for layers in DEPTHS)
+    except Exception:  # whatever a configuration raises that has other settings by layer
+        return [], 0.0
+    with torch.device("meta"):
+        whole = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
+    exact = small.total + reach * (large.total - small.total) == whole
+    return ([small.model, large.model], reach) if exact else ([], 0.0)
+
+
+def depth_of(config: Any) -> int:
+    """Layers of the text model; 0 where the configuration does not say."""
+    return int(getattr(config.get_text_config(decoder=True), "num_hidden_layers", None) or 0)
+
+
+def alike(config: Any) -> bool:
+    """Whether all layers of the text model have the same settings, as far as the configuration has any by layer."""
+    kinds = getattr(config.get_text_config(decoder=True), "layer_types", None)  # a property, in some families
+    return all(len(set(map(repr, one))) <= 1 for one in (*_by_layer(config).values(), kinds or ()))
+
+
 def with_layers(config: Any, layers: int) -> Any:
-    """The configuration with fewer layers."""
+    """The configuration with fewer layers in its text model, settings by layer cut to as many."""
     piece = copy.deepcopy(config)
-    piece.num_hidden_layers = layers
-    if getattr(piece, "layer_types", None):
-        piece.layer_types = piece.layer_types[:layers]
+    text = piece.get_text_config(decoder=True)
+    for name, values in _by_layer(config).items():
+        setattr(text, name, values[:layers])
+    text.num_hidden_layers = layers
     return piece
+
+
+def _by_layer(config: Any) -> dict[str, list[Any]]:
+    """Settings of the text model that are lists of one entry a layer (its attention, its MLP)."""
+    depth = depth_of(config)
+    own = vars(config.get_text_config(decoder=True))
+    return {name: list(one) for name, one in own.items() if isinstance(one, list | tuple) and len(one) == depth}
 
 
 def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -> Traced:
@@ -194,9 +230,10 @@ def _traced(
     chosen = torch.zeros(targets, dtype=torch.long, device="meta")
     try:
         with (
-            _Live([*known, *model.buffers()]) as live,
+            following(model),
+            Live([*known, *model.buffers()]) as live,
             count or nullcontext(),
-            _Fused(),
+            Fused(),
             torch.set_grad_enabled(training),
         ):
             nll = _losses(model, ids, chosen)
@@ -213,16 +250,25 @@ def _traced(
 def cache_bytes(model: Any) -> int:
     """Bytes of keys and values that generation keeps for each token of each window; 0 for models that keep none."""
     ids = torch.zeros(1, 4, dtype=torch.long, device="meta")
-    with _Live([]), _Fused():
-        cache = model(input_ids=ids, use_cache=True).past_key_values
+    with following(model), Live([]), Fused():
+        cache = model(input_ids=ids, use_cache=True).get("past_key_values")  # recurrent models keep something else
     kept = [getattr(layer, part, None) for layer in getattr(cache, "layers", ()) for part in ("keys", "values")]
     return int(sum(tensor.nbytes for tensor in kept if tensor is not None)) // 4
 
 
 def shared_inputs(model: Any) -> dict[str, str]:
     """`layers.shared_inputs` of a model without data."""
-    with _Live([]), _Fused():
+    with following(model), Live([]), Fused():
         return layers.shared_inputs(model)
+
+
+def unfit(model: Any) -> dict[str, str]:
+    """`layers.unfit` of a model without data; none where it cannot be followed."""
+    try:
+        with following(model), Live([]), Fused():
+            return layers.unfit(model)
+    except NotFollowed:
+        return {}
 
 
 def counter() -> FlopCounterMode:
@@ -256,49 +302,3 @@ def _losses(model: Any, ids: Tensor, chosen: Tensor) -> Tensor:
 def _fit(tokens: int, short: int, long: int) -> Curve:
     square = (long - 2 * short) / (2 * tokens**2)
     return Curve(short / tokens - square * tokens, square)
-
-
-class _Fused(TorchFunctionMode):
-    """Sends attention to the CPU's fused kernel, which the meta device would not choose by itself."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is not F.scaled_dot_product_attention or kwargs.get("dropout_p"):
-            return function(*args, **kwargs)
-        query, key, value = args[:3]
-        mask, scale = kwargs.get("attn_mask"), kwargs.get("scale")
-        causal = bool(kwargs.get("is_causal", False))
-        fused = ATEN._scaled_dot_product_flash_attention_for_cpu
-        return fused(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)[0]
-
-
-class _Live(TorchDispatchMode):
-    """Follows the bytes of storages made inside; `known` ones are not counted.
-
-    Where a model asks for the value of a tensor (whether a mask is all true), the answer is no.
-    """
-
-    def __init__(self, known: list[Tensor]) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is ATEN._local_scalar_dense.default:
-            return False
-        output = function(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._follow, output)
-        return output
-
-    def _follow(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage in self.seen:
-            return
-        self.seen.add(storage)
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, size)
-
-    def _drop(self, size: int) -> None:
-        self.now -= size

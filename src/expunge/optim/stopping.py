@@ -1,5 +1,6 @@
 """When a run has arrived, when it hurts, when it stalls: arithmetic on checks, no model."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,12 @@ class Check:
     guard_start: float | None
     acceptance: float | None = None
     acceptance_start: float | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was measured now is a number."""
+        others = [one for one in (self.retain, self.guard, self.acceptance) if one is not None]
+        return bool(np.isfinite(self.forget).all() and np.isfinite(others).all())
 
     def way(self) -> Floats:
         """Share of the way from start to target that each row has gone: 0 at the start, 1 at the target.
@@ -62,7 +69,8 @@ class Check:
         now, then = self.steering
         if now is None or then is None:
             return False
-        return now - then > max(GUARD_SHARE * self._span(), 0.1)
+        rise = now - then
+        return not (math.isfinite(rise) and rise <= max(GUARD_SHARE * self._span(), 0.1))
 
     @property
     def steering(self) -> tuple[float | None, float | None]:
@@ -82,14 +90,14 @@ class Check:
 
     def score(self) -> float:
         """What attempts are compared by: mean distance from the targets, plus what retain rows and those that steer
-        lost, in nats."""
+        lost, in nats; inf where a part is not a number."""
+        pairs = ((self.retain, self.retain_start), self.steering)
+        lost = [(now, then) for now, then in pairs if now is not None and then is not None]
+        assert self.targets is not None
+        if not all(np.isfinite(np.array(one)).all() for one in (self.forget, self.start, self.targets, lost)):
+            return math.inf  # max(0, nan) is 0, and the way from an infinite start is none
         distance = float(np.abs(1 - np.clip(self.way(), -1, 3)).mean())
-        lost = [
-            max(0.0, now - then)
-            for now, then in ((self.retain, self.retain_start), self.steering)
-            if now is not None and then is not None
-        ]
-        return distance + sum(lost)
+        return distance + sum(max(0.0, now - then) for now, then in lost)
 
     def _span(self) -> float:
         return 0.0 if self.targets is None else float(np.median(self.targets - self.start))

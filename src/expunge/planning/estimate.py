@@ -181,7 +181,7 @@ class Estimator:
             return None, needs
         model = self.builder.plain().model
         left = size - self.builder.blueprint(subspace, self.builder.working_dtype(asked, size)).weight_bytes
-        found = choose(model, needs.linear, moving(model, subspace), left, self.builder.shared())
+        found = choose(model, needs.linear, moving(model, subspace), left, self.builder.shared(), self.builder.unfit())
         return found, replace(needs, linear=replace(needs.linear, which=found.which))
 
     def _work(self, method: Method, rows: Rows, subspace: str, needs: Needs | None = None) -> Work:

@@ -14,7 +14,7 @@ import torch
 from expunge.data.passes import Passes, Shape, Weighed
 from expunge.method import Needs
 from expunge.model.select import choose
-from expunge.model.trace import MOMENTS, SINGLE, Blueprint, Stack, blueprint, shared_inputs
+from expunge.model.trace import MOMENTS, SINGLE, Blueprint, Stack, blueprint, shared_inputs, unfit
 from expunge.reference.cache import EXACT_UP_TO, KEPT
 
 
@@ -38,7 +38,7 @@ class Builder:
     """Blueprints and traced passes of one configuration, each made once."""
 
     def __init__(self, shape: Any, stored: torch.dtype, trust_remote_code: bool, recompute: bool = False) -> None:
-        self.stored, self.width = stored, shape.get_text_config().hidden_size
+        self.stored = stored
         self.blueprint = cache(
             lambda subspace, dtype, layers=None, linear="": blueprint(
                 shape, subspace, dtype, trust_remote_code, layers, linear
@@ -51,6 +51,7 @@ class Builder:
             )
         )
         self.shared = cache(lambda: shared_inputs(self.plain().model))
+        self.unfit = cache(lambda: unfit(self.plain().model))
         self._cache = cache(lambda dtype: self.stack("full", dtype).cache_bytes())
 
     def working_dtype(self, subspace: str, free: int) -> torch.dtype:
@@ -62,6 +63,10 @@ class Builder:
     def chosen(self, asked: str, device: torch.device, free: int) -> str:
         """The subspace that a run takes with so much free memory."""
         return choose(asked, self.plain().total, device, free)[0]
+
+    def width(self) -> int:
+        """Of a state: what comes into the output head."""
+        return int(self.plain().model.get_output_embeddings().weight.shape[-1])
 
     def plain(self) -> Blueprint:
         """The model with all its weights movable, in float32."""
@@ -87,7 +92,7 @@ class Builder:
         token that is kept, for each token's states their width."""
         vocabulary = self.plain().vocabulary
         distribution = 2 * SINGLE * (vocabulary if vocabulary <= EXACT_UP_TO else KEPT)
-        return int(distribution * passes.kept["distributions"] + SINGLE * self.width * passes.kept["states"])
+        return int(distribution * passes.kept["distributions"] + SINGLE * self.width() * passes.kept["states"])
 
 
 @dataclass(frozen=True, slots=True)

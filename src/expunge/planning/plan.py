@@ -14,6 +14,7 @@ from expunge.loop.trial import method_of
 from expunge.loop.twins import rendered_without
 from expunge.method import Method
 from expunge.model import load
+from expunge.model.without_data import NotFollowed
 from expunge.planning.estimate import Cost, Estimate, Estimator
 from expunge.planning.rows import Rows
 from expunge.planning.table import gib
@@ -69,7 +70,7 @@ def _costs(
         try:
             costs.append(estimator.unlearning(name, method))
         except InputError as error:
-            if not several:
+            if not several or isinstance(error, NotFollowed):
                 raise
             refused[name] = str(error)
     return tuple(costs), refused

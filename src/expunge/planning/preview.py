@@ -12,6 +12,7 @@ from expunge.errors import InputError
 from expunge.model import quantised
 from expunge.model.adapter import Adapter
 from expunge.model.select import choose, choose_of_adapter, select
+from expunge.model.trace import unfit
 
 MOST_TOKENS = 60
 PAST = 20  # tokens shown before the first that counts
@@ -61,7 +62,8 @@ def subspace_plan(
             name, reason = choose_of_adapter(asked, linear, quantised.scheme(config), count, device)
         else:
             name, reason = choose(asked, count, device)
-        chosen = select(model, name, device, linear="all" if linear else "")
+        odd = unfit(model) if linear else ()
+        chosen = select(model, name, device, linear="all" if linear else "", unfit=odd)
         moving = sum(tensor.numel() for tensor in chosen.movable.values())
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from expunge.method import adamw
 from expunge.model import generation
 from expunge.model.select import select
-from expunge.model.trace import counter, with_layers
+from expunge.model.trace import alike, counter, depth_of, with_layers
 from expunge.runs.distributed import Runtime
 
 LARGEST = 12_000_000  # parameters of the timed piece
@@ -46,7 +46,7 @@ class Speed:
 
     def __init__(self, shape: Any, runtime: Runtime, trust_remote_code: bool) -> None:
         self.piece, self.runtime, self.trust_remote_code = _piece(shape, trust_remote_code), runtime, trust_remote_code
-        self._matrices = _count(self.piece, self.piece.num_hidden_layers, trust_remote_code)
+        self._matrices = _count(self.piece, trust_remote_code)
         self._rates = cache(self._timed)
 
     def rates(self, subspace: str, windows: int, tokens: int) -> Rates:
@@ -97,27 +97,38 @@ def _power(count: int) -> int:
 
 
 def _piece(shape: Any, trust_remote_code: bool) -> Any:
-    piece = with_layers(shape, shape.num_hidden_layers)
-    piece.vocab_size = min(piece.vocab_size, VOCABULARY)
-    piece.pad_token_id = piece.bos_token_id = piece.eos_token_id = None
-    layers = piece.num_hidden_layers
-    one, two = (_count(piece, layers, trust_remote_code) for layers in (1, 2))
-    if one > LARGEST:
-        return LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=768,
-            intermediate_size=2048,
-            num_hidden_layers=1,
-            num_attention_heads=6,
-            tie_word_embeddings=True,
+    """The configuration itself where it is small; else cut, where that can be and one layer is small; else another."""
+    depth = depth_of(shape)
+    try:
+        piece = with_layers(shape, depth)
+        text = piece.get_text_config(decoder=True)
+        text.vocab_size = min(text.vocab_size, VOCABULARY)
+        if text.pad_token_id is not None:  # embeddings have a row for it
+            text.pad_token_id = min(text.pad_token_id, text.vocab_size - 1)
+        if (whole := _count(piece, trust_remote_code)) <= LARGEST:
+            return piece
+        one, two = (_count(with_layers(piece, layers), trust_remote_code) for layers in (1, 2))
+        piece = with_layers(
+            piece, depth if not alike(piece) else max(1, min(depth, 1 + (LARGEST - one) // max(1, two - one)))
         )
-    return with_layers(piece, min(layers, 1 + (LARGEST - one) // max(1, two - one)))
+        if _count(piece, trust_remote_code) <= LARGEST < whole:
+            return piece
+    except Exception:  # whatever a configuration raises for fewer layers or another vocabulary
+        if _count(shape, trust_remote_code) <= LARGEST:
+            return shape
+    return LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=1,
+        num_attention_heads=6,
+        tie_word_embeddings=True,
+    )
 
 
-def _count(shape: Any, layers: int, trust_remote_code: bool) -> int:
+def _count(shape: Any, trust_remote_code: bool) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(with_layers(shape, layers), trust_remote_code=trust_remote_code)
-    return _numel(model)
+        return _numel(AutoModelForCausalLM.from_config(shape, trust_remote_code=trust_remote_code))
 
 
 def _numel(model: Any) -> int:

@@ -150,7 +150,10 @@ def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> 
     documents = sum(row.kind == "document" for row in judging)
     n = len(judged.rows)
     sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model is {judged.rest}."
-    if judged.rest == "cannot tell":
+    if "failed" in (judged.forget, judged.rest):
+        reasons = judged.forget_reasons if judged.forget == "failed" else judged.rest_reasons
+        sentence = f"The run failed: {reasons[0]}."
+    elif judged.rest == "cannot tell":
         sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model cannot be judged."
     if again:
         known = again.counts.get("forgotten", 0)

@@ -18,7 +18,7 @@ SCHEMA = 2
 MOST_ROWS = 200
 CALIBRATED = "Calibrated: rows of the same kind that this model never saw."
 NOT_CALIBRATED = "Not calibrated: they stand in for never-seen rows and may be easier or harder."
-WORST_FIRST = ("not forgotten", "partly", "over-forgotten", "cannot tell", "forgotten")
+WORST_FIRST = ("failed", "not forgotten", "partly", "over-forgotten", "cannot tell", "forgotten")
 TEXTS, LISTS, MAPPINGS = (str,), (list,), (dict,)
 NEEDED: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("command", "created", "machine"), TEXTS),

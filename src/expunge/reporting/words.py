@@ -13,6 +13,7 @@ VERDICT_TONES = {
     "kept": "good",
     "not forgotten": "bad",
     "collapsed": "bad",
+    "failed": "bad",
     "partly": "warn",
     "damaged": "warn",
     "over-forgotten": "over",
@@ -24,6 +25,7 @@ MEANINGS = {
     "not forgotten": "still known",
     "over-forgotten": "the model avoids the row more than text it never saw, which itself gives the row away",
     "cannot tell": "the evidence does not decide",
+    "failed": "a loss that the verdict hangs on is not a number",
 }
 
 

@@ -1,7 +1,8 @@
 """What evidence holds: everything that a metric may look at, in NumPy, without a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,8 @@ class SetEvidence:
     after row. `references` and `generations` [n]: the answer (or second half of a document) and what the model
     generates greedily in its place; None for rows that were not generated.
     `shapes` [n, 2]: what the loss of unseen text depends on most (`data.splits.shape`), to find rows that compare.
-    `kl` [n]: KL(original, this model) summed over a row's targets, nats; nan for rows, None for sets not measured.
+    `kl` [n]: KL(original, this model) summed over a row's targets, nats; nan for rows, None for sets not measured; inf
+    where it is not a number.
     `read` [n] each: what `scoring.matching` reads off the generations, where only that was kept and not the text: such
     sets have no references, and hashes for generations.
     `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
@@ -56,6 +58,13 @@ class SetEvidence:
         """Indices of the rows of a kind."""
         return np.flatnonzero([other == kind for other in self.kinds])
 
+    @property
+    def finite(self) -> bool:
+        """Whether all losses are numbers; a KL that was not measured (nan) is no fault, one that is infinite is."""
+        known = [self.loss, self.targets, self.token_loss, *(one.losses for one in self.candidates.values())]
+        kl = np.empty(0) if self.kl is None else self.kl[~np.isnan(self.kl)]
+        return all(bool(np.isfinite(values).all()) for values in (*known, kl))
+
     def numbers(self) -> dict[str, NDArray[np.generic]]:
         """What may be written: no text. Losses of candidates are sorted: their places would name the secret."""
         found: dict[str, NDArray[np.generic]] = {
@@ -75,3 +84,12 @@ class Evidence:
     """One model (original, unlearned or retrained) on all sets: forget, judging, retain, guard, collateral, samples."""
 
     sets: Mapping[str, SetEvidence]
+
+
+def not_finite(models: Mapping[str, Evidence | None], names: Sequence[str]) -> str:
+    """The first of the sets, and the model, of which a figure is not a number, in words; empty where there is none."""
+    for name, (model, evidence) in product(names, models.items()):
+        rows = evidence.sets.get(name) if evidence is not None else None
+        if rows is not None and not rows.finite:
+            return f"losses of {name} rows under the {model} model are not finite numbers"
+    return ""

@@ -32,14 +32,23 @@ class Draws:
 
     def score(self) -> Score:
         """The value with its percentile interval."""
+        if not np.isfinite(self.value):
+            return Score(float("nan"), None, None, self.count)
         low, high = np.quantile(self.resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return Score(float(self.value), float(low), float(high), self.count)
 
 
+def unknown(count: int) -> Draws:
+    """What rows of which one is not a finite number give."""
+    return Draws(float("nan"), np.full(RESAMPLES, np.nan), count)
+
+
 def mean_draws(values: Floats, seed: int = 0) -> Draws | None:
-    """Mean over rows; None where there are none."""
+    """Mean over rows; None where there are none. A value that is not finite makes all of it nan."""
     if not len(values):
         return None
+    if not np.isfinite(values).all():
+        return unknown(len(values))
     return Draws(float(values.mean()), bootstrap(len(values), seed) @ values / len(values), len(values))
 
 
@@ -53,7 +62,10 @@ def area_draws(groups: Sequence[tuple[Floats, Floats]]) -> Draws | None:
     """Area under the ROC curve of telling members from others by their lower loss; ties count half.
 
     Pairs (member, other) are formed within a group only; resamples draw both sides anew. None where there is no pair.
+    A loss that is not finite makes all of it nan: it would count as a great loss, that is as a row not recognised.
     """
+    if not all(np.isfinite(losses).all() for group in groups for losses in group):
+        return unknown(sum(len(members) for members, _ in groups))
     won, pairs = np.zeros(RESAMPLES + 1), np.zeros(RESAMPLES + 1)
     count = 0
     for place, (members, others) in enumerate(groups):

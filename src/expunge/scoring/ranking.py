@@ -94,10 +94,15 @@ def log2_below(fitted: Fit, loss: float) -> float:
 
 
 def exposed(candidates: Candidates) -> Exposed | None:
-    """The exact exposure where all of the space was scored, else the fitted one; None where neither can be had."""
+    """The exact exposure where all of the space was scored, else the fitted one; None where neither can be had.
+
+    nan bits where a loss is not finite, so that the mean over secrets is none either.
+    """
     losses = candidates.losses
-    if len(losses) < 2 or not np.isfinite(losses).all():
+    if len(losses) < 2:
         return None
+    if not np.isfinite(losses).all():
+        return Exposed(float("nan"), False, None)
     first = bool(losses[0] < losses[1:].min())
     if candidates.exact:
         return Exposed(candidates.bits - float(np.log2(rank(losses))), first, None)
