@@ -8,11 +8,10 @@ only, since documents and answers differ in loss for reasons that have nothing t
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from expunge.metric import High
+from expunge.scoring.attacks import attack, loss
 from expunge.scoring.evidence import Evidence
-from expunge.scoring.intervals import Score, area_draws
+from expunge.scoring.intervals import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +24,4 @@ class LossAttack:
     sets: ClassVar[tuple[str, ...]] = ("forget",)
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
-        members, others = evidence.sets[name], evidence.sets.get("judging")
-        if others is None:
-            return None
-        kinds = sorted(set(members.kinds) & set(others.kinds))
-        groups = [(members.loss[members.of_kind(kind)], others.loss[others.of_kind(kind)]) for kind in kinds]
-        if any(np.isnan(losses).any() for group in groups for losses in group):  # which would count as a great loss
-            return Score(float("nan"), None, None, sum(len(ours) for ours, _ in groups))
-        draws = area_draws(groups)
-        return draws.score() if draws else None
+        return attack(evidence.sets[name], evidence.sets.get("judging"), loss)
