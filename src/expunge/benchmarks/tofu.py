@@ -61,6 +61,8 @@ ATTACKS: Mapping[str, attacks.RowScore] = {
     "min_k": attacks.min_k,
     "min_k++": attacks.min_k_plus_plus,
 }
+NO_TWIN = Missing("no retrained model: give --retrained or --retrained-log")
+MOST_LOGGED = 300  # rows of a set in a log of TOFU's own code
 QUALITY, UTILITY, DISTANCE = "forget quality", "model utility", "Kolmogorov-Smirnov distance of the truth ratios"
 CLOSER, MEMBERS, LEAK = "truth ratio min(R, 1/R), forget rows", "AUC (min_k)", "PrivLeak, per cent"
 STRENGTH, MEMORISED = "extraction strength (forget)", "exact memorisation (forget)"
@@ -136,7 +138,8 @@ class Tofu:
 
     def official(self, evidence: Evidence, circumstances: Circumstances) -> Official:
         """The scores of one model, from its forget rows, the benchmark's own sets, and judging rows for attacks."""
-        return score(figures_of(evidence, circumstances.holdout), _reference(circumstances), circumstances.holdout)
+        figures = figures_of(evidence, circumstances.holdout)
+        return score(figures, _reference(figures, circumstances), circumstances.holdout)
 
     def behind(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Floats]:
         """Of the nine terms, and of the means over forget rows."""
@@ -178,7 +181,7 @@ def figures_of(evidence: Evidence, holdout: bool) -> Figures:
     return Figures(sets, attacks.extraction_strength(forget), attacks.exact_memorisation(forget), attacked)
 
 
-def score(figures: Figures, reference: Figures | None, holdout: bool = True) -> Official:
+def score(figures: Figures, reference: Figures | Missing, holdout: bool = True) -> Official:
     """The scores of one model, compared with a retrained model's figures where there are any."""
     terms = {name: _mean(figures, *asked) for name, asked in TERMS.items()}
     quality, distance = _quality(figures, reference)
@@ -195,11 +198,17 @@ def score(figures: Figures, reference: Figures | None, holdout: bool = True) -> 
     )
 
 
-def _reference(circumstances: Circumstances) -> Figures | None:
+def _reference(figures: Figures, circumstances: Circumstances) -> Figures | Missing:
+    """The retrained model's figures: its own, or those of a log of the same forget rows."""
     if circumstances.retrained is not None:
         return figures_of(circumstances.retrained, circumstances.holdout)
     log: Figures | None = circumstances.log
-    return log
+    if log is None:
+        return NO_TWIN
+    ours, theirs = (len(one.sets.get("forget", ())) for one in (figures, log))
+    if theirs in (ours, min(ours, MOST_LOGGED)):
+        return log
+    return Missing(f"the log has {theirs} forget rows and this run {ours}: give the log of the same split")
 
 
 def _check(where: str, record: Any) -> None:
@@ -228,7 +237,7 @@ def _values(figures: Figures, name: str, of: Callable[[Answers], Floats]) -> Flo
         return Missing("the loss of a row is not a number")
     values = of(answers)
     if not len(values):
-        what = "was not generated from" if of is _recall else f"has no wrong answers: give {name}NN_perturbed"
+        what = "was not generated from" if of is _recall else "has no wrong answers: give a file _perturbed"
         return Missing(f"the {name} set {what}")
     return values
 
@@ -258,12 +267,9 @@ def _ratios(figures: Figures) -> Floats | Missing:
     return _values(figures, "forget", lambda answers: arithmetic.geometric(answers)[answers.compared])
 
 
-def _quality(figures: Figures, reference: Figures | None) -> tuple[Scored, Scored]:
+def _quality(figures: Figures, reference: Figures | Missing) -> tuple[Scored, Scored]:
     """p and distance."""
-    ours = _ratios(figures)
-    theirs = (
-        Missing("no retrained model: give --retrained or --retrained-log") if reference is None else _ratios(reference)
-    )
+    ours, theirs = (one if isinstance(one, Missing) else _ratios(one) for one in (figures, reference))
     for found in (ours, theirs):
         if isinstance(found, Missing):
             return found, found
@@ -283,17 +289,17 @@ def _area(figures: Figures, name: str, holdout: bool) -> Draws | Missing:
     return area_draws([(found.members, found.others)]) or Missing("no rows both to forget and in the judging half")
 
 
-def _leak(area: Draws | Missing, reference: Figures | None) -> Draws | Missing:
-    theirs = None if reference is None else _area(reference, "min_k", "min_k" in reference.attacks)
+def _leak(area: Draws | Missing, reference: Figures | Missing) -> Draws | Missing:
+    theirs = reference if isinstance(reference, Missing) else _area(reference, "min_k", "min_k" in reference.attacks)
     rest = 1 - (theirs.value if isinstance(theirs, Draws) else 0.5)
     if rest < 1e-6:
         return Missing("the retrained model's AUC is 1, of which no share can be taken")
     return mapped(area, lambda found: 100 * ((1 - found) - rest) / rest)
 
 
-def _notes(figures: Figures, reference: Figures | None) -> tuple[str, ...]:
-    ours, theirs = _ratios(figures), None if reference is None else _ratios(reference)
-    if isinstance(ours, Missing) or theirs is None or isinstance(theirs, Missing):
+def _notes(figures: Figures, reference: Figures | Missing) -> tuple[str, ...]:
+    ours, theirs = (one if isinstance(one, Missing) else _ratios(one) for one in (figures, reference))
+    if isinstance(ours, Missing) or isinstance(theirs, Missing):
         return ()
     least = arithmetic.telling(len(ours), len(theirs))
     return (f"With {len(ours)} and {len(theirs)} rows the test tells distances from {least:.2f} on (at 5 %).",)
