@@ -12,6 +12,7 @@ from expunge.config import commands, housekeeping, options, recipes
 from expunge.data.tokens import Rendering
 from expunge.demo import demo
 from expunge.errors import InputError
+from expunge.evaluation import official
 from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake.assembly import Assembled, assemble, token_counts
 from expunge.intake.sets import Checked, check, echoed, trust
@@ -331,7 +332,8 @@ def _write(
     def write() -> Run:
         content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
         texts = dossier.texts(checked, models.evidence) if config.show_rows else {}
-        dossier.write(folder, content, models.evidence, texts or None)
+        around = official.circumstances(checked, assembled.problem.rendering)
+        dossier.write(folder, content, models.evidence, texts or None, around)
         if folder != output:
             (output / "README.md").write_text(dossier.model_card(content), encoding="utf-8")
         sealed = manifest.seal(output, folder / "record.json")

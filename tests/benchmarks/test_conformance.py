@@ -16,17 +16,15 @@ import pytest
 from expunge import registry
 from expunge.benchmark import Circumstances, Generating, Missing, Official, Scored
 from expunge.data.rows import MakeRow
+from expunge.files import plain_json
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 from expunge.scoring.intervals import Floats, Score, mean_score
+from recorded import others_of, tokens_of
 
 BENCHMARKS = registry.names("benchmarks")
-SETS = ("forget", "judging", "retain", "guard", "collateral", "samples")
+OWN = tuple(own for name in BENCHMARKS for own in registry.load("benchmarks", name).own_sets)
+SETS = ("forget", "judging", "retain", "guard", "collateral", "samples", *OWN)
 TASKS = ("Task1", "Task2", "Task3", "code x1", "email x4", "")
-AROUND = [
-    Circumstances(),
-    Circumstances(holdout=False, ended=True),
-    Circumstances(mmlu=Score(0.4, 0.35, 0.45, 100)),
-]
 
 
 def rows(count: int, seed: int = 0, level: float | None = None, bare: bool = False) -> SetEvidence:
@@ -52,6 +50,8 @@ def rows(count: int, seed: int = 0, level: float | None = None, bare: bool = Fal
         generations=(None,) * count if bare else tuple(given),
         shapes=np.ones((count, 2)),
         candidates={} if bare else secrets,
+        others=None if bare else others_of(loss),
+        tokens=None if bare else tokens_of(loss, targets),
     )
 
 
@@ -60,6 +60,11 @@ def evidence(make: Callable[[int], SetEvidence], sets: Sequence[str] = SETS) -> 
 
 
 USUAL = evidence(lambda seed: rows(48, seed))
+AROUND = [
+    Circumstances(),
+    Circumstances(holdout=False, ended=True),
+    Circumstances(mmlu=Score(0.4, 0.35, 0.45, 100), retrained=evidence(lambda seed: rows(48, 100 + seed))),
+]
 FOUND: dict[str, Evidence] = {
     "usual": USUAL,
     "constant": evidence(lambda seed: rows(48, 0, level=2.0)),
@@ -81,6 +86,7 @@ def check_described(kind: Any, name: str, others: Sequence[Any] = ()) -> None:
     assert isinstance(kind.generating, Generating)
     made = kind()
     assert made.make_row is None or callable(made.make_row)
+    assert all(made.own_sets.values())
     assert (kind.__doc__ or "").strip() and not (kind.__doc__ or "").startswith(f"{kind.__name__}(")
     assert registry.summary("benchmarks", name).endswith(".") if name else True
 
@@ -107,6 +113,7 @@ def check_survives(benchmark: Any) -> None:
             for outcome in scores.values():
                 check_outcome(outcome)
             json.dumps(official.plain(), allow_nan=False)
+            json.dumps(plain_json.plain(dict(benchmark.exports(one, around))), allow_nan=False)
             for other in (None, official):
                 for twins in ([], [official]):
                     assert all(flag for flag in benchmark.flags(official, other, twins))
@@ -128,6 +135,7 @@ def plain(benchmark: Any, one: Evidence) -> Iterator[Any]:
         official = benchmark.official(one, around)
         yield official.plain() if official else None
         yield {name: values.tolist() for name, values in benchmark.behind(one, around).items()}
+        yield dict(benchmark.exports(one, around))
         yield benchmark.flags(official, official, [official]) if official else []
 
 
@@ -173,6 +181,7 @@ class Spoilt:
     title: ClassVar[str] = "Spoilt"
     generating: ClassVar[Generating] = Generating()
     make_row: ClassVar[MakeRow | None] = None
+    own_sets: ClassVar[Mapping[str, str]] = {}
 
     score: Callable[[SetEvidence], Scored] = lambda found: mean_of(found)
     values: Callable[[SetEvidence], Floats] = lambda found: finite(found)
@@ -185,6 +194,9 @@ class Spoilt:
 
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
         return []
+
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+        return {}
 
 
 def finite(found: SetEvidence) -> Floats:

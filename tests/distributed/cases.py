@@ -5,7 +5,7 @@ Everything is float64 on a tiny Llama whose rows differ in length, one of them l
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from expunge.curvature import damping_for
 from expunge.data import batches
 from expunge.data.batches import Batch, Stream
 from expunge.demo.tiny import byte_tokenizer
-from expunge.evaluation import divergence, evidence
+from expunge.evaluation import answers, divergence, evidence
 from expunge.gradients.estimates import NOISE, SAMPLED, Source, estimate
 from expunge.gradients.per_example import Squares, Stacked, measure
 from expunge.gradients.summed import Terms, divergence_gradient, mean_gradient
@@ -260,7 +260,17 @@ def scores(problem: Problem) -> Found:
         found |= {f"{name} references": one.references, f"{name} generations": one.generations}
         if one.kl is not None:
             found[f"{name} kl"] = torch.tensor(one.kl)
-    return found
+    return found | answered(problem)
+
+
+def answered(problem: Problem) -> Found:
+    """What is recorded of other answers and of single tokens."""
+    split = problem.splits["forget"]
+    rows = [replace(row, paraphrased=("the same",), perturbed=(row.completion[::-1], "zz")) for row in split.rows]
+    others, tokens = answers.others(problem, rows), answers.tokens(problem, split)
+    assert others is not None
+    parts = asdict(others) | {f"single {name}": values for name, values in asdict(tokens).items()}
+    return {name: torch.tensor(values) for name, values in parts.items()}
 
 
 def fewer_windows_than_processes() -> Found:

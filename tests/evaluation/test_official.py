@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from expunge import registry
-from expunge.benchmark import Missing
+from expunge.benchmark import Circumstances, Missing
 from expunge.evaluation import mmlu, official
 from expunge.runs.distributed import Runtime
 from expunge.scoring.evidence import Evidence, SetEvidence
@@ -34,7 +34,7 @@ MODELS = {"original": evidence(True), "unlearned": evidence(False), "retrained":
 
 def test_block_holds_every_model_and_no_text() -> None:
     given = {"unlearned": Score(0.4, 0.39, 0.41, 14042)}
-    block = official.block("lume", MODELS, holdout=True, ended=False, mmlu=given)
+    block = official.block("lume", MODELS, Circumstances(), mmlu=given)
     assert block is not None and block["title"] == "LUME (SemEval-2025 Task 4)"
     assert list(block["models"]) == ["original", "unlearned", "retrained"]
     assert len(block["models"]["unlearned"]["terms"]) == 12
@@ -48,13 +48,15 @@ def test_block_holds_every_model_and_no_text() -> None:
 
 
 def test_untouched_models_are_flagged() -> None:
-    block = official.block("lume", MODELS | {"unlearned": evidence(True)}, holdout=False, ended=True, mmlu={})
+    block = official.block(
+        "lume", MODELS | {"unlearned": evidence(True)}, Circumstances(holdout=False, ended=True), mmlu={}
+    )
     assert block is not None and [flag[:12] for flag in block["flags"]] == ["the task agg", "nothing done"]
     assert "holdout" in block["models"]["unlearned"]["parts"]["MIA"]["missing"]
 
 
 def test_own_rows_have_no_official_score() -> None:
-    assert official.block("rows", MODELS, holdout=True, ended=False, mmlu={}) is None
+    assert official.block("rows", MODELS, Circumstances(), mmlu={}) is None
     assert registry.load("benchmarks", "rows")().make_row is None
 
 

@@ -15,8 +15,9 @@ from expunge import registry
 from expunge.metric import High
 from expunge.metrics.loss import Loss
 from expunge.reporting.words import SETS
-from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
+from expunge.scoring.evidence import Candidates, Evidence, OtherAnswers, SetEvidence, Tokens
 from expunge.scoring.intervals import Floats, Score
+from recorded import others_of, tokens_of
 
 METRICS = registry.names("metrics")
 
@@ -42,6 +43,8 @@ def rows(loss: Sequence[float], kl: Floats | None = None, secrets: bool = True, 
         if secrets
         else {},
         kl=kl,
+        others=others_of(losses) if generated else None,
+        tokens=tokens_of(losses, targets) if generated else None,
     )
 
 
@@ -104,11 +107,13 @@ def check_survives(metric: Any) -> None:
 
 
 def with_losses(change: Callable[[Floats], Floats]) -> Evidence:
-    """The usual evidence with other losses, of rows and of candidates."""
+    """The usual evidence with other losses, of rows, their tokens, other answers and candidates."""
     found = {}
     for name, one in USUAL.items():
         candidates = {place: replace(other, losses=change(other.losses)) for place, other in one.candidates.items()}
-        found[name] = replace(one, loss=change(one.loss), candidates=candidates)
+        loss = change(one.loss)
+        others, tokens = others_of(loss), tokens_of(loss, one.targets)
+        found[name] = replace(one, loss=loss, candidates=candidates, others=others, tokens=tokens)
     return Evidence(found)
 
 
@@ -122,7 +127,10 @@ def check_says_nan(metric: Any) -> None:
 
 def values(evidence: Evidence) -> Iterator[Any]:
     for one in evidence.sets.values():
-        yield from (getattr(one, field.name) for field in fields(one))
+        yield from (getattr(one, field.name) for field in fields(one) if field.name not in ("others", "tokens"))
+        for part in (one.others, one.tokens):
+            assert part is not None
+            yield from (getattr(part, field.name) for field in fields(part))
 
 
 def same(left: Any, right: Any) -> bool:
@@ -148,7 +156,9 @@ def check_pure(metric: Any) -> None:
 def reversed_(one: SetEvidence) -> SetEvidence:
     """The same rows from last to first."""
     last = len(one.loss) - 1
-    assert one.kl is not None
+    assert one.kl is not None and one.others is not None and one.tokens is not None
+    others, tokens = one.others, one.tokens
+    likeliest = tokens.likeliest.reshape(-1, 3)[::-1].ravel()  # rows of three tokens, which stay in their order
     return SetEvidence(
         kinds=one.kinds[::-1],
         tasks=one.tasks[::-1],
@@ -160,6 +170,10 @@ def reversed_(one: SetEvidence) -> SetEvidence:
         shapes=one.shapes[::-1],
         candidates={last - place: found for place, found in one.candidates.items()},
         kl=one.kl[::-1],
+        others=OtherAnswers(others.paraphrased[::-1], others.perturbed[::-1]),
+        tokens=Tokens(
+            tokens.counts, tokens.loss[::-1], likeliest, tokens.mean[::-1], tokens.variance[::-1], tokens.compressed
+        ),
     )
 
 

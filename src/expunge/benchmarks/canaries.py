@@ -14,11 +14,11 @@ exposure is what to compare with.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from expunge.benchmark import Circumstances, Generating, Missing, Official, Scored
+from expunge.benchmark import Circumstances, Generating, Missing, Official, Scored, no_log
 from expunge.data.rows import MakeRow, Row
 from expunge.data.secrets import FORMS, FOUND, Alternatives, Label, alternatives, by_characters, label_of
 from expunge.scoring.evidence import Evidence
@@ -82,6 +82,7 @@ class Canaries:
     title: ClassVar[str] = "Canaries: exposure of secrets"
     generating: ClassVar[Generating] = Generating(candidates=others)
     make_row: ClassVar[MakeRow | None] = None
+    own_sets: ClassVar[Mapping[str, str]] = {}
 
     def official(self, evidence: Evidence, circumstances: Circumstances) -> Official:
         """Of the secrets to forget, to keep, and of those never seen where there is a holdout."""
@@ -104,6 +105,12 @@ class Canaries:
         """Still exposed, over-forgotten, kept secrets lost, fits that do not describe the candidates."""
         found = [_beyond_chance(unlearned, retrained), _lost(unlearned, original), _bad_fits(unlearned)]
         return [flag for flag in found if flag]
+
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+        return {}
+
+    def read_log(self, content: Any, where: str) -> Any:
+        raise no_log(where, self.title)
 
 
 def secrets(evidence: Evidence, names: Sequence[str]) -> Secrets:

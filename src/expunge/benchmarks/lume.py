@@ -18,16 +18,30 @@ through a CSV file, and those that pandas would have read as missing are replace
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
 
-from expunge.benchmark import Circumstances, Found, Generating, Missing, Official, Scored, drawn, mean_of_runs
+from expunge.benchmark import (
+    Circumstances,
+    Found,
+    Generating,
+    Missing,
+    Official,
+    Scored,
+    below,
+    combined,
+    drawn,
+    harmonic,
+    mapped,
+    mean_of_runs,
+    no_log,
+)
 from expunge.data.files import place
-from expunge.data.rows import Row
+from expunge.data.rows import Row, check_filled
 from expunge.errors import InputError
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Draws, Floats, Score, area_draws, mean_draws
@@ -90,6 +104,7 @@ class Lume:
 
     title: ClassVar[str] = "LUME (SemEval-2025 Task 4)"
     generating: ClassVar[Generating] = Generating(rows=None, tokens=256, clean_up=True)
+    own_sets: ClassVar[Mapping[str, str]] = {}
 
     def make_row(self, file: str, line: int, record: Any) -> Row:
         """A document for an id that ends in sc and a digit, an answer for qa. Raises `InputError`."""
@@ -118,6 +133,12 @@ class Lume:
         found = [_zero(unlearned), _collapsed(unlearned, original), _nothing_done(unlearned, original)]
         return [flag for flag in [*found, _over_forgets(unlearned, retrained)] if flag]
 
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+        return {}
+
+    def read_log(self, content: Any, where: str) -> Any:
+        raise no_log(where, self.title)
+
 
 def row_scores(evidence: Evidence, circumstances: Circumstances) -> dict[str, RowScores]:
     """Row by row: "forget"; "retain", whether a method saw the row or not (guard); "judging" where it is a holdout."""
@@ -140,12 +161,6 @@ def score(runs: Sequence[Mapping[str, RowScores]], mmlu: Sequence[Scored]) -> Of
     return Official(parts, terms, beside, (OTHERS,) if attacked else ())
 
 
-def harmonic(values: Iterable[float]) -> float:
-    """12 / sum(1 / t) for twelve terms; 0 where one is exactly 0. In Python's floats: a NumPy zero must not divide."""
-    plain = [float(value) for value in values]
-    return len(plain) / sum(1 / value for value in plain) if min(plain) > 0 else 0.0
-
-
 def as_read_back(generation: str) -> str:
     """A generation after the organisers' round trip through CSV and pandas."""
     return "nan" if generation in READ_AS_MISSING else generation
@@ -159,12 +174,7 @@ def _check(where: str, record: Any) -> None:
         what = f"lacks {', '.join(lacking)}" if lacking else "has columns that LUME does not have"
         raise InputError(f"{where}: the row {what}. LUME's are {KNOWN}; for your own rows leave out --benchmark lume.")
     for column in COLUMNS:
-        value = record[column]
-        if not isinstance(value, str) or not value.strip():
-            found = "is empty" if isinstance(value, str) else f"must be text, found {type(value).__name__}"
-            raise InputError(f"{where}: column {column!r} {found}. Remove the row or fill it in.")
-        if any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise InputError(f"{where}: column {column!r} holds half a surrogate pair, which is no text.")
+        check_filled(where, column, record[column])
     if not re.fullmatch(r".*(sc|qa)[0-9]", record["id"], re.DOTALL):
         raise InputError(
             f"{where}: its id does not end in sc or qa and a digit, so its kind is unknown (sc1, qa0, ...)."
@@ -204,15 +214,15 @@ def _scores_of(rows: Mapping[str, RowScores], mmlu: Scored) -> tuple[Found, Foun
     for number, (name, task, column) in enumerate(product(("forget", "retain"), TASKS, WHAT)):
         found = _mean(rows[name], name, column, (task,), number)
         label = f"{WHAT[column]} ({name}, {task})"
-        terms |= {f"1 - {label}": _map(found, lambda mean: 1 - mean)} if name == "forget" else {label: found}
+        terms |= {f"1 - {label}": mapped(found, lambda mean: 1 - mean)} if name == "forget" else {label: found}
     pools = enumerate(product(("forget", "retain"), WHAT), start=len(terms))
     beside = {
         f"{WHAT[column]} ({name})": _mean(rows[name], name, column, TASKS, seed) for seed, (name, column) in pools
     }
     beside |= {name: _area(rows, kinds, tasks) for name, (kinds, tasks) in ATTACKS.items()}
     auc = beside[MEMBERS]
-    mia = _map(auc, lambda area: 1 - 2 * np.abs(area - 0.5))
-    parts = {"task aggregate": _aggregate(terms), "MIA": mia, "MMLU": drawn(mmlu)}
+    mia = mapped(auc, lambda area: 1 - 2 * np.abs(area - 0.5))
+    parts = {"task aggregate": combined(terms, harmonic), "MIA": mia, "MMLU": drawn(mmlu)}
     return {"final": _final(parts)} | parts, terms, beside
 
 
@@ -232,20 +242,6 @@ def _area(rows: Mapping[str, RowScores], kinds: Sequence[str], tasks: Sequence[s
         return Missing("the loss of a row is not a number")
     what = f"{' and '.join(kind + 's' for kind in kinds)} of {', '.join(tasks)}"
     return area_draws(groups) or Missing(f"no {what} both to forget and in the judging half of the holdout")
-
-
-def _map(found: Draws | Missing, function: Callable[[Any], Any]) -> Draws | Missing:
-    if isinstance(found, Missing):
-        return found
-    return Draws(float(function(found.value)), function(found.resampled), found.count)
-
-
-def _aggregate(terms: Found) -> Draws | Missing:
-    known = [term for term in terms.values() if isinstance(term, Draws)]
-    if len(known) < len(terms):
-        return Missing("; ".join(term.reason for term in terms.values() if isinstance(term, Missing)))
-    resampled = np.array([harmonic(values) for values in zip(*(term.resampled for term in known), strict=True)])
-    return Draws(harmonic(term.value for term in known), resampled, sum(term.count for term in known))
 
 
 def _final(parts: Found) -> Draws | Missing:
@@ -285,15 +281,9 @@ def _over_forgets(unlearned: Official, retrained: Sequence[Official]) -> str:
         far = isinstance(auc, Score) and auc.high is not None and auc.high < FAR_BELOW
         return f"over-forgets: with an AUC of {_text(auc)} the forget documents stand out as too strange" if far else ""
     ours = {name: term for name, term in unlearned.terms.items() if "(forget" in name}
-    beyond = [name for name, term in ours.items() if all(_below(run.terms[name], term) for run in retrained)]
-    beyond += [MEMBERS] if all(_below(auc, run.beside[MEMBERS]) for run in retrained) else []
+    beyond = [name for name, term in ours.items() if all(below(run.terms[name], term) for run in retrained)]
+    beyond += [MEMBERS] if all(below(auc, run.beside[MEMBERS]) for run in retrained) else []
     return f"over-forgets: past the retrained model in {', '.join(beyond)}" if beyond else ""
-
-
-def _below(one: Scored, other: Scored) -> bool:
-    """Whether the whole interval of one lies below that of the other."""
-    bounds = (getattr(one, "high", None), getattr(other, "low", None))
-    return bounds[0] is not None and bounds[1] is not None and bounds[0] < bounds[1]
 
 
 def _values(unlearned: Official, original: Official | None, name: str) -> tuple[float | None, float | None]:

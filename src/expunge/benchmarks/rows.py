@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from expunge.benchmark import Circumstances, Generating, Official
+from expunge.benchmark import Circumstances, Generating, Official, no_log
 from expunge.data.rows import MakeRow
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Floats
@@ -18,6 +18,7 @@ class Rows:
     title: ClassVar[str] = "The user's own rows"
     generating: ClassVar[Generating] = Generating(most_kept=256, as_numbers=True)
     make_row: ClassVar[MakeRow | None] = None
+    own_sets: ClassVar[Mapping[str, str]] = {}
 
     def official(self, evidence: Evidence, circumstances: Circumstances) -> Official | None:
         return None
@@ -27,3 +28,9 @@ class Rows:
 
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
         return []
+
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+        return {}
+
+    def read_log(self, content: Any, where: str) -> Any:
+        raise no_log(where, self.title)

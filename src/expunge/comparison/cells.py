@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from expunge import registry
-from expunge.benchmark import Circumstances
 from expunge.comparison import columns
 from expunge.config import commands, recipes
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import divergence, evidence, verdict
+from expunge.evaluation import official as official_scores
 from expunge.files import code, hashing, plain_json
 from expunge.intake.assembly import Assembled, assemble, load_other
 from expunge.intake.sets import Checked, benchmark_of, check
@@ -237,16 +237,16 @@ class _Work:
         """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""
         scores, rows = columns.read_off(found)
         benchmark = benchmark_of(self.config)
-        around = Circumstances(
-            holdout=self.checked.comparison == "holdout", ended=self.assembled.problem.rendering.end_documents
-        )
+        around = official_scores.circumstances(self.checked, self.assembled.problem.rendering)
+        if self.config.generations == "benchmark" and self.twins:
+            around = replace(around, retrained=self._reference("retrained"))
         official = benchmark.official(found, around) if self.config.generations == "benchmark" else None
         if official is None:
             return {"scores": scores, "rows": rows}
         names, more = columns.read_official(official)
         flags = []
         if judge:
-            twin = benchmark.official(self._reference("retrained"), around) if self.twins else None
+            twin = benchmark.official(around.retrained, around) if around.retrained else None
             original = benchmark.official(self._reference("original"), around)
             flags = benchmark.flags(official, original, [twin] if twin else [])
         behind = {name: [float(value) for value in values] for name, values in benchmark.behind(found, around).items()}
@@ -257,7 +257,7 @@ class _Work:
         models = {role: load.identity(path) for role in ("model", "base") if (path := getattr(self.config, role))}
         models |= {f"retrained {place}": load.identity(path) for place, path in enumerate(self.twins)}
         contents = {
-            name: [(row.kind, *row.content, row.task) for row in rows]
+            name: [(row.kind, *row.content, row.task, row.paraphrased, row.perturbed) for row in rows]
             for name, rows in sorted(self.checked.parts.items())
         }
         identity = {
@@ -267,6 +267,7 @@ class _Work:
             "subspace": self.config.subspace,
             "dtype": self.config.dtype,
             "benchmark": [self.config.benchmark, self.config.generations],
+            "log": hashing.file_hash([Path(log)]) if (log := self.config.retrained_log) else "",
             "seed": self.config.seed,
             "device": str(self.assembled.problem.runtime.device),
             "code": hashing.file_hash(_code()),

@@ -98,7 +98,9 @@ def plain(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         levels = [cell["scores"][column.key]["value"] for cell in twins] if column.relative else [1.0]
         if scored:
             level = float(np.mean(levels)) if levels else float("nan")
-            found.append(asdict(column) | {"key": column.key, "margin": column.margin * level})
+            beyond = any(not 0 <= cell["scores"][column.key]["value"] <= 1 for cell in known)  # a percentage, say
+            bounds = {"range": None} if beyond else {}
+            found.append(asdict(column) | {"key": column.key, "margin": column.margin * level} | bounds)
     return found
 
 

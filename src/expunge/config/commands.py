@@ -40,6 +40,8 @@ class Inputs:
     """All rows of the fine-tuning, the forget rows among them."""
     retrained: ModelFolder = None
     """A model trained without the forget rows, to compare with."""
+    retrained_log: Settings = None
+    """Its scores as another tool wrote them (TOFU_EVAL.json), where the model itself is not at hand."""
     data: Folder = None
     """Folder that relative data paths start from (also: EXPUNGE_DATA)."""
     benchmark: str = "rows"

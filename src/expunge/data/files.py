@@ -51,6 +51,14 @@ def records(source: str, role: str) -> Records:
     return {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](file, read_text(file, f"the {role} file"))
 
 
+def beside(source: str, name: str) -> str:
+    """Rows of another name beside some: a file or folder of the same ending, a configuration of the same data set."""
+    if not os.path.lexists(source) and source.startswith(HUB):
+        return hub.beside(source, name)
+    file = Path(source)
+    return str(file.with_name(f"{name}{file.suffix}"))
+
+
 def _jsonl(file: Path, text: str) -> Records:
     for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
@@ -64,6 +72,9 @@ def _json(file: Path, text: str) -> Records:
     try:
         content = parse_json(text) if text.strip() else []
     except NotJSON as error:
+        if _lined(text):
+            yield from _jsonl(file, text)
+            return
         where = f"{file}, line {error.line}" if error.line else str(file)
         raise InputError(f"{where}: {error}. The file must be one array of flat objects.") from None
     if not isinstance(content, list):
@@ -72,6 +83,14 @@ def _json(file: Path, text: str) -> Records:
             "one a line to a .jsonl file."
         )
     yield from enumerate(content, start=1)
+
+
+def _lined(text: str) -> bool:
+    """Whether the text of a .json file is JSON lines, as data sets of the hub often are."""
+    try:
+        return isinstance(parse_json(text.lstrip().split("\n", 1)[0]), dict)
+    except NotJSON:
+        return False
 
 
 def _csv(file: Path, text: str) -> Records:

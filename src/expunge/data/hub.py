@@ -44,6 +44,17 @@ def records(source: str) -> list[tuple[int, Any]]:
             raise InputError(f"{source}: reading its rows failed ({type(error).__name__}). Try again.") from None
 
 
+def beside(source: str, name: str) -> str:
+    """The name of another configuration of the same data set, and of its split of the same name. Raises `InputError`.
+
+    A data set without configurations has nothing beside a split of it.
+    """
+    match = NAME.fullmatch(source)
+    if match is None or not match["config"]:
+        raise InputError(f"{source}: expected a configuration of a hub data set. Write {HUB}owner/name/config:split.")
+    return f"{HUB}{match['name']}/{name}" + (f":{match['split']}" if match["split"] else "")
+
+
 @contextlib.contextmanager
 def private_caches() -> Iterator[Path]:
     """An owner-only folder that takes the place of every cache of `datasets` and the hub, removed at the end."""

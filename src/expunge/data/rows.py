@@ -34,6 +34,7 @@ class Row:
 
     `cut`: the character of a document at which its scored continuation starts; 0: half of its words. `messages`: the
     turns (role, content) of a conversation, of which `completion` is the last and `prompt` those before it, to read.
+    `paraphrased` and `perturbed`: other answers that a benchmark brings, the true one in other words and wrong ones.
     """
 
     file: str
@@ -44,6 +45,8 @@ class Row:
     task: str = ""
     cut: int = 0
     messages: tuple[tuple[str, str], ...] = ()
+    paraphrased: tuple[str, ...] = ()
+    perturbed: tuple[str, ...] = ()
 
     @property
     def content(self) -> tuple[str, ...]:
@@ -119,6 +122,14 @@ def without(rows: RowSet, removed: RowSet) -> tuple[Row, ...]:
     """The rows of the first set that are not in the second, matched by content."""
     gone = {row.content for row in removed.rows}
     return tuple(row for row in rows.rows if row.content not in gone)
+
+
+def check_filled(where: str, column: str, value: Any) -> None:
+    """Raises `InputError` where a benchmark's column is not a text with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        found = "is empty" if isinstance(value, str) else f"must be text, found {type(value).__name__}"
+        raise InputError(f"{where}: column {column!r} {found}. Remove the row or fill it in.")
+    _check_text(where, column, value)
 
 
 def _row(source: str, line: int, record: Any) -> Row:

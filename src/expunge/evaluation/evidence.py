@@ -20,7 +20,7 @@ from expunge.data.passes import Passes, Texts, measuring
 from expunge.data.rows import Row
 from expunge.data.splits import shape, spread
 from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
-from expunge.evaluation import divergence
+from expunge.evaluation import answers, divergence
 from expunge.evaluation.divergence import Kept, Read
 from expunge.model import generation
 from expunge.model.losses import target_nll
@@ -69,6 +69,7 @@ def cost(
         found = found + Passes(plain=measuring(split.windows))
         if name in silent:
             continue
+        found = found + answers.cost(problem, split, name in generating.attacked)
         prompts = _prompts(problem, split.rows, generating)
         groups = [[prompts[index] for index in group] for group in _groups(problem, prompts, batch, padded=True)]
         texts = [
@@ -99,6 +100,8 @@ def _record_set(
         shapes=np.array([shape(row) for row in split.rows]),
         candidates=_candidates(problem, split.rows, generating) if generating else {},
         kl=None if held is None or read is None else divergence.by_row(held, read, len(split.rows)),
+        others=answers.others(problem, split.rows) if generating else None,
+        tokens=answers.tokens(problem, split) if generating and split.name in generating.attacked else None,
     )
 
 

@@ -22,7 +22,7 @@ from expunge.files import code, hashing
 from expunge.problem import Split
 from expunge.runs import distributed, environment, workspace
 from expunge.runs.checkpoint import Checkpoints
-from expunge.scoring.evidence import Candidates, SetEvidence
+from expunge.scoring.evidence import Candidates, OtherAnswers, SetEvidence, Tokens
 from expunge.scoring.matching import exact_rows, known_rows, recall_rows
 
 FOLDER = "evidence"
@@ -46,7 +46,7 @@ class Shelf:
         asked = {name: value for name, value in asdict(generating).items() if not callable(value)}
         files = hashing.file_hash(code.made_by("evaluation.evidence", f"benchmarks.{benchmark}"))
         made_by = [benchmark, asked, *circumstances, files, environment.versions()]
-        return cls(Checkpoints(folder, (SetEvidence, Candidates)), hashing.key(), made_by)
+        return cls(Checkpoints(folder, (SetEvidence, Candidates, OtherAnswers, Tokens)), hashing.key(), made_by)
 
     def name(self, split: Split, silent: bool) -> str:
         """Of the file of a set, which is generated from unless it is `silent`."""

@@ -18,13 +18,15 @@ from expunge.intake.sets import benchmark_of
 from expunge.problem import Problem
 from expunge.runs import unfinished
 from expunge.runs.environment import Clock
-from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
+from expunge.scoring.evidence import Candidates, Evidence, OtherAnswers, SetEvidence, Tokens
 from expunge.scoring.intervals import Score
 
 KEPT: tuple[type[Any], ...] = (
     Evidence,
     SetEvidence,
     Candidates,
+    OtherAnswers,
+    Tokens,
     Score,
     Missing,
 )  # dataclasses in the checkpoints of a run

@@ -1,24 +1,33 @@
 """The block of a record that holds a benchmark's official scores: per model, with flags, and missing ones by reason."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from expunge import registry
 from expunge.benchmark import Circumstances, Missing, Scored
+from expunge.data.tokens import Rendering
+from expunge.files import plain_json
+from expunge.intake.sets import Checked
 from expunge.scoring.evidence import Evidence
 
 NOT_ASKED = Missing("not measured (--mmlu zero-shot or --mmlu five-shot)")
 
 
+def circumstances(checked: Checked, rendering: Rendering) -> Circumstances:
+    """What the rows and how they are rendered say; what hangs on the models is not in it."""
+    return Circumstances(holdout=checked.comparison == "holdout", ended=rendering.end_documents, log=checked.log)
+
+
 def block(
-    name: str, evidence: Mapping[str, Evidence], holdout: bool, ended: bool, mmlu: Mapping[str, Scored]
+    name: str, evidence: Mapping[str, Evidence], around: Circumstances, mmlu: Mapping[str, Scored]
 ) -> dict[str, Any] | None:
     """Scores of each model of the evidence; None where the benchmark has no official score."""
     benchmark = registry.load("benchmarks", name)()
+    around = replace(around, retrained=evidence.get("retrained"))
     found = {
-        model: benchmark.official(
-            recorded, Circumstances(holdout=holdout, ended=ended, mmlu=mmlu.get(model, NOT_ASKED))
-        )
+        model: benchmark.official(recorded, replace(around, mmlu=mmlu.get(model, NOT_ASKED)))
         for model, recorded in evidence.items()
     }
     found = {model: official for model, official in found.items() if official is not None}
@@ -32,3 +41,14 @@ def block(
         "models": {model: official.plain() for model, official in found.items()},
         "flags": flags,
     }
+
+
+def export(folder: Path, name: str, evidence: Mapping[str, Evidence], around: Circumstances) -> None:
+    """What the benchmark writes for other tools, each model's in a folder of its name."""
+    benchmark = registry.load("benchmarks", name)()
+    around = replace(around, retrained=evidence.get("retrained"))
+    for model, recorded in evidence.items():
+        for file, content in benchmark.exports(recorded, around).items():
+            own = folder / registry.title(name) / model
+            own.mkdir(parents=True, exist_ok=True)
+            plain_json.write_json(own / file, content)

@@ -6,15 +6,17 @@ before any model is loaded and before anything is written.
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from expunge import registry
 from expunge.benchmark import Benchmark
 from expunge.config.commands import EARLIER, Inputs
 from expunge.config.recipes import data_path, earlier_paths
+from expunge.data.files import beside
 from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
 from expunge.data.splits import halve, recombine, set_guard_apart
 from expunge.errors import InputError
+from expunge.files.reading import read_json
 from expunge.method import Needs
 from expunge.model import load
 from expunge.model.select import check_subspace
@@ -25,11 +27,12 @@ SHORTEST_ECHO = 6
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Rows by role after all checks, and the roles they fall into."""
+    """Rows by role after all checks, and the roles they fall into; `log`: see `benchmark.Circumstances`."""
 
     sets: Mapping[str, RowSet]
     parts: Mapping[str, tuple[Row, ...]]
     comparison: str | None
+    log: Any = None
 
     @property
     def forget(self) -> tuple[Row, ...]:
@@ -75,12 +78,22 @@ def check(
     linear = needs is None or needs.linear is not None
     check_kinds(inputs, load.quantisation(given.base if given else inputs.model), linear)
     sets = read_sets(inputs)
-    parts = _parts(sets)
+    parts = _parts(sets) | {name: sets[name].rows for name in benchmark_of(inputs).own_sets if name in sets}
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
     if lack := lacking(needs or Needs(), parts, bool(inputs.base)):
         role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
         raise InputError(f"{sets[role].rows[0].file}: {lack.reason} Give {lack.flags}, or use another --method.")
-    return Checked(sets, parts, comparison)
+    return Checked(sets, parts, comparison, _log(inputs))
+
+
+def _log(inputs: Inputs) -> Any:
+    """Scores of a retrained model that another tool wrote. Raises `InputError`."""
+    if not inputs.retrained_log:
+        return None
+    if inputs.retrained:
+        raise InputError("--retrained-log stands in for a retrained model: give that or --retrained, not both.")
+    content = read_json(inputs.retrained_log, "the log of the retrained model", "Take the file as it was written.")
+    return benchmark_of(inputs).read_log(content, inputs.retrained_log)
 
 
 class Lack(NamedTuple):
@@ -145,7 +158,8 @@ def check_kinds(inputs: Inputs, scheme: str | None, linear: bool = True) -> None
 
 
 def read_sets(inputs: Inputs) -> dict[str, RowSet]:
-    """Reads and cross-checks forget, retain, holdout, train and earlier rows, those that were given."""
+    """Reads and cross-checks forget, retain, holdout, train and earlier rows, those that were given, and those of the
+    benchmark."""
     sets: dict[str, RowSet] = {}
     make_row = benchmark_of(inputs).make_row
     for role in ("forget", "retain", "holdout", "train"):
@@ -153,6 +167,10 @@ def read_sets(inputs: Inputs) -> dict[str, RowSet]:
             sets[role] = read(path, role, make_row)
     earlier = read_earlier(earlier_paths(inputs), make_row, sets.get("forget"))
     sets |= {EARLIER: earlier} if len(earlier) else {}
+    if path := data_path(inputs, "forget"):
+        for name, file in benchmark_of(inputs).own_sets.items():
+            sets[name] = read(beside(path, file), f"benchmark's own {name}", make_row)
+            check_disjoint(sets["forget"], sets[name], name)
     for role in ("retain", "holdout"):
         for gone in ("forget", EARLIER):
             if role in sets and gone in sets:

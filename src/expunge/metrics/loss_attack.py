@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from expunge.metric import High
+from expunge.scoring.attacks import attack, loss
 from expunge.scoring.evidence import Evidence
-from expunge.scoring.intervals import Score, area_draws
+from expunge.scoring.intervals import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,4 @@ class LossAttack:
     sets: ClassVar[tuple[str, ...]] = ("forget",)
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
-        members, others = evidence.sets[name], evidence.sets.get("judging")
-        if others is None:
-            return None
-        kinds = sorted(set(members.kinds) & set(others.kinds))
-        groups = [(members.loss[members.of_kind(kind)], others.loss[others.of_kind(kind)]) for kind in kinds]
-        draws = area_draws(groups)
-        return draws.score() if draws else None
+        return attack(evidence.sets[name], evidence.sets.get("judging"), loss)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
+from expunge.benchmark import Circumstances
 from expunge.config import recipes
 from expunge.config.commands import EARLIER
 from expunge.errors import InputError
@@ -61,8 +62,7 @@ def build(
         "benchmark": official.block(
             config.benchmark,
             evidence,
-            checked.comparison == "holdout",
-            problem.rendering.end_documents,
+            official.circumstances(checked, problem.rendering),
             details.get("mmlu", {}),
         ),
         "rows": _rows("forget", judged.rows, checked, evidence, details.get("targets"), secret),
@@ -97,8 +97,11 @@ def _machine(name: str, problem: Problem) -> str:
     return ", ".join([name, str(problem.runtime.device), problem.runtime.precision, *several])
 
 
-def write(folder: Path, content: dict[str, Any], evidence: Mapping[str, Evidence], texts: Any) -> None:
-    """record.json, resolved recipe, report.html, report.md and evidence/*.npz (numbers only) in `folder`."""
+def write(
+    folder: Path, content: dict[str, Any], evidence: Mapping[str, Evidence], texts: Any, around: Circumstances
+) -> None:
+    """record.json, resolved recipe, report.html, report.md and evidence/*.npz (numbers only) in `folder`, and what the
+    benchmark writes for other tools."""
     plain_json.write_json(folder / "record.json", content)
     (folder / "config.yaml").write_text(recipes.to_yaml(content["config"]), encoding="utf-8")
     write_pages(folder, record.read(folder / "record.json"), texts)
@@ -106,6 +109,7 @@ def write(folder: Path, content: dict[str, Any], evidence: Mapping[str, Evidence
     for model, recorded in evidence.items():
         arrays = {f"{name}_{key}": a for name, rows in recorded.sets.items() for key, a in rows.numbers().items()}
         np.savez_compressed(folder / "evidence" / f"{model}.npz", **arrays)  # type: ignore[arg-type]
+    official.export(folder, content["config"]["benchmark"], evidence, around)
 
 
 def write_pages(folder: Path, content: Mapping[str, Any], texts: Any) -> None:

@@ -43,7 +43,9 @@ def of_method(name: str, options: Mapping[str, Any]) -> dict[str, str]:
 
 def of_rows(rows: Sequence[Row], secret: bytes) -> str:
     """Keyed hash of what rows hold, in their order, whatever file they stand in."""
-    return hashing.keyed_hash((part for row in rows for part in (row.kind, *row.content)), secret)
+    return hashing.keyed_hash(
+        (part for row in rows for part in (row.kind, *row.content, *row.paraphrased, *row.perturbed)), secret
+    )
 
 
 def of_row_files(config: Any, checked: Checked, secret: bytes) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What evidence holds: everything that a metric may look at, in NumPy, without a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 
 import numpy as np
@@ -28,6 +28,38 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherAnswers:
+    """Mean losses per token, end token included, of other answers to the prompts of n rows, in nats.
+
+    `paraphrased` [n, A]: the true answer in other words; `perturbed` [n, K]: wrong answers. nan where a row has fewer.
+    """
+
+    paraphrased: Floats
+    perturbed: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What is read off each target of n rows beside its loss; an answer's end token is left out.
+
+    `counts` [n]: targets of each row. Of all targets, row after row: `loss`, nats; `likeliest`: 1 where the model's
+    first choice is the target, 0 where not, nan where the loss is; `mean` and `variance` of log p(v), v drawn from the
+    model's own distribution at that place. `compressed` [n]: bytes of the row's completion after zlib.
+    """
+
+    counts: Floats
+    loss: Floats
+    likeliest: Floats
+    mean: Floats
+    variance: Floats
+    compressed: Floats
+
+    def by_row(self, values: Floats) -> list[Floats]:
+        """Values of all targets, split into rows."""
+        return np.split(values, np.cumsum(self.counts).astype(int))[:-1]
+
+
+@dataclass(frozen=True, slots=True)
 class SetEvidence:
     """One model on one set of n rows.
 
@@ -40,6 +72,7 @@ class SetEvidence:
     `read` [n] each: what `scoring.matching` reads off the generations, where only that was kept and not the text: such
     sets have no references, and hashes for generations.
     `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
+    `others`: of sets whose rows have other answers (see `data.rows`); `tokens`: of sets that a benchmark attacks.
     """
 
     kinds: tuple[str, ...]
@@ -53,6 +86,8 @@ class SetEvidence:
     candidates: Mapping[int, Candidates] = field(default_factory=dict)
     kl: Floats | None = None
     read: Mapping[str, Floats] = field(default_factory=dict)
+    others: OtherAnswers | None = None
+    tokens: Tokens | None = None
 
     def of_kind(self, kind: str) -> NDArray[np.intp]:
         """Indices of the rows of a kind."""
@@ -74,6 +109,8 @@ class SetEvidence:
         }
         if self.kl is not None:
             found["kl"] = self.kl
+        for name, part in (("others", self.others), ("tokens", self.tokens)):
+            found |= {f"{name}_{one.name}": getattr(part, one.name) for one in fields(part)} if part else {}
         for index, one in self.candidates.items():
             found[f"candidates_{index}"] = np.array([one.losses[0], *np.sort(one.losses[1:])])
         return found
