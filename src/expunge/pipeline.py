@@ -151,8 +151,8 @@ def plan(**settings: Any) -> list[str]:
 
 def run_plan(config: commands.Plan) -> list[str]:
     """`plan` for a configuration. Loads the tokenizer and the configuration of the model, no weights."""
-    rows, shape = _planned(config)
     config = gguf.opened(config)
+    rows, shape = _planned(config)
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
@@ -173,14 +173,14 @@ def run_plan(config: commands.Plan) -> list[str]:
 
 def estimate(config: commands.Plan) -> Estimate:
     """The figures of a plan: FLOPs, memory and time, for programs. Raises `InputError`."""
+    config = gguf.opened(config)
     rows, shape = _planned(config)
-    return planned.estimate(gguf.opened(config), shape, rows)
+    return planned.estimate(config, shape, rows)
 
 
 def _planned(config: commands.Plan) -> tuple[Rows, Any]:
     """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
     checked = check(config, weights=False)
-    config = gguf.opened(config)
     assert config.model is not None
     tokenizer = load.load_tokenizer(config.model, trust(config))
     shape = load.text_shape(load.load_config(config.model, trust(config)))
@@ -229,8 +229,7 @@ def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) 
     """`fit_curvature` for a configuration."""
     config = replace(config, options=trial.method_of(config.method, config.options))
     output = save.check_output(_required(config.output, "output"))
-    checked = check(config, asked=("retain",))
-    return factors.fit(gguf.opened(config, say), checked, output, say)
+    return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,8 +342,7 @@ def _write(
 
 
 def _finished(run: Run, say: Say) -> Run:
-    content = run.record
-    judged = content["verdict"]
+    judged = run.record["verdict"]
     say(f"verdict: {judged['sentence']}")
     for reason in (*judged["forget_reasons"], *judged["rest_reasons"]):
         say(f"  {reason}")
