@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from expunge import registry
 from expunge.config.bounds import bounds_of, parts
+from expunge.data.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -157,6 +158,8 @@ def _values(declared: Any) -> str:
     inner, _ = parts(declared)
     if get_origin(inner) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(inner))
+    if get_origin(inner) is tuple:
+        return "list of texts"
     if alternatives := get_args(inner):
         return " or ".join(_values(one) for one in alternatives)
     names = {
@@ -172,7 +175,7 @@ def _values(declared: Any) -> str:
 
 def _default(field: "dataclasses.Field[Any]") -> str:
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    if value is None:
+    if value is None or value == ():
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
@@ -198,6 +201,10 @@ def _needs(one: Entry) -> list[str]:
     for what in ("distributions", "states"):
         if splits := [name for name, kept in needs.kept.items() if kept == what]:
             lines.append(f"- Memory for the original's {what} on these rows: {', '.join(splits)}.")
+    examples = (Row("", 1, "document", "", "text"), Row("", 1, "answer", "question", "answer"))
+    for what in dict.fromkeys(needs.of_rows(row) for row in examples):
+        if what:
+            lines.append(f"- With every forget row: {what}. It is refused without, before any model is loaded.")
     if needs.layers:
         moved = ", ".join(map(str, needs.layers(DEPTH)))
         lines.append(f"- Of a model's layers only some move: of {DEPTH}, counted from the embeddings, {moved}.")

@@ -7,6 +7,7 @@ float64 throughout, norms included, for comparisons to the last digits. No build
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ TEXT_VOCABULARY = 258  # of text models: one token a byte, begin and end
 METHODS = registry.names("methods")
 Moved = Callable[[int], Sequence[int]] | None  # of so many layers those that may move, see `Needs.layers`
 FEW: dict[str, Any] = {"steps": 6, "epochs": 3, "replay_texts": 8, "replay_tokens": 16}
-FEW |= {"learning_rate": 1e-3, "forget_rows": 4, "rows": 4, "refresh_every": 2}
+FEW |= {"learning_rate": 1e-3, "forget_rows": 4, "rows": 4, "refresh_every": 2, "chunk_rows": 5}
 FEW["budget"] = 1e-3  # the logits of a random model are small whatever its weights are: no step reaches a larger one
 
 
@@ -144,9 +145,13 @@ def write_model(folder: Path, family: str = "llama", **sizes: Any) -> Path:
 
 
 def rows_of(name: str, completions: Iterable[str], documents: Iterable[str] = ()) -> tuple[Row, ...]:
-    """An answer to "NAME 0?", "NAME 1?", ... for each completion, then the documents."""
+    """An answer to "NAME 0?", "NAME 1?", ... for each completion, then the documents.
+
+    Rows with an even line have one other text that could stand there, the others two.
+    """
     answers = [Row(name, line, "answer", f"{name} {line}?", said) for line, said in enumerate(completions)]
-    return (*answers, *(Row(name, line, "document", "", text) for line, text in enumerate(documents)))
+    rows = (*answers, *(Row(name, line, "document", "", text) for line, text in enumerate(documents)))
+    return tuple(replace(row, alternates=("not that", "7")[: 1 + row.line % 2]) for row in rows)
 
 
 def split_of(
@@ -250,7 +255,10 @@ def mixed(subspace: str = "full", rows: int = 8, moved: Moved = None, linear: bo
 def problem_for(method: str, subspace: str) -> Problem:
     """A mixed problem with rows enough for a method, of which that moves what the method declares movable."""
     needs = short(method).needs
-    return mixed(subspace, max(8, needs.fewest_retain), needs.layers, needs.linear)
+    problem = mixed(subspace, max(8, needs.fewest_retain), needs.layers, needs.linear)
+    forget = problem.splits["forget"]
+    fitting = [place for place, row in enumerate(forget.rows) if not needs.of_rows(row)]
+    return replace(problem, splits={**problem.splits, "forget": forget.of(fitting, "forget")})
 
 
 def uneven(subspace: str = "full", rows: int = 9) -> Problem:

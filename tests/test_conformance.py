@@ -129,7 +129,7 @@ def test_chance_without_a_seed_would_be_seen() -> None:
 
 def check_split(method: Any, problem: Problem) -> None:
     """The mean over a batch equals the weighted sum over its parts, away from the original, where many losses are 0."""
-    problem = divided(problem, method.needs.parts)
+    problem = divided(problem, method.needs.parts, method.needs.made)
     state = method.init(problem)
     pool = {**problem.splits, **state.splits}
     losses = [one for one in flattened(method.phases(problem, state)) if isinstance(one, Descend)]
@@ -200,7 +200,7 @@ def test_forget_loss_climbs(name: str) -> None:
 
 def check_parts(method: Any, problem: Problem) -> None:
     needs = method.needs
-    bare = replace(divided(problem, needs.parts), model=None)
+    bare = divided(replace(problem, model=None), needs.parts, needs.made)
     phases = flattened(method.phases(bare, State()))
     assert phases
     if any(isinstance(phase, Propose) for phase in phases):
@@ -276,7 +276,7 @@ def test_methods_that_name_layers_move_those_and_no_others(name: str, subspace: 
 
 
 def test_more_or_fewer_layers_would_be_seen() -> None:
-    assert LAYERED == ["rmu"]
+    assert LAYERED == ["chunked_difference", "rmu"]
     with pytest.raises(AssertionError):
         check_layers(short("rmu", depth=0.6), deep("full", None))
     with pytest.raises(AssertionError):
@@ -299,7 +299,9 @@ def poisoned(phase: Phase) -> tuple[Phase, ...]:
 
 
 def descends(name: str) -> bool:
-    phases = flattened(short(name).phases(divided(problem_for(name, "full"), short(name).needs.parts), State()))
+    needs = short(name).needs
+    problem = divided(problem_for(name, "full"), needs.parts, needs.made)
+    phases = flattened(short(name).phases(problem, State()))
     return any(isinstance(phase, Descend) for phase in phases)
 
 

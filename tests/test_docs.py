@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 CATALOGUES = ("methods", "curvatures")
 ENTRIES = [(catalogue, name) for catalogue in CATALOGUES for name in registry.names(catalogue)]
-SOURCE = re.compile(r"our choice|as loss_matching|organisers|paper|TOFU's value|Optimal BERT Surgeon", re.I)
+SOURCE = re.compile(r"our choice|as loss_matching|organisers|author|released|paper|TOFU's|Optimal BERT Surgeon", re.I)
 
 
 def _load() -> ModuleType:
@@ -112,6 +112,7 @@ def test_needs_are_said_each_by_itself() -> None:
         (Needs(replay=Replay(texts=9, tokens=5)), "9 texts of at most 5 tokens"),
         (Needs(kept={"unseen": "distributions", "retain": "states"}), "distributions on these rows: unseen."),
         (Needs(kept={"unseen": "distributions", "retain": "states"}), "states on these rows: retain."),
+        (Needs(of_rows=lambda row: "a rhyme"), "With every forget row: a rhyme."),
         (Needs(layers=lambda count: [count - 2, count - 1]), "of 32, counted from the embeddings, 30, 31"),
     ]
     for needs, words in every:

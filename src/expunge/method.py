@@ -24,11 +24,13 @@ from torch import Tensor
 
 from expunge.data.batches import Batch
 from expunge.data.passes import Passes
+from expunge.data.rows import Row
 from expunge.gradients.summed import Terms as Terms
 from expunge.model.choice import LinearLayers
+from expunge.optim.adamw import adamw
 from expunge.optim.search import Measured
 from expunge.optim.step_size import StepRule
-from expunge.problem import Problem, Split
+from expunge.problem import Made, Problem, Split
 
 ACCEPTANCE = "acceptance"  # the split that proposed steps are measured on
 CHANGE = "change"  # in `State.carried`: the change of linear layers as products, where the problem asks for low rank
@@ -67,11 +69,11 @@ class Needs:
     the fewest retain rows (the guard not counted) that it runs with. `parts`: weights of the parts that the retain rows
     are dealt into by hash, such as {"retain": 2, "curvature": 1, "acceptance": 1}; methods that propose need
     "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the subspace only weights of such linear
-    layers move; an adapter that was given is then merged and whole weights move, unless asked otherwise; and where the
-    problem asks for `low_rank`, it leaves the change as products. `replay`: text that it samples from the original,
-    which becomes the split "replay". `layers`: given how many decoder layers the model has, which of them may move (0
-    is the one next to the embeddings); none: whatever the subspace holds. `factors`: the curvature that may be given to
-    it.
+    layers move; a given adapter is then merged and whole weights move, unless asked otherwise; where the problem asks
+    for `low_rank`, it leaves the change as products. `replay`: text that it samples, the split "replay". `layers`: of
+    so many decoder layers those that may move (0: next to the embeddings); none: whatever the subspace holds.
+    `factors`: the curvature that may be given. `of_rows`: what a forget row must have and has not, in words, or
+    nothing. `made`: further splits, of the problem's rows, tokenizer and rendering alone.
     """
 
     retain: bool = False
@@ -83,6 +85,8 @@ class Needs:
     replay: Replay | None = None
     layers: Callable[[int], Sequence[int]] | None = None
     factors: TwoFactors | None = None
+    of_rows: Callable[[Row], str] = lambda row: ""
+    made: Made = lambda problem: {}
 
 
 @dataclass(slots=True)
@@ -90,8 +94,8 @@ class State:
     """What `init` computed: extra splits to draw from, targets per forget row, caches, and notes for the record.
 
     `carried`: what phases leave to later ones (tensors, plain values, lists and mappings of them), which checkpoints
-    keep; the rest depends on the original alone. `pressure` is the multiplier on the pull to the targets, which are a
-    constraint: the loop raises it while the rows are under way and do not arrive.
+    keep; the rest depends on the original alone. `pressure`: on the pull to the targets, which are a constraint; the
+    loop raises it while the rows do not arrive.
     """
 
     splits: dict[str, Split] = field(default_factory=dict)
@@ -112,8 +116,8 @@ class Trial:
     """One step before it is taken, for a rule that sets its learning rate.
 
     `step` is 0-based, of `steps`; `splits`: those it drew from. `loss_at(rate, split)`: the mean loss of the step's own
-    batches of a split, in the units of `Descend.loss`, with the weights moved by -rate times the gradient as it was
-    combined and clipped; afterwards they are as they were.
+    batches of a split, in the units of `Descend.loss`, with the weights moved by -rate times the combined and clipped
+    gradient, and afterwards back.
     """
 
     step: int
@@ -174,11 +178,6 @@ class Optimiser(Protocol):
         ...
 
 
-def adamw(parameters: Sequence[Tensor], weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """AdamW with betas 0.9 and 0.99 (our choice): a phase has some hundreds of steps, and 0.999 averages over more."""
-    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plain:
     """Any optimiser of PyTorch, made by a function of the parameters; its learning rate is set by the loop."""
@@ -222,8 +221,9 @@ class Descend:
     `loss` is evaluated on one batch of one split at a time (`Batch.split`). `draws`: windows of each split in a step
     (splits that do not exist are skipped). One of `steps` and `passes` (over the forget windows) says how long. `rate`:
     a learning rate, which warms up and decays linearly; `Probe`; or a rule that looks at losses and sets it at each
-    step. `aims` says whether the forget rows have targets, so that arriving can be seen. `combine` makes one gradient
-    of those of the splits; none: their sum. `trials`: how often a step's rule measures a split, on average, for plans.
+    step. `aims`: the forget rows have targets, so that arriving can be seen. `combine` makes one gradient of those of
+    the splits; none: their sum. `trials`: how often a step's rule measures a split, on average, for plans.
+    `beside`: by split another one, whose windows at the same places the loss runs together with those that were drawn.
     """
 
     loss: Callable[[Problem, State, Batch], Terms]
@@ -235,6 +235,7 @@ class Descend:
     combine: Callable[[Mapping[str, Gradients]], Gradients] | None = None
     optimiser: Optimiser = field(default_factory=Plain)
     trials: Mapping[str, float] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
     name: str = "descent"
 
     def __post_init__(self) -> None:
@@ -254,9 +255,8 @@ class Proposal:
     derivatives of the mean losses along it: of forget rows (mean over rows of each row's loss per token) and of retain
     rows (mean over tokens). `retain_bend` is direction' C direction, C the curvature of the retain loss per token. A
     step s is expected to change the forget loss by s * slope, the retain loss by s * slope + s^2 * bend / 2.
-    `forget_aim`: the mean loss of forget rows that a step of 1 is planned to reach. None: not known. `notes` are
-    figures for the record: plain numbers, texts, lists and mappings. `passes`: over each split's windows, where that
-    is not what the phase says.
+    `forget_aim`: the mean loss of forget rows that a step of 1 is planned to reach. None: not known. `notes`: plain
+    numbers, texts, lists and mappings for the record. `passes`: over each split's windows, where the phase has others.
     """
 
     direction: Mapping[str, Tensor]

@@ -110,15 +110,19 @@ class Problem:
                 tensor.copy_(snapshot[name])
 
 
-def divided(problem: Problem, weights: Mapping[str, int]) -> Problem:
-    """The problem with its retain rows dealt into parts (see `data.splits.deal`), which take the place of "retain".
+Made = Callable[[Problem], Mapping[str, Split]]
+
+
+def divided(problem: Problem, weights: Mapping[str, int], made: Made = lambda problem: {}) -> Problem:
+    """The problem with its retain rows dealt into parts (see `data.splits.deal`), which take the place of "retain", and
+    with the splits that are `made` of it.
 
     Parts that got no row do not exist. Model and weights are the same ones.
     """
     retain = problem.splits.get("retain")
-    if not weights or retain is None:
-        return problem
-    others = {name: split for name, split in problem.splits.items() if name != "retain"}
-    dealt = deal(retain.rows, weights)
-    parts = {name: retain.of(places, name) for name, places in dealt.items() if places}
-    return replace(problem, splits=others | parts)
+    if weights and retain is not None:
+        others = {name: split for name, split in problem.splits.items() if name != "retain"}
+        dealt = deal(retain.rows, weights)
+        parts = {name: retain.of(places, name) for name, places in dealt.items() if places}
+        problem = replace(problem, splits=others | parts)
+    return replace(problem, splits={**problem.splits, **made(problem)})

@@ -75,6 +75,8 @@ WRONG = {
     "empty array": ("r.json", "[]", None, ("no rows",)),
     "empty csv": ("r.csv", "", None, ("no rows",)),
     "header only": ("r.csv", "text\n", None, ("no rows",)),
+    "alternate no text": ("r.jsonl", '{"text": "zq7 secret", "alternate": 5}', 1, ("'alternate'", "int")),
+    "alternate of none": ("r.jsonl", '{"text": "a", "alternate": ["zq7 secret", " "]}', 1, ("'alternate'", "empty")),
     "no list": ("r.jsonl", '{"messages": "zq7 secret"}', 1, ("'messages'", "list of turns", "str")),
     "no turns": ("r.jsonl", '{"messages": []}', 1, ("end with a turn of the assistant",)),
     "user last": ("r.jsonl", _talk("user zq7", "assistant zq7", "user zq7"), 1, ("end with a turn of the assistant",)),
@@ -175,6 +177,20 @@ def test_duplicates_are_merged_and_counted(tmp_path: Path) -> None:
     # five lines, two distinct rows (each at its first line), so three were merged
     assert [(row.line, row.kind) for row in found.rows] == [(1, "document"), (3, "answer")]
     assert (len(found), found.duplicates) == (2, 3)
+
+
+def test_alternates_are_texts_lists_or_lines_of_the_same_row(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "alternate": "b"},
+        {"text": "a", "alternate": ["c", "b"]},
+        {"text": "d", "alternate": ""},
+        {"messages": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}], "alternate": ["g"]},
+        {"question": "h", "answer": "i"},
+    ]
+    found = read(write(tmp_path, "r.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), "forget")
+    assert [row.alternates for row in found.rows] == [("b", "c"), (), ("g",), ()]
+    assert found.duplicates == 1
+    assert found.rows[0].content == ("", "a")  # what makes it the same row
 
 
 def test_overlap_names_both_places() -> None:

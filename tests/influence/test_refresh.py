@@ -242,7 +242,8 @@ def test_a_restored_stepper_goes_on_as_the_first() -> None:
 
 def steps_by_hand(problem: Problem, count: int) -> None:
     """AdamW written out, with the loop's clipping."""
-    optimiser = torch.optim.AdamW(list(problem.movable.values()), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    moved = list(problem.movable.values())
+    optimiser = torch.optim.AdamW(moved, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     stream = Stream("retain", problem.splits["retain"].windows, 7)
     for _ in range(count):
         for batch in stream.draw(2):

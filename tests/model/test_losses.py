@@ -234,6 +234,33 @@ def test_chunk_check_rejects(broken: Value, make_gpt2: Callable[..., Any], monke
         check_chunks(broken, counting(make_gpt2().double(), calls), calls, monkeypatch)
 
 
+def head_places(model: Any, batch: Batch, value: Value) -> int:
+    """Most places of one call of the head, while the value and its gradients are as those of all logits."""
+    calls: list[int] = []
+    handle = model.get_output_embeddings().register_forward_hook(
+        lambda module, given, out: calls.append(out.shape[0] * out.shape[1])
+    )
+    found = value(model, batch)
+    gradients = torch.autograd.grad(found, list(model.parameters()))
+    handle.remove()
+    expected = plain_value(model, batch)
+    for one, other in zip(gradients, torch.autograd.grad(expected, list(model.parameters())), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-11)
+    return max(calls)
+
+
+def test_prompts_and_padding_never_go_through_the_head(make_gpt2: Callable[..., Any]) -> None:
+    """Of a batch in which few places are targets; where nearly all are, all go through."""
+    model, batch = make_gpt2().double(), five_rows()
+    few = replace(batch, counted=batch.counted & (torch.arange(batch.ids.shape[1]) % 3 == 1))
+    targets = int(few.counted.sum())
+    assert targets < losses.FEW_TARGETS * few.size
+    assert head_places(model, few, chunked_value) == max(targets, len(few.ids))
+    assert head_places(model, few, plain_value) == few.size  # the check sees a head that makes all of them
+    whole = replace(batch, counted=torch.ones_like(batch.counted).index_fill(1, torch.tensor([0]), False))
+    assert head_places(model, whole, chunked_value) == whole.size
+
+
 def test_models_that_change_what_the_head_makes_are_asked_for_their_own_logits(
     make_llama: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,13 +62,15 @@ def test_steps_and_checks_cost_what_the_counter_counts(name: str, subspace: str,
     found = cost(METHOD, problem)
     work = found.before + found.phases
     forward, training = trace.Stack(MAKERS[name](), subspace, torch.float32).curves(given.longest, training=True)
-    checks = sum(times * forward.of(one.windows, one.width) for times, one in work.measured)
-    steps = sum(times * training.of(one.windows, one.width) for times, one in work.trained)
+    checks = sum(times * forward.of(one.windows, one.width, one.targets) for times, one in work.measured)
+    steps = sum(times * training.of(one.windows, one.width, one.targets) for times, one in work.trained)
     assert work.updates == 2 * -(-len(given.splits["forget"].windows) // 4) and not work.plain
     assert near(steps + checks, measured)
     # What the check must reject: steps without their backward, no checks, every window as long as the longest.
     padded = sum(times * training.of(one.windows, given.longest) for times, one in work.trained)
-    assert not near(sum(times * forward.of(one.windows, one.width) for times, one in work.trained) + checks, measured)
+    assert not near(
+        sum(times * forward.of(one.windows, one.width, one.targets) for times, one in work.trained) + checks, measured
+    )
     assert not near(steps, measured)
     assert not near(padded + checks, measured)
 

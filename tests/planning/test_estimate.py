@@ -39,9 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(made / "base", seed=1, **SIZES)
     for name, count in COUNTS.items():
         rows = [
-            {"prompt": f"{name} {line}?", "completion": "ab " * (line % 4 + 1) + str(line)} for line in range(count)
+            {"prompt": f"{name} {line}?", "completion": "ab " * (line % 4 + 1) + str(line), "alternate": "no"}
+            for line in range(count)
         ]
-        rows += [{"text": f"A document of {name}, which is {'very ' * line}long."} for line in range(4)]
+        (made / f"{name}_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        rows += [
+            {"text": f"A document of {name}, which is {'very ' * line}long.", "alternate": "A book."}
+            for line in range(4)
+        ]
         (made / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return made
 
@@ -121,8 +126,9 @@ def every(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_a_plan(name: str, every: Any) -> None:
-    cost = every[name]
+def test_every_method_has_a_plan(name: str, every: Any, folder: Path) -> None:
+    questions = plan_of(folder, subspace="full", method=name, forget=str(folder / "forget_questions.jsonl"))
+    cost = every[name] if name in every else pipeline.estimate(questions).methods[0]
     assert cost.steps > 0 and cost.row_passes > 0 and cost.seconds > 0
     assert cost.step_flops > 0 and cost.other_flops > 0
     assert set(cost.memory.stages) >= {"measuring the original", "unlearning", "saving", "measuring what was written"}

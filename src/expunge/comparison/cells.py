@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from expunge.evaluation import divergence, evidence, verdict
 from expunge.evaluation import official as official_scores
 from expunge.files import code, hashing, plain_json
 from expunge.intake.assembly import Assembled, assemble, load_other
-from expunge.intake.sets import Checked, benchmark_of, check
+from expunge.intake.sets import Checked, benchmark_of, check, lacking
 from expunge.loop import trial
 from expunge.loop.trial import add_samples
 from expunge.loop.watch import Outcome
@@ -69,6 +69,23 @@ def variants(config: commands.Compare) -> list[Variant]:
     return found
 
 
+def _fitting(config: commands.Compare, chosen: Sequence[Variant], say: Say) -> tuple[list[Variant], Checked]:
+    """The variants for which the rows have what they need, and the rows; without the others where none was asked for by
+    name. Raises `InputError`."""
+    if config.methods or config.variants:
+        for variant in chosen:
+            checked = check(config, variant.options.needs)
+        return list(chosen), checked
+    checked, fitting = check(config), []
+    for variant in chosen:
+        lack = lacking(variant.options.needs, checked.parts, bool(config.base))
+        if lack is None:
+            fitting.append(variant)
+        else:
+            say(f"{variant.label}: left out, it needs {lack.flags}")
+    return fitting, checked
+
+
 def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dict[str, Any]:
     """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written.
 
@@ -78,8 +95,7 @@ def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dic
     if not config.seeds:
         raise InputError("--seeds: give at least one.")
     twins = load.twins(config.retrained) if config.retrained else []
-    for variant in chosen:
-        checked = check(config, variant.options.needs)
+    chosen, checked = _fitting(config, chosen, say)
     assembled = assemble(config, checked)
     work = _Work(config, checked, assembled, twins, say, checkpoints)
     cells = [work.cell("original", None, None)]
@@ -257,7 +273,7 @@ class _Work:
         models = {role: load.identity(path) for role in ("model", "base") if (path := getattr(self.config, role))}
         models |= {f"retrained {place}": load.identity(path) for place, path in enumerate(self.twins)}
         contents = {
-            name: [(row.kind, *row.content, row.task, row.paraphrased, row.perturbed) for row in rows]
+            name: [(row.kind, *row.content, row.task, row.paraphrased, row.perturbed, row.alternates) for row in rows]
             for name, rows in sorted(self.checked.parts.items())
         }
         identity = {

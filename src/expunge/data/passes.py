@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from expunge.data.batches import Batch, Stream, by_length
@@ -117,16 +118,27 @@ def measuring(windows: Sequence[Window], times: float = 1, most: int = MEASURED_
     return [(times, _shape([windows[index] for index in group])) for group in groups]
 
 
-def drawing(pool: Mapping[str, Sequence[Window]], draws: Mapping[str, int], seed: int, steps: int) -> Weighed:
-    """Passes of so many steps that draw windows by split as the loop does; a sample of steps stands for all."""
+def drawing(
+    pool: Mapping[str, Sequence[Window]],
+    draws: Mapping[str, int],
+    seed: int,
+    steps: int,
+    beside: Mapping[str, str] = MappingProxyType({}),
+) -> Weighed:
+    """Passes of so many steps that draw windows by split as the loop does; a sample of steps stands for all.
+
+    `beside`: by split another one, whose windows at the same places go along (see `method.Descend`).
+    """
     sampled = min(MOST_DRAWN, steps)
     streams = {name: Stream(name, pool[name], seed + place) for place, name in enumerate(draws) if name in pool}
-    return [
-        (steps / sampled, shape_of(batch))
-        for _ in range(sampled)
-        for name, stream in streams.items()
-        for batch in stream.draw(draws[name])
-    ]
+    drawn: list[Shape] = []
+    for _ in range(sampled):
+        for name, stream in streams.items():
+            for batch in stream.draw(draws[name]):
+                drawn.append(shape_of(batch))
+                if name in beside:
+                    drawn.append(_shape([pool[beside[name]][place] for place in batch.windows.tolist()]))
+    return [(steps / sampled, shape) for shape in drawn]
 
 
 def shape_of(batch: Batch) -> Shape:

@@ -8,7 +8,7 @@ like everything else.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +21,11 @@ SHAPES: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "completion"), ("in
 CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "value")}  # columns, and keys of a turn
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
 METADATA = ("id", "task")
+ALTERNATE = "alternate"
 QUOTE = "Write it as text, in quotes."
 TURNS = 'Write turns as {"role": "user", "content": "..."}.'
 KNOWN = "text | prompt + completion | input + output | question + answer | messages, and optionally " + ", ".join(
-    METADATA
+    (*METADATA, ALTERNATE)
 )
 
 
@@ -35,6 +36,7 @@ class Row:
     `cut`: the character of a document at which its scored continuation starts; 0: half of its words. `messages`: the
     turns (role, content) of a conversation, of which `completion` is the last and `prompt` those before it, to read.
     `paraphrased` and `perturbed`: other answers that a benchmark brings, the true one in other words and wrong ones.
+    `alternates`: other texts that could stand where the completion does (column `alternate`: one, or a list of them).
     """
 
     file: str
@@ -47,6 +49,7 @@ class Row:
     messages: tuple[tuple[str, str], ...] = ()
     paraphrased: tuple[str, ...] = ()
     perturbed: tuple[str, ...] = ()
+    alternates: tuple[str, ...] = ()
 
     @property
     def content(self) -> tuple[str, ...]:
@@ -99,7 +102,9 @@ def read(path: str | Path, role: str, make_row: MakeRow | None = None) -> RowSet
     count = 0
     for line, record in records(str(path), role):
         row = (make_row or _row)(str(path), line, record)
-        distinct.setdefault(row.content, row)
+        first = distinct.setdefault(row.content, row)
+        if added := [text for text in row.alternates if text not in first.alternates]:
+            distinct[row.content] = replace(first, alternates=(*first.alternates, *added))
         count += 1
     if not distinct:
         raise InputError(f"{path}: the {role} file holds no rows. Give it at least one ({KNOWN}).")
@@ -137,13 +142,13 @@ def _row(source: str, line: int, record: Any) -> Row:
     if not isinstance(record, dict):
         what = f"expected an object with named columns, found {type(record).__name__}"
         raise InputError(f"{where}: {what}. Known: {KNOWN}.")
-    columns = {str(column) for column in record} - set(METADATA)
-    task = _task(where, record.get("task"))
+    columns = {str(column) for column in record} - {*METADATA, ALTERNATE}
+    task, alternates = _task(where, record.get("task")), _alternates(where, record.get(ALTERNATE))
     for column, keys in CONVERSATIONS.items():
         if columns == {column}:
             turns = _turns(f"{where}: column {column!r}", record[column], keys)
             prompt = "\n".join(f"{role}: {text}" for role, text in turns[:-1])
-            return Row(source, line, "answer", prompt, turns[-1][1], task, messages=turns)
+            return Row(source, line, "answer", prompt, turns[-1][1], task, messages=turns, alternates=alternates)
     shape = next((shape for shape in SHAPES if set(shape) == columns), None)
     if shape is None:
         listed = ", ".join(map(shown, list(map(str, record))[:8])) or "none"
@@ -159,7 +164,7 @@ def _row(source: str, line: int, record: Any) -> Row:
         _check_text(where, column, value)
     prompt = "" if shape == ("text",) else record[shape[0]]
     kind: Kind = "document" if shape == ("text",) else "answer"
-    return Row(source, line, kind, prompt, record[shape[-1]], task)
+    return Row(source, line, kind, prompt, record[shape[-1]], task, alternates=alternates)
 
 
 def _task(where: str, value: Any) -> str:
@@ -168,6 +173,17 @@ def _task(where: str, value: Any) -> str:
         raise InputError(f"{where}: column 'task' {what}. {QUOTE}")
     _check_text(where, "task", task := "" if value is None else str(value))
     return task
+
+
+def _alternates(where: str, value: Any) -> tuple[str, ...]:
+    """The texts of a column of alternates, of which none may be missing. Raises `InputError`."""
+    texts = [] if value is None or value == "" else value if isinstance(value, list) else [value]
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            found = "an empty one" if isinstance(text, str) else type(text).__name__
+            raise InputError(f"{where}: column {ALTERNATE!r} must be a text or a list of texts, found {found}. {QUOTE}")
+        _check_text(where, ALTERNATE, text)
+    return tuple(dict.fromkeys(texts))
 
 
 def _turns(where: str, value: Any, keys: tuple[str, str]) -> tuple[tuple[str, str], ...]:

@@ -27,8 +27,8 @@ from expunge.gradients.summed import Terms, gradients
 from expunge.influence.dual import RowPairs
 from expunge.influence.margin_pairs import margin_pairs
 from expunge.influence.needs import Tokens, needs
-from expunge.method import adamw
 from expunge.model.losses import target_nll, window_means
+from expunge.optim.adamw import adamw
 from expunge.problem import Problem, Split
 
 SHARE = 0.5  # of their need, what rows fall by where the other half was relearned

@@ -4,7 +4,7 @@ Every file that was named is read and checked, and the model folders are looked 
 before any model is loaded and before anything is written.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,7 +82,8 @@ def check(
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
     if lack := lacking(needs or Needs(), parts, bool(inputs.base)):
         role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
-        raise InputError(f"{sets[role].rows[0].file}: {lack.reason} Give {lack.flags}, or use another --method.")
+        where = lack.place or sets[role].rows[0].file
+        raise InputError(f"{where}: {lack.reason} Give {lack.flags}, or use another --method.")
     return Checked(sets, parts, comparison, _log(inputs))
 
 
@@ -97,13 +98,15 @@ def _log(inputs: Inputs) -> Any:
 
 
 class Lack(NamedTuple):
-    """What a method needs and was not given: the flags that would give it, and a sentence that says why."""
+    """What a method needs and was not given: the flags that would give it, and a sentence that says why; `place`: of a
+    row that lacks it."""
 
     flags: str
     reason: str
+    place: str = ""
 
 
-def lacking(needs: Needs, parts: Mapping[str, Sized], base: bool) -> Lack | None:
+def lacking(needs: Needs, parts: Mapping[str, Sequence[Row]], base: bool) -> Lack | None:
     """What is missing of what a method needs, where these parts of the rows are there and a base was given or not."""
     forget, retain, guard = (len(parts.get(name, ())) for name in ("forget", "retain", "guard"))
     if needs.retain and not retain:
@@ -120,6 +123,10 @@ def lacking(needs: Needs, parts: Mapping[str, Sized], base: bool) -> Lack | None
             "--holdout (rows of the same kind) or --base (the model before its fine-tuning)",
             f"{forget} row(s) and nothing that the model never saw, so there is no target to lead them to.",
         )
+    unfit = [(row, what) for row in parts.get("forget", ()) if (what := needs.of_rows(row))]
+    if unfit:
+        row, what = unfit[0]
+        return Lack(f"{what} with every forget row", f"{len(unfit)} row(s) without what this method needs.", row.place)
     return None
 
 

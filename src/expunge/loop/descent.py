@@ -46,7 +46,7 @@ def work(phase: Descend, ground: Ground, probing: int = 0) -> Passes:
         for weight, shape in drawing(pool, {name: phase.draws[name]}, ground.seed, steps)
     ]
     drawn = Passes(
-        trained=drawing(pool, phase.draws, ground.seed, steps + probing),
+        trained=drawing(pool, phase.draws, ground.seed, steps + probing, phase.beside),
         measured=trials,
         updates=steps + probing,
         copies=1 if not phase.aims else 3 if probing else 2,  # good weights; an attempt's start; the best so far
@@ -218,6 +218,7 @@ class DescendRunner:
             steps,
             phase.combine,
             state,
+            {name: pool[other].windows for name, other in phase.beside.items()},
         )
         if begin is not None:
             minimiser.load_state_dict(begin)

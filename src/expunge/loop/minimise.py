@@ -14,6 +14,7 @@ import torch
 
 from expunge.data.batches import Batch, Stream, dealt
 from expunge.data.passes import MEASURING
+from expunge.data.tokens import Window
 from expunge.errors import NumericalError
 from expunge.gradients.summed import gradients
 from expunge.method import Gradients, State, Stepper, Terms, Trial
@@ -40,9 +41,9 @@ class Minimiser:
     """Steps down a loss.
 
     `draws`: windows that a step takes of each stream; `rate`: the learning rate of a step, asked once its gradient is
-    there; `combine`: one gradient from those of the splits, which are kept apart for it; none: their sum. `step` counts
-    the steps taken, `tokens` (without padding) and `row_passes` what they sent through the model, a forward pass alone
-    as a third.
+    there; `combine`: one gradient from those of the splits, which are kept apart for it; none: their sum. `beside`: by
+    split the windows of which those at the places drawn go along. `step` counts the steps taken, `tokens` (without
+    padding) and `row_passes` what they sent through the model, a forward pass alone as a third.
     """
 
     problem: Problem
@@ -54,6 +55,7 @@ class Minimiser:
     steps: int
     combine: Callable[[Mapping[str, Gradients]], Gradients] | None = None
     state: State = field(default_factory=State)
+    beside: Mapping[str, Sequence[Window]] = field(default_factory=dict)
     step: int = 0
     drawn: float = 0.0
     drawn_rows: float = 0.0
@@ -105,8 +107,7 @@ class Minimiser:
     def _take_step(self) -> dict[str, float]:
         optimiser = self.stepper.optimiser
         batches = [batch for name, stream in self.streams.items() for batch in stream.draw(self.draws[name])]
-        self.drawn += _tokens(batches)
-        self.drawn_rows += _windows(batches)
+        self._count(batches)
         self.stepper.before(self.step, batches)
         found = gradients(self.problem, batches, self.loss, apart=self.combine is not None)
         direction = self.combine(found.by_split) if self.combine else found.by_split.get("", {})
@@ -124,6 +125,16 @@ class Minimiser:
         optimiser.zero_grad(set_to_none=True)
         self.stepper.after(self.step)
         return found.parts
+
+    def _count(self, batches: Sequence[Batch]) -> None:
+        along = [
+            self.beside[batch.split][place]
+            for batch in batches
+            if batch.split in self.beside
+            for place in batch.windows.tolist()
+        ]
+        self.drawn += _tokens(batches) + sum(len(window.ids) for window in along)
+        self.drawn_rows += _windows(batches) + len(along)
 
     @torch.no_grad()
     def _loss_at(self, batches: Sequence[Batch], rate: float, split: str) -> float:

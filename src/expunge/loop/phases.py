@@ -71,7 +71,7 @@ def apply(
     method's own numbers of steps, for fair comparisons: proposals and the probe's steps are part of it, and there is
     one attempt. With `checkpoints`, an interrupted run goes on after its last phase, proposal or check.
     """
-    problem = divided(problem, method.needs.parts)
+    problem = divided(problem, method.needs.parts, method.needs.made)
     before = _before(method, problem).row_passes
     state = method.init(problem)
     return _Walk.at_original(problem, state, method.phases(problem, state), log, tokens, checkpoints, before).run()
@@ -87,7 +87,7 @@ class MethodCost:
 
 def cost(method: Method, problem: Problem) -> MethodCost:
     """What a method costs, as `apply` runs it. The problem needs no model, only its splits and shapes of weights."""
-    problem = divided(problem, method.needs.parts)
+    problem = divided(problem, method.needs.parts, method.needs.made)
     state = _expected(method.needs, problem)
     ground, steps = Ground.of(problem, state), flattened(method.phases(problem, state))
     every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
@@ -105,7 +105,7 @@ def _expected(needs: Needs, problem: Problem) -> State:
 
 
 def _before(method: Method, problem: Problem) -> Passes:
-    """What `init` takes, and what is kept and watched of the original, of a problem whose retain rows are dealt."""
+    """What `init` takes, and what is kept and watched of the original, of a problem as the method gets it."""
     needs, state, before = method.needs, _expected(method.needs, problem), Passes()
     pool, steps = Ground.of(problem, state).pool, flattened(method.phases(problem, state))
     if needs.replay:

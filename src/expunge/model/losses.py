@@ -1,8 +1,9 @@
 """Pure functions on logits and batches.
 
 The logits of a batch are the largest thing that a pass makes: for a vocabulary of 100,000 more than all activations.
-So only those of targets are looked at, and where there are many they are made from the last hidden states chunk by
-chunk, and made again in the backward pass: no [N, V] exists, and the values and gradients are the same.
+So where few places are targets only theirs are made, from the last hidden states, and where there are many they are
+made chunk by chunk, and again in the backward pass: no [N, V] exists, and values and gradients are the same but for
+rounding.
 
 Shapes: B windows, T tokens, D width, V vocabulary, N targets of the batch (true entries of `counted`), n targets of a
 chunk, K kept entries of the original's distribution.
@@ -20,6 +21,7 @@ from expunge.data.batches import Batch
 
 MOST_LOGITS = 2**25  # entries B * T * V that are made at once: 128 MiB in float32
 CHUNK_LOGITS = 2**23  # entries n * V of a chunk, of which a backward pass holds about four
+FEW_TARGETS = 0.8  # of the places B * T: with more targets, picking their states takes longer than it saves
 Pick = Callable[[Tensor], Tensor]
 Read = Callable[..., tuple[Tensor, ...]]
 
@@ -60,7 +62,9 @@ def read_logits(
     """As `read_targets`, for ids and attention [B, T] and the places that `pick` takes: [B, T, ...] to [N, ...]."""
     config = getattr(model, "config", None)
     vocabulary = config.get_text_config(decoder=True).vocab_size if config is not None else 0
-    states = _states(model, *inputs) if inputs[0].numel() * vocabulary > MOST_LOGITS else None
+    places, targets = inputs[0].numel(), pick(inputs[0]).numel()
+    many = places * vocabulary > MOST_LOGITS
+    states = _states(model, *inputs) if vocabulary and (many or are_few(targets, places)) else None
     if states is None:
         return read(_wide(pick(_logits(model, *inputs))), *given)
     head, picked = model.get_output_embeddings(), pick(states)
@@ -68,6 +72,8 @@ def read_logits(
     def from_states(states: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         return read(_wide(head(states[None])[0]), *given)
 
+    if not many:
+        return from_states(picked, *given)
     most = max(1, CHUNK_LOGITS // vocabulary)
     chunks = zip(*(tensor.split(most) for tensor in (picked, *given)), strict=True)
     if torch.is_grad_enabled():
@@ -75,6 +81,11 @@ def read_logits(
     else:
         found = [from_states(*chunk) for chunk in chunks]
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def are_few(targets: int, places: int) -> bool:
+    """Whether the logits of so many targets are made alone, and those of the other places not at all."""
+    return targets < FEW_TARGETS * places
 
 
 def _states(model: Any, ids: Tensor, attention: Tensor) -> Tensor | None:
@@ -100,7 +111,9 @@ def _states(model: Any, ids: Tensor, attention: Tensor) -> Tensor | None:
     if len(caught) != 1 or caught[0].shape[:2] != ids.shape:
         return None
     with torch.no_grad():
-        same = first.is_meta or torch.equal(head(caught[0][:, :1]).to(first.dtype), first)  # a plan has no data
+        same = first.is_meta or torch.equal(
+            head(caught[0][:, :1].detach()).to(first.dtype), first
+        )  # a plan has no data
     return caught[0] if same else None
 
 

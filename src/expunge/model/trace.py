@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from expunge.model import layers
-from expunge.model.losses import nll, read_logits
+from expunge.model.losses import are_few, nll, read_logits
 from expunge.model.recompute import recompute_layers, recomputes
 from expunge.model.select import select
 from expunge.model.without_data import Fused, Live, NotFollowed, following
@@ -37,14 +37,20 @@ DEPTHS = (2, 4)  # deeper stacks of equal layers are traced at these depths and 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """FLOPs of one window of T tokens: `linear` T + `square` T^2 (the second from attention)."""
+    """FLOPs of one window of T tokens: `linear` T + `square` T^2 (the second from attention).
+
+    `head`: of `linear` what the output head takes, where it can be left out at places that are no targets.
+    """
 
     linear: float
     square: float
+    head: float = 0.0
 
-    def of(self, windows: int, tokens: int) -> float:
-        """FLOPs of B windows padded to T tokens."""
-        return windows * tokens * (self.linear + self.square * tokens)
+    def of(self, windows: int, tokens: int, targets: int | None = None) -> float:
+        """FLOPs of B windows padded to T tokens, of which so many are targets; none: all of them."""
+        places = windows * tokens
+        left_out = places - targets if targets is not None and are_few(targets, places) else 0
+        return places * (self.linear + self.square * tokens) - left_out * self.head
 
     def generating(self, windows: int, prompt: int, new: int, head: int) -> float:
         """FLOPs of reading B prompts and making `new` tokens after each, with cached keys and values.
@@ -152,8 +158,14 @@ class Stack:
     def curves(self, longest: int, training: bool) -> tuple[Curve, Curve]:
         """FLOPs of forward passes, and of forward with backward, fitted to two lengths; the fit is exact."""
         tokens = max(4, min(longest, LONGEST) // 2)
-        short, long = (self.trace(1, length, 1, training) for length in (tokens, 2 * tokens))
-        return _fit(tokens, short.forward, long.forward), _fit(tokens, short.whole, long.whole)
+        short, long = (self.trace(1, length, length, training) for length in (tokens, 2 * tokens))
+        few = self.trace(1, tokens, 1, training)  # the head at one target, and at the first place without a backward
+        forward = (short.forward - few.forward) / (tokens - 2)
+        whole = (short.whole - few.whole + forward) / (tokens - 1)
+        return (
+            _fit(tokens, short.forward, long.forward, forward),
+            _fit(tokens, short.whole, long.whole, whole if forward else 0.0),
+        )
 
     def cache_bytes(self) -> int:
         """Bytes of keys and values that generation keeps for each token of each window."""
@@ -299,6 +311,6 @@ def _losses(model: Any, ids: Tensor, chosen: Tensor) -> Tensor:
     return read_logits(model, (ids, torch.ones_like(ids)), lambda values: values.flatten(0, 1)[chosen], read, chosen)[0]
 
 
-def _fit(tokens: int, short: int, long: int) -> Curve:
+def _fit(tokens: int, short: int, long: int, head: float) -> Curve:
     square = (long - 2 * short) / (2 * tokens**2)
-    return Curve(short / tokens - square * tokens, square)
+    return Curve(short / tokens - square * tokens, square, head)

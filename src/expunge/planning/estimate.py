@@ -235,7 +235,7 @@ class Estimator:
 
 
 def _flops(curve: Curve, passes: Weighed) -> float:
-    return sum(times * curve.of(shape.windows, shape.width) for times, shape in passes)
+    return sum(times * curve.of(shape.windows, shape.width, shape.targets) for times, shape in passes)
 
 
 def _typical(passes: Weighed) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
         training = build(Training, read_yaml(config.train_config), config.train_config)
     stored = load.stored_dtype(str(config.model), trust(config))
     estimator = Estimator(config, shape, rows, Runtime(config.device), stored)
-    lacks = {name: lacking(method.needs, rows.splits, bool(config.base)) for name, method in methods.items()}
+    lacks = {name: lacking(method.needs, rows.checked.parts, bool(config.base)) for name, method in methods.items()}
     missing = {name: lack.flags for name, lack in lacks.items() if lack}
     possible = {name: method for name, method in methods.items() if name not in missing}
     costs, refused = _costs(estimator, possible, config.method == "all")

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from expunge.method import adamw
 from expunge.model import generation
 from expunge.model.select import select
 from expunge.model.trace import alike, counter, depth_of, with_layers
+from expunge.optim.adamw import adamw
 from expunge.runs.distributed import Runtime
 
 LARGEST = 12_000_000  # parameters of the timed piece

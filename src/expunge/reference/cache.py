@@ -5,7 +5,7 @@ Kept per target: the K likeliest tokens and their log-probabilities. Where the v
 one class (see `model.losses.kept_kl`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,14 +51,23 @@ class KeptDistributions:
 
 
 @torch.no_grad()
-def keep_distributions(problem: Problem, split: Split) -> KeptDistributions:
-    """Runs the original over a split once. About 2 kB a target at K = 256."""
+def keep_distributions(
+    problem: Problem, split: Split, adjust: Callable[[Tensor, Tensor], Tensor] = lambda logits, labels: logits
+) -> KeptDistributions:
+    """Runs the original over a split once. About 2 kB a target at K = 256.
+
+    `adjust(logits [n, V], labels [n])`: the logits of which the distributions are kept, in place of the original's.
+    """
     found: dict[int, tuple[Tensor, ...]] = {}
+
+    def read(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        return _likeliest(adjust(logits, labels), labels)
+
     with problem.original() as original, problem.runtime.autocast():
 
         def keep(batch: Batch) -> None:
-            read = read_targets(original, batch, _likeliest, target_ids(batch))
-            parts = zip(*(values.split(batch.counted.sum(dim=1).tolist()) for values in read), strict=True)
+            kept = read_targets(original, batch, read, target_ids(batch))
+            parts = zip(*(values.split(batch.counted.sum(dim=1).tolist()) for values in kept), strict=True)
             for index, (own, places, losses) in zip(batch.windows.tolist(), parts, strict=True):
                 # clones, since a view would be sent with its whole batch
                 found[index] = own.cpu().clone(), places.int().cpu(), losses.double().cpu()
