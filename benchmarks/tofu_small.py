@@ -1,0 +1,183 @@
+"""TOFU on SmolLM2-135M-Instruct: fine-tuned until it knows the authors, retrained twins, methods beside them.
+
+    python benchmarks/tofu_small.py --tofu FOLDER [--size small|full|try] [--steps data models twins compare]
+
+FOLDER has TOFU's files as they are published (full, forgetNN_perturbed, retain_perturbed, real_authors_perturbed,
+world_facts_perturbed); rows and models stay below build/, and nothing of them comes with this package. The model is
+that of `expunge demo --real`: a package of 93 MB, fetched once.
+
+`small` has 20 authors of 200 (400 rows), of whom one (5 %) or two (10 %) are forgotten, and 8 that nobody trained on;
+`full` is the benchmark itself (forget01, 05, 10; 4,000 rows, none left to compare with), for a GPU; `try` runs every
+step on 20 rows. Each step keeps what is there, and an interrupted fine-tune goes on; `compare` runs
+recipes/tofu_compare.yaml and keeps its cells.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from expunge.benchmarks.tofu import Tofu
+from expunge.config.recipes import read_yaml
+from expunge.data.rows import read
+from expunge.data.tokens import Rendering
+from expunge.demo import real
+from expunge.loop.training import Training, fine_tune
+from expunge.model import gguf, load
+from expunge.model.save import atomic_folder, write
+from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.distributed import Runtime
+
+ROOT = Path(__file__).parents[1]
+EACH, AUTHORS, SPARE = 20, 200, 8  # rows of an author, authors, and those that nobody trains on
+PERTURBED = ("retain_perturbed.json", "forget10_perturbed.json")
+GENERAL = ("real_authors_perturbed.json", "world_facts_perturbed.json")
+RATE, CONTEXT = 1e-4, 512
+STEPS = ("data", "models", "twins", "compare")
+Rows = list[dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Authors that are trained in, those of each request, rows of each (fewer to try the steps), how it trains."""
+
+    authors: int
+    requests: tuple[int, ...]
+    rows: int = EACH
+    general: int | None = None
+    epochs: int = 8
+    twins: int = 3
+
+
+SIZES = {
+    "small": Size(authors=20, requests=(1, 2)),
+    "full": Size(authors=AUTHORS, requests=(2, 10, 20), epochs=5),
+    "try": Size(authors=4, requests=(1,), rows=5, general=5, epochs=1, twins=1),
+}
+
+
+def lines(file: Path) -> Rows:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def put(file: Path, rows: Rows) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def prepare(tofu: Path, size: Size, work: Path) -> None:
+    """A folder of the original's layout for each request, with its share of the rows; all have the same rows trained in
+    and the same that nobody trained on."""
+    full = lines(tofu / "full.json")
+    wrong = {row["question"]: row for file in PERTURBED for row in lines(tofu / file)}
+    most = max(size.requests)
+    trained = [*range(size.authors - most), *range(AUTHORS - most, AUTHORS)]
+    spare = [author for author in range(AUTHORS - 20, AUTHORS) if author not in trained][:SPARE]
+
+    def of(authors: list[int]) -> Rows:
+        return [row for author in authors for row in full[author * EACH : author * EACH + size.rows]]
+
+    for count in size.requests:
+        data = work / f"forget{count}"
+        data.mkdir(parents=True, exist_ok=True)
+        forget, retain = of(trained[-count:]), of(trained[:-count])
+        put(data / "forget_perturbed.json", [wrong[row["question"]] for row in forget])
+        put(data / "retain.json", retain)
+        put(data / "retain_perturbed.json", [wrong[row["question"]] for row in retain if row["question"] in wrong])
+        for name in GENERAL:
+            put(data / name, lines(tofu / name)[: size.general])
+        if spare:
+            put(data / "holdout.json", of(spare))
+    put(work / "train.json", of(trained))
+
+
+def original(size: Size, work: Path) -> None:
+    """The base, fine-tuned on all rows; goes on where it was interrupted."""
+    folder, kept = work / "original", work / "checkpoints"
+    if folder.exists():
+        return
+    base = gguf.folder_of(real.fetched(print), print)
+    tokenizer = load.load_tokenizer(str(base))
+    rows = read(work / "train.json", "train", Tofu().make_row).rows
+    model = load.load_model(str(base), torch.float32, Runtime().device)
+    kept.mkdir(exist_ok=True)
+    begun, training = time.perf_counter(), Training(epochs=size.epochs, learning_rate=RATE)
+    model, loss = fine_tune(
+        model, tokenizer, rows, Rendering(context=CONTEXT), training, 0, "original", checkpoints=Checkpoints(kept)
+    )
+    with atomic_folder(folder) as temporary:
+        write(model, tokenizer, temporary, torch.float32)
+    shutil.rmtree(kept)
+    print(f"{folder}: {time.perf_counter() - begun:.0f} s, last epoch's loss {loss:.3f}", flush=True)
+
+
+def expunge(*arguments: str) -> None:
+    """One command; its exit code 3 (the verdict does not pass) is a result, not a failure."""
+    print("$ expunge " + " ".join(arguments), flush=True)
+    if (code := subprocess.run([sys.executable, "-m", "expunge", *arguments], check=False).returncode) not in (0, 3):
+        raise SystemExit(code)
+
+
+def twins(size: Size, count: int, work: Path) -> None:
+    """Retrained without the forget rows, by the same training; kept where they are."""
+    data, training = work / f"forget{count}", work / "training.yaml"
+    if (data / "retrained").exists():
+        return
+    training.write_text(f"epochs: {size.epochs}\nlearning_rate: {RATE}\n", encoding="utf-8")
+    files = ["--forget", str(data / "forget_perturbed.json"), "--train", str(work / "train.json")]
+    models = ["--model", str(work / "original"), "--base", str(gguf.folder_of(real.fetched(print), print))]
+    how = [
+        "--benchmark",
+        "tofu",
+        "--train-config",
+        str(training),
+        "--seeds",
+        str(size.twins),
+        "--context",
+        str(CONTEXT),
+    ]
+    expunge("retrain", *models, *files, *how, "--output", str(data / "retrained"))
+
+
+def compare(name: str, count: int, work: Path) -> None:
+    """The methods of recipes/tofu_compare.yaml beside the twins; finished cells are kept."""
+    data = work / f"forget{count}"
+    recipe = read_yaml(str(ROOT / "recipes" / "tofu_compare.yaml"))
+    roles = {"forget": "forget_perturbed", "retain": "retain", "holdout": "holdout"}
+    files = {role: data / f"{file}.json" for role, file in roles.items()}
+    recipe |= {role: str(file) for role, file in files.items() if file.exists()}
+    recipe |= {"model": str(work / "original"), "base": str(gguf.folder_of(real.fetched(print), print))}
+    recipe |= {"retrained": str(data / "retrained"), "train": str(work / "train.json")}
+    if name == "try":
+        recipe |= {"seeds": [0], "variants": {"margin_newton": {"iterations": 2}, "npo": {"epochs": 1}}}
+    own = data / "compare.yaml"
+    own.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    expunge("compare", "--config", str(own), "--output", str(data / "comparison"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tofu", type=Path, required=True)
+    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--requests", nargs="+", type=int, help="authors to forget; all of the size's requests")
+    arguments = parser.parse_args()
+    size, work = SIZES[arguments.size], ROOT / "build" / f"tofu_{arguments.size}"
+    if "data" in arguments.steps:
+        prepare(arguments.tofu, size, work)
+    if "models" in arguments.steps:
+        original(size, work)
+    for count in arguments.requests or size.requests:
+        if "twins" in arguments.steps:
+            twins(size, count, work)
+        if "compare" in arguments.steps:
+            compare(arguments.size, count, work)
+
+
+if __name__ == "__main__":
+    main()
