@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from expunge.errors import InputError
@@ -56,6 +57,14 @@ def test_atomic_folder_appears_when_all_is_there(tmp_path: Path) -> None:
     assert (output / "inner" / "file").read_text(encoding="utf-8") == "x"
     assert list(output.parent.iterdir()) == [output]
     assert output.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(("private", "mode"), [(False, 0o644), (True, 0o600)])
+def test_weights_can_be_read_by_who_may_enter(private: bool, mode: int, tmp_path: Path) -> None:
+    """A server may run as somebody else; safetensors makes its files for their owner alone."""
+    with save.atomic_folder(tmp_path / "out", private=private) as folder:
+        save_file({"w": torch.zeros(2)}, folder / "model.safetensors")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])

@@ -57,6 +57,8 @@ def atomic_folder(output: Path, private: bool = False) -> Iterator[Path]:
         with workspace.noted(temporary), full_disk_explained(temporary.parent):
             yield distributed.from_main(lambda: temporary)
             temporary.chmod(0o700 if private else 0o755)
+            for file in temporary.glob("*.safetensors"):  # which safetensors itself makes for their owner alone
+                file.chmod(0o600 if private else 0o644)
             if output.exists():
                 raise InputError(f"{output}: the output appeared while this ran; nothing was overwritten.")
             temporary.rename(output)
