@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from scipy.stats import norm
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+MOST_KEPT = 512  # rows of the weights that are kept: 8 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,15 @@ def share_score(hits: NDArray[np.bool_]) -> Score | None:
 
 
 def bootstrap(count: int, seed: int = 0) -> Floats:
-    """Resampling weights [2000, count]: how often each row is drawn in each resample."""
+    """Resampling weights [2000, count], not to be written to: how often each row is drawn in each resample."""
+    draw = _drawn if count <= MOST_KEPT else _drawn.__wrapped__
+    return draw(count, seed, RESAMPLES)
+
+
+@lru_cache(maxsize=4)
+def _drawn(count: int, seed: int, resamples: int) -> Floats:
+    """Scores of one set ask for the same weights one after the other, and drawing them is most of their time."""
     random = np.random.default_rng(seed)
-    return random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+    weights = random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+    weights.flags.writeable = False
+    return weights
