@@ -66,7 +66,7 @@ def check_tensors(folder: Path, out: Path) -> None:
     assert given.keys() == made.keys()
     for name, tensor in given.items():
         assert tensor.dtype == made[name].dtype, name
-        assert torch.equal(tensor.view(torch.uint8), made[name].view(torch.uint8)), name
+        assert torch.equal(tensor.reshape(-1).view(torch.uint8), made[name].reshape(-1).view(torch.uint8)), name
 
 
 def spoilt(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -101,10 +101,13 @@ def test_a_link_that_leads_elsewhere_is_not_followed(folder: Path) -> None:
         written(folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_step_of_nothing_leaves_every_tensor(folder: Path, dtype: torch.dtype) -> None:
-    """Of mixed dtypes too: a norm in float32 beside half precision."""
-    spoilt(folder, lambda state: {name: one if "norm" in name else one.to(dtype) for name, one in state.items()})
+    """Of mixed dtypes too: a norm in float32 beside others; of float64 what float32 cannot hold."""
+    spoilt(
+        folder,
+        lambda state: {name: one if "norm" in name else one.to(dtype) * (1 - 1e-9) for name, one in state.items()},
+    )
     out, shipped = written(folder)
     check_tensors(folder, out)
     assert shipped.dtype == dtype and not shipped.passed_over
@@ -113,6 +116,20 @@ def test_a_step_of_nothing_leaves_every_tensor(folder: Path, dtype: torch.dtype)
         out, _ = written(folder, copy=False)
         with pytest.raises(AssertionError):
             check_tensors(folder, out)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "transformer."])
+def test_names_without_the_prefix_of_the_base_model(folder: Path, make_gpt2: Any, prefix: str) -> None:
+    """As GPT-2 lies on the hub, with the masks of its time."""
+    if prefix == "transformer.":
+        make_gpt2().save_pretrained(folder)
+    masks = {"h.0.attn.bias": torch.ones(1, 1, 4, 4).tril(), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    more = masks if prefix == "transformer." else {}
+    spoilt(folder, lambda state: {name.removeprefix(prefix): one for name, one in state.items()} | more)
+    out, shipped = written(folder)
+    check_tensors(folder, out)
+    check_as_came(folder, out, "config.json")
+    assert shipped.readers.startswith(save.GIVEN_FORM)
 
 
 def test_tensors_that_the_model_passes_over_go_along(folder: Path) -> None:

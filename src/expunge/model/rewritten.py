@@ -6,7 +6,7 @@ may ask for those, so they go over as they came.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expunge.errors import ExpungeError
-from expunge.model import sound
+from expunge.model import sound, stored
 from expunge.model.stored import INDEX, KINDS, Stored
 
 
@@ -33,6 +33,23 @@ def held(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             f"{str(dtype).removeprefix('torch.')} cannot hold {name} (it ends at {torch.finfo(dtype).max:.3g})"
         )
     return made
+
+
+def given_names(names: Iterable[str], given: Container[str], prefix: str) -> dict[str, str]:
+    """The names that tensors were given under: without the prefix of the base model, where they came without (GPT-2's
+    on the hub), else as they are."""
+    cut = {name: name.removeprefix(f"{prefix}.") for name in names}
+    return {name: cut[name] if name not in given and cut[name] in given else name for name in cut}
+
+
+def rename(folder: Path, names: Mapping[str, str]) -> None:
+    """Writes the files anew with other names."""
+    for file in stored.files(folder):
+        save_file({names[name]: one for name, one in load_file(file).items()}, file, metadata={"format": "pt"})
+    if (index := folder / INDEX).is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["weight_map"] = {names[name]: file for name, file in content["weight_map"].items()}
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def as_given(
@@ -55,17 +72,25 @@ def as_given(
             tensor = _read(given[name])
             foreign += [name] if tensor.is_floating_point() and tensor.dim() in (2, 3) else []
         extra[name] = held(name, tensor, dtype or KINDS.get(given[name].dtype, tensor.dtype))
-    if dtype is None:
-        odd = {name: KINDS[given[name].dtype] for name, one in written.items() if _differs(one, given.get(name))}
-    else:
-        odd = {}
+    odd = {} if dtype else {name: given[name] for name, one in written.items() if _differs(one, given.get(name))}
     if extra or odd:
         _rewrite(folder, written, extra, odd)
     return foreign
 
 
+def _like(given: Stored, tensor: Tensor) -> Tensor:
+    """The tensor in the dtype of the given one; numbers that are the given ones but for rounding are the given ones."""
+    made = held(given.name, tensor, KINDS[given.dtype])
+    if given.dtype != "F64":
+        return made
+    wide = _read(given)
+    return torch.where(wide.float() == tensor.float(), wide, made)
+
+
 def _differs(one: Stored, given: Stored | None) -> bool:
-    return given is not None and one.dtype != given.dtype and given.dtype in KINDS and one.dtype in KINDS
+    if given is None or given.dtype not in KINDS or one.dtype not in KINDS:
+        return False
+    return one.dtype != given.dtype or given.dtype == "F64"  # which models are not loaded in
 
 
 def _twin(name: str, written: Mapping[str, Stored], given: Mapping[str, Stored]) -> Tensor | None:
@@ -89,13 +114,13 @@ def _read(one: Stored, rows: int | None = None) -> Tensor:
 
 
 def _rewrite(
-    folder: Path, written: Mapping[str, Stored], extra: Mapping[str, Tensor], odd: Mapping[str, torch.dtype]
+    folder: Path, written: Mapping[str, Stored], extra: Mapping[str, Tensor], odd: Mapping[str, Stored]
 ) -> None:
     """The files anew, one at a time; what comes in addition stands in the last one."""
     files = sorted({one.file for one in written.values()})
     for file in files:
         tensors = load_file(file)
-        tensors = {name: held(name, one, odd[name]) if name in odd else one for name, one in tensors.items()}
+        tensors = {name: _like(odd[name], one) if name in odd else one for name, one in tensors.items()}
         tensors |= {name: one.clone().contiguous() for name, one in extra.items()} if file == files[-1] else {}
         save_file(tensors, file, metadata={"format": "pt"})
     if (index := folder / INDEX).is_file():

@@ -22,6 +22,14 @@ LONGEST_HEADER = 100 << 20  # bytes; what safetensors itself allows
 POINTER = b"version https://git-lfs.github.com/spec/"
 LEFT_OVER = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids)$")
 KINDS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # what can move
+ELSEWHERE = {
+    "global_step*": "a checkpoint of DeepSpeed: make one model of it with its zero_to_fp32.py",
+    "pytorch_model_fsdp*": "a checkpoint of FSDP: make one model of it with accelerate merge-weights",
+    "*.distcp": "a part of a distributed checkpoint: make one model of it with accelerate merge-weights",
+    "*.gguf": "made for llama.cpp: give the model that it was converted from",
+    "*.safetensors": "of another name, which transformers does not read",
+    "*.pth": "in another form: convert it with the script of its family in transformers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +108,6 @@ def tensors(folder: Path) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for file in files(folder):
         found |= header(file)
-    index = folder / INDEX
-    named = _map(index) if index.is_file() else {}
-    for name, file_name in named.items():
-        if name not in found:
-            raise InputError(f"{index}: says that {file_name} holds {name}, and it does not. Save the model anew.")
     return found
 
 
@@ -114,12 +117,20 @@ def check(folder: Path) -> None:
     if files(folder) and not found:
         raise InputError(f"{folder}: its weights are empty: {SINGLE} has no tensors. Save the model anew.")
     config = folder / "config.json"
-    odd = next((name for name, one in found.items() if one.dtype.startswith("F") and one.dtype not in KINDS), None)
-    if odd and "quantization_config" not in read_json(config, "the file of settings", "Save the model anew."):
+    odd = next((name for name, one in found.items() if name.endswith(".weight") and one.dtype not in KINDS), None)
+    if odd and "quantization_config" not in read_json(config, "settings", "Save anew.", endless=True):
         raise InputError(
-            f"{found[odd].file}: {odd} is stored as {found[odd].dtype}, whose scales config.json does not name. Give "
-            "the model in bfloat16, float16 or float32."
+            f"{found[odd].file}: {odd} is stored as {found[odd].dtype}, so it is quantised, and config.json does not "
+            "say how (quantization_config). Give the model in bfloat16, float16 or float32."
         )
+
+
+def instead(folder: Path) -> str:
+    """What lies in a folder in place of weights that can be read, with the remedy; empty where nothing does."""
+    for pattern, what in ELSEWHERE.items():
+        if file := next(iter(sorted(folder.glob(pattern))), None):
+            return f"; {file.name} is {what}"
+    return ""
 
 
 def dtype(found: Mapping[str, Stored]) -> torch.dtype | None:
