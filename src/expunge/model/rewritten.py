@@ -10,7 +10,6 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -69,7 +68,7 @@ def as_given(
     for name in sorted(given.keys() - written.keys()):
         tensor = state[name] if name in state else _twin(name, written, given)
         if tensor is None:
-            tensor = _read(given[name])
+            tensor = stored.read(given[name])
             foreign += [name] if tensor.is_floating_point() and tensor.dim() in (2, 3) else []
         extra[name] = held(name, tensor, dtype or KINDS.get(given[name].dtype, tensor.dtype))
     odd = {} if dtype else {name: given[name] for name, one in written.items() if _differs(one, given.get(name))}
@@ -83,7 +82,7 @@ def _like(given: Stored, tensor: Tensor) -> Tensor:
     made = held(given.name, tensor, KINDS[given.dtype])
     if given.dtype != "F64":
         return made
-    wide = _read(given)
+    wide = stored.read(given)
     return torch.where(wide.float() == tensor.float(), wide, made)
 
 
@@ -96,21 +95,15 @@ def _differs(one: Stored, given: Stored | None) -> bool:
 def _twin(name: str, written: Mapping[str, Stored], given: Mapping[str, Stored]) -> Tensor | None:
     """Of a tensor that was given twice under two names (tied ends), what was written under the other."""
     own = given[name]
-    if len(own.shape) != 2 or not _read(own, 1).unique().numel() > 1:  # zeros and ones are alike without being tied
+    if (
+        len(own.shape) != 2 or not stored.read(own, 1).unique().numel() > 1
+    ):  # zeros and ones are alike without being tied
         return None
     alike = [one for key, one in given.items() if key in written and (one.shape, one.dtype) == (own.shape, own.dtype)]
     for one in alike:
-        if torch.equal(_read(own, 1), _read(one, 1)) and torch.equal(_read(own), _read(one)):
-            return _read(written[one.name])
+        if torch.equal(stored.read(own, 1), stored.read(one, 1)) and torch.equal(stored.read(own), stored.read(one)):
+            return stored.read(written[one.name])
     return None
-
-
-def _read(one: Stored, rows: int | None = None) -> Tensor:
-    """A tensor, or its first rows."""
-    with safe_open(one.file, framework="pt") as file:
-        if rows is None:
-            return file.get_tensor(one.name)  # type: ignore[no-any-return]
-        return file.get_slice(one.name)[: min(rows, one.shape[0])]  # type: ignore[no-any-return]
 
 
 def _rewrite(

@@ -103,7 +103,8 @@ def write(
     each has its own. Raises `Unheld`.
     """
     home = carried.folder_of(source.model) if source else None
-    given = stored.tensors(home) if home else {}
+    given = stored.tensors(home) or stored.pickled(home) if home else {}
+    dtype = None if dtype == stored.dtype(given) else dtype  # what stood in float32 beside half precision stays so
     usual = dtype or stored.dtype(given) or model.config.dtype or torch.float32
     state = _cast(model, dtype, usual, given)
     _save(model, folder, state, usual)

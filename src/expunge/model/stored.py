@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from expunge.errors import InputError
 from expunge.files.reading import read_json
@@ -109,6 +110,27 @@ def tensors(folder: Path) -> dict[str, Stored]:
     for file in files(folder):
         found |= header(file)
     return found
+
+
+def pickled(folder: Path) -> dict[str, Stored]:
+    """The same of pickle weights, for a model that was loaded from them: names, dtypes and shapes, no numbers."""
+    names = {dtype: name for name, dtype in KINDS.items()}
+    found = {}
+    for file in sorted(folder.glob("pytorch_model*.bin")):
+        for name, one in torch.load(file, map_location="meta", mmap=True, weights_only=True).items():
+            found[name] = Stored(file, name, names.get(one.dtype, str(one.dtype)), tuple(one.shape))
+    return found
+
+
+def read(one: Stored, rows: int | None = None) -> torch.Tensor:
+    """A tensor, or its first rows."""
+    if one.file.suffix != ".safetensors":
+        found: torch.Tensor = torch.load(one.file, map_location="cpu", mmap=True, weights_only=True)[one.name]
+        return found if rows is None else found[:rows]
+    with safe_open(one.file, framework="pt") as file:
+        if rows is None:
+            return file.get_tensor(one.name)  # type: ignore[no-any-return]
+        return file.get_slice(one.name)[: min(rows, one.shape[0])]  # type: ignore[no-any-return]
 
 
 def check(folder: Path) -> None:
