@@ -1,4 +1,4 @@
-"""A dtype that cannot hold the weights: refused where it was asked for, float32 in its place where it was the input's."""
+"""A dtype that cannot hold the weights: refused where it was asked for, else float32 is shipped in its place."""
 
 from pathlib import Path
 from typing import Any
