@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from expunge.errors import InputError
 from expunge.model import load, rewritten, save
 from expunge.model.rewritten import Unheld
+from problems import seeded
 
 CPU = torch.device("cpu")
 SINGLE = "model.safetensors"
@@ -66,7 +67,7 @@ def check_tensors(folder: Path, out: Path) -> None:
     assert given.keys() == made.keys()
     for name, tensor in given.items():
         assert tensor.dtype == made[name].dtype, name
-        assert torch.equal(tensor.view(torch.uint8), made[name].view(torch.uint8)), name
+        assert torch.equal(tensor.reshape(-1).view(torch.uint8), made[name].reshape(-1).view(torch.uint8)), name
 
 
 def spoilt(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -101,13 +102,18 @@ def test_a_link_that_leads_elsewhere_is_not_followed(folder: Path) -> None:
         written(folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_step_of_nothing_leaves_every_tensor(folder: Path, dtype: torch.dtype) -> None:
-    """Of mixed dtypes too: a norm in float32 beside half precision."""
-    spoilt(folder, lambda state: {name: one if "norm" in name else one.to(dtype) for name, one in state.items()})
+    """Of mixed dtypes too: a norm in float32 beside others; of float64 what float32 cannot hold."""
+    spoilt(
+        folder,
+        lambda state: {name: one if "norm" in name else one.to(dtype) * (1 - 1e-9) for name, one in state.items()},
+    )
     out, shipped = written(folder)
     check_tensors(folder, out)
     assert shipped.dtype == dtype and not shipped.passed_over
+    shutil.rmtree(out)
+    check_tensors(folder, written(folder, dtype)[0])  # asked for what it is, which norms are not
     if dtype != torch.float32:
         shutil.rmtree(out)
         out, _ = written(folder, copy=False)
@@ -115,17 +121,43 @@ def test_a_step_of_nothing_leaves_every_tensor(folder: Path, dtype: torch.dtype)
             check_tensors(folder, out)
 
 
-def test_tensors_that_the_model_passes_over_go_along(folder: Path) -> None:
-    """A mask of an old checkpoint, and one matrix that this version knows to leave out."""
-    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.arange(8.0), "more.mtp.weight": torch.eye(3)}
-    spoilt(folder, lambda state: state | more)
-    given = load.stored.tensors(folder)
-    (folder.parent / "out").mkdir()
-    shutil.copy(folder / SINGLE, folder.parent / "out" / SINGLE)
-    spoilt(folder.parent / "out", lambda state: {name: one for name, one in state.items() if name not in more})
-    out = folder.parent / "out"
-    assert rewritten.as_given(out, load.stored.tensors(out), given, None, {}) == ["more.mtp.weight"]
+@pytest.mark.parametrize("prefix", ["model.", "transformer."])
+def test_names_without_the_prefix_of_the_base_model(folder: Path, make_gpt2: Any, prefix: str) -> None:
+    """As GPT-2 lies on the hub, with the masks of its time."""
+    if prefix == "transformer.":
+        make_gpt2().save_pretrained(folder)
+    masks = {"h.0.attn.bias": torch.ones(1, 1, 4, 4).tril(), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    more = masks if prefix == "transformer." else {}
+    spoilt(folder, lambda state: {name.removeprefix(prefix): one for name, one in state.items()} | more)
+    out, shipped = written(folder)
     check_tensors(folder, out)
+    check_as_came(folder, out, "config.json")
+    assert shipped.readers.startswith(save.GIVEN_FORM)
+
+
+def test_tensors_that_the_model_passes_over_go_along(tmp_path: Path, tokenizer: Any) -> None:
+    """A layer for speculative decoding, which transformers knows to leave out, and a table of an old checkpoint."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    shape = {"vocab_size": 258, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "kv_lora_rank": 8}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 8, "qk_rope_head_dim": 4}
+    shape |= {"v_head_dim": 8, "qk_nope_head_dim": 4, "max_position_embeddings": 64, "first_k_dense_replace": 1}
+    folder = tmp_path / "model"
+    with seeded(0):
+        DeepseekV3ForCausalLM(DeepseekV3Config(**shape)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    more = {
+        "model.layers.61.eh_proj.weight": torch.eye(16),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2),
+    }
+    spoilt(folder, lambda state: state | more)
+    out, shipped = written(folder)
+    check_tensors(folder, out)
+    assert shipped.passed_over == ["model.layers.61.eh_proj.weight"]
+    shutil.rmtree(out)
+    out, _ = written(folder, copy=False)
+    with pytest.raises(AssertionError):
+        check_tensors(folder, out)
 
 
 def test_tied_ends_that_are_stored_twice_move_together(folder: Path) -> None:
@@ -146,6 +178,19 @@ def test_a_twin_is_found_where_names_differ(folder: Path) -> None:
     found = rewritten._twin("head", rest, given)
     assert found is not None and torch.equal(found, load_file(folder / SINGLE)[EMBEDDINGS])
     assert rewritten._twin("b.weight", rest, given) is None
+
+
+def test_pickles_come_out_as_safetensors_of_the_same_form(folder: Path) -> None:
+    state = load_file(folder / SINGLE)
+    torch.save({name: one.bfloat16() for name, one in state.items()}, folder / "pytorch_model.bin")
+    (folder / SINGLE).unlink()
+    trust = load.Trust(pickle=True)
+    model, out = load.load_model(str(folder), torch.float32, CPU, trust), folder.parent / "out"
+    out.mkdir()
+    shipped = save.write(model, load.load_tokenizer(str(folder)), out, None, load.source(str(folder), trust))
+    check_as_came(folder, out, "config.json")
+    assert shipped.dtype == torch.bfloat16
+    assert all(torch.equal(state[name].bfloat16(), one) for name, one in load_file(out / SINGLE).items())
 
 
 def test_ends_stored_apart_are_called_so(folder: Path) -> None:

@@ -75,6 +75,16 @@ def beside(name: str, inside: bool = True) -> Change:
     return change
 
 
+def of(name: str) -> Change:
+    """Another tool's file or folder in the place of weights."""
+
+    def change(folder: Path) -> None:
+        (folder / SINGLE).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
 def left_over(folder: Path) -> None:
     sharded()(folder)
     save_file({"a": torch.zeros(1)}, folder / SINGLE)
@@ -103,6 +113,12 @@ BEFORE: dict[str, tuple[Change, str]] = {
     "a reward model": (settings(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
     "adapter beside whole": (beside("adapter_config.json"), "read in two ways.*remove adapter_config.json"),
     "one further down": (beside("", inside=False), "a model lies one folder further down: give .*checkpoint-500"),
+    "of DeepSpeed": (of("global_step5"), "no weights .* zero_to_fp32"),
+    "of llama.cpp": (of("model-q4.gguf"), "no weights .*model-q4.gguf is made for llama.cpp"),
+    "integers": (
+        tensors(lambda state: {name: one.to(torch.int8) if "mlp" in name else one for name, one in state.items()}),
+        "mlp.*.weight is stored as I8, so it is quantised",
+    ),
     "another name": (lambda folder: (folder / SINGLE).rename(folder / "consolidated.safetensors"), "another name"),
 }
 NORM = "model.norm.weight"
@@ -181,6 +197,16 @@ def test_what_old_versions_saved_beside_weights_is_let_through(folder: Path) -> 
     }
     tensors(lambda state: state | more)(folder)
     loaded(str(folder))
+
+
+def test_a_range_without_end_in_config_json(folder: Path) -> None:
+    """As Mamba 2 has it; in rows and records it stays no number."""
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace("{", '{"time_step_limit": [0.0, Infinity],', 1))
+    loaded(str(folder))
+    file.write_text(file.read_text().replace("{", '{"time_step_limit": 1,', 1))
+    with pytest.raises(InputError, match="stands twice"):
+        looked(str(folder))
 
 
 @pytest.mark.parametrize("declared", [None, "float32"])

@@ -89,19 +89,22 @@ def read_text(file: str | Path, what: str, most: int = MOST_BYTES) -> str:
     return text
 
 
-def read_json(file: str | Path, what: str, remedy: str) -> Any:
-    """Strict JSON of a file of settings or of a record. Raises `InputError`; its message ends with the remedy."""
+def read_json(file: str | Path, what: str, remedy: str, endless: bool = False) -> Any:
+    """Strict JSON of a file of settings or of a record. Raises `InputError`; its message ends with the remedy.
+
+    `endless`: Infinity and NaN are numbers, as in the config.json of models with an open range.
+    """
     try:
-        return parse_json(read_text(file, what, MOST_SETTINGS))
+        return parse_json(read_text(file, what, MOST_SETTINGS), ENDLESS if endless else DECODER)
     except NotJSON as error:
         where = f"{file}, line {error.line}" if error.line else str(file)
         raise InputError(f"{where}: {what} is {error}. {remedy}") from None
 
 
-def parse_json(text: str) -> Any:
-    """JSON in which no key stands twice and all numbers are finite. Raises `NotJSON`."""
+def parse_json(text: str, decoder: json.JSONDecoder | None = None) -> Any:
+    """JSON in which no key stands twice and, by the usual decoder, all numbers are finite. Raises `NotJSON`."""
     try:
-        return DECODER.decode(text)
+        return (decoder or DECODER).decode(text)
     except json.JSONDecodeError as error:
         raise NotJSON(f"character {error.colno}", error.lineno) from None
     except RecursionError:
@@ -152,6 +155,7 @@ def _finite(digits: str) -> float:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite)
+ENDLESS = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 def _size(count: int) -> str:

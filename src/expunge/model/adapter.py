@@ -114,7 +114,7 @@ def read(path: str, base: str | None, pickle: bool) -> Adapter:
 
 def settings_of(file: Path) -> dict[str, Any]:
     """A file of settings beside weights. Raises `InputError` for what is no strict JSON object."""
-    settings = read_json(file, "the file of settings", "Save the model anew.")
+    settings = read_json(file, "the file of settings", "Save the model anew.", endless=True)
     if not isinstance(settings, dict):
         raise InputError(f"{file}: not a JSON object, found {type(settings).__name__}. Save the model anew.")
     return settings
@@ -149,11 +149,14 @@ def attach(base: Any, adapter: Adapter) -> PeftModel:
             warnings.simplefilter("ignore")  # of peft: what matters of them is checked below
             result = wrapped.load_adapter(str(adapter.folder), NAME, is_trainable=True, torch_device="cpu")
     except Exception as error:
-        raise InputError(f"{adapter.folder}: the adapter does not fit {adapter.base} ({_first_line(error)}).") from None
+        mismatch = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), "")
+        reason = mismatch[:200] or _first_line(error)
+        raise InputError(f"{adapter.folder}: the adapter does not fit {adapter.base} ({reason}).") from None
     lacking = [*result.missing_keys, *sorted(get_state(wrapped, adapter).keys() - tensors.keys())]
     foreign = [key for key in result.unexpected_keys if "lora_" in key or not any(name in key for name in ends)]
     if lacking or foreign:
-        what = f"lack {lacking[0]}" if lacking else f"hold {foreign[0]}, which the base has no place for"
+        named = f"lack {lacking[0]} (its names are like {min(tensors)})" if lacking else ""
+        what = named or f"hold {foreign[0]}, which the base has no place for"
         raise InputError(
             f"{adapter.folder}: the adapter's weights {what}. Is {adapter.base} the base it was trained on?"
         )

@@ -65,9 +65,7 @@ def check(path: str, role: str, trust: Trust | None = None, weights: bool = True
     if weights and not stored.files(folder):
         pickled = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         if not pickled:
-            others = sorted(file.name for file in folder.glob("*.safetensors"))
-            beside = f"; {others[0]} is of another name, which transformers does not read" if others else ""
-            raise InputError(f"{path}: the folder holds no weights (model.safetensors){beside}.")
+            raise InputError(f"{path}: the folder holds no weights (model.safetensors){stored.instead(folder)}.")
         if not (trust and trust.pickle):
             raise InputError(
                 f"{path}: only pickle weights ({pickled[0]}), which can run code when loaded. Convert them to "

@@ -6,16 +6,15 @@ may ask for those, so they go over as they came.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expunge.errors import ExpungeError
-from expunge.model import sound
+from expunge.model import sound, stored
 from expunge.model.stored import INDEX, KINDS, Stored
 
 
@@ -35,6 +34,23 @@ def held(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return made
 
 
+def given_names(names: Iterable[str], given: Container[str], prefix: str) -> dict[str, str]:
+    """The names that tensors were given under: without the prefix of the base model, where they came without (GPT-2's
+    on the hub), else as they are."""
+    cut = {name: name.removeprefix(f"{prefix}.") for name in names}
+    return {name: cut[name] if name not in given and cut[name] in given else name for name in cut}
+
+
+def rename(folder: Path, names: Mapping[str, str]) -> None:
+    """Writes the files anew with other names."""
+    for file in stored.files(folder):
+        save_file({names[name]: one for name, one in load_file(file).items()}, file, metadata={"format": "pt"})
+    if (index := folder / INDEX).is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["weight_map"] = {names[name]: file for name, file in content["weight_map"].items()}
+        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def as_given(
     folder: Path,
     written: Mapping[str, Stored],
@@ -52,50 +68,52 @@ def as_given(
     for name in sorted(given.keys() - written.keys()):
         tensor = state[name] if name in state else _twin(name, written, given)
         if tensor is None:
-            tensor = _read(given[name])
+            tensor = stored.read(given[name])
             foreign += [name] if tensor.is_floating_point() and tensor.dim() in (2, 3) else []
         extra[name] = held(name, tensor, dtype or KINDS.get(given[name].dtype, tensor.dtype))
-    if dtype is None:
-        odd = {name: KINDS[given[name].dtype] for name, one in written.items() if _differs(one, given.get(name))}
-    else:
-        odd = {}
+    odd = {} if dtype else {name: given[name] for name, one in written.items() if _differs(one, given.get(name))}
     if extra or odd:
         _rewrite(folder, written, extra, odd)
     return foreign
 
 
+def _like(given: Stored, tensor: Tensor) -> Tensor:
+    """The tensor in the dtype of the given one; numbers that are the given ones but for rounding are the given ones."""
+    made = held(given.name, tensor, KINDS[given.dtype])
+    if given.dtype != "F64":
+        return made
+    wide = stored.read(given)
+    return torch.where(wide.float() == tensor.float(), wide, made)
+
+
 def _differs(one: Stored, given: Stored | None) -> bool:
-    return given is not None and one.dtype != given.dtype and given.dtype in KINDS and one.dtype in KINDS
+    if given is None or given.dtype not in KINDS or one.dtype not in KINDS:
+        return False
+    return one.dtype != given.dtype or given.dtype == "F64"  # which models are not loaded in
 
 
 def _twin(name: str, written: Mapping[str, Stored], given: Mapping[str, Stored]) -> Tensor | None:
     """Of a tensor that was given twice under two names (tied ends), what was written under the other."""
     own = given[name]
-    if len(own.shape) != 2 or not _read(own, 1).unique().numel() > 1:  # zeros and ones are alike without being tied
+    if (
+        len(own.shape) != 2 or not stored.read(own, 1).unique().numel() > 1
+    ):  # zeros and ones are alike without being tied
         return None
     alike = [one for key, one in given.items() if key in written and (one.shape, one.dtype) == (own.shape, own.dtype)]
     for one in alike:
-        if torch.equal(_read(own, 1), _read(one, 1)) and torch.equal(_read(own), _read(one)):
-            return _read(written[one.name])
+        if torch.equal(stored.read(own, 1), stored.read(one, 1)) and torch.equal(stored.read(own), stored.read(one)):
+            return stored.read(written[one.name])
     return None
 
 
-def _read(one: Stored, rows: int | None = None) -> Tensor:
-    """A tensor, or its first rows."""
-    with safe_open(one.file, framework="pt") as file:
-        if rows is None:
-            return file.get_tensor(one.name)  # type: ignore[no-any-return]
-        return file.get_slice(one.name)[: min(rows, one.shape[0])]  # type: ignore[no-any-return]
-
-
 def _rewrite(
-    folder: Path, written: Mapping[str, Stored], extra: Mapping[str, Tensor], odd: Mapping[str, torch.dtype]
+    folder: Path, written: Mapping[str, Stored], extra: Mapping[str, Tensor], odd: Mapping[str, Stored]
 ) -> None:
     """The files anew, one at a time; what comes in addition stands in the last one."""
     files = sorted({one.file for one in written.values()})
     for file in files:
         tensors = load_file(file)
-        tensors = {name: held(name, one, odd[name]) if name in odd else one for name, one in tensors.items()}
+        tensors = {name: _like(odd[name], one) if name in odd else one for name, one in tensors.items()}
         tensors |= {name: one.clone().contiguous() for name, one in extra.items()} if file == files[-1] else {}
         save_file(tensors, file, metadata={"format": "pt"})
     if (index := folder / INDEX).is_file():

@@ -105,17 +105,10 @@ def write(
     each has its own. Raises `Unheld`.
     """
     home = carried.folder_of(source.model) if source else None
-    given = stored.tensors(home) if home else {}
+    given = stored.tensors(home) or stored.pickled(home) if home else {}
+    dtype = None if dtype == stored.dtype(given) else dtype  # what stood in float32 beside half precision stays so
     usual = dtype or stored.dtype(given) or model.config.dtype or torch.float32
-    own = _own_dtypes(given) if dtype is None else dict[str, torch.dtype]()
-    cast: dict[tuple[Any, ...], torch.Tensor] = {}  # tied tensors stay one tensor, and are written once
-    state = {}
-    for name, tensor in model.state_dict().items():
-        kind = own.get(
-            name, usual if len(set(own.values())) < 2 else tensor.dtype
-        )  # the rest is cast once it has its name
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        state[name] = cast.setdefault(key, held(name, tensor, kind))
+    state = _cast(model, dtype, usual, given)
     _save(model, folder, state, usual)
     if source is None or home is None:
         tokenizer.save_pretrained(folder)
@@ -124,15 +117,36 @@ def write(
     carried.carry_settings(home, folder)
     fresh = AutoConfig.from_pretrained(home, trust_remote_code=model.is_remote_code())
     changed, written = _changed(model.config, fresh), stored.tensors(folder)
-    new = written.keys() - given.keys()
+    names = rewritten.given_names(written, given, model.base_model_prefix)
+    new = set(names.values()) - given.keys()
     if new and not (len(new) == 1 and "tie_word_embeddings" in changed):  # but for a head that has come off its end
         return Shipped(usual, NEW_FORM)
+    if any(name != own for name, own in names.items()):
+        rewritten.rename(folder, names)
+        written = stored.tensors(folder)
     passed_over = rewritten.as_given(folder, written, given, dtype, state)
     before = stored.dtype(given) or fresh.dtype
     carried.carry_config(home, folder, changed, None if before == usual else usual)
     version = carried.written_by(home)
     readers = GIVEN_FORM + (f" ({carried.CONFIG} names transformers {version})" if version else "")
     return Shipped(usual, readers, passed_over)
+
+
+def _cast(
+    model: Any, dtype: torch.dtype | None, usual: torch.dtype, given: Mapping[str, stored.Stored]
+) -> dict[str, torch.Tensor]:
+    """A model's tensors in the dtype that was asked for, or each in the one it came in; tied ones stay one tensor.
+
+    Where dtypes were mixed, what has another name in the model than it had in its file is cast once it has that.
+    """
+    own = {name: stored.KINDS[one.dtype] for name, one in given.items() if one.dtype in stored.KINDS}
+    mixed = dtype is None and len(set(own.values())) > 1
+    done: dict[tuple[Any, ...], torch.Tensor] = {}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        kind = dtype or own.get(name, tensor.dtype if mixed else usual)
+        state[name] = done.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), held(name, tensor, kind))
+    return state
 
 
 def _save(model: Any, folder: Path, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
@@ -158,11 +172,6 @@ def write_adapter(model: Any, folder: Path) -> None:
     settings = model.peft_config["default"]
     settings.base_model_name_or_path = adapters.in_full(settings.base_model_name_or_path or "")
     model.save_pretrained(folder)
-
-
-def _own_dtypes(given: Mapping[str, stored.Stored]) -> dict[str, torch.dtype]:
-    """The dtypes that tensors came in."""
-    return {name: stored.KINDS[one.dtype] for name, one in given.items() if one.dtype in stored.KINDS}
 
 
 def _changed(config: Any, given: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from expunge.errors import InputError
 from expunge.files.reading import read_json
@@ -22,6 +23,14 @@ LONGEST_HEADER = 100 << 20  # bytes; what safetensors itself allows
 POINTER = b"version https://git-lfs.github.com/spec/"
 LEFT_OVER = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids)$")
 KINDS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # what can move
+ELSEWHERE = {
+    "global_step*": "a checkpoint of DeepSpeed: make one model of it with its zero_to_fp32.py",
+    "pytorch_model_fsdp*": "a checkpoint of FSDP: make one model of it with accelerate merge-weights",
+    "*.distcp": "a part of a distributed checkpoint: make one model of it with accelerate merge-weights",
+    "*.gguf": "made for llama.cpp: give the model that it was converted from",
+    "*.safetensors": "of another name, which transformers does not read",
+    "*.pth": "in another form: convert it with the script of its family in transformers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +109,28 @@ def tensors(folder: Path) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for file in files(folder):
         found |= header(file)
-    index = folder / INDEX
-    named = _map(index) if index.is_file() else {}
-    for name, file_name in named.items():
-        if name not in found:
-            raise InputError(f"{index}: says that {file_name} holds {name}, and it does not. Save the model anew.")
     return found
+
+
+def pickled(folder: Path) -> dict[str, Stored]:
+    """The same of pickle weights, for a model that was loaded from them: names, dtypes and shapes, no numbers."""
+    names = {dtype: name for name, dtype in KINDS.items()}
+    found = {}
+    for file in sorted(folder.glob("pytorch_model*.bin")):
+        for name, one in torch.load(file, map_location="meta", mmap=True, weights_only=True).items():
+            found[name] = Stored(file, name, names.get(one.dtype, str(one.dtype)), tuple(one.shape))
+    return found
+
+
+def read(one: Stored, rows: int | None = None) -> torch.Tensor:
+    """A tensor, or its first rows."""
+    if one.file.suffix != ".safetensors":
+        found: torch.Tensor = torch.load(one.file, map_location="cpu", mmap=True, weights_only=True)[one.name]
+        return found if rows is None else found[:rows]
+    with safe_open(one.file, framework="pt") as file:
+        if rows is None:
+            return file.get_tensor(one.name)  # type: ignore[no-any-return]
+        return file.get_slice(one.name)[: min(rows, one.shape[0])]  # type: ignore[no-any-return]
 
 
 def check(folder: Path) -> None:
@@ -114,12 +139,20 @@ def check(folder: Path) -> None:
     if files(folder) and not found:
         raise InputError(f"{folder}: its weights are empty: {SINGLE} has no tensors. Save the model anew.")
     config = folder / "config.json"
-    odd = next((name for name, one in found.items() if one.dtype.startswith("F") and one.dtype not in KINDS), None)
-    if odd and "quantization_config" not in read_json(config, "the file of settings", "Save the model anew."):
+    odd = next((name for name, one in found.items() if name.endswith(".weight") and one.dtype not in KINDS), None)
+    if odd and "quantization_config" not in read_json(config, "settings", "Save anew.", endless=True):
         raise InputError(
-            f"{found[odd].file}: {odd} is stored as {found[odd].dtype}, whose scales config.json does not name. Give "
-            "the model in bfloat16, float16 or float32."
+            f"{found[odd].file}: {odd} is stored as {found[odd].dtype}, so it is quantised, and config.json does not "
+            "say how (quantization_config). Give the model in bfloat16, float16 or float32."
         )
+
+
+def instead(folder: Path) -> str:
+    """What lies in a folder in place of weights that can be read, with the remedy; empty where nothing does."""
+    for pattern, what in ELSEWHERE.items():
+        if file := next(iter(sorted(folder.glob(pattern))), None):
+            return f"; {file.name} is {what}"
+    return ""
 
 
 def dtype(found: Mapping[str, Stored]) -> torch.dtype | None:
