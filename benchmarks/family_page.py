@@ -11,11 +11,11 @@ HEAD = """# Families of models
 Made by `python benchmarks/families.py --page docs/families.md`, which also says what is checked. Of each family that
 transformers {version} ships as a causal language model: its smallest random form, made from its configuration class,
 through load, plan, one epoch of gradient ascent on full weights (*full*), on a LoRA that is merged (*LoRA*) and on one
-that is kept as an adapter (*LoRA kept*), and one iteration of `margin_newton` on all linear layers (*K-FAC*). After each
-run transformers and peft alone read the files: the parameters that should move did, no other did; the files hold the
-same tensors under the same names and in the same dtypes, and the record's losses are those that transformers gives
-(*as before*). **yes**: all of that; **no**: refused by the tool with the reason below, before work is spent; **fault**:
-not so, see below; empty: not reached.
+that is kept as an adapter (*LoRA kept*), and one iteration of `margin_newton` on all linear layers (*K-FAC*). After
+each run transformers and peft alone read the files: the parameters that should move did, and no other; the files hold
+the same tensors under the same names, in the same dtypes; and the losses of the record are those that transformers
+gives (*as before*). **yes**: all of that; **no**: refused by the tool, with the reason below; **fault**: not so, see
+below; empty: not reached.
 
 Small random models show what moves and what is written, not how well a family unlearns.
 """
@@ -36,9 +36,8 @@ def write(page: Path, families: Sequence[str], found: Mapping[str, Mapping[str, 
 def _summary(families: Sequence[str], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     tried = [one for family in families if (one := found.get(family)) and not one["skipped"]]
     skipped = sum(bool(one["skipped"]) for one in found.values())
-    counts = [
-        f"{title} {sum(one['steps'].get(step, '').startswith(GOOD) for one in tried)}" for step, title in STEPS.items()
-    ]
+    good = {step: sum(one["steps"].get(step, "").startswith(GOOD) for one in tried) for step in STEPS}
+    counts = [f"{title} {good[step]}" for step, title in STEPS.items()]
     whole = sum(bool(one["steps"]) and not any(_fault(step) for step in one["steps"].values()) for one in tried)
     return [
         f"{len(families)} families: {len(tried)} tried, {skipped} not to be made, "
