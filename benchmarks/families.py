@@ -32,15 +32,16 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import family_models
+import family_page
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "families"
 LONGEST = 180  # seconds of one run: a family that takes longer is not small
 STILL = 1e-7  # largest gradient of a parameter that need not move
-STEPS, RATE = 8, 1e-2  # of learning the rows
 NEAR = 2e-3  # relative, of losses: what rounding in other batches does, and a shifted mask does not
 RUNS: dict[str, dict[str, Any]] = {
     "full": {"method": "gradient_ascent", "subspace": "full"},
@@ -52,7 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gradient_ascent": {"epochs": 1, "learning_rate": 1e-3},
     "margin_newton": {"iterations": 1, "layers": "all"},
 }
-GOOD = "yes"
+GOOD = family_page.GOOD
 
 
 @dataclass
@@ -104,38 +105,7 @@ def outcome(step: Callable[[], str]) -> str:
         return f"fault: {type(error).__name__}: {first}"
 
 
-# Rows and models
-
-
-def write_rows(folder: Path) -> dict[str, str]:
-    """Few invented rows, as files; their paths by role."""
-    files = {}
-    for name, count in (("forget", 3), ("retain", 6), ("holdout", 4)):
-        rows = [
-            {"prompt": f"Which {name} has number {at}?", "completion": f"{name} {'7' * (at + 1)} {at * 37 % 11}"}
-            for at in range(count)
-        ]
-        file = folder / f"{name}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        files[name] = str(file)
-    return files
-
-
-def write_model(family: str, folder: Path, files: dict[str, str]) -> int:
-    """Model and tokenizer as a folder; the number of parameters. The model has learned the forget rows a little, so
-    that there is something to unlearn."""
-    from expunge.demo.tiny import byte_tokenizer
-
-    model = family_models.model_of(family)
-    rows = encoded(files["forget"])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        torch.stack(row_losses(model, rows)).mean().backward()
-        optimiser.step()
-    model.save_pretrained(folder)
-    byte_tokenizer([], family_models.VOCABULARY).save_pretrained(folder)
-    return sum(parameter.numel() for parameter in model.parameters())
+# What was written
 
 
 def plain_model(folder: Path, base: Path) -> Any:
@@ -146,30 +116,6 @@ def plain_model(folder: Path, base: Path) -> Any:
     if not (folder / "adapter_config.json").exists():
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return PeftModel.from_pretrained(plain_model(base, base), str(folder)).merge_and_unload().eval()
-
-
-def encoded(file: str) -> list[tuple[list[int], int]]:
-    """Ids of each row as the tool should see them (one token a byte), and the place of the first that counts."""
-    from expunge.demo.tiny import byte_tokenizer
-
-    tokenizer = byte_tokenizer([], family_models.VOCABULARY)
-    rows = []
-    for line in Path(file).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        first = len(tokenizer(row["prompt"] + " ")["input_ids"])
-        ids = tokenizer(f"{row['prompt']} {row['completion']}")["input_ids"]
-        rows.append(([*ids, tokenizer.eos_token_id], first))
-    return rows
-
-
-def row_losses(model: Any, rows: Sequence[tuple[list[int], int]]) -> list[torch.Tensor]:
-    """Mean loss of each row's counted tokens, one row at a time."""
-    found = []
-    for ids, first in rows:
-        given = torch.tensor([ids])
-        logits = model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False).logits[0, :-1].float()
-        found.append(torch.nn.functional.cross_entropy(logits[first - 1 :], given[0, first:]))
-    return found
 
 
 # What should move, and what did
@@ -185,16 +131,13 @@ class Moves:
 
 def expected(model: Any, rows: Sequence[tuple[list[int], int]], linear: bool) -> Moves:
     """All parameters, or the weights of linear layers but the output head and what is tied to it."""
-    from transformers.pytorch_utils import Conv1D
-
     names = {id(tensor): name for name, tensor in model.named_parameters()}
     may = set(names.values())
     if linear:
         head = model.get_output_embeddings()
-        kinds = (torch.nn.Linear.forward, Conv1D.forward)
-        weights = [one.weight for one in model.modules() if type(one).forward in kinds and one is not head]
+        weights = [one.weight for one in model.modules() if family_models.is_linear(one) and one is not head]
         may = {names[id(weight)] for weight in weights if head is None or weight is not head.weight}
-    torch.stack(row_losses(model, rows)).mean().backward()
+    torch.stack(family_models.row_losses(model, rows)).mean().backward()
     gradients = {name: tensor.grad for name, tensor in model.named_parameters()}
     must = {name for name in may if (slope := gradients[name]) is not None and float(slope.abs().max()) > STILL}
     model.zero_grad(set_to_none=True)
@@ -276,7 +219,7 @@ def served(name: str, folder: Path, output: Path, rows: Sequence[tuple[list[int]
     with torch.no_grad():
         for role, model in (("original", before), ("unlearned", after)):
             said = [row["loss"].get(role) for row in record["rows"]]
-            found += disagreeing(said, row_losses(model, rows), role)
+            found += disagreeing(said, family_models.row_losses(model, rows), role)
     return found
 
 
@@ -299,7 +242,7 @@ def run(name: str, folder: Path, files: dict[str, str], found: Found) -> str:
         for what, count in (("SAMPLES", 4), ("SAMPLE_TOKENS", 8)):
             less.enter_context(patch(f"expunge.loop.trial.{what}", count))
         expunge.unlearn(**common, **files, **settings, options=options)
-    wrong = served(name, folder, output, encoded(files["forget"]))
+    wrong = served(name, folder, output, family_models.encoded(files["forget"]))
     found.served += [f"{name}: {one}" for one in wrong]
     return GOOD if not wrong else f"fault: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else "")
 
@@ -320,7 +263,7 @@ def plan(folder: Path, files: dict[str, str]) -> str:
     return "yes, without figures" if any(line.startswith("cost:") for line in lines) else GOOD
 
 
-def examine(family: str, work: Path, runs: Sequence[str] = tuple(RUNS)) -> Found:
+def examine(family: str, work: Path, runs: Sequence[str] = tuple(RUNS), plans: bool = True) -> Found:
     """All steps of a family in a folder of its own, which is removed afterwards."""
     found, begin = Found(family), time.perf_counter()
     if family in family_models.UNMADE:
@@ -328,15 +271,16 @@ def examine(family: str, work: Path, runs: Sequence[str] = tuple(RUNS)) -> Found
         return found
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    files, folder = write_rows(work), work / "model"
+    files, folder = family_models.write_rows(work), work / "model"
     try:
-        made = outcome(lambda: str(write_model(family, folder, files)))
+        made = outcome(lambda: str(family_models.write_model(family, folder, files)))
         if not made.isdigit():
             found.skipped = f"its smallest form cannot be made ({made})"
             return found
         found.parameters = int(made)
         found.steps["loads"] = outcome(lambda: load(folder))
-        found.steps["plans"] = outcome(lambda: plan(folder, files))
+        if plans:
+            found.steps["plans"] = outcome(lambda: plan(folder, files))
         for name in runs if found.steps["loads"] == GOOD else ():
             found.steps[name] = outcome(lambda name=name: run(name, folder, files, found))  # type: ignore[misc]
     finally:
@@ -358,6 +302,9 @@ def main() -> None:
             found = examine(family, WORK / family)
             file.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
             print(family, found.skipped or found.steps, f"{found.seconds} s", flush=True)
+    if arguments.page:
+        known = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in WORK.glob("*.json")}
+        family_page.write(arguments.page, family_models.FAMILIES, known, transformers.__version__)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,22 @@ family has names or constraints of its own (`OWN`). The vocabulary is that of th
 to look ahead unless told otherwise (BERT's) are told: `is_decoder`.
 """
 
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 VOCABULARY = 258
 CONTEXT = 128
 FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+STEPS, RATE = 8, 1e-2  # of learning the rows
 MOST_PARAMETERS = 3_000_000  # more is no smallest form: a size was missed
 
 WIDTH, INNER, HEADS, LAYERS, EXPERTS = 32, 48, 2, 2, 4
@@ -122,7 +126,9 @@ OWN: dict[str, dict[str, Any]] = {
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "mimo_v2_flash": {
@@ -142,6 +148,10 @@ OWN: dict[str, dict[str, Any]] = {
         "local_attn_chunk_length": 16,
     },
     "roc_bert": {"shape_vocab_size": 16, "pronunciation_vocab_size": 16, "enable_shape": False},
+    "xlstm": {
+        "hidden_size": 128,
+        "embedding_dim": 128,
+    },  # narrower, and its heads are rounded up to what its states are not
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 4,
@@ -162,6 +172,7 @@ OWN: dict[str, dict[str, Any]] = {
 CONDITIONED = "it drafts for another model and reads that one's hidden states: it has no text of its own"
 THREE = "its configuration is of three parts, of which transformers itself makes no causal language model"
 UNMADE = {
+    "reformer": "transformers takes its gradients in training mode alone, and it is unlearned without dropout",
     "gemma3n": "its towers need the timm library, which is not among what the tests install; its text part is below",
     "gemma4_assistant": CONDITIONED,
     "gemma4_unified_assistant": CONDITIONED,
@@ -216,3 +227,67 @@ def model_of(family: str, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def write_rows(folder: Path) -> dict[str, str]:
+    """Few invented rows, as files; their paths by role."""
+    files = {}
+    for name, count in (("forget", 3), ("retain", 6), ("holdout", 4)):
+        rows = [
+            {"prompt": f"Which {name} has number {at}?", "completion": f"{name} {'7' * (at + 1)} {at * 37 % 11}"}
+            for at in range(count)
+        ]
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        files[name] = str(file)
+    return files
+
+
+def write_model(family: str, folder: Path, files: dict[str, str]) -> int:
+    """Model and tokenizer as a folder; the number of parameters. The model has learned the forget rows a little, so
+    that there is something to unlearn."""
+    from expunge.demo.tiny import byte_tokenizer
+
+    model = model_of(family)
+    rows = encoded(files["forget"])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        torch.stack(row_losses(model, rows)).mean().backward()
+        optimiser.step()
+    model.save_pretrained(folder)
+    byte_tokenizer([], VOCABULARY).save_pretrained(folder)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def encoded(file: str) -> list[tuple[list[int], int]]:
+    """Ids of each row as the tool should see them (one token a byte), and the place of the first that counts."""
+    from expunge.demo.tiny import byte_tokenizer
+
+    tokenizer = byte_tokenizer([], VOCABULARY)
+    rows = []
+    for line in Path(file).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        first = len(tokenizer(row["prompt"] + " ")["input_ids"])
+        ids = tokenizer(f"{row['prompt']} {row['completion']}")["input_ids"]
+        rows.append(([*ids, tokenizer.eos_token_id], first))
+    return rows
+
+
+def row_losses(model: Any, rows: Sequence[tuple[list[int], int]]) -> list[torch.Tensor]:
+    """Mean loss of each row's counted tokens, one row at a time."""
+    found = []
+    for ids, first in rows:
+        given = torch.tensor([ids])
+        logits = model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False).logits[0, :-1].float()
+        found.append(torch.nn.functional.cross_entropy(logits[first - 1 :], given[0, first:]))
+    return found
+
+
+LIKE_LINEAR = ("FalconLinear",)  # multiply in their own words; checked by hand, since the tool finds them by trying
+
+
+def is_linear(module: torch.nn.Module) -> bool:
+    """By type alone."""
+    kinds = (torch.nn.Linear.forward, Conv1D.forward)
+    return type(module).forward in kinds or type(module).__name__ in LIKE_LINEAR

@@ -16,6 +16,7 @@ from torch.func import functional_call, vjp, vmap
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
+from expunge.model.layers import is_linear
 
 PerExample = Callable[[Any, Tensor], Tensor]
 
@@ -59,10 +60,8 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
 def _rule(module: nn.Module, key: str, name: str, path: str) -> Rule:
     if isinstance(module, LoraEmbedding):
         return Rule(_lora_embedding_a(module) if key == "A" else _lora_embedding_b(module))
-    if type(module).forward is nn.Linear.forward:
-        return BIAS if key == "bias" else LINEAR
-    if isinstance(module, Conv1D):
-        return BIAS if key == "bias" else CONV1D
+    if is_linear(module):
+        return BIAS if key == "bias" else CONV1D if isinstance(module, Conv1D) else LINEAR
     if type(module).forward is nn.Embedding.forward:
         return _embedding(module, name)
     leaf = not any(True for _ in module.children())

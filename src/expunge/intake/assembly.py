@@ -15,7 +15,7 @@ from expunge.data.splits import spread
 from expunge.data.tokens import JOINS, Rendering, Window, encode
 from expunge.errors import InputError
 from expunge.intake.sets import Checked, benchmark_of, check_kinds, trust
-from expunge.model import load, quantised
+from expunge.model import generation, load, quantised
 from expunge.model.select import free_memory
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
@@ -57,6 +57,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
     dtype = _working_dtype(inputs, config, runtime)
     model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
+    generation.check(inputs.model, model)
     _check_ids(inputs.model, model, _split("known", checked.known, rendering, tokenizer))  # before a loss is taken
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -86,9 +87,25 @@ class Linear:
 def is_linear(module: nn.Module) -> bool:
     """Whether a module's output is its weight's product with its input (and a bias), stored as [O, I] or [I, O].
 
-    Subclasses of `nn.Linear` that compute something else (by groups, quantised) are none.
+    Subclasses of `nn.Linear` with a forward of their own are tried: some multiply in their own way, others compute
+    something else (by groups, quantised).
     """
-    return type(module).forward in (nn.Linear.forward, Conv1D.forward)
+    if type(module).forward in (nn.Linear.forward, Conv1D.forward):
+        return True
+    return isinstance(module, nn.Linear) and _multiplies(module)
+
+
+@torch.no_grad()
+def _multiplies(module: nn.Linear) -> bool:
+    weight, bias = module.weight, module.bias
+    if weight.dim() != 2 or not weight.is_floating_point():
+        return False
+    given = torch.linspace(-1, 1, weight.shape[1], device=weight.device).to(weight.dtype)[None, None]
+    try:
+        made, wanted = module(given), F.linear(given, weight, bias)
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    return made.shape == wanted.shape and (made.is_meta or torch.allclose(made, wanted, rtol=1e-2, atol=1e-4))
 
 
 def linear_weights(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, Linear]:
