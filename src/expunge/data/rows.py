@@ -15,6 +15,7 @@ from typing import Any, Literal
 from expunge.data.files import place, records
 from expunge.errors import InputError
 from expunge.files.reading import shown
+from expunge.scoring.words import same_text
 
 Kind = Literal["document", "answer"]
 SHAPES: tuple[tuple[str, ...], ...] = (("text",), ("prompt", "completion"), ("input", "output"), ("question", "answer"))
@@ -34,6 +35,7 @@ class Row:
 
     `cut`: the character of a document at which its scored continuation starts; 0: half of its words. `messages`: the
     turns (role, content) of a conversation, of which `completion` is the last and `prompt` those before it, to read.
+    `more`: what turns hold beside that, by place ("turns"), and the "tools" on offer, as JSON; "": nothing.
     """
 
     file: str
@@ -44,6 +46,7 @@ class Row:
     task: str = ""
     cut: int = 0
     messages: tuple[tuple[str, str], ...] = ()
+    more: str = ""
 
     @property
     def content(self) -> tuple[str, ...]:
@@ -52,8 +55,14 @@ class Row:
         Two texts; of a conversation a heading and all its turns, an odd number, so that no text can be taken for one.
         """
         if self.messages:
-            return "messages", *(part for role, text in self.messages for part in (role, text.strip()))
+            turns = (part for role, text in self.messages for part in (role, text.strip()))
+            return "messages", *turns, *((self.more, "more") if self.more else ())
         return self.prompt.strip(), self.completion.strip()
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The same for rows that a person takes for one: normal form, case, unseen characters and spacing put aside."""
+        return tuple(same_text(part) for part in self.content)
 
     @property
     def name(self) -> str:
@@ -105,20 +114,21 @@ def read(path: str | Path, role: str, make_row: MakeRow | None = None) -> RowSet
 
 def check_disjoint(forget: RowSet, other: RowSet, role: str) -> None:
     """Raises `InputError` where a row to forget stands in the other set too, naming both places."""
-    places = {row.content: row for row in other.rows}
-    both = [(row, places[row.content]) for row in forget.rows if row.content in places]
+    places = {row.identity: row for row in other.rows}
+    both = [(row, places[row.identity]) for row in forget.rows if row.identity in places]
     if both:
         first, twin = both[0]
+        form = "" if first.content == twin.content else ", in another case, spacing or Unicode form"
         raise InputError(
-            f"{first.place}: this row is also in the {role} set ({twin.place}); "
+            f"{first.place}: this row is also in the {role} set ({twin.place}{form}); "
             f"{len(both)} row(s) are in both. Remove them from one of the two files."
         )
 
 
 def without(rows: RowSet, removed: RowSet) -> tuple[Row, ...]:
-    """The rows of the first set that are not in the second, matched by content."""
-    gone = {row.content for row in removed.rows}
-    return tuple(row for row in rows.rows if row.content not in gone)
+    """The rows of the first set that are not in the second, in whatever case, spacing or Unicode form."""
+    gone = {row.identity for row in removed.rows}
+    return tuple(row for row in rows.rows if row.identity not in gone)
 
 
 def _row(source: str, line: int, record: Any) -> Row:

@@ -175,8 +175,8 @@ def read_earlier(paths: Sequence[str], make_row: MakeRow | None, forget: RowSet 
     distinct: dict[tuple[str, ...], Row] = {}
     for row in (row for file in files for row in file.rows):
         distinct.setdefault(row.content, row)
-    again = {row.content for row in forget.rows} if forget else set()
-    return RowSet(tuple(row for row in distinct.values() if row.content not in again))
+    again = {row.identity for row in forget.rows} if forget else set()
+    return RowSet(tuple(row for row in distinct.values() if row.identity not in again))
 
 
 def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
@@ -193,8 +193,8 @@ def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
             halves = halve(pairs)
             parts["counterfactual"], parts["judging"] = halves.seen, halves.unseen
     if "train" in sets:
-        given = {row.content for name in ("forget", "retain", EARLIER) if name in sets for row in sets[name].rows}
-        parts["collateral"] = tuple(row for row in sets["train"].rows if row.content not in given)
+        given = {row.identity for name in ("forget", "retain", EARLIER) if name in sets for row in sets[name].rows}
+        parts["collateral"] = tuple(row for row in sets["train"].rows if row.identity not in given)
     if EARLIER in sets:
         parts[EARLIER] = sets[EARLIER].rows
     return {name: rows for name, rows in parts.items() if rows}

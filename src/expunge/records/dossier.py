@@ -312,6 +312,8 @@ def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
         "asked": config.join,
         "losses": assembled.joins,
         "end_documents": rendering.end_documents,
+        "end_answers": rendering.end_answers,
+        "date": rendering.date or None,
         "chat_template": rendering.chat_template,
         "conversations": sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
         "loss_on": rendering.loss_on,
