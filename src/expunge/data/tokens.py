@@ -176,7 +176,7 @@ def _shown(text: str, tokenizer: Any) -> str:
 
 
 def special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
-    """Finds the special tokens that a text spells out, which count as the tokens that they name; None: there are none."""
+    """Finds special tokens that a text spells out, which count as the tokens that they name; None: there are none."""
     names = sorted((one.content for one in tokenizer.added_tokens_decoder.values() if one.special), key=len)
     return re.compile("|".join(map(re.escape, reversed(names)))) if names else None
 

@@ -103,6 +103,7 @@ def notes_on(checked: Checked, rendering: Rendering, tokenizer: Any) -> list[str
             f"date: the chat template writes the date or time into every row; {rendering.date} stands there throughout "
             "this run (--date gives that of the training)"
         )
+    found += [f"{role}: {rows.told}" for role, rows in checked.sets.items() if rows.told]
     special = special_tokens(tokenizer)
     for role, rows in checked.sets.items():
         texts = ((row, special.search("\0".join(row.content))) for row in rows.rows) if special else ()

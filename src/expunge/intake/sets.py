@@ -147,11 +147,15 @@ def check_kinds(inputs: Inputs, scheme: str | None, linear: bool = True) -> None
 def read_sets(inputs: Inputs) -> dict[str, RowSet]:
     """Reads and cross-checks forget, retain, holdout, train and earlier rows, those that were given."""
     sets: dict[str, RowSet] = {}
-    make_row = benchmark_of(inputs).make_row
+    make_row, columns = benchmark_of(inputs).make_row, inputs.columns
+    if make_row and columns:
+        raise InputError(f"--columns: --benchmark {inputs.benchmark} has columns of its own. Leave one of them out.")
     for role in ("forget", "retain", "holdout", "train"):
         if path := data_path(inputs, role):
-            sets[role] = read(path, role, make_row)
-    earlier = read_earlier(earlier_paths(inputs), make_row, sets.get("forget"))
+            sets[role] = read(path, role, make_row, columns)
+    if columns and not any(found.asked for found in sets.values()):
+        raise InputError(f"--columns {' '.join(columns)}: no row has all of these columns. Check their names.")
+    earlier = read_earlier(earlier_paths(inputs), make_row, sets.get("forget"), columns)
     sets |= {EARLIER: earlier} if len(earlier) else {}
     for role in ("retain", "holdout"):
         for gone in ("forget", EARLIER):
@@ -169,9 +173,11 @@ def read_sets(inputs: Inputs) -> dict[str, RowSet]:
     return sets
 
 
-def read_earlier(paths: Sequence[str], make_row: MakeRow | None, forget: RowSet | None) -> RowSet:
+def read_earlier(
+    paths: Sequence[str], make_row: MakeRow | None, forget: RowSet | None, columns: Sequence[str] = ()
+) -> RowSet:
     """The distinct rows of earlier requests that are not to be forgotten again by this one. Raises `InputError`."""
-    files = [read(path, EARLIER, make_row) for path in paths]
+    files = [read(path, EARLIER, make_row, columns) for path in paths]
     distinct: dict[tuple[str, ...], Row] = {}
     for row in (row for file in files for row in file.rows):
         distinct.setdefault(row.content, row)
