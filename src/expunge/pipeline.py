@@ -13,8 +13,9 @@ from expunge.config import commands, housekeeping, options, recipes
 from expunge.demo import demo
 from expunge.errors import InputError
 from expunge.evaluation.models import KEPT, Models, audit
+from expunge.intake import copies
 from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
-from expunge.intake.sets import Checked, check, echoed, trust
+from expunge.intake.sets import Checked, check, trust
 from expunge.loop import trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
@@ -154,7 +155,7 @@ def run_plan(config: commands.Plan) -> list[str]:
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
-    lines += notes_on(rows.checked, rows.rendering, rows.tokenizer)
+    lines += notes_on(rows.checked, rows.rendering, rows.tokenizer) + copies.told(rows.checked.echoes)
     trace(config, rows.checked, lines.append)
     if config.method != "all":
         reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
@@ -295,10 +296,8 @@ def _say_inputs(config: commands.Unlearn, checked: Checked, assembled: Assembled
         say(f"join: {assembled.problem.rendering.join} (the original's loss on the forget rows: {losses})")
     for note in assembled.notes:
         say(note)
-    if echoes := echoed(checked):
-        say(
-            f"warning: the content of {len(echoes)} forget rows also stands in retain rows, which keep it ({echoes[0]})"
-        )
+    for line in copies.told(checked.echoes):
+        say(line)
     if "retain" not in checked.sets:
         say("no retain rows: what is not replayed by the original itself is held by nothing")
 

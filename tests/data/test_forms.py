@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "two of a kind": ({"messages": [ASK, SAY], "conversations": SHARED}, ("messages=messages or",)),
     "both keys": (
         {"messages": [{**ASK, "from": "human", "value": "zq7"}, SAY]},
-        ("turn 1", "role and content, or from"),
+        ("turn 1", "role and content, or"),
     ),
     "weight": ({"messages": [ASK, {**SAY, "weight": 0}]}, ("turn 2", "'weight'", "Cut")),
     "picture": (

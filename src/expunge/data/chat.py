@@ -12,7 +12,8 @@ makes of them counts. A template that writes the date gets that of the run, alwa
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
@@ -24,6 +25,7 @@ from expunge.errors import InputError
 
 Turns = tuple[tuple[str, str], ...]
 MARK = "\ue000"  # of the private use area: hardly a text holds it (then it is doubled), and nothing strips it
+CHANGING = ("strftime_now", "random")  # without these a template writes the same each time
 BESIDE = ("name", "tool_call_id")  # keys of a turn that stand beside its content, which can still be found by a mark
 MOMENTS = (datetime(1999, 1, 2, 3, 4, 5, 600_000), datetime(2011, 12, 13, 14, 15, 16, 700_000))  # nothing in common
 
@@ -117,9 +119,9 @@ def writes_date(talk: Talk, tokenizer: Any, where: str) -> bool:
 
     Raises `InputError` where it writes something else that is another at each rendering.
     """
-    if not tokenizer.chat_template or "strftime_now" not in str(tokenizer.chat_template):
+    if not any(word in str(tokenizer.chat_template or "") for word in CHANGING):
         return False
-    texts = [_apply(talk, tokenizer, where, clock=moment.strftime) for moment in (*MOMENTS, MOMENTS[0])]
+    texts = [_apply(talk, tokenizer, where, moment=moment) for moment in (*MOMENTS, MOMENTS[0])]
     if texts[0] != texts[2]:
         raise InputError(
             f"{where}: the chat template renders one conversation in two ways. What training saw cannot be told; save "
@@ -180,23 +182,23 @@ def _turn(talk: Talk, place: int, text: str, tokenizer: Any, where: str) -> Span
     return Span(len(opening), len(through))
 
 
-def _apply(
-    talk: Talk, tokenizer: Any, where: str, calling: bool = False, clock: Callable[[str], str] | None = None
-) -> str:
-    """The rendered text; `calling`: ends with the header that calls for the assistant's turn; `clock`: of the date."""
+def _apply(talk: Talk, tokenizer: Any, where: str, calling: bool = False, moment: datetime | None = None) -> str:
+    """The rendered text. `calling`: ends with the header that calls for the assistant's turn; `moment`: the time it is,
+    in place of the date's."""
     if not tokenizer.chat_template:
         raise InputError(
             f"{where}: a conversation, but the tokenizer has no chat template. Save the one that training used "
             "with the model (tokenizer.chat_template), or write prompt + completion rows."
         )
-    clock = clock or (datetime.fromisoformat(talk.date) if talk.date else MOMENTS[0]).strftime
+    now = moment or (datetime.fromisoformat(talk.date) if talk.date else MOMENTS[0])
     tools = list(talk.tools) or None
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                talk.messages(), tools=tools, tokenize=False, add_generation_prompt=calling, strftime_now=clock
+        with _clock(now):
+            return str(
+                tokenizer.apply_chat_template(
+                    talk.messages(), tools=tools, tokenize=False, add_generation_prompt=calling
+                )
             )
-        )
     except Exception as error:  # jinja2's, and whatever a template does to a text it does not expect
         reason = (str(error).strip().splitlines() or [""])[0]
         shown = f": {reason[:120]}" if reason and reason in str(tokenizer.chat_template) else ""  # else it may be a row
@@ -204,6 +206,29 @@ def _apply(
             f"{where}: the chat template refuses this conversation ({type(error).__name__}{shown}). Give it the turns "
             "that the template knows: most want user and assistant in turns, and some no system turn."
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """Stands for `datetime` where a template asks for the time."""
+
+    moment: datetime
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+@contextmanager
+def _clock(moment: datetime) -> Iterator[None]:
+    """Within it, templates are told that it is this moment; transformers takes no clock of ours."""
+    from transformers.utils import chat_template_utils
+
+    before = chat_template_utils.datetime
+    chat_template_utils.datetime = _Clock(moment)
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = before
 
 
 def _shared(ending: str, following: str, tokenizer: Any) -> str:

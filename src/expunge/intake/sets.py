@@ -15,21 +15,22 @@ from expunge.config.recipes import data_path, earlier_paths
 from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
 from expunge.data.splits import halve, recombine, set_guard_apart
 from expunge.errors import InputError
+from expunge.intake.copies import Echo, echoes
 from expunge.method import Needs
 from expunge.model import load
 from expunge.model.select import check_subspace
 
 FEWEST_PAIRS = 4
-SHORTEST_ECHO = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Rows by role after all checks, and the roles they fall into."""
+    """Rows by role after all checks, the roles they fall into, and forget rows whose content other rows hold."""
 
     sets: Mapping[str, RowSet]
     parts: Mapping[str, tuple[Row, ...]]
     comparison: str | None
+    echoes: tuple[Echo, ...] = ()
 
     @property
     def forget(self) -> tuple[Row, ...]:
@@ -80,7 +81,8 @@ def check(
     if lack := lacking(needs or Needs(), parts, bool(inputs.base)):
         role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
         raise InputError(f"{sets[role].rows[0].file}: {lack.reason} Give {lack.flags}, or use another --method.")
-    return Checked(sets, parts, comparison)
+    held = {role: sets[role].rows for role in ("retain", "holdout") if role in sets}
+    return Checked(sets, parts, comparison, echoes(sets["forget"].rows, held) if "forget" in sets else ())
 
 
 class Lack(NamedTuple):
@@ -204,21 +206,3 @@ def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
     if EARLIER in sets:
         parts[EARLIER] = sets[EARLIER].rows
     return {name: rows for name, rows in parts.items() if rows}
-
-
-def echoed(checked: Checked) -> list[str]:
-    """Names of forget rows whose answers (any of six characters or more) stand in a retain row, which keeps them."""
-    kept = [f"{row.prompt}\n{row.completion}".casefold() for row in checked.parts.get("retain", ())]
-    names = [
-        row.name
-        for row in checked.forget
-        for answer in _answers(row)
-        if len(answer) >= SHORTEST_ECHO and any(answer in text for text in kept)
-    ]
-    return list(dict.fromkeys(names))
-
-
-def _answers(row: Row) -> list[str]:
-    """What is answered in a row: its completion, every turn of the assistant, nothing of a document."""
-    turns = row.messages or ((("assistant", row.completion),) if row.kind == "answer" else ())
-    return [text.strip().strip(".").casefold() for role, text in turns if role == "assistant"]
