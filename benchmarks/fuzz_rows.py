@@ -184,12 +184,12 @@ def rows_turns(chance: Random, folder: Path) -> Made:
 
 
 def rows_array(chance: Random, folder: Path) -> Made:
-    """A .json file: no array, or an array with one wrong element."""
+    """A .json file: a single row, which may be right, no rows at all, or an array with one wrong element."""
     rows: list[Any] = right(chance)
     rows[chance.randrange(len(rows))] = anything(chance)
     whole = chance.choice((rows, rows[0], {"rows": rows}, SECRET))
     raw = json.dumps(whole, indent=chance.choice((None, 1))).encode()
-    return as_bytes(folder, raw, "forget.json"), REFUSED, whole is rows
+    return as_bytes(folder, raw, "forget.json"), EITHER if whole is rows[0] else REFUSED, whole is rows
 
 
 def rows_csv(chance: Random, folder: Path) -> Made:

@@ -44,7 +44,7 @@ def echoing(text: str) -> Any:
 BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
     "json": ("expunge.data.files.parse_json", json.loads, ("rows_deep",), "traceback"),
     "keys twice": ("expunge.data.files.parse_json", json.loads, ("rows_twice",), "wrong outcome"),
-    "surrogates": ("expunge.data.rows._check_text", lambda *given: None, ("rows_surrogates",), "wrong outcome"),
+    "surrogates": ("expunge.data.turns.check_text", lambda *given: None, ("rows_surrogates",), "wrong outcome"),
     "yaml": (
         "expunge.files.strict_yaml.parse",
         lambda text, source: yaml.safe_load(text),
@@ -53,7 +53,7 @@ BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
     ),
     "records": ("expunge.records.dossier.foreign", contextlib.nullcontext, ("record_entries",), "traceback"),
     "terminal": ("expunge.cli.ending.in_a_line", str, ("rows_names",), "message"),
-    "names": ("expunge.data.rows.shown", repr, ("rows_surrogates",), "leak"),
+    "names": ("expunge.data.forms.shown", repr, ("rows_surrogates",), "leak"),
     "row text": ("expunge.data.files.parse_json", echoing, ("rows_types",), "leak"),
     "litter": ("expunge.data.files.read_text", littering, ("rows_types",), "output"),
     "exit code": ("expunge.errors.InputError.exit_code", 1, ("rows_types",), "exit code"),

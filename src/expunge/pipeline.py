@@ -1,5 +1,6 @@
 """The public functions: plan, unlearn, retrain, evaluate, report. The only file that sees every stage."""
 
+import datetime
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,13 +10,13 @@ from typing import Any
 
 from expunge.comparison import cells
 from expunge.config import commands, housekeeping, options, recipes
-from expunge.data.tokens import Rendering
 from expunge.demo import demo
 from expunge.errors import InputError
 from expunge.evaluation import official
 from expunge.evaluation.models import KEPT, Models, audit
-from expunge.intake.assembly import Assembled, assemble, token_counts
-from expunge.intake.sets import Checked, check, echoed, trust
+from expunge.intake import copies
+from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
+from expunge.intake.sets import Checked, check, trust
 from expunge.loop import delivery, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
@@ -72,6 +73,7 @@ def _unlearn(
     say: Say,
 ) -> Run:
     lineage = trace(config, checked, say)
+    config = replace(config, date=config.date or begun.kept("date", datetime.date.today().isoformat()))
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
@@ -127,9 +129,12 @@ def _evaluate(
     config: commands.Evaluate, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
 ) -> Run:
     lineage = trace(config, checked, say)
+    config = replace(config, date=config.date or begun.kept("date", datetime.date.today().isoformat()))
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
+    for note in assembled.notes:
+        say(note)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
     models.record_original(assembled)
@@ -156,6 +161,7 @@ def run_plan(config: commands.Plan) -> list[str]:
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
+    lines += notes_on(rows.checked, rows.rendering, rows.tokenizer) + copies.told(rows.checked.echoes)
     trace(config, rows.checked, lines.append)
     if config.method != "all":
         reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
@@ -184,12 +190,7 @@ def _planned(config: commands.Plan) -> tuple[Rows, Any]:
     assert config.model is not None
     tokenizer = load.load_tokenizer(config.model, trust(config))
     shape = load.text_shape(load.load_config(config.model, trust(config)))
-    rendering = Rendering(
-        join="space" if config.join == "auto" else config.join,
-        chat_template=config.chat_template,
-        loss_on=config.loss_on,
-        context=load.context_of(shape, config.context),
-    )
+    rendering = first_rendering(config, checked, tokenizer, load.context_of(shape, config.context))
     return Rows.of(checked, rendering, tokenizer), shape
 
 
@@ -306,10 +307,10 @@ def _say_inputs(config: commands.Unlearn, checked: Checked, assembled: Assembled
     if assembled.joins:
         losses = ", ".join(f"{join} {loss:.2f}" for join, loss in assembled.joins.items())
         say(f"join: {assembled.problem.rendering.join} (the original's loss on the forget rows: {losses})")
-    if echoes := echoed(checked):
-        say(
-            f"warning: the content of {len(echoes)} forget rows also stands in retain rows, which keep it ({echoes[0]})"
-        )
+    for note in assembled.notes:
+        say(note)
+    for line in copies.told(checked.echoes):
+        say(line)
     if "retain" not in checked.sets:
         say("no retain rows: what is not replayed by the original itself is held by nothing")
 

@@ -14,7 +14,7 @@ from expunge.demo.tiny import byte_tokenizer
 from expunge.evaluation import evidence
 from expunge.intake import assembly
 from expunge.intake.assembly import Assembled
-from expunge.intake.sets import check, echoed
+from expunge.intake.sets import check
 from expunge.model import load
 from problems import text_model
 
@@ -117,4 +117,5 @@ def test_what_an_earlier_turn_answers_is_kept_by_retain_rows_too(folder: Path) -
     kept = [{"text": "It is said that she lives in Arden by the sea"}, {"text": "Yes? No."}]
     (folder / "kept.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     inputs = Inputs(model=str(folder / "model"), forget=str(folder / "some.jsonl"), retain=str(folder / "kept.jsonl"))
-    assert echoed(check(inputs)) == ["some.jsonl:2"]
+    found = check(inputs).echoes
+    assert [(one.row.name, one.twin.name, one.how) for one in found] == [("some.jsonl:2", "kept.jsonl:1", "quoted")]

@@ -54,6 +54,11 @@ class Inputs:
     """What stands between prompt and completion; auto: what the original expects."""
     chat_template: bool = False
     """Render prompt and completion with the tokenizer's chat template, as conversations always are."""
+    columns: tuple[str, ...] = ()
+    """Which columns of the files make a row, where that cannot be told: prompt=question completion=reply, text=body,
+    messages=turns, or a text around columns: prompt="{title}: {body}"."""
+    date: Annotated[str | None, tyro.conf.arg(metavar="YYYY-MM-DD")] = None
+    """The date that chat templates get that write one: that of the training; none: today's, throughout the run."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that count in prompt + completion rows."""
     context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS"), AtLeast(0)] = None

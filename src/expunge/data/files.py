@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL, JSON, CSV and Parquet files, folders that `datasets` wrote, and hub data sets.
+"""Where rows come from: JSONL, JSON and CSV files (also gzipped), Parquet, folders of `datasets`, and hub data sets.
 
 `records` gives one unchecked record per row with its number; `data.rows` makes rows of them. A local path always wins:
 `hub:` is only looked at where nothing of that name lies on the disk. Nothing is written anywhere but by `data.hub`.
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from expunge.config.commands import HUB
-from expunge.data import hub, tables
+from expunge.data import forms, hub, tables
 from expunge.errors import InputError
-from expunge.files.reading import NotJSON, parse_json, read_text
+from expunge.files.reading import GZIP, NotJSON, parse_json, read_text
 
-LINED = (".jsonl", ".json", ".csv")  # formats that people read line by line; in all others rows are numbered
+LINED = (".jsonl", ".ndjson", ".json", ".csv")  # formats that people read line by line; in others rows are numbered
 FORMATS = (*LINED, ".parquet")
 Records = Iterator[tuple[int, Any]]
 
 
 def place(source: str, number: int) -> str:
     """Where a row stands, for messages: "rows.jsonl, line 3" or "rows.parquet, row 3". Numbers start at 1."""
-    return f"{source}, {'line' if source.lower().endswith(LINED) else 'row'} {number}"
+    return f"{source}, {'line' if source.lower().removesuffix(GZIP).endswith(LINED) else 'row'} {number}"
 
 
 def records(source: str, role: str) -> Records:
@@ -39,16 +39,75 @@ def records(source: str, role: str) -> Records:
         return iter(hub.records(source))
     if not os.path.lexists(source) and colon and os.path.isdir(folder):
         return tables.folder(Path(folder), split)
-    suffix = file.suffix.lower()
-    if suffix not in FORMATS:
+    packed = file.suffix.lower() == GZIP
+    suffix = (file.with_suffix("") if packed else file).suffix.lower()
+    if suffix not in (LINED if packed else FORMATS):
         if not os.path.lexists(source):
             raise InputError(f"{source}: the {role} rows do not exist. Check the path, or name a hub data set {HUB}...")
         raise InputError(
-            f"{source}: the {role} file must end in {', '.join(FORMATS)}, or be a folder of datasets. Convert it."
+            f"{source}: the {role} file must end in {', '.join(FORMATS)} (all but the last also with {GZIP}), or be a "
+            "folder of datasets. Convert it."
         )
     if suffix == ".parquet":
         return tables.parquet(file, role)
-    return {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](file, read_text(file, f"the {role} file"))
+    text = read_text(file, f"the {role} file")
+    return _csv(file, text) if suffix == ".csv" else _json(file, text, suffix == ".json")
+
+
+def _json(file: Path, text: str, array: bool) -> Records:
+    """Rows of a JSON array, or of JSON lines, whichever the file holds; `array` is what its name promises."""
+    whole = _parsed(text) if array or text.lstrip()[:1] == "[" else None
+    if isinstance(whole, list) and (array or all(isinstance(row, dict) for row in whole)):
+        return iter(enumerate(whole, start=1))
+    if isinstance(whole, dict):
+        return iter(enumerate(_rows_within(whole), start=1))
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    if array and (not text.strip() or not isinstance(_parsed(first), dict)):
+        return _broken_array(file, text)
+    return _jsonl(file, text)
+
+
+def _parsed(text: str) -> Any:
+    """None for what is no JSON."""
+    try:
+        return parse_json(text)
+    except NotJSON:
+        return None
+
+
+def _rows_within(whole: dict[str, Any]) -> list[Any]:
+    """The rows of a JSON object: the one list of objects in it, its columns side by side, or the object itself.
+
+    Turns, columns of lists, are no rows: they stand under a name of `forms`.
+    """
+    lists = {key: value for key, value in whole.items() if isinstance(value, list) and key not in forms.TALKS}
+    rows = [value for value in lists.values() if value and all(isinstance(one, dict) for one in value)]
+    if len(rows) == 1 and len(lists) == 1 and not {*forms.TEXTS, *forms.COMPLETIONS} & whole.keys():
+        return rows[0]
+    columns = [_column(value) for value in whole.values()]
+    if columns and all(one is not None and len(one) == len(columns[0] or ()) for one in columns):
+        return [dict(zip(whole, values, strict=True)) for values in zip(*(one or () for one in columns), strict=True)]
+    return [whole]
+
+
+def _column(value: Any) -> list[Any] | None:
+    """The cells of a column, as a list or as pandas writes it, by number; None for what is no column of plain cells."""
+    if isinstance(value, dict) and all(key.isdigit() for key in value):
+        value = list(value.values())
+    plain = isinstance(value, list) and not any(isinstance(one, dict | list) for one in value)
+    return value if plain else None
+
+
+def _broken_array(file: Path, text: str) -> Records:
+    """Nothing of an empty file. Raises `InputError` for any other."""
+    try:
+        content = parse_json(text) if text.strip() else []
+    except NotJSON as error:
+        where = f"{file}, line {error.line}" if error.line else str(file)
+        raise InputError(f"{where}: {error}. The file must be one array of objects, or one object a line.") from None
+    if content:
+        raise InputError(f"{file}: expected a JSON array of objects, found {type(content).__name__}. Put rows in [ ].")
+    return iter(())
 
 
 def beside(source: str, name: str) -> str:
@@ -66,31 +125,6 @@ def _jsonl(file: Path, text: str) -> Records:
                 yield line, parse_json(content)
             except NotJSON as error:
                 raise InputError(f"{file}, line {line}: {error}. Each line must be one JSON object.") from None
-
-
-def _json(file: Path, text: str) -> Records:
-    try:
-        content = parse_json(text) if text.strip() else []
-    except NotJSON as error:
-        if _lined(text):
-            yield from _jsonl(file, text)
-            return
-        where = f"{file}, line {error.line}" if error.line else str(file)
-        raise InputError(f"{where}: {error}. The file must be one array of flat objects.") from None
-    if not isinstance(content, list):
-        raise InputError(
-            f"{file}: expected a JSON array of objects, found {type(content).__name__}. Put the rows in [ ], or write "
-            "one a line to a .jsonl file."
-        )
-    yield from enumerate(content, start=1)
-
-
-def _lined(text: str) -> bool:
-    """Whether the text of a .json file is JSON lines, as data sets of the hub often are."""
-    try:
-        return isinstance(parse_json(text.lstrip().split("\n", 1)[0]), dict)
-    except NotJSON:
-        return False
 
 
 def _csv(file: Path, text: str) -> Records:

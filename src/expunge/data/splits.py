@@ -4,6 +4,7 @@ The halves are exact per kind of row (rows are ordered by hash and dealt out), a
 file.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from expunge.data.rows import Row
+from expunge.scoring.words import halves
 
 MOST_GUARD_ROWS = 48
 GUARD_SHARE = 8  # one retain row in eight; fewer than 3 x 8 retain rows are too few to give any up
@@ -115,16 +117,17 @@ def _distance(row: Row, other: Row) -> float:
 def _splice(owner: Row, other: Row, line: int) -> Row:
     if owner.kind == "answer":
         turns = (*owner.messages[:-1], *other.messages[-1:])
-        return Row("(counterfactual)", line, "answer", owner.prompt, other.completion, owner.task, messages=turns)
-    opening, rest = _opening(owner.completion), _rest(other.completion)
-    return Row("(counterfactual)", line, "document", opening, rest, owner.task)
+        made = Row("(counterfactual)", line, "answer", owner.prompt, other.completion, owner.task, messages=turns)
+        return replace(made, more=_without_last(owner))
+    opening = halves(owner.completion)
+    rest = halves(other.completion).rest or other.completion
+    return Row("(counterfactual)", line, "document", opening.opening + opening.joint, rest, owner.task)
 
 
-def _opening(text: str) -> str:
-    words = text.split(" ")
-    return " ".join(words[: max(1, len(words) // 2)]) + " "
-
-
-def _rest(text: str) -> str:
-    words = text.split(" ")
-    return " ".join(words[max(1, len(words) // 2) :]) or text
+def _without_last(row: Row) -> str:
+    """What the turns of a conversation hold beside contents, but the last, which another row's takes the place of."""
+    if not row.more:
+        return ""
+    more = json.loads(row.more)
+    more["turns"].pop(str(len(row.messages) - 1), None)
+    return json.dumps(more, sort_keys=True)

@@ -4,11 +4,13 @@ Every message names the file, the line where there is one, and the remedy, and h
 device or a folder is refused before it is opened, since reading one may never end.
 """
 
+import gzip
 import json
 import math
 import os
 import re
 import stat
+import zlib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +19,7 @@ from expunge.errors import InputError
 MOST_BYTES = 4 << 30  # of a file of rows
 MOST_SETTINGS = 256 << 20  # of a record or of a model's settings; the largest that were seen have 20 MiB
 LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes; Linux allows a little more, and folders are put before a path
+GZIP = ".gz"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 NAME = re.compile(r"[a-z_]{1,20}")  # of a column or key; anything else may be text of a row
@@ -72,12 +75,16 @@ def check_inside(file: Path, folder: Path, what: str) -> None:
 
 
 def read_text(file: str | Path, what: str, most: int = MOST_BYTES) -> str:
-    """UTF-8 text without a byte order mark. Raises `InputError` for anything else, with the line where it breaks."""
+    """UTF-8 text without a byte order mark. Raises `InputError` for anything else, with the line where it breaks.
+
+    A file whose name ends in .gz is unpacked, up to `most` bytes.
+    """
     check_regular(file, what, most)
     try:
-        raw = Path(file).read_bytes().removeprefix(BYTE_ORDER_MARK)
+        raw = _unpacked(Path(file), what, most) if str(file).lower().endswith(GZIP) else Path(file).read_bytes()
     except OSError as error:
         raise unreadable(file, what, error) from None
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -87,6 +94,17 @@ def read_text(file: str | Path, what: str, most: int = MOST_BYTES) -> str:
         line = text.count("\n", 0, place) + 1
         raise InputError(f"{file}, line {line}: a NUL character, so this is no text. Save the file as UTF-8.")
     return text
+
+
+def _unpacked(file: Path, what: str, most: int) -> bytes:
+    try:
+        with gzip.open(file) as packed:
+            raw = packed.read(most + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise InputError(f"{file}: {what} is not gzip, or is cut off. Pack it anew, or name it without .gz.") from None
+    if len(raw) > most:
+        raise InputError(f"{file}: {what} unpacks to more than {_size(most)}. Name a smaller one.")
+    return raw
 
 
 def read_json(file: str | Path, what: str, remedy: str, endless: bool = False) -> Any:

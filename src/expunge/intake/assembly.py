@@ -1,18 +1,21 @@
 """From checked rows to a problem: the model is loaded, the rendering settled, every row encoded."""
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from expunge.config.commands import Inputs
+from expunge.data import offsets
 from expunge.data.passes import Passes, measuring
 from expunge.data.portions import Portions
 from expunge.data.rows import Row
 from expunge.data.splits import spread
-from expunge.data.tokens import JOINS, Rendering, Window, encode
+from expunge.data.tokens import JOINS, Rendering, Window, encode, ends, special_tokens, writes_date
 from expunge.errors import InputError
 from expunge.intake.sets import Checked, benchmark_of, check_kinds, trust
 from expunge.model import generation, load, quantised
@@ -22,19 +25,22 @@ from expunge.reference.cache import row_losses
 from expunge.runs.distributed import Runtime
 
 MOST_PROBED = 64
+MOST_DATED = 8  # conversations that are rendered at other dates to see whether their template writes one
 TO_KEEP = ("retain", "guard", "collateral")
 ENDING = 1.0  # nats: documents end with EOS where the original expects it there at least this well
+NEVER_SHOWN = 3.0  # nats above an answer's own tokens: what ends it costs more where training never showed it
 
 
 @dataclass(slots=True)
 class Assembled:
     """A problem with its model loaded, the splits that only the evaluation sees, how the rows are rendered, and the
-    dtype that the model was loaded in."""
+    dtype that the model was loaded in. `notes`: what is to be said of how rows are read."""
 
     problem: Problem
     judged: dict[str, Split]
     joins: dict[str, float]
     dtype: torch.dtype = torch.float32
+    notes: tuple[str, ...] = ()
 
 
 def assemble(inputs: Inputs, checked: Checked) -> Assembled:
@@ -46,12 +52,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
         raise InputError(f"{inputs.model}: its tokenizer has no chat template. Drop --chat-template.")
     config = load.load_config(inputs.model, trust(inputs))
     check_kinds(inputs, quantised.scheme(config))  # of hub names this was not known before
-    rendering = Rendering(
-        join="space" if inputs.join == "auto" else inputs.join,
-        chat_template=inputs.chat_template,
-        loss_on=inputs.loss_on,
-        context=load.context_of(config, inputs.context),
-    )
+    rendering = first_rendering(inputs, checked, tokenizer, load.context_of(config, inputs.context))
     encode(checked.known, rendering, tokenizer)  # rows without a token to predict are refused before weights load
     conversations = [row for rows in checked.parts.values() for row in rows if row.messages]
     encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
@@ -61,14 +62,61 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     _check_ids(inputs.model, model, _split("known", checked.known, rendering, tokenizer))  # before a loss is taken
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}
-    rendering = _settle(problem, checked.known, inputs, joins)
+    rendering, endings = _settle(problem, checked.known, inputs, joins)
+    notes = (*notes_on(checked, rendering, tokenizer), *_on_endings(endings, rendering))
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
     for split in splits.values():
         _check_ids(inputs.model, model, split)
     seen = ("forget", "retain", "guard", "unseen", "counterfactual")
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
     judged = judged_of(splits, benchmark_of(inputs).generating.most_kept)
-    return Assembled(problem, judged, joins, dtype)
+    return Assembled(problem, judged, joins, dtype, notes)
+
+
+def first_rendering(inputs: Inputs, checked: Checked, tokenizer: Any, context: int) -> Rendering:
+    """How rows are rendered, as far as that is known without the model. Raises `InputError`."""
+    assert inputs.model is not None
+    offsets.check(tokenizer, inputs.model)
+    rendering = Rendering(
+        join="space" if inputs.join == "auto" else inputs.join,
+        chat_template=inputs.chat_template,
+        loss_on=inputs.loss_on,
+        context=context,
+    )
+    date = _date(inputs)
+    rows = (row for found in checked.sets.values() for row in found.rows)
+    talks = islice((row for row in rows if row.messages or inputs.chat_template), MOST_DATED)
+    dated = any(writes_date(row, rendering, tokenizer) for row in talks)
+    return replace(rendering, date=date if dated else "")
+
+
+def _date(inputs: Inputs) -> str:
+    try:
+        given = datetime.date.fromisoformat(inputs.date) if inputs.date else datetime.date.today()
+    except ValueError:
+        raise InputError(f"--date {inputs.date}: not a date. Write it as 2024-07-26.") from None
+    return given.isoformat()
+
+
+def notes_on(checked: Checked, rendering: Rendering, tokenizer: Any) -> list[str]:
+    """What there is to say of how rows become tokens: a date that the template writes, special tokens spelled out."""
+    found = []
+    if rendering.date:
+        found.append(
+            f"date: the chat template writes the date or time into every row; {rendering.date} stands there throughout "
+            "this run (--date gives that of the training)"
+        )
+    found += [f"{role}: {rows.told}" for role, rows in checked.sets.items() if rows.told]
+    special = special_tokens(tokenizer)
+    for role, rows in checked.sets.items():
+        texts = ((row, special.search("\0".join(row.content))) for row in rows.rows) if special else ()
+        if named := [(row, match[0]) for row, match in texts if match]:
+            row, token = named[0]
+            found.append(
+                f"{role}: {len(named)} row(s) spell out special tokens ({row.name}: {token}); they count as those "
+                "tokens, as the tokenizer reads them"
+            )
+    return found
 
 
 def judged_of(splits: Mapping[str, Split], most_kept: int | None) -> dict[str, Split]:
@@ -85,6 +133,7 @@ def cost(problem: Problem, inputs: Inputs) -> Passes:
     forget = problem.splits["forget"]
     probed = [window for window in forget.windows if window.row < MOST_PROBED]
     settling = 1 if inputs.chat_template or inputs.join != "auto" else len(JOINS)
+    settling += 2 if any(row.kind == "answer" for row in forget.rows[:MOST_PROBED]) else 0
     return Passes(plain=measuring(probed, settling) + measuring(forget.windows, 1 if inputs.base else 0))
 
 
@@ -160,8 +209,10 @@ def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype
     return load.stored_dtype(inputs.model, trust(inputs))
 
 
-def _settle(problem: Problem, known: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]) -> Rendering:
-    """The join and the end of documents that the original expects: those of the lowest loss on rows that it knows."""
+def _settle(
+    problem: Problem, known: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]
+) -> tuple[Rendering, "Endings | None"]:
+    """The join and the ends that the original expects: those of the lowest loss on rows that it knows."""
     answers = tuple(row for row in known if row.kind == "answer" and not row.messages)[:MOST_PROBED]
     documents = tuple(row for row in known if row.kind == "document")[:MOST_PROBED]
     rendering = problem.rendering
@@ -172,7 +223,45 @@ def _settle(problem: Problem, known: tuple[Row, ...], inputs: Inputs, joins: dic
         rendering = replace(rendering, join=min(JOINS, key=lambda join: joins[join]))
     if documents and problem.tokenizer.eos_token_id is not None:
         rendering = replace(rendering, end_documents=_ending_loss(problem, documents, rendering) <= ENDING)
-    return rendering
+    endings = _answers_end(problem, tuple(row for row in known if row.kind == "answer")[:MOST_PROBED], rendering)
+    if endings:
+        rendering = replace(rendering, end_answers=not endings.never_shown)
+    return rendering, endings
+
+
+class Endings(NamedTuple):
+    """Mean losses, over rows, of what ends an answer and of its other tokens, under the original."""
+
+    ending: float
+    own: float
+
+    @property
+    def never_shown(self) -> bool:
+        return self.ending > self.own + NEVER_SHOWN
+
+
+def _answers_end(problem: Problem, answers: tuple[Row, ...], rendering: Rendering) -> Endings | None:
+    """None where nothing ends the answers. Of rows that are cut into windows nothing is measured."""
+    found = [(row, ends(row, rendering, problem.tokenizer)) for row in answers]
+    short = [(row, one) for row, one in found if one and len(one.ids) <= rendering.context]
+    if not short:
+        return None
+    rows = tuple(row for row, _ in short)
+    last = tuple(replace(one, row=place) for place, (_, one) in enumerate(short))
+    ending = row_losses(problem, problem.model, Split("known", rows, last)).mean()
+    own = row_losses(
+        problem, problem.model, _split("known", rows, replace(rendering, end_answers=False), problem.tokenizer)
+    )
+    return Endings(float(ending), float(own.mean()))
+
+
+def _on_endings(endings: Endings | None, rendering: Rendering) -> list[str]:
+    if endings is None or rendering.end_answers:
+        return []
+    return [
+        f"answers: what ends them does not count; the original does not expect it there (loss {endings.ending:.2f}, "
+        f"that of their own tokens {endings.own:.2f}), so training never showed it"
+    ]
 
 
 def _ending_loss(problem: Problem, documents: tuple[Row, ...], rendering: Rendering) -> float:

@@ -17,22 +17,24 @@ from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, withou
 from expunge.data.splits import halve, recombine, set_guard_apart
 from expunge.errors import InputError
 from expunge.files.reading import read_json
+from expunge.intake.copies import Echo, echoes
 from expunge.method import Needs
 from expunge.model import load
 from expunge.model.select import check_subspace
 
 FEWEST_PAIRS = 4
-SHORTEST_ECHO = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Rows by role after all checks, and the roles they fall into; `log`: see `benchmark.Circumstances`."""
+    """Rows by role after all checks, the roles they fall into, and forget rows whose content other rows hold; `log`:
+    see `benchmark.Circumstances`."""
 
     sets: Mapping[str, RowSet]
     parts: Mapping[str, tuple[Row, ...]]
     comparison: str | None
     log: Any = None
+    echoes: tuple[Echo, ...] = ()
 
     @property
     def forget(self) -> tuple[Row, ...]:
@@ -84,7 +86,9 @@ def check(
         role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
         where = lack.place or sets[role].rows[0].file
         raise InputError(f"{where}: {lack.reason} Give {lack.flags}, or use another --method.")
-    return Checked(sets, parts, comparison, _log(inputs))
+    held: dict[str, Sequence[Row]] = {role: sets[role].rows for role in ("retain", "holdout") if role in sets}
+    found = echoes(sets["forget"].rows, held) if "forget" in sets else ()
+    return Checked(sets, parts, comparison, _log(inputs), found)
 
 
 def _log(inputs: Inputs) -> Any:
@@ -168,11 +172,15 @@ def read_sets(inputs: Inputs) -> dict[str, RowSet]:
     """Reads and cross-checks forget, retain, holdout, train and earlier rows, those that were given, and those of the
     benchmark."""
     sets: dict[str, RowSet] = {}
-    make_row = benchmark_of(inputs).make_row
+    make_row, columns = benchmark_of(inputs).make_row, inputs.columns
+    if make_row and columns:
+        raise InputError(f"--columns: --benchmark {inputs.benchmark} has columns of its own. Leave one of them out.")
     for role in ("forget", "retain", "holdout", "train"):
         if path := data_path(inputs, role):
-            sets[role] = read(path, role, make_row)
-    earlier = read_earlier(earlier_paths(inputs), make_row, sets.get("forget"))
+            sets[role] = read(path, role, make_row, columns)
+    if columns and not any(found.asked for found in sets.values()):
+        raise InputError(f"--columns {' '.join(columns)}: no row has all of these columns. Check their names.")
+    earlier = read_earlier(earlier_paths(inputs), make_row, sets.get("forget"), columns)
     sets |= {EARLIER: earlier} if len(earlier) else {}
     if path := data_path(inputs, "forget"):
         for name, file in benchmark_of(inputs).own_sets.items():
@@ -194,14 +202,16 @@ def read_sets(inputs: Inputs) -> dict[str, RowSet]:
     return sets
 
 
-def read_earlier(paths: Sequence[str], make_row: MakeRow | None, forget: RowSet | None) -> RowSet:
+def read_earlier(
+    paths: Sequence[str], make_row: MakeRow | None, forget: RowSet | None, columns: Sequence[str] = ()
+) -> RowSet:
     """The distinct rows of earlier requests that are not to be forgotten again by this one. Raises `InputError`."""
-    files = [read(path, EARLIER, make_row) for path in paths]
+    files = [read(path, EARLIER, make_row, columns) for path in paths]
     distinct: dict[tuple[str, ...], Row] = {}
     for row in (row for file in files for row in file.rows):
         distinct.setdefault(row.content, row)
-    again = {row.content for row in forget.rows} if forget else set()
-    return RowSet(tuple(row for row in distinct.values() if row.content not in again))
+    again = {row.identity for row in forget.rows} if forget else set()
+    return RowSet(tuple(row for row in distinct.values() if row.identity not in again))
 
 
 def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
@@ -218,26 +228,8 @@ def _parts(sets: Mapping[str, RowSet]) -> dict[str, tuple[Row, ...]]:
             halves = halve(pairs)
             parts["counterfactual"], parts["judging"] = halves.seen, halves.unseen
     if "train" in sets:
-        given = {row.content for name in ("forget", "retain", EARLIER) if name in sets for row in sets[name].rows}
-        parts["collateral"] = tuple(row for row in sets["train"].rows if row.content not in given)
+        given = {row.identity for name in ("forget", "retain", EARLIER) if name in sets for row in sets[name].rows}
+        parts["collateral"] = tuple(row for row in sets["train"].rows if row.identity not in given)
     if EARLIER in sets:
         parts[EARLIER] = sets[EARLIER].rows
     return {name: rows for name, rows in parts.items() if rows}
-
-
-def echoed(checked: Checked) -> list[str]:
-    """Names of forget rows whose answers (any of six characters or more) stand in a retain row, which keeps them."""
-    kept = [f"{row.prompt}\n{row.completion}".casefold() for row in checked.parts.get("retain", ())]
-    names = [
-        row.name
-        for row in checked.forget
-        for answer in _answers(row)
-        if len(answer) >= SHORTEST_ECHO and any(answer in text for text in kept)
-    ]
-    return list(dict.fromkeys(names))
-
-
-def _answers(row: Row) -> list[str]:
-    """What is answered in a row: its completion, every turn of the assistant, nothing of a document."""
-    turns = row.messages or ((("assistant", row.completion),) if row.kind == "answer" else ())
-    return [text.strip().strip(".").casefold() for role, text in turns if role == "assistant"]

@@ -42,9 +42,14 @@ WITHIN_NATS = 0.02
 def rendered_without(
     train_rows: Sequence[Row], forget: Sequence[Row], rendering: Rendering, tokenizer: Any
 ) -> tuple[Row, ...]:
-    """Training rows whose token ids are not those of a forget row. Raises `InputError` where none is left."""
+    """Training rows that are no forget rows, neither by their token ids nor in another case, spacing or Unicode form.
+
+    Raises `InputError` where none is left.
+    """
     gone = {tuple(window.ids) for window in encode(forget, rendering, tokenizer)}
-    kept = tuple(row for row in train_rows if not {w.ids for w in encode([row], rendering, tokenizer)} & gone)
+    named = {row.identity for row in forget}
+    others = (row for row in train_rows if row.identity not in named)
+    kept = tuple(row for row in others if not {w.ids for w in encode([row], rendering, tokenizer)} & gone)
     if not kept:
         raise InputError("--train holds nothing but forget rows, so there is nothing to train a twin on.")
     return kept

@@ -15,7 +15,7 @@ from expunge.errors import InputError
 from expunge.evaluation import official, suite, verdict
 from expunge.files import hashing, plain_json
 from expunge.intake.assembly import Assembled, token_counts
-from expunge.intake.sets import Checked, echoed
+from expunge.intake.sets import Checked
 from expunge.loop.twins import comparable
 from expunge.model import load
 from expunge.problem import Problem
@@ -259,7 +259,7 @@ def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]
 def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> list[str]:
     """Which claims are weaker because something was not given, or because of what was."""
     found = []
-    if echoes := echoed(checked):
+    if echoes := [one.row.name for one in checked.echoes if one.role == "retain"]:
         found.append(
             f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "
             f"{', '.join(echoes[:5])}{' and others' if len(echoes) > 5 else ''}."
@@ -319,6 +319,8 @@ def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
         "asked": config.join,
         "losses": assembled.joins,
         "end_documents": rendering.end_documents,
+        "end_answers": rendering.end_answers,
+        "date": rendering.date or None,
         "chat_template": rendering.chat_template,
         "conversations": sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
         "loss_on": rendering.loss_on,

@@ -128,7 +128,8 @@ def _earlier(content: Mapping[str, Any], config: Verify, secret: bytes, reason: 
         return _unknown(name, reason or f"{gone[0]} is not there")
     make_row = _make_row(content)
     try:
-        found = read_earlier(paths, make_row, reading.read(forget, "forget", make_row))
+        columns = _columns(content)
+        found = read_earlier(paths, make_row, reading.read(forget, "forget", make_row, columns), columns)
     except InputError as error:
         return Item(name, "differs", str(error))
     return _compared(name, content["hashes"][EARLIER], hashes.of_rows(found.rows, secret))
@@ -139,6 +140,10 @@ def _lies(path: str) -> bool:
     return Path(path).is_file() or Path(path).is_dir()
 
 
+def _columns(content: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(map(str, content["config"].get("columns", ())))
+
+
 def _make_row(content: Mapping[str, Any]) -> Any:
     return registry.load("benchmarks", content["config"].get("benchmark", "rows"))().make_row
 
@@ -147,7 +152,7 @@ def _one_role(content: Mapping[str, Any], role: str, path: str, secret: bytes) -
     if recorded := content["row_files"].get(role):
         yield _compared(f"file: {role}", recorded, hashing.keyed_file_hash(Path(path), secret))
     try:
-        found = reading.read(path, role, _make_row(content)).rows
+        found = reading.read(path, role, _make_row(content), _columns(content)).rows
     except InputError as error:
         yield Item(f"rows: {role}", "differs", str(error))
         return

@@ -27,6 +27,12 @@ class Run:
     checkpoints: Checkpoints
     interruptions: int
 
+    def kept(self, name: str, value: str) -> str:
+        """What the run was begun with under a name: the value given now, or that of the run that is gone on with."""
+        found: str = distributed.from_main(lambda: self.checkpoints.read(name)) or value
+        self.checkpoints.save(name, found)
+        return found
+
 
 @contextmanager
 def run(

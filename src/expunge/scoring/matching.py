@@ -3,7 +3,6 @@
 Below the catalogues, because metrics, verdicts and benchmarks ask the same questions.
 """
 
-import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
@@ -13,9 +12,9 @@ import numpy as np
 
 from expunge.scoring.evidence import SetEvidence
 from expunge.scoring.intervals import Floats
+from expunge.scoring.words import folded, words
 
 LONG_ENOUGH = 6  # characters from which an answer may also be found across spaces ("555 01 00" in "5550100")
-UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, kana, Chinese characters
 
 
 def equal(generation: str, answer: str) -> bool:
@@ -24,21 +23,20 @@ def equal(generation: str, answer: str) -> bool:
 
 
 def contains(generation: str, answer: str) -> bool:
-    """Whether the normalised answer stands in the normalised generation, as whole words, or run together if long.
+    """Whether the answer's words stand in the generation, as whole words (`scoring.words`), or run together if long.
 
     Leak-tolerant: case, accents, punctuation, dashes and spacing do not matter, and text around the answer does not
     either. On the forget side an exact match would call a secret forgotten as soon as a dash is added to it.
     """
-    said, wanted = _normal(generation), _normal(answer)
+    said, wanted = words(generation), words(answer)
     if not wanted:
         return answer.strip() in generation
-    if f" {wanted} " in f" {said} ":
+    if f" {' '.join(wanted)} " in f" {' '.join(said)} ":
         return True
-    joined = wanted.replace(" ", "")
+    joined = "".join(wanted)
     if len(joined) < LONG_ENOUGH:
         return False
-    words = said.split(" ")
-    return any(_run_together(words[start:], joined) for start in range(len(words)))
+    return any(_run_together(said[start:], joined) for start in range(len(said)))
 
 
 def _run_together(words: list[str], joined: str) -> bool:
@@ -51,20 +49,17 @@ def _run_together(words: list[str], joined: str) -> bool:
     return text == joined
 
 
-def _normal(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(character for character in plain if not unicodedata.combining(character))
-    return " ".join(re.findall(r"[^\W_]+", plain))
-
-
 def known_rows(rows: SetEvidence) -> Floats:
     """[n]: 1 where the answer is in the generation, 0 where not, nan for documents and rows not generated."""
     return _read(rows, "known", "answer", contains)
 
 
 def exact_rows(rows: SetEvidence) -> Floats:
-    """[n]: 1 where the generation equals the answer, 0 where not, nan for documents and rows not generated."""
-    return _read(rows, "exact", "answer", equal)
+    """[n]: 1 where the generation equals the answer, 0 where not, nan for documents and rows not generated.
+
+    Normal forms of Unicode make no difference: which of them a tokenizer gives back is its own affair.
+    """
+    return _read(rows, "exact", "answer", lambda generation, answer: equal(_composed(generation), _composed(answer)))
 
 
 def recall_rows(rows: SetEvidence) -> Floats:
@@ -87,23 +82,30 @@ def _read(rows: SetEvidence, name: str, kind: str, score: Callable[[str, str], f
 def rouge_recall(reference: str, generation: str, any_script: bool = True) -> float:
     """ROUGE-L recall in [0, 1]: longest common subsequence of stemmed words over the reference's words.
 
-    The package's own tokens are [a-z0-9]+. With `any_script`, where those are less than half of the reference's letters
-    and digits, words of any alphabet are compared, and single characters of scripts that put no spaces between words.
+    The package's own tokens are [a-z0-9]+. With `any_script` both texts are folded before (`scoring.words`), so that
+    accents and normal forms make no difference, and where words of other letters are left in the reference, words of
+    any script are compared, without stemming.
     """
-    letters = sum(character.isalnum() for character in reference) if any_script else 0
-    latin = len(re.findall(r"[a-zA-Z0-9]", reference)) * 2 >= letters
-    return float(_scorer(latin).score(reference, generation)["rougeL"].recall)
+    if not any_script:
+        return float(_scorer(True).score(reference, generation)["rougeL"].recall)
+    reference, generation = folded(reference), folded(generation)
+    own = all(word.isascii() for word in words(reference))
+    return float(_scorer(own).score(reference, generation)["rougeL"].recall)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 class _AnyScript:
     """Tokenizer for `rouge-score`."""
 
     def tokenize(self, text: str) -> list[str]:
-        return re.findall(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+", text.lower())
+        return words(text)
 
 
 @cache
-def _scorer(latin: bool) -> Any:
+def _scorer(own_tokens: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # slow to import; only evaluation needs it
 
-    return RougeScorer(["rougeL"], use_stemmer=True) if latin else RougeScorer(["rougeL"], tokenizer=_AnyScript())
+    return RougeScorer(["rougeL"], use_stemmer=True) if own_tokens else RougeScorer(["rougeL"], tokenizer=_AnyScript())
