@@ -3,12 +3,13 @@
 import datetime
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from expunge.comparison import cells
+from expunge.comparison.result import Comparison
 from expunge.config import commands, housekeeping, options, recipes
 from expunge.demo import demo
 from expunge.errors import InputError
@@ -231,24 +232,6 @@ def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) 
     config = replace(config, options=trial.method_of(config.method, config.options))
     output = save.check_output(_required(config.output, "output"))
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A finished comparison: where it lies and what it holds."""
-
-    output: Path
-    content: Mapping[str, Any]
-
-    @property
-    def report(self) -> Path:
-        """The page for people."""
-        return self.output / "comparison.html"
-
-    @property
-    def failed(self) -> int:
-        """Cells that hold an error."""
-        return sum(cell["error"] is not None for cell in self.content["cells"])
 
 
 def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:

@@ -1,0 +1,24 @@
+"""What a comparison comes to, for who called it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A finished comparison: where it lies and what it holds."""
+
+    output: Path
+    content: Mapping[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.output / "comparison.html"
+
+    @property
+    def failed(self) -> int:
+        """Cells that hold an error."""
+        return sum(cell["error"] is not None for cell in self.content["cells"])
