@@ -163,7 +163,7 @@ def test_no_collapsed_model_looks_good_without_the_word(case: str) -> None:
 def test_collapse_check_rejects(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         check_said(COLLAPSED[case], lambda *officials: [])
-    monkeypatch.setattr(tofu, "_praised", lambda name, found: False)
+    monkeypatch.setattr(tofu, "_lucky", lambda unlearned: "")
     with pytest.raises(AssertionError):
         check_said(COLLAPSED[case], Tofu().flags)
 

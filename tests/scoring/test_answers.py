@@ -18,8 +18,9 @@ from expunge.benchmarks.tofu import DISTANCE, QUALITY, UTILITY
 from expunge.errors import InputError
 from expunge.scoring import answers as arithmetic
 from expunge.scoring import intervals, open_unlearning
-from expunge.scoring.answers import Answers, Figures
+from expunge.scoring.answers import Answers
 from expunge.scoring.evidence import OtherAnswers, SetEvidence
+from expunge.scoring.figures import Attacked, Figures
 from expunge.scoring.intervals import Score
 
 ROOT = Path(__file__).parents[2]
@@ -241,7 +242,7 @@ def test_columns_of_different_lengths_are_refused() -> None:
 def test_open_unlearnings_file_is_read_as_it_is_written() -> None:
     """In the same order whatever the order of the file: rows are numbered by text."""
     figures = open_unlearning.read(invented(2), "x")
-    attacked = arithmetic.Attacked(np.array([1.0, 3.0]), np.array([2.0, 3.0, 4.0]))
+    attacked = Attacked(np.array([1.0, 3.0]), np.array([2.0, 3.0, 4.0]))
     whole = Figures(figures.sets, np.full(12, 0.5), np.full(12, 0.25), {"min_k": attacked})
     content = open_unlearning.evaluation(
         whole, {"forget_quality": 0.5, "model_utility": 0.25, "privleak": -3.0}, np.full(12, 4.0)

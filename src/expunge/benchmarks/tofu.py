@@ -45,22 +45,15 @@ from expunge.data.files import place
 from expunge.data.rows import Row, check_filled
 from expunge.errors import InputError
 from expunge.scoring import answers as arithmetic
-from expunge.scoring import attacks, open_unlearning
-from expunge.scoring.answers import Answers, Attacked, Figures
+from expunge.scoring import open_unlearning
+from expunge.scoring.answers import Answers
 from expunge.scoring.evidence import Evidence
+from expunge.scoring.figures import ATTACKS, SETS, Figures, figures_of
 from expunge.scoring.intervals import Draws, Floats, Score, area_draws, mean_draws
 
 COLUMNS = ("question", "answer", "paraphrased_answer", "perturbed_answer")
 IGNORED = {"paraphrased_question", "option1", "option2", "option3", "option4"}
 KNOWN = f"{', '.join(COLUMNS[:2])} and optionally {' and '.join(COLUMNS[2:])}"
-OWN = {name: f"{name}_perturbed" for name in ("retain", "real_authors", "world_facts")}
-SETS = {"forget": "forget", "retain": "retain_perturbed", "real authors": "real_authors", "world facts": "world_facts"}
-ATTACKS: Mapping[str, attacks.RowScore] = {
-    "loss": attacks.loss,
-    "zlib": attacks.zlib,
-    "min_k": attacks.min_k,
-    "min_k++": attacks.min_k_plus_plus,
-}
 NO_TWIN = Missing("no retrained model: give --retrained or --retrained-log")
 MOST_LOGGED = 300  # rows of a set in a log of TOFU's own code
 QUALITY, UTILITY, DISTANCE = "forget quality", "model utility", "Kolmogorov-Smirnov distance of the truth ratios"
@@ -68,7 +61,11 @@ CLOSER, MEMBERS, LEAK = "truth ratio min(R, 1/R), forget rows", "AUC (min_k)", "
 STRENGTH, MEMORISED = "extraction strength (forget)", "exact memorisation (forget)"
 LEAST_KEPT = 0.5  # our choice: of the original's utility, or of what it recites and of its probability of retained rows
 UNTOUCHED = 0.95  # of the original's probability and recall of the forget rows: above, nothing was done
-GOOD = {QUALITY: (0.05, 1.0), CLOSER: (0.5, 1.0), MEMBERS: (0.4, 0.6), LEAK: (-20.0, 20.0)}  # what would be praised
+USUAL = 0.5  # our choice, near the utility of the paper's models: stands for the original's where that is not known
+GOOD = {  # what would be praised
+    **{QUALITY: (0.05, 1.0), CLOSER: (0.5, 1.0), MEMBERS: (0.4, 0.6), LEAK: (-20.0, 20.0)},
+    **{"probability (forget)": (0.0, 0.2), "ROUGE-L recall (forget)": (0.0, 0.4), STRENGTH: (0.0, 0.1)},
+}
 TITLES = {
     "parts": "The official scores",
     "terms": "The nine terms of model utility (1 is best in each)",
@@ -119,7 +116,11 @@ class Tofu:
     generating: ClassVar[Generating] = Generating(
         rows=None, tokens=200, clean_up=True, most_kept=128, attacked=("forget", "judging")
     )
-    own_sets: ClassVar[Mapping[str, str]] = {SETS[name.replace("_", " ")]: file for name, file in OWN.items()}
+    own_sets: ClassVar[Mapping[str, str]] = {
+        "retain_perturbed": "retain_perturbed",
+        "real_authors": "real_authors_perturbed",
+        "world_facts": "world_facts_perturbed",
+    }
 
     def make_row(self, file: str, line: int, record: Any) -> Row:
         """A question and its answer, with the other answers that it has. Raises `InputError`."""
@@ -166,19 +167,6 @@ class Tofu:
     def read_log(self, content: Any, where: str) -> Figures:
         """Of TOFU_EVAL.json, or of TOFU's own eval_log_aggregated.json. Raises `InputError`."""
         return open_unlearning.read(content, where)
-
-
-def figures_of(evidence: Evidence, holdout: bool) -> Figures:
-    """What the scores are made of, from evidence. Without a `holdout` no row is known never to have been trained on."""
-    sets = {name: arithmetic.answers_of(evidence.sets[own]) for name, own in SETS.items() if own in evidence.sets}
-    forget, judging = evidence.sets["forget"], evidence.sets.get("judging") if holdout else None
-    scored = {name: (of(forget), of(judging)) for name, of in ATTACKS.items()} if judging is not None else {}
-    attacked = {
-        name: Attacked(ours, theirs)
-        for name, (ours, theirs) in scored.items()
-        if ours is not None and theirs is not None
-    }
-    return Figures(sets, attacks.extraction_strength(forget), attacks.exact_memorisation(forget), attacked)
 
 
 def score(figures: Figures, reference: Figures | Missing, holdout: bool = True) -> Official:
@@ -315,17 +303,20 @@ def _collapsed(unlearned: Official, original: Official | None) -> str:
     watched = [(UTILITY, "parts"), ("probability (retain)", "terms"), ("ROUGE-L recall (retain)", "terms")]
     for name, group in watched:
         left, had = (_value(getattr(one, group)[name]) if one else None for one in (unlearned, original))
-        if left is not None and left < LEAST_KEPT * (1.0 if had is None else had):
-            every = {**unlearned.parts, **unlearned.beside}
-            lucky = [f"{key} of {every[key].value:.2g}" for key in GOOD if _praised(key, every[key])]  # type: ignore[union-attr]
-            luck = f"; what a broken model gets for nothing: {', '.join(lucky)}" if lucky else ""
-            return f"collapsed: {name} is {left:.3f}{'' if had is None else f' of {had:.3f}'}{luck}"
+        if left is not None and left < LEAST_KEPT * (USUAL if had is None else had):
+            return f"collapsed: {name} is {left:.3f}{'' if had is None else f' of {had:.3f}'}{_lucky(unlearned)}"
     return ""
 
 
-def _praised(name: str, found: Scored) -> bool:
-    value = _value(found)
-    return value is not None and GOOD[name][0] <= value <= GOOD[name][1]
+def _lucky(unlearned: Official) -> str:
+    """Scores that would be praised in a model that works."""
+    values = {name: _value(found) for name, found in {**unlearned.parts, **unlearned.beside}.items() if name in GOOD}
+    praised = [
+        f"{name} of {value:.2g}"
+        for name, value in values.items()
+        if value is not None and GOOD[name][0] <= value <= GOOD[name][1]
+    ]
+    return f"; what a broken model gets for nothing: {', '.join(praised)}" if praised else ""
 
 
 def _nothing_done(unlearned: Official, original: Official | None) -> str:

@@ -14,7 +14,7 @@ round to 0, as on a collapsed model, theirs gives R = 0, which reads as a model 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,25 +46,6 @@ class Answers:
     def compared(self) -> NDArray[np.bool_]:
         """[n]: rows that have a wrong answer, and those whose own loss is not a number, which is not to be hidden."""
         return np.asarray((~np.isnan(self.wrong)).any(axis=1) | np.isnan(self.loss))
-
-
-@dataclass(frozen=True, slots=True)
-class Attacked:
-    """An attack's scores of rows to forget and of rows that were never trained on; less means a likelier member."""
-
-    members: Floats
-    others: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """All that TOFU's scores of one model are made of: answers by set, and of the forget rows extraction strength and
-    exact memorisation [n], and attacks by name. What was not measured is not there."""
-
-    sets: Mapping[str, Answers]
-    extraction: Floats | None = None
-    memorised: Floats | None = None
-    attacks: Mapping[str, Attacked] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ import numpy as np
 
 from expunge.errors import InputError
 from expunge.scoring import answers as arithmetic
-from expunge.scoring.answers import Answers, Attacked, Figures
+from expunge.scoring.answers import Answers
+from expunge.scoring.figures import Attacked, Figures
 from expunge.scoring.intervals import Floats
 
 EVALUATION, SUMMARY = "TOFU_EVAL.json", "TOFU_SUMMARY.json"
