@@ -1,5 +1,7 @@
 """Models in one GGUF file: written here with the library's own writer, read back, and used like any other folder."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from expunge import pipeline
+from expunge.config import commands
 from expunge.errors import InputError
 from expunge.model import gguf, load
 from gguf_files import TEXTS, model_of, written
@@ -97,3 +101,18 @@ def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install \"expunge\[gguf\]\""):
         gguf.check(tmp_path / "one.gguf", "model")
+
+
+def test_commands_take_a_file_in_the_place_of_a_folder(tmp_path: Path, cache: Path) -> None:
+    model, tokenizer = model_of(context=256)
+    file = written(tmp_path / "one.gguf", model, tokenizer, "Q8_0")
+    for name, count in (("forget", 2), ("retain", 6)):
+        rows = [{"prompt": f"Where does {name} {number} live?", "completion": "here"} for number in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = commands.Plan(model=str(file), forget=str(tmp_path / "forget.jsonl"), retain=str(tmp_path / "retain.jsonl"))
+    said: list[str] = []
+    made = gguf.opened(given, said.append)
+    assert Path(str(made.model)).is_dir() and made.forget == given.forget and given.model == str(file)
+    assert gguf.opened(made, said.append) == made and len(said) == 2  # a folder stays what it is
+    shown = pipeline.run_plan(replace(given, method="gradient_ascent"))
+    assert shown[0].startswith(f"model: {made.model} (llama)") and any("gradient_ascent" in line for line in shown)
