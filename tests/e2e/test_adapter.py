@@ -313,7 +313,7 @@ def test_tokens_that_the_fine_tune_added(held: bool, tmp_path: Path) -> None:
     if not held:
         used = tmp_path / "used.jsonl"
         used.write_text('{"prompt": "f?", "completion": "<new0>"}\n', encoding="utf-8")
-        with pytest.raises(InputError, match=r"used\.jsonl:1: a token has the id 258, and the embeddings .* 258 rows"):
+        with pytest.raises(InputError, match=r"used\.jsonl, line 1: a token has the id 258, .* 258 rows"):
             unlearn(adapter, tmp_path, forget=str(used))
     run = unlearn(adapter, tmp_path)
     check_same_kind(adapter, run.output)

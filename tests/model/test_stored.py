@@ -209,6 +209,21 @@ def test_a_range_without_end_in_config_json(folder: Path) -> None:
         looked(str(folder))
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_base_out_of_reach_leads_to_the_flag(folder: Path, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not the adapter has a tokenizer of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (folder / SINGLE).unlink()
+    content = {"peft_type": "LORA", "base_model_name_or_path": "nobody-here/tiny"}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    save_file({"a": torch.ones(1)}, folder / "adapter_model.safetensors")
+    for file in [] if own else list(folder.glob("token*")):
+        file.unlink()
+    look: Callable[[str], Any] = load.load_config if own else load.load_tokenizer
+    with pytest.raises(InputError, match=r"nobody-here/tiny is the base of .*--adapter-base FOLDER"):
+        look(str(folder))
+
+
 @pytest.mark.parametrize("declared", [None, "float32"])
 def test_the_dtype_is_that_of_the_files(folder: Path, declared: str | None) -> None:
     tensors(lambda state: {name: one.bfloat16() if one.dim() == 2 else one for name, one in state.items()})(folder)

@@ -101,12 +101,13 @@ def load_tokenizer(path: str, trust: Trust | None = None) -> Any:
 
     Raises `InputError` where there is none or it cannot give offsets.
     """
+    hint = _base_hint(path, trust)
     path = tokenizer_home(path, trust)
     transformers_logging.set_verbosity_error()  # windows are cut by us; its warning of long texts would be wrong
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
     except Exception as error:
-        raise InputError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
+        raise InputError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).{hint}") from None
     if not tokenizer.is_fast:
         raise InputError(f"{path}: its tokenizer gives no character offsets. Convert it to a fast one.")
     return tokenizer
@@ -183,7 +184,7 @@ def load_config(path: str, trust: Trust | None = None) -> Any:
     """The model's configuration (of an adapter, its base's), without weights. Raises `InputError`."""
     hint = " If it is an adapter, download it to a folder first." if _is_hub_name(path) else ""
     if adapter := adapter_of(path, trust):
-        path, hint = adapter.base, f" It is the base of {path}: where it lies in a folder, name that: --adapter-base."
+        path, hint = adapter.base, _base_hint(path, trust)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
     except Exception as error:
@@ -194,6 +195,14 @@ def text_shape(config: Any) -> Any:
     """Of a composite configuration that of its text model, where that is a model of its own: enough for a plan."""
     text = config.get_text_config()
     return text if text.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else config
+
+
+def _base_hint(path: str, trust: Trust | None) -> str:
+    """What to do where an adapter's base is a hub name that cannot be had; empty for whole models."""
+    adapter = adapter_of(path, trust)
+    if adapter is None or not _is_hub_name(adapter.base):
+        return ""
+    return f" {adapter.base} is the base of {path}: where it lies in a folder, name that: --adapter-base FOLDER."
 
 
 def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:

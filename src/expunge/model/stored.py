@@ -24,6 +24,7 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 LEFT_OVER = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids)$")
 KINDS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # what can move
 ELSEWHERE = {
+    "*/adapter_config.json": "that of an adapter one folder further down: give that folder",
     "global_step*": "a checkpoint of DeepSpeed: make one model of it with its zero_to_fp32.py",
     "pytorch_model_fsdp*": "a checkpoint of FSDP: make one model of it with accelerate merge-weights",
     "*.distcp": "a part of a distributed checkpoint: make one model of it with accelerate merge-weights",
@@ -151,7 +152,7 @@ def instead(folder: Path) -> str:
     """What lies in a folder in place of weights that can be read, with the remedy; empty where nothing does."""
     for pattern, what in ELSEWHERE.items():
         if file := next(iter(sorted(folder.glob(pattern))), None):
-            return f"; {file.name} is {what}"
+            return f"; {file.relative_to(folder)} is {what}"
     return ""
 
 
