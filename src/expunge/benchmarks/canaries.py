@@ -122,7 +122,8 @@ def _mean(found: Secrets, name: str) -> Scored:
     reason = "no row's task names a secret (email x4, key, code, found-email, ...)"
     if found.asked:
         reason = "the losses of the candidates are not finite, or all the same"
-    return mean_score(found.bits) or Missing(f"{name}: {reason}")
+    scored = mean_score(found.bits)
+    return scored if scored and np.isfinite(scored.value) else Missing(f"{name}: {reason}")
 
 
 def _first(found: Secrets) -> Scored:
