@@ -161,8 +161,8 @@ def _beside(found: Secrets) -> dict[str, Scored]:
 def _notes(found: Mapping[str, Secrets]) -> tuple[str, ...]:
     notes = []
     for name, one in found.items():
-        if one.asked > len(one.measured):
-            notes.append(f"{one.asked - len(one.measured)} of {one.asked} secrets ({name}) could not be measured.")
+        if lacking := one.asked - int(np.isfinite(one.bits).sum()):
+            notes.append(f"{lacking} of {one.asked} secrets ({name}) could not be measured.")
     if found["forget"].fits:
         notes.append(
             "Fitted exposures stand on a skew-normal fitted to half of 512 sampled candidates and tested on the other "
