@@ -76,7 +76,7 @@ SMALL: dict[str, Any] = {
     "patch_size": 14,
     "laurel_rank": 8,
     "hidden_size_per_layer_input": 8,
-    "index_topk": 16,
+    "index_topk": CONTEXT,  # a choice of fewer is not continuous: rounding in another batch makes another
 }
 IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 LATENT = {"head_dim": 8}  # of latent attention: the part that turns with the place
@@ -91,7 +91,7 @@ CHOOSING = {
     "indexer_n_heads": HEADS,
     "indexer_kv_heads": 1,
     "indexer_head_dim": WIDTH // HEADS,
-    "indexer_budget": 16,
+    "indexer_budget": CONTEXT,
     "indexer_compress_ratio": 4,
 }
 OWN: dict[str, dict[str, Any]] = {

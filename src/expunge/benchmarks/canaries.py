@@ -129,7 +129,8 @@ def _mean(found: Secrets, name: str) -> Scored:
     reason = "no row's task names a secret (email x4, key, code, found-email, ...)"
     if found.asked:
         reason = "the losses of the candidates are not finite, or all the same"
-    return mean_score(found.bits) or Missing(f"{name}: {reason}")
+    scored = mean_score(found.bits)
+    return scored if scored and np.isfinite(scored.value) else Missing(f"{name}: {reason}")
 
 
 def _first(found: Secrets) -> Scored:
@@ -167,8 +168,8 @@ def _beside(found: Secrets) -> dict[str, Scored]:
 def _notes(found: Mapping[str, Secrets]) -> tuple[str, ...]:
     notes = []
     for name, one in found.items():
-        if one.asked > len(one.measured):
-            notes.append(f"{one.asked - len(one.measured)} of {one.asked} secrets ({name}) could not be measured.")
+        if lacking := one.asked - int(np.isfinite(one.bits).sum()):
+            notes.append(f"{lacking} of {one.asked} secrets ({name}) could not be measured.")
     if found["forget"].fits:
         notes.append(
             "Fitted exposures stand on a skew-normal fitted to half of 512 sampled candidates and tested on the other "
