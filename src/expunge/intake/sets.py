@@ -81,7 +81,7 @@ def check(
     if lack := lacking(needs or Needs(), parts, bool(inputs.base)):
         role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
         raise InputError(f"{sets[role].rows[0].file}: {lack.reason} Give {lack.flags}, or use another --method.")
-    held = {role: sets[role].rows for role in ("retain", "holdout") if role in sets}
+    held: dict[str, Sequence[Row]] = {role: sets[role].rows for role in ("retain", "holdout") if role in sets}
     return Checked(sets, parts, comparison, echoes(sets["forget"].rows, held) if "forget" in sets else ())
 
 
