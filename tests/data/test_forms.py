@@ -150,6 +150,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"messages": [{**ASK, "from": "human", "value": "zq7"}, SAY]},
         ("turn 1", "role and content, or"),
     ),
+    "loss": ({"messages": [ASK, {**SAY, "loss": False}]}, ("turn 2", "'loss'")),
     "weight": ({"messages": [ASK, {**SAY, "weight": 0}]}, ("turn 2", "'weight'", "Cut")),
     "picture": (
         {"messages": [{"role": "user", "content": [{"type": "image", "url": "zq7"}]}, SAY]},
@@ -209,6 +210,7 @@ FILES: dict[str, tuple[str, str]] = {
     "array in jsonl": ("r.jsonl", json.dumps(ROWS, indent=1)),
     "one object": ("r.json", json.dumps({"version": 1, "data": ROWS})),
     "columns": ("r.json", json.dumps({"text": [row["text"] for row in ROWS]})),
+    "pandas of pandas": ("r.json", json.dumps({"text": {"7": ROWS[0]["text"], "9": ROWS[1]["text"]}})),
     "pandas": ("r.json", json.dumps({"text": {str(place): row["text"] for place, row in enumerate(ROWS)}})),
 }
 

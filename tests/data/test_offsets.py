@@ -114,6 +114,24 @@ def _by_offsets(row: Row, rendering: Rendering, made: Any) -> tuple[list[int], l
     return [*encoded["input_ids"], *[1] * ends], [*counted, *[True] * ends]
 
 
+class Starting:
+    """A tokenizer that says of its tokens no more than where they start, as Llama 3's did."""
+
+    def __init__(self, made: Any) -> None:
+        self.made, self.bos_token_id, self.eos_token_id = made, made.bos_token_id, made.eos_token_id
+
+    def __call__(self, text: str, **given: Any) -> Any:
+        encoded = self.made(text, **given)
+        encoded["offset_mapping"] = [(start, start) for start, _ in encoded["offset_mapping"]]
+        return encoded
+
+
+def test_offsets_that_are_starts_alone() -> None:
+    made = tokenizer("byte-level")
+    for row in (ANSWER, DOCUMENT):
+        assert encode_row(row, Rendering(), Starting(made)) == encode_row(row, Rendering(), made)
+
+
 def test_space_check_rejects_plain_offsets() -> None:
     check_spaces(_by_offsets, "byte-level")
     with pytest.raises(AssertionError):

@@ -10,6 +10,7 @@ import pytest
 
 from expunge.data.rows import Row, RowSet, check_disjoint, read, without
 from expunge.errors import InputError
+from expunge.scoring.words import words
 
 SECRET = "zq7 secret"
 GOOD = '{"text": "zq7 secret %d"}\n'
@@ -198,6 +199,32 @@ def test_overlap_names_both_places() -> None:
     check_complaint(str(caught.value), Path("f.jsonl"), 4, ("k.csv, line 9", "retain", "1 row(s)"))
     check_disjoint(forget, RowSet(other.rows[1:]), "retain")
     assert without(other, forget) == other.rows[1:]
+
+
+SAME = [("Zoë B", "Zoe\u0308 B"), ("Paris", "PARIS"), ("a  b", "a\nb"), ("ab", "a\u200bb"), ("Straße", "STRASSE")]
+
+
+def check_identity(identity: Callable[[Row], object]) -> None:
+    """Rows that a person takes for one are one, and no others; where they differ at all, both stay to be forgotten."""
+    for one, other in SAME:
+        assert identity(Row("f", 1, "answer", "q", one)) == identity(Row("f", 1, "answer", " q ", other))
+    for one, other in (("a b", "ab"), ("がき", "かき"), ("résumé", "resume"), ("5", "\u0665")):
+        assert identity(Row("f", 1, "answer", "q", one)) != identity(Row("f", 1, "answer", "q", other))
+
+
+def test_rows_in_another_form_are_the_same_row(tmp_path: Path) -> None:
+    check_identity(lambda row: row.identity)
+    for broken in (lambda row: row.content, lambda row: tuple(map(words, row.content))):
+        with pytest.raises(AssertionError):
+            check_identity(broken)
+    for one, other in SAME:
+        forget = RowSet((Row("f", 1, "document", "", one),))
+        kept = RowSet((Row("k", 2, "document", "", other), Row("k", 3, "document", "", "else")))
+        with pytest.raises(InputError, match="in another case, spacing or Unicode form"):
+            check_disjoint(forget, kept, "retain")
+        assert without(kept, forget) == kept.rows[1:]
+        path = write(tmp_path, "r.jsonl", json.dumps({"text": one}) + "\n" + json.dumps({"text": other}))
+        assert len(read(path, "forget")) == 2
 
 
 def test_digest_depends_on_salt_and_content_only() -> None:

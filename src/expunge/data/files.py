@@ -91,9 +91,9 @@ def _rows_within(whole: dict[str, Any]) -> list[Any]:
 
 
 def _column(value: Any) -> list[Any] | None:
-    """The cells of a column, as a list or as pandas writes it, by number; None for what is no column of plain cells."""
-    if isinstance(value, dict) and all(key.isdigit() for key in value):
-        value = list(value.values())
+    """The cells of a column: a list of plain ones, or any as pandas writes them, by number; None for anything else."""
+    if isinstance(value, dict) and value and all(key.isdigit() for key in value):
+        return list(value.values())
     plain = isinstance(value, list) and not any(isinstance(one, dict | list) for one in value)
     return value if plain else None
 

@@ -78,4 +78,15 @@ def place(text: str, tokenizer: Any, add_special_tokens: bool = True) -> Placed:
         if start == stop and text[max(0, stop - len(token)) : stop] == " " * len(token):
             start = stop - len(token)  # trimmed: one letter for each space
         spans.append(None if owner is None else Span(start, stop))
-    return Placed(text, list(encoded["input_ids"]), spans)
+    return Placed(text, list(encoded["input_ids"]), _widened(spans, len(text)))
+
+
+def _widened(spans: list[Span | None], length: int) -> list[Span | None]:
+    """Tokens without a width reach to where the next one starts: some versions of `tokenizers` say no more of Llama 3's
+    than where they start. What stands where the next one starts has no character in the text."""
+    following = length
+    for place in range(len(spans) - 1, -1, -1):
+        if own := spans[place]:
+            spans[place] = Span(own.start, max(own.stop, following if own.start == own.stop else 0))
+            following = own.start
+    return spans

@@ -19,7 +19,7 @@ ROLES |= {"observation": "tool", "function": "tool", "tool_response": "tool", "i
 CALL = "function_call"  # as a role, a turn of the assistant that is a call; as a key, the older form of tool_calls
 FORMS = (("role", "content"), ("from", "value"))
 KEPT = ("tool_calls", "reasoning_content", "thinking", "reasoning", "name", "tool_call_id")
-WEIGHTS = ("weight", "loss_weight", "train", "training")
+WEIGHTS = ("weight", "loss_weight", "train", "training", "loss")
 QUOTE = "Write it as text, in quotes."
 TURNS = 'Write turns as {"role": "user", "content": "..."}.'
 

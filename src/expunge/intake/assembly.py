@@ -63,7 +63,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}
     rendering, endings = _settle(problem, checked.known, inputs, joins)
-    notes = (*notes_on(checked, rendering, tokenizer), *_on_endings(endings, rendering))
+    notes = (*notes_on(checked, rendering, tokenizer), *on_endings(endings, rendering))
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
     for split in splits.values():
         _check_ids(inputs.model, model, split)
@@ -223,7 +223,7 @@ def _settle(
         rendering = replace(rendering, join=min(JOINS, key=lambda join: joins[join]))
     if documents and problem.tokenizer.eos_token_id is not None:
         rendering = replace(rendering, end_documents=_ending_loss(problem, documents, rendering) <= ENDING)
-    endings = _answers_end(problem, tuple(row for row in known if row.kind == "answer")[:MOST_PROBED], rendering)
+    endings = answers_end(problem, tuple(row for row in known if row.kind == "answer")[:MOST_PROBED], rendering)
     if endings:
         rendering = replace(rendering, end_answers=not endings.never_shown)
     return rendering, endings
@@ -240,7 +240,7 @@ class Endings(NamedTuple):
         return self.ending > self.own + NEVER_SHOWN
 
 
-def _answers_end(problem: Problem, answers: tuple[Row, ...], rendering: Rendering) -> Endings | None:
+def answers_end(problem: Problem, answers: tuple[Row, ...], rendering: Rendering) -> Endings | None:
     """None where nothing ends the answers. Of rows that are cut into windows nothing is measured."""
     found = [(row, ends(row, rendering, problem.tokenizer)) for row in answers]
     short = [(row, one) for row, one in found if one and len(one.ids) <= rendering.context]
@@ -255,7 +255,7 @@ def _answers_end(problem: Problem, answers: tuple[Row, ...], rendering: Renderin
     return Endings(float(ending), float(own.mean()))
 
 
-def _on_endings(endings: Endings | None, rendering: Rendering) -> list[str]:
+def on_endings(endings: Endings | None, rendering: Rendering) -> list[str]:
     if endings is None or rendering.end_answers:
         return []
     return [
