@@ -26,7 +26,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -58,7 +58,8 @@ GOOD = family_page.GOOD
 
 @dataclass
 class Found:
-    """What was seen of a family: "yes", or why not, by step; `served`: what the written files show."""
+    """What was seen of a family: "yes", or why not, by step; `served`: what the written files show; `code`:
+    a hash of the code that it was tried with."""
 
     family: str
     parameters: int = 0
@@ -66,6 +67,7 @@ class Found:
     skipped: str = ""
     steps: dict[str, str] = field(default_factory=dict)
     served: list[str] = field(default_factory=list)
+    code: str = ""
 
 
 class TooLong(Exception):
@@ -289,6 +291,13 @@ def examine(family: str, work: Path, runs: Sequence[str] = tuple(RUNS), plans: b
     return found
 
 
+def code() -> str:
+    """Of the package and of this program."""
+    from expunge.files import hashing
+
+    return hashing.file_hash([*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("famil*.py"))])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("families", nargs="*", default=family_models.FAMILIES)
@@ -299,12 +308,12 @@ def main() -> None:
     for family in arguments.families:
         file = WORK / f"{family}.json"
         if arguments.again or not file.exists():
-            found = examine(family, WORK / family)
+            found = replace(examine(family, WORK / family), code=code())
             file.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
             print(family, found.skipped or found.steps, f"{found.seconds} s", flush=True)
     if arguments.page:
         known = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in WORK.glob("*.json")}
-        family_page.write(arguments.page, family_models.FAMILIES, known, transformers.__version__)
+        family_page.write(arguments.page, family_models.FAMILIES, known, transformers.__version__, code())
 
 
 if __name__ == "__main__":

@@ -21,9 +21,13 @@ Small random models show what moves and what is written, not how well a family u
 """
 
 
-def write(page: Path, families: Sequence[str], found: Mapping[str, Mapping[str, Any]], version: str) -> None:
-    """All of `families`; of those that are not in `found` it is said that nobody tried them."""
-    lines = [HEAD.format(version=version), *_summary(families, found), ""]
+def write(page: Path, families: Sequence[str], found: Mapping[str, Mapping[str, Any]], version: str, code: str) -> None:
+    """All of `families`; of those that are not in `found` it is said that nobody tried them, and how many were tried
+    with other `code` than the one at hand."""
+    lines = [HEAD.format(version=version), *_summary(families, found)]
+    if older := sum(bool(one["steps"]) and one.get("code") != code for one in found.values()):
+        lines += ["", f"{older} of these were tried with an earlier state of the code, not anew since (`--again`)."]
+    lines += [""]
     lines += [f"| family | parameters | {' | '.join(STEPS.values())} | as before |"]
     lines += ["| --- | ---: |" + " --- |" * (len(STEPS) + 1)]
     lines += [_line(family, found.get(family)) for family in families]
@@ -41,7 +45,8 @@ def _summary(families: Sequence[str], found: Mapping[str, Mapping[str, Any]]) ->
     whole = sum(bool(one["steps"]) and not any(_fault(step) for step in one["steps"].values()) for one in tried)
     return [
         f"{len(families)} families: {len(tried)} tried, {skipped} not to be made, "
-        f"{len(families) - len(found)} not yet tried. Of those tried: {', '.join(counts)}; {whole} without a fault."
+        f"{len(families) - len(found)} not yet tried. Of those tried: {', '.join(counts)}; "
+        f"{whole} without a fault (a refusal is none)."
     ]
 
 

@@ -82,8 +82,9 @@ def test_the_page_has_a_line_for_every_family(tmp_path: Path) -> None:
         "musicgen": {"steps": {}, "skipped": "three parts", "served": [], "parameters": 0},
         "blt": {"steps": {"full": "refused: /a/blt/model: no"}, "skipped": "", "served": [], "parameters": 5},
     }
-    family_page.write(tmp_path / "page.md", family_models.FAMILIES, made, "5")
+    family_page.write(tmp_path / "page.md", family_models.FAMILIES, made, "5", "c")
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "2 of these were tried with an earlier state" in page
     assert all(f"| {family} |" in page for family in family_models.FAMILIES)
     assert "| llama | 12 | yes |  | fault |" in page and "| no |" in page and "/a/blt" not in page
     assert "blt (full): refused: no" in page and "musicgen: three parts" in page
