@@ -86,7 +86,8 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     ),
     "nan": (
         rows('[{"text": "a"},\n{"text": "b", "id": NaN}]', "f.json"),
-        "{here}/f.json, line 2: not JSON (NaN is no number). The file must be one array of flat objects.",
+        "{here}/f.json, line 2: not JSON (NaN is no number). The file must be one array of objects, or "
+        "one object a line.",
     ),
     "deep": (
         rows(GOOD + "[" * 9999),
@@ -99,7 +100,9 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "list": (
         rows(GOOD + f'["{SECRET}"]'),
         "{here}/f.jsonl, line 2: expected an object with named columns, found list. "
-        "Known: text | prompt + completion | input + output | question + answer | messages, and optionally id, task.",
+        "Known: text | prompt + completion | input + output | question + answer | instruction (+ input) + output | "
+        "prompt + chosen | messages | conversations, and optionally id, task; or name the columns: --columns "
+        "prompt=NAME completion=NAME, text=NAME or messages=NAME.",
     ),
     "number": (
         rows('{"prompt": 5, "completion": "a"}'),
@@ -124,8 +127,8 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     ),
     "tool": (
         turns({"role": "user", "content": "a"}, {"role": "tool", "content": SECRET}),
-        "{here}/f.jsonl, line 1: column 'messages', turn 2: tool turns are not supported: their text is no one's to "
-        "forget. Known: system, user, assistant.",
+        "{here}/f.jsonl, line 1: column 'messages' must end with a turn of the assistant. That is what is forgotten or "
+        "kept; cut off what follows.",
     ),
     "csv columns": (
         rows(f"text,text\n{SECRET},b\n", "f.csv"),
