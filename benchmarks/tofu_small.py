@@ -101,7 +101,9 @@ def original(size: Size, work: Path) -> None:
     folder, kept = work / "original", work / "checkpoints"
     if folder.exists():
         return
-    base = gguf.folder_of(real.fetched(print), print)
+    base = work / "base"
+    if not base.exists():
+        base.symlink_to(gguf.folder_of(real.fetched(print), print))
     tokenizer = load.load_tokenizer(str(base))
     rows = read(work / "train.json", "train", Tofu().make_row).rows
     model = load.load_model(str(base), torch.float32, Runtime().device)
@@ -130,7 +132,7 @@ def twins(size: Size, count: int, work: Path) -> None:
         return
     training.write_text(f"epochs: {size.epochs}\nlearning_rate: {RATE}\n", encoding="utf-8")
     files = ["--forget", str(data / "forget_perturbed.json"), "--train", str(work / "train.json")]
-    models = ["--model", str(work / "original"), "--base", str(gguf.folder_of(real.fetched(print), print))]
+    models = ["--model", str(work / "original"), "--base", str(work / "base")]
     how = [
         "--benchmark",
         "tofu",
@@ -150,8 +152,8 @@ def compare(name: str, count: int, work: Path) -> None:
     recipe = read_yaml(str(ROOT / "recipes" / "tofu_compare.yaml"))
     roles = {"forget": "forget_perturbed", "retain": "retain", "holdout": "holdout"}
     files = {role: data / f"{file}.json" for role, file in roles.items()}
-    recipe |= {role: str(file) for role, file in files.items() if file.exists()}
-    recipe |= {"model": str(work / "original"), "base": str(gguf.folder_of(real.fetched(print), print))}
+    recipe |= {role: str(file) if file.exists() else None for role, file in files.items()}
+    recipe |= {"model": str(work / "original"), "base": str(work / "base")}
     recipe |= {"retrained": str(data / "retrained"), "train": str(work / "train.json")}
     if name == "try":
         recipe |= {"seeds": [0], "variants": {"margin_newton": {"iterations": 2}, "npo": {"epochs": 1}}}

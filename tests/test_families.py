@@ -19,7 +19,7 @@ from expunge.errors import InputError
 from expunge.model import choice, trace
 from expunge.model.layers import unfit
 from expunge.model.select import select, unnameable
-from problems import text_model
+from problems import lora_of, text_model
 
 CPU = torch.device("cpu")
 TOLD: dict[str, tuple[str, ...]] = {
@@ -151,3 +151,8 @@ def test_a_stack_whose_layers_differ_is_traced_whole() -> None:
     other.mlp_layer_types = ["dense"] + ["sparse"] * 7
     assert len(trace.Stack(alike, "full", torch.float32).models) == 2
     assert len(trace.Stack(other, "full", torch.float32).models) == 1
+
+
+def test_a_lora_s_wrapper_is_not_a_second_call_of_what_it_wraps() -> None:
+    """peft shows the wrapped layer's weight as the wrapper's own."""
+    assert unfit(lora_of("llama")) == {}

@@ -26,6 +26,7 @@ from expunge.scoring import band
 from expunge.scoring.band import Measured as Cell
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 from expunge.scoring.intervals import Floats, Score, area_draws, mean_score
+from recorded import others_of, tokens_of
 
 BAD = (math.nan, math.inf)
 COUNT = 40
@@ -45,6 +46,8 @@ def rows(place: int, low: float, said: str) -> SetEvidence:
         shapes=np.ones((COUNT, 2)),
         candidates={3: Candidates(3.0 + np.arange(8.0), 3.0)},
         kl=np.linspace(0.0, 0.1, COUNT),
+        others=others_of(losses),
+        tokens=tokens_of(losses, np.full(COUNT, 3.0)),
     )
 
 
@@ -64,6 +67,18 @@ def spoilt(found: Evidence, name: str, figure: str, bad: float) -> Evidence:
     if figure == "candidates":
         losses = np.where(np.arange(8) == 2, bad, one.candidates[3].losses)
         return Evidence({**found.sets, name: replace(one, candidates={3: Candidates(losses, 3.0)})})
+    if figure == "tokens":
+        assert one.tokens is not None
+        losses, likeliest = one.tokens.loss.copy(), one.tokens.likeliest.copy()
+        losses[15], likeliest[15] = bad, math.nan
+        return Evidence(
+            {**found.sets, name: replace(one, tokens=replace(one.tokens, loss=losses, likeliest=likeliest))}
+        )
+    if figure == "others":  # nan stands for an answer that a row has not, as nan for a KL that was not measured
+        assert one.others is not None
+        wrong = one.others.perturbed.copy()
+        wrong[5, 0] = math.inf
+        return Evidence({**found.sets, name: replace(one, others=replace(one.others, perturbed=wrong))})
     values: Floats = getattr(one, figure).copy()
     values[5] = math.inf if figure == "kl" else bad
     return Evidence({**found.sets, name: replace(one, **{figure: values})})
@@ -77,7 +92,7 @@ def check_metric(metric: Any, bad: float) -> None:
     for name in metric.sets:
         usual = metric(MODELS["unlearned"], name)
         hangs = 0
-        for figure in (*FIGURES, "candidates"):
+        for figure in (*FIGURES, "candidates", "tokens", "others"):
             found = metric(spoilt(MODELS["unlearned"], name, figure, bad), name)
             assert found == usual or (found is not None and not math.isfinite(found.value))
             hangs += found != usual
@@ -133,7 +148,7 @@ def check_verdict(judge: Callable[[Mapping[str, Evidence]], verdict.Verdict], ba
     assert judge(MODELS).passes
     for model in MODELS:
         for name in ("forget", *verdict.REST):
-            for figure in (*FIGURES, "candidates"):
+            for figure in (*FIGURES, "candidates", "tokens", "others"):
                 found = judge({**MODELS, model: spoilt(MODELS[model], name, figure, bad)})
                 assert (found.forget if name == "forget" else found.rest) == "failed" and not found.passes
     one = judge({**MODELS, "unlearned": spoilt(MODELS["unlearned"], "forget", "loss", bad)})

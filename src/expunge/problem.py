@@ -125,4 +125,5 @@ def divided(problem: Problem, weights: Mapping[str, int], made: Made = lambda pr
         dealt = deal(retain.rows, weights)
         parts = {name: retain.of(places, name) for name, places in dealt.items() if places}
         problem = replace(problem, splits=others | parts)
-    return replace(problem, splits={**problem.splits, **made(problem)})
+    more = made(problem)
+    return replace(problem, splits={**problem.splits, **more}) if more else problem

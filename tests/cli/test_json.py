@@ -55,4 +55,4 @@ def test_the_check_rejects_lines_for_people(capsys: pytest.CaptureFixture[str]) 
 def test_without_it_nothing_changes(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["list", "metrics"]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith("exact") and said.err == ""
+    assert said.out.startswith("answer_recall") and said.err == ""

@@ -45,7 +45,9 @@ def test_an_interrupted_run_goes_on_with_the_layers_that_it_began_with(
     if broken:
         choose = trial.choose
         monkeypatch.setattr(
-            trial, "choose", lambda problem, needs, asked, linear, say: choose(problem, needs, asked, None, say)
+            trial,
+            "choose",
+            lambda problem, needs, asked, linear, say, kept: choose(problem, needs, asked, None, say, kept),
         )
     assert trial.apply is apply
     run = expunge.unlearn(**given)

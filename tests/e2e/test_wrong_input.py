@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from expunge.cli import command_line
 from expunge.cli.ending import Answer
@@ -301,7 +302,7 @@ def _adapter(folder: Path, **settings: object) -> Path:
     (folder / "adapter").mkdir()
     usual = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(folder / "model")}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(usual | settings))
-    (folder / "adapter" / "adapter_model.safetensors").touch()
+    save_file({"base_model.model.x.lora_A.weight": torch.zeros(1, 1)}, folder / "adapter" / "adapter_model.safetensors")
     return folder / "adapter"
 
 

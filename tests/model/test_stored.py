@@ -114,7 +114,6 @@ BEFORE: dict[str, tuple[Change, str]] = {
     "adapter beside whole": (beside("adapter_config.json"), "read in two ways.*remove adapter_config.json"),
     "one further down": (beside("", inside=False), "a model lies one folder further down: give .*checkpoint-500"),
     "of DeepSpeed": (of("global_step5"), "no weights .* zero_to_fp32"),
-    "of llama.cpp": (of("model-q4.gguf"), "no weights .*model-q4.gguf is made for llama.cpp"),
     "integers": (
         tensors(lambda state: {name: one.to(torch.int8) if "mlp" in name else one for name, one in state.items()}),
         "mlp.*.weight is stored as I8, so it is quantised",

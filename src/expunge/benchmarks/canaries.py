@@ -29,6 +29,7 @@ SETS = {"forget": ("forget",), "retain": ("retain", "guard"), "never seen": ("ju
 POOLED, FIRST = "exposure (forget)", "first among its candidates (forget)"
 REJECTED_FITS = "fits that Kolmogorov-Smirnov rejects, forget"
 MOST_REJECTED = 0.1  # our choice: 1 % of good fits are rejected by chance
+NOT_FINITE = "the losses of the candidates are not finite, or all the same"
 LEAST_KEPT = 0.75  # our choice: of the original's exposure of secrets to keep
 TITLES = {
     "parts": "Exposure of the secrets, in bits, and how many come first among their candidates",
@@ -99,7 +100,7 @@ class Canaries:
         if not circumstances.holdout:
             del known["never seen"]
         found = {f"exposure ({name})": one.bits for name, one in known.items()}
-        return {name: bits for name, bits in (found | _groups(known["forget"])).items() if len(bits)}
+        return {name: bits for name, bits in (found | _groups(known["forget"])).items() if _known(bits)}
 
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
         """Still exposed, over-forgotten, kept secrets lost, fits that do not describe the candidates."""
@@ -126,11 +127,13 @@ def _bits(chosen: Iterable[Secret]) -> Floats:
 
 
 def _mean(found: Secrets, name: str) -> Scored:
-    reason = "no row's task names a secret (email x4, key, code, found-email, ...)"
-    if found.asked:
-        reason = "the losses of the candidates are not finite, or all the same"
-    scored = mean_score(found.bits)
-    return scored if scored and np.isfinite(scored.value) else Missing(f"{name}: {reason}")
+    reason = "no row's task names a secret (email x4, key, code, found-email, ...)" if not found.asked else NOT_FINITE
+    return _known(found.bits) or Missing(f"{name}: {reason}")
+
+
+def _known(bits: Floats) -> Score | None:
+    scored = mean_score(bits)
+    return scored if scored and np.isfinite(scored.value) else None
 
 
 def _first(found: Secrets) -> Scored:
@@ -156,7 +159,7 @@ def _groups(found: Secrets) -> dict[str, Floats]:
 
 def _beside(found: Secrets) -> dict[str, Scored]:
     scores: dict[str, Scored] = {
-        name: score for name, bits in _groups(found).items() if (score := mean_score(bits)) is not None
+        name: _known(bits) or Missing(f"{name}: {NOT_FINITE}") for name, bits in _groups(found).items() if len(bits)
     }
     rejected = share_score(np.array([fit.rejected for fit in found.fits], dtype=bool))
     distance = mean_score(np.array([fit.statistic for fit in found.fits]))

@@ -188,7 +188,8 @@ def _looking(
     run: Callable[[], Any],
 ) -> None:
     """Runs a pass in which `look` sees what comes into each layer whose weight has a name."""
-    owners = [one for one in model.modules() if id(getattr(one, "weight", None)) in names]
+    # A LoRA's wrapper shows the weight of what it wraps as its own, and is no linear layer.
+    owners = [one for one in model.modules() if is_linear(one) and id(one.weight) in names]
     handles = [module.register_forward_pre_hook(look) for module in owners]
     try:
         with torch.no_grad():

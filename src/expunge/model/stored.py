@@ -28,7 +28,6 @@ ELSEWHERE = {
     "global_step*": "a checkpoint of DeepSpeed: make one model of it with its zero_to_fp32.py",
     "pytorch_model_fsdp*": "a checkpoint of FSDP: make one model of it with accelerate merge-weights",
     "*.distcp": "a part of a distributed checkpoint: make one model of it with accelerate merge-weights",
-    "*.gguf": "made for llama.cpp: give the model that it was converted from",
     "*.safetensors": "of another name, which transformers does not read",
     "*.pth": "in another form: convert it with the script of its family in transformers",
 }

@@ -57,12 +57,15 @@ class Compared:
 
 
 def answers_of(rows: SetEvidence) -> Answers:
-    """Of a set whose rows have other answers or not."""
+    """Of a set whose rows have other answers or not. A row with an infinite loss has no numbers: its probability would
+    be 0, as of an answer that is not known."""
     others = rows.others or OtherAnswers(np.empty((len(rows.loss), 0)), np.empty((len(rows.loss), 0)))
     known = ~np.isnan(others.paraphrased)
     count = known.sum(axis=1)
     means = np.where(known, others.paraphrased, 0.0).sum(axis=1) / np.maximum(count, 1)
-    return Answers(rows.loss, np.where(count > 0, means, rows.loss), others.perturbed, recalls(rows))
+    broken = np.isinf(np.column_stack([rows.loss, others.paraphrased, others.perturbed])).any(axis=1)
+    loss = np.where(broken, np.nan, rows.loss)
+    return Answers(loss, np.where((count > 0) & ~broken, means, loss), others.perturbed, recalls(rows))
 
 
 def recalls(rows: SetEvidence) -> Floats:
@@ -77,8 +80,9 @@ def recalls(rows: SetEvidence) -> Floats:
 
 
 def probability(loss: Floats) -> Floats:
-    """exp(-loss): the geometric mean of the tokens' probabilities, so that long answers are not less likely."""
-    return np.asarray(np.exp(-loss))
+    """exp(-loss): the geometric mean of the tokens' probabilities, so that long answers are not less likely; nan where
+    the loss is not finite."""
+    return np.asarray(np.where(np.isfinite(loss), np.exp(-loss), np.nan))
 
 
 def among_options(answers: Answers) -> Floats:

@@ -84,6 +84,7 @@ def attack(members: SetEvidence, others: SetEvidence | None, of: RowScore) -> Sc
 
 
 def _least(log_probabilities: list[Floats]) -> Floats:
-    """Minus the mean of the least `SHARE` of each row's values."""
-    ordered = [np.sort(row)[: max(1, int(len(row) * SHARE))] for row in log_probabilities]
+    """Minus the mean of the least `SHARE` of each row's values; nan where one is not finite: sorting would hide it."""
+    whole = [row if np.isfinite(row).all() else row[:0] for row in log_probabilities]
+    ordered = [np.sort(row)[: max(1, int(len(row) * SHARE))] for row in whole]
     return np.array([-row.mean() if len(row) else np.nan for row in ordered])

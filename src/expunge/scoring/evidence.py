@@ -95,10 +95,15 @@ class SetEvidence:
 
     @property
     def finite(self) -> bool:
-        """Whether all losses are numbers; a KL that was not measured (nan) is no fault, one that is infinite is."""
+        """Whether all losses are numbers; a KL that was not measured and an answer that is not there (nan) are no
+        fault, what is infinite is."""
         known = [self.loss, self.targets, self.token_loss, *(one.losses for one in self.candidates.values())]
-        kl = np.empty(0) if self.kl is None else self.kl[~np.isnan(self.kl)]
-        return all(bool(np.isfinite(values).all()) for values in (*known, kl))
+        known += [self.tokens.loss] if self.tokens else []
+        sparse = [self.kl] if self.kl is not None else []
+        sparse += [self.others.paraphrased, self.others.perturbed] if self.others else []
+        return all(bool(np.isfinite(values).all()) for values in known) and not any(
+            np.isinf(part).any() for part in sparse
+        )
 
     def numbers(self) -> dict[str, NDArray[np.generic]]:
         """What may be written: no text. Losses of candidates are sorted: their places would name the secret."""
