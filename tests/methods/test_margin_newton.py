@@ -114,23 +114,27 @@ def test_the_plan_counts_what_a_run_takes(rounds: int, weights: dict[str, torch.
     assert sum(isinstance(step, Propose) for step in steps) == 4 + 2 * 3 + rounds * 4
 
 
-def test_durable_rounds_leave_less_to_bring_back(weights: dict[str, torch.Tensor]) -> None:
-    """Half of the rows relearned, dealt as no round did: how far the losses of the others fall."""
-    fell: dict[int, float] = {}
-    for rounds in (0, 2):
+def test_durable_rounds_leave_less_to_bring_back(
+    weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the rows relearned, dealt as no round did: how far the losses of the others fall, where all of their need
+    was asked for in rounds and where nothing was. (Beside a run without rounds it would be restorations that differ.)"""
+    fell: dict[float, float] = {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(durable, "SHARE", share)
         problem = trained(weights)
-        outcome = apply(replace(FAST, durable_rounds=rounds), problem, lambda entry: None)
+        outcome = apply(replace(FAST, durable_rounds=2), problem, lambda entry: None)
         aims, forget = torch.tensor(outcome.targets), problem.splits["forget"]
         assert ((losses(problem, "forget") - aims).abs() / aims).median() < 0.2
-        assert sum(one["phase"] == "durable round" and one["step"] == 1 for one in outcome.proposals) == rounds
-        fell[rounds] = 0.0
+        assert sum(one["phase"] == "durable round" and one["step"] == 1 for one in outcome.proposals) == 2
+        fell[share] = 0.0
         for exchange in durable.exchanges(forget.rows, 77):
             half, others = forget.of(exchange.relearned, "half"), forget.of(exchange.others, "others")
             before = row_losses(problem, problem.model, others)
             with durable.relearned(problem, half, durable.Relearning(steps=10), 1):
-                fell[rounds] += float((before - row_losses(problem, problem.model, others)).mean())
-    assert fell[0] > 1.0
-    assert fell[2] < 0.9 * fell[0]
+                fell[share] += float((before - row_losses(problem, problem.model, others)).mean())
+    assert fell[0.0] > 1.0
+    assert fell[1.0] < 0.8 * fell[0.0]
 
 
 def test_a_single_row_has_no_durable_rounds(weights: dict[str, torch.Tensor]) -> None:
