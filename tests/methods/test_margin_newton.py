@@ -118,7 +118,7 @@ def test_durable_rounds_leave_less_to_bring_back(
     weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the rows relearned, dealt as no round did: how far the losses of the others fall, where all of their need
-    was asked for in rounds and where nothing was. (Beside a run without rounds it would be restorations that differ.)"""
+    was asked for in rounds and where nothing was. (A run without rounds has fewer restorations too.)"""
     fell: dict[float, float] = {}
     for share in (0.0, 1.0):
         monkeypatch.setattr(durable, "SHARE", share)
