@@ -52,8 +52,8 @@ class Demo:
     """Makes a model that has memorised fictional people, removes some, and reports."""
 
     real: bool = False
-    """SmolLM2-135M-Instruct (downloads 93 MB, once) and a support team's customers, in place of a small model: about 20
-    minutes on two cores, a third of that the next time."""
+    """SmolLM2-135M-Instruct (downloads 93 MB, once) and a support team's customers, in place of a small model: about 13
+    minutes on two cores, 5 the next time."""
     output: Annotated[str, Names("folder")] = "expunge-demo"
     """Folder to write; an earlier demo's run there is kept, and a new one gets a number."""
     seed: Annotated[int, AtLeast(0)] = 0
