@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real test test-oldest check docs lume lume-compare lume-second-order clean
+.PHONY: demo real test test-oldest test-serving check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -41,6 +41,20 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)/.ready
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup
 
+# Outputs as plain transformers 4.57 serves them, in an environment without this package (tests/serving).
+SERVING := .venv-serving
+$(SERVING)/.ready: tests/serving/constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/serving/constraints.txt
+	touch $@
+
+test-serving: $(READY) $(SERVING)/.ready
+	rm -rf build/serving
+	$(SERVING)/bin/python tests/serving/serving.py make build/serving
+	$(BIN)/python tests/serving/serving.py unlearn build/serving
+	$(SERVING)/bin/python tests/serving/serving.py check build/serving
+
 # The pages of docs/methods and docs/curvatures, from the docstrings.
 docs: $(READY)
 	$(BIN)/python docs/catalogue.py
@@ -59,4 +73,4 @@ lume-second-order: $(READY)
 	$(BIN)/python benchmarks/second_order.py --lume $(LUME) --page docs/results/lume_second_order.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build
+	rm -rf $(VENV) $(OLDEST) $(SERVING) build
