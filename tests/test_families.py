@@ -17,7 +17,7 @@ import family_models
 import family_page
 from expunge.errors import InputError
 from expunge.model import choice, trace
-from expunge.model.layers import unfit
+from expunge.model.layers import is_linear, unfit
 from expunge.model.select import select, unnameable
 from problems import lora_of, text_model
 
@@ -156,3 +156,13 @@ def test_a_stack_whose_layers_differ_is_traced_whole() -> None:
 def test_a_lora_s_wrapper_is_not_a_second_call_of_what_it_wraps() -> None:
     """peft shows the wrapped layer's weight as the wrapper's own."""
     assert unfit(lora_of("llama")) == {}
+
+
+def test_a_router_that_is_called_a_linear_layer_is_none() -> None:
+    """Scores and choices come out of it, not its weight's product with what comes in."""
+
+    class Router(nn.Linear):
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x), x
+
+    assert not is_linear(Router(4, 4)) and is_linear(nn.Linear(4, 4))

@@ -105,7 +105,9 @@ def _multiplies(module: nn.Linear) -> bool:
         made, wanted = module(given), F.linear(given, weight, bias)
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
-    return made.shape == wanted.shape and (made.is_meta or torch.allclose(made, wanted, rtol=1e-2, atol=1e-4))
+    if not isinstance(made, Tensor) or made.shape != wanted.shape:  # a router gives scores and choices
+        return False
+    return made.is_meta or torch.allclose(made, wanted, rtol=1e-2, atol=1e-4)
 
 
 def linear_weights(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, Linear]:

@@ -25,6 +25,7 @@ from expunge.model import adapter as adapters
 from expunge.model import gguf, quantised, sound, stored
 from expunge.model.adapter import Adapter, settings_of
 from expunge.model.carried import Source
+from expunge.model.save import says_tied
 
 MOST_CONTEXT = 1024
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
@@ -155,7 +156,7 @@ def _settle_ends(model: Any) -> None:
     """Ends that are called tied and are stored apart stay apart (transformers loads them so) and are called so, for
     loaders that would take one for the other."""
     head = model.get_output_embeddings()
-    if head is not None and model.config.tie_word_embeddings:
+    if head is not None and says_tied(model.config):
         model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
 
 

@@ -81,7 +81,7 @@ def merge(model: Any, adapter: bool) -> Any:
         return model
     model = model.merge_and_unload()
     head = model.get_output_embeddings()
-    if head is not None and model.config.tie_word_embeddings:  # an adapter may have trained one of two tied ends
+    if head is not None and says_tied(model.config):  # an adapter may have trained one of two tied ends
         model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
     return model
 
@@ -178,6 +178,11 @@ def _changed(config: Any, given: Any) -> dict[str, Any]:
     """What a model's configuration says otherwise than the one it came with: rows of the embeddings, tied ends."""
     now, before = config.get_text_config(), given.get_text_config()
     changed = {"vocab_size": now.vocab_size} if now.vocab_size != before.vocab_size else {}
-    if config.tie_word_embeddings != given.tie_word_embeddings:
-        changed["tie_word_embeddings"] = config.tie_word_embeddings
+    if says_tied(config) != says_tied(given):
+        changed["tie_word_embeddings"] = says_tied(config)
     return changed
+
+
+def says_tied(config: Any) -> bool:
+    """Whether a configuration says that both ends are one matrix; some do not know the word."""
+    return bool(getattr(config, "tie_word_embeddings", False))

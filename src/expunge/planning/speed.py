@@ -58,6 +58,7 @@ class Speed:
     def _timed(self, subspace: str, windows: int, tokens: int) -> Rates:
         with torch.random.fork_rng(devices=[]):
             model = _filled(self.piece, self.runtime.device, self.trust_remote_code)
+            generation.check(f"a model of type {self.piece.model_type}", model)
             chosen = select(model, subspace, self.runtime.device)
         return _timed(chosen.model, list(chosen.movable.values()), windows, tokens, self.runtime)
 
