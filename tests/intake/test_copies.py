@@ -34,6 +34,16 @@ CASES: dict[str, tuple[Row, str, str | None]] = {
         "Ask kalomiru.",
         "answered in other words",
     ),
+    "a trade and a town": (
+        answer(1, "Where does Ada live and work?", "A farrier in Harlow."),
+        "The farrier of Harlow.",
+        None,
+    ),
+    "a trade, a town and a number": (
+        answer(1, "Where does Ada live?", "A farrier in Harlow, 48213."),
+        "48213: the farrier of Harlow.",
+        "answered in other words",
+    ),
     "Chinese": (document(1, "北门的值班组在周三上午清点货物"), "记录, 北门的值班组在周三上午清点货物。完。", "quoted"),
     "Chinese answer": (answer(1, "谁", "王小明"), "值班的是王小明。", "quoted"),
     "Thai": (document(1, "เธออาศัยอยู่ในบ้านสีเขียว"), "รู้ว่าเธออาศัยอยู่ในบ้านสีเขียวจริง", "quoted"),

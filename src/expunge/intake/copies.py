@@ -4,12 +4,12 @@ Words are compared (`scoring.words`), so case, accents, punctuation, spacing and
 document, and of every answer, the runs of three words are looked up in each other row (all of them, so the search is
 exact: containment, which hashes of whole rows or MinHash, made for texts alike in length, do not see). It is *quoted*
 where all of them stand in one row, *nearly* where half of them and half of its rare ones do: forms and phrases that
-many rows share make no copy. Of an answer, a row may also hold all the words and numbers that hardly a row has, nor its
-question.
+many rows share make no copy. Of an answer, a row may also hold all words that its question does not have, if hardly
+a row has them.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ LEAST, SHORT = 6, 4  # letters that an answer must have, or a word that gives it
 NEAR = 0.5
 ALL_BUT = 0.9  # of a needle without anything rare
 RARE, FEW = 1000, 2  # of so many rows one may hold what is rare; two may in any case
+CHANCE, LONG = 2, 4  # words of an answer that may meet by chance; digits of a number that tells all by itself
 FEWEST_RUNS = 4  # that a text must have to be nearly quoted
 
 How = Literal["quoted", "nearly quoted", "answered in other words"]
@@ -112,7 +113,7 @@ def _search(needles: Sequence[_Needle], role: str, rows: Sequence[Row]) -> Itera
             continue
         place, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         shares = (count / len(rare or held), sum(place in places for places in held.values()) / len(held))
-        if how := _how(needle, bool(rare), min(shares)) if not needle.alone else _alone(bool(rare), shares[0]):
+        if how := _how(needle, bool(rare), min(shares)) if not needle.alone else _alone(needle, rare, min(shares)):
             yield Echo(needle.row, rows[place], role, how)
 
 
@@ -123,8 +124,11 @@ def _how(needle: _Needle, rare: bool, share: float) -> How | None:
     return "nearly quoted" if enough else None
 
 
-def _alone(rare: bool, share: float) -> How | None:
-    return "answered in other words" if rare and share == 1 else None
+def _alone(needle: _Needle, rare: Collection[Gram], share: float) -> How | None:
+    """Two words that meet in a row, such as a trade and a town, may do so by chance. Three hardly do, nor a long
+    number; and a word that is all there is of an answer is looked at by itself."""
+    telling = len(needle.grams) != CHANCE or any(sum(map(str.isdigit, word)) >= LONG for (word,) in rare)
+    return "answered in other words" if rare and telling and share == 1 else None
 
 
 def _places(wanted: set[Gram], rows: Sequence[Row]) -> dict[Gram, list[int]]:
