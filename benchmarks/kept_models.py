@@ -9,16 +9,27 @@ from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.loop.training import Training, fine_tune
 from expunge.model.save import atomic_folder, write
+from expunge.runs.checkpoint import Checkpoints
 
 
 def keep(
-    folder: Path, model: Any, tokenizer: Any, rows: Sequence[Row], rendering: Rendering, training: Training, seed: int
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    rendering: Rendering,
+    training: Training,
+    seed: int,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Fine-tunes `model` in place and writes it to `folder`, whole or not at all; nothing where that exists."""
+    """Fine-tunes `model` in place and writes it to `folder`, whole or not at all; nothing where that exists. With
+    `checkpoints` an interrupted fine-tune goes on."""
     if folder.exists():
         return
     start = time.perf_counter()
-    model, loss = fine_tune(model, tokenizer, rows, rendering, training, seed, f"{folder.name} model")
+    model, loss = fine_tune(
+        model, tokenizer, rows, rendering, training, seed, f"{folder.name} model", checkpoints=checkpoints
+    )
     with atomic_folder(folder) as temporary:
         write(model, tokenizer, temporary, model.dtype)
     print(f"{folder.name}: {time.perf_counter() - start:.0f} s, last epoch's loss {loss:.3f}", flush=True)

@@ -15,9 +15,6 @@ recipes/tofu_compare.yaml and keeps its cells.
 import argparse
 import json
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +25,12 @@ from expunge.config.recipes import read_yaml
 from expunge.data.rows import read
 from expunge.data.tokens import Rendering
 from expunge.demo import real
-from expunge.loop.training import Training, fine_tune
+from expunge.loop.training import Training
 from expunge.model import gguf, load
-from expunge.model.save import atomic_folder, write
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.distributed import Runtime
+from kept_models import keep
+from lume_small import run
 
 ROOT = Path(__file__).parents[1]
 EACH, AUTHORS, SPARE = 20, 200, 8  # rows of an author, authors, and those that nobody trains on
@@ -108,21 +106,9 @@ def original(size: Size, work: Path) -> None:
     rows = read(work / "train.json", "train", Tofu().make_row).rows
     model = load.load_model(str(base), torch.float32, Runtime().device)
     kept.mkdir(exist_ok=True)
-    begun, training = time.perf_counter(), Training(epochs=size.epochs, learning_rate=RATE)
-    model, loss = fine_tune(
-        model, tokenizer, rows, Rendering(context=CONTEXT), training, 0, "original", checkpoints=Checkpoints(kept)
-    )
-    with atomic_folder(folder) as temporary:
-        write(model, tokenizer, temporary, torch.float32)
+    training = Training(epochs=size.epochs, learning_rate=RATE)
+    keep(folder, model, tokenizer, rows, Rendering(context=CONTEXT), training, 0, Checkpoints(kept))
     shutil.rmtree(kept)
-    print(f"{folder}: {time.perf_counter() - begun:.0f} s, last epoch's loss {loss:.3f}", flush=True)
-
-
-def expunge(*arguments: str) -> None:
-    """One command; its exit code 3 (the verdict does not pass) is a result, not a failure."""
-    print("$ expunge " + " ".join(arguments), flush=True)
-    if (code := subprocess.run([sys.executable, "-m", "expunge", *arguments], check=False).returncode) not in (0, 3):
-        raise SystemExit(code)
 
 
 def twins(size: Size, count: int, work: Path) -> None:
@@ -133,17 +119,9 @@ def twins(size: Size, count: int, work: Path) -> None:
     training.write_text(f"epochs: {size.epochs}\nlearning_rate: {RATE}\n", encoding="utf-8")
     files = ["--forget", str(data / "forget_perturbed.json"), "--train", str(work / "train.json")]
     models = ["--model", str(work / "original"), "--base", str(work / "base")]
-    how = [
-        "--benchmark",
-        "tofu",
-        "--train-config",
-        str(training),
-        "--seeds",
-        str(size.twins),
-        "--context",
-        str(CONTEXT),
-    ]
-    expunge("retrain", *models, *files, *how, "--output", str(data / "retrained"))
+    how = ["--benchmark", "tofu", "--train-config", str(training), "--seeds", str(size.twins)]
+    how += ["--context", str(CONTEXT)]
+    run("retrain", *models, *files, *how, "--output", str(data / "retrained"))
 
 
 def compare(name: str, count: int, work: Path) -> None:
@@ -159,7 +137,7 @@ def compare(name: str, count: int, work: Path) -> None:
         recipe |= {"seeds": [0], "variants": {"margin_newton": {"iterations": 2}, "npo": {"epochs": 1}}}
     own = data / "compare.yaml"
     own.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
-    expunge("compare", "--config", str(own), "--output", str(data / "comparison"))
+    run("compare", "--config", str(own), "--output", str(data / "comparison"))
 
 
 def main() -> None:

@@ -28,3 +28,9 @@ class NumericalError(ExpungeError):
 
 class DoesNotFit(ExpungeError):
     """Memory that does not hold the smallest piece of work: the message says which and what to try. Exit code 1."""
+
+
+def first_line(error: Exception) -> str:
+    """What somebody else's exception says, for a message of one line: its first one, at most 200 characters, or its
+    name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

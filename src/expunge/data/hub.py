@@ -14,7 +14,7 @@ from typing import Any
 
 from expunge.config.commands import HUB
 from expunge.data import tables
-from expunge.errors import InputError
+from expunge.errors import InputError, first_line
 from expunge.runs import workspace
 
 PART = r"[\w-][\w.-]*"
@@ -93,7 +93,7 @@ def _load(source: str, name: str, config: str | None, split: str | None, folder:
     try:
         return datasets.load_dataset(name, config, split=split, streaming=True, cache_dir=str(folder))
     except Exception as error:  # no row has been read yet: messages name data sets, configs and splits only
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise InputError(f"{source}: the hub data set cannot be loaded ({reason}).") from None
 
 

@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from expunge.errors import InputError
+from expunge.errors import InputError, first_line
 from expunge.files.reading import check_inside, check_name, check_regular, read_json
 from expunge.model import sound, stored
 from expunge.model.rewritten import held
@@ -62,7 +62,7 @@ class Adapter:
             config = LoraConfig.from_pretrained(str(self.folder))
         except Exception as error:
             file = self.folder / SETTINGS
-            raise InputError(f"{file}: peft refuses it ({_first_line(error)}). Save the adapter anew.") from None
+            raise InputError(f"{file}: peft refuses it ({first_line(error)}). Save the adapter anew.") from None
         config.inference_mode = False
         config.base_model_name_or_path = None
         return config
@@ -150,7 +150,7 @@ def attach(base: Any, adapter: Adapter) -> PeftModel:
             result = wrapped.load_adapter(str(adapter.folder), NAME, is_trainable=True, torch_device="cpu")
     except Exception as error:
         mismatch = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), "")
-        reason = mismatch[:200] or _first_line(error)
+        reason = mismatch[:200] or first_line(error)
         raise InputError(f"{adapter.folder}: the adapter does not fit {adapter.base} ({reason}).") from None
     lacking = [*result.missing_keys, *sorted(get_state(wrapped, adapter).keys() - tensors.keys())]
     foreign = [key for key in result.unexpected_keys if "lora_" in key or not any(name in key for name in ends)]
@@ -231,7 +231,3 @@ def write(model: PeftModel, adapter: Adapter, folder: Path, dtype: torch.dtype |
 def in_full(path: str) -> str:
     """A folder's absolute path; a hub name as it is."""
     return str(Path(path).resolve()) if path and Path(path).is_dir() else path
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

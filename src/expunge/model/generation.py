@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from expunge.errors import InputError
+from expunge.errors import InputError, first_line
 from expunge.model.key_values import with_room
 
 NEAR = 1e-4  # of the largest logit; rounding in float32 batches was seen to reach 5e-6 of it
@@ -69,7 +69,7 @@ def check(path: str, model: Any) -> None:
     try:
         generate(model, ids, torch.ones_like(ids), None, 2)
     except Exception as error:  # whatever a family raises that keeps its state in a way of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise InputError(
             f"{path}: {type(model).__name__} does not generate text with this version of transformers ({reason}), so "
             "nothing could be shown of it. Give a model that generates, or a version that runs it."

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from expunge.errors import InputError
+from expunge.errors import InputError, first_line
 from expunge.files import hashing
 from expunge.files.reading import check_regular
 from expunge.model import stored
@@ -114,8 +114,9 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return InputError(f"{file}: it cannot be read ({reason}). Fetch it anew, or give the model's own folder.")
+    return InputError(
+        f"{file}: it cannot be read ({first_line(error)}). Fetch it anew, or give the model's own folder."
+    )
 
 
 def _kinds(file: Path) -> str:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
-from expunge.errors import InputError
+from expunge.errors import InputError, first_line
 from expunge.files import hashing
 from expunge.files.reading import check_inside, check_regular
 from expunge.model import adapter as adapters
@@ -108,7 +108,7 @@ def load_tokenizer(path: str, trust: Trust | None = None) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
     except Exception as error:
-        raise InputError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).{hint}") from None
+        raise InputError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}).{hint}") from None
     if not tokenizer.is_fast:
         raise InputError(f"{path}: its tokenizer gives no character offsets. Convert it to a fast one.")
     return tokenizer
@@ -140,7 +140,7 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust
             **({"device_map": {"": device}} if scheme else {}),  # quantised layers are made where they stay
         )
     except Exception as error:
-        raise InputError(f"{path}: the model cannot be loaded ({_first_line(error)}).") from None
+        raise InputError(f"{path}: the model cannot be loaded ({first_line(error)}).") from None
     if getattr(model, "_hf_peft_config_loaded", False):  # transformers would load its base and say nothing
         raise InputError(f"{path}: this is an adapter. Download it to a folder, and give that.")
     stored.check_loaded(path, model, info)
@@ -189,7 +189,7 @@ def load_config(path: str, trust: Trust | None = None) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
     except Exception as error:
-        raise InputError(f"{path}: its configuration cannot be loaded ({_first_line(error)}).{hint}") from None
+        raise InputError(f"{path}: its configuration cannot be loaded ({first_line(error)}).{hint}") from None
 
 
 def text_shape(config: Any) -> Any:
@@ -326,7 +326,3 @@ def _check_weights(folder: Path, pickle: bool) -> None:
 
 def _is_hub_name(path: str) -> bool:
     return not os.path.exists(path) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

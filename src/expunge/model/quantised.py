@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from expunge.errors import InputError
+from expunge.errors import InputError, first_line
 
 LIBRARIES = {
     "bitsandbytes": ("bitsandbytes",),
@@ -53,7 +53,7 @@ def check_runs(path: str, name: str, model: Any) -> None:
     try:
         finite = bool(torch.isfinite(model(torch.tensor([[0, 1]], device=model.device)).logits).all())
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise InputError(
             f"{path}: {name} does not run on {model.device} ({reason}). Use CUDA, or the unquantised model."
         ) from None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.errors import InputError
+from expunge.errors import InputError, first_line
 
 PROBED, KEPT = 8, 3  # tokens of the probe, and of them those that stay
 AHEAD = 1e-4  # of the later logits' change: rounding stays below 1e-6, a fresh BERT's even attention makes 4e-3
@@ -33,7 +33,7 @@ def check(path: str, model: Any) -> None:
     try:
         one, other = _logits(model, first), _logits(model, second)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise InputError(f"{path}: {type(model).__name__} does not run on text alone ({reason}).") from None
     if not (bool(torch.isfinite(one).all()) and bool(torch.isfinite(other).all())):
         raise InputError(f"{path}: its logits are not finite in {model.dtype}. Give a model that can be run.")

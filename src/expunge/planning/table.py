@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from expunge.config.commands import Unlearn
+from expunge.influence.amounts import LARGE
 from expunge.model.choice import Choice
 from expunge.planning.estimate import Cost, Estimate, Fit
 
 DEFAULT = Unlearn().method
 ABOUT_AS_LITTLE = 1.5  # times a method's time at which retraining, which is exact, is recommended
-FARTHEST = 0.25  # of what was trained in: beyond, unlearning is not safe (docs/results/margin_newton.md)
 HEADINGS = (
     "method",
     "subspace",
@@ -53,8 +53,9 @@ def lines(estimate: Estimate) -> list[str]:
 
 def recommendation(unlearning: Cost, retraining: Cost | None, share: float | None = None) -> str:
     """Retrain where that takes at most 1.5 times the method's time, since retraining is exact; and where more than a
-    quarter (`share`) of what was trained in is to go, whatever it takes: what nobody gives is then not held."""
-    if share is not None and share > FARTHEST:
+    quarter (`share`) of what was trained in is to go, whatever it takes: what nobody gives is then not held
+    (docs/results/margin_newton.md)."""
+    if share is not None and share > LARGE:
         how = "expunge retrain" if retraining else "expunge retrain, from the model before its fine-tuning"
         return (
             f"recommended: retrain ({how}). {share:.0%} of the known rows that were trained in are to go; of rows that "
