@@ -265,7 +265,7 @@ def plan(folder: Path, files: dict[str, str]) -> str:
     import expunge
 
     with patch("expunge.planning.speed.MOST_FLOPS", 2e8), patch("expunge.planning.speed.REPEATS", 1):
-        lines = expunge.plan(model=str(folder), join="space", device="cpu", method="margin_newton", **files)
+        lines = expunge.plan(model=str(folder), join="space", device="cpu", method="margin_newton", **files).lines
     return "yes, without figures" if any(line.startswith("cost:") for line in lines) else GOOD
 
 

@@ -103,7 +103,7 @@ def test_public_functions_are_not_hidden_by_packages_of_their_name() -> None:
     import expunge
     import expunge.pipeline  # imports every package below it
 
-    assert all(callable(getattr(expunge, name)) for name in expunge.PUBLIC)
+    assert all(callable(getattr(expunge, name)) for name in expunge.__all__)
 
 
 FROM_A_TEST = re.compile(r"^\s*(?:from|import) (?:\w+\.)*test_", re.M)

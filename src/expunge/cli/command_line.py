@@ -156,10 +156,10 @@ def _say(line: str) -> None:
 def _plan(config: Any) -> Answer:
     from expunge import pipeline
 
-    lines = pipeline.run_plan(config)
-    for line in lines:
+    made = pipeline.run_plan(config, _say)
+    for line in made.lines:
         _say(line)
-    return Answer(0, {"lines": lines})
+    return Answer(0, {"lines": list(made.lines)})
 
 
 def _judged(run: Any) -> Answer:

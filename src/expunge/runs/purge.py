@@ -41,8 +41,9 @@ def left(caches: bool = True) -> list[Left]:
 
 
 def abandoned() -> list[Left]:
-    """Temporary folders whose process is gone, with the half-written outputs that they note: of use to nobody."""
-    return list(_working("temporary"))
+    """Temporary folders whose process is gone, with the half-written outputs that they note, and what calls were given
+    in memory: of use to nobody."""
+    return [*_working("temporary"), *_working("given")]
 
 
 def remove(found: list[Left]) -> list[Path]:
