@@ -61,7 +61,7 @@ def test_an_adapter_of_higher_rank_comes_out(family: str, tmp_path: Path) -> Non
             rows, own = (torch.nn.functional.normalize(one, dim=1) for one in (tensor, made[name]))
             alike += float((rows @ own.T).abs().max()) >= 0.999
     assert alike == len(ranks) - low["layers"] <= 2  # a layer of which the cut left no change is as it was given
-    assert settings_of(run.output)["r"] == settings_of(adapter)["r"]
+    assert settings_of(run.output)["r"] == max(ranks.values()) > settings_of(adapter)["r"]
 
 
 def test_whole_weights_come_out_on_request(tmp_path: Path) -> None:
