@@ -12,6 +12,10 @@ __all__ = ["compare", "evaluate", "fit_curvature", "plan", "report", "retrain", 
 
 
 def __getattr__(name: str) -> Any:
+    if name == "report":
+        from expunge.records import pages
+
+        return pages.report
     if name in PUBLIC:
         from expunge import pipeline
 

@@ -1,4 +1,4 @@
-"""The public functions: plan, unlearn, retrain, evaluate, report. The only file that sees every stage."""
+"""The public functions: plan, unlearn, retrain, evaluate, compare. The only file that sees every stage."""
 
 import datetime
 import os
@@ -32,7 +32,7 @@ from expunge.records import applied, dossier, factors, hashes, manifest, record,
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
-from expunge.runs import distributed, unfinished
+from expunge.runs import distributed, outputs, unfinished
 from expunge.runs.distributed import Runtime
 
 Say = Callable[[str], None]
@@ -52,7 +52,7 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     """`unlearn` for a configuration."""
     method = trial.method_of(config.method, config.options)
     config = replace(config, options=method)
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     checked = check(config, method.needs)
     config = gguf.opened(config, say)
     given = reuse.given(config, checked, say)
@@ -115,7 +115,7 @@ def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
 
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
     """`evaluate` for a configuration."""
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
     config = gguf.opened(config, say)
@@ -211,7 +211,7 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
         _required(getattr(config, role), role.replace("_", "-"))
     if config.seeds < 1:
         raise InputError(f"--seeds {config.seeds}: expected 1 or more.")
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
     config = gguf.opened(config, say)
@@ -230,7 +230,7 @@ def fit_curvature(say: Say = lambda line: None, **settings: Any) -> Path:
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
     """`fit_curvature` for a configuration."""
     config = replace(config, options=trial.method_of(config.method, config.options))
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
 
 
@@ -244,7 +244,7 @@ def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """`compare` for a configuration."""
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
@@ -254,15 +254,6 @@ def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Compa
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
     return finished
-
-
-def report(record_path: str | Path, output: str | Path) -> Path:
-    """Writes report.html and report.md of a record to a new folder; returns the page. Raises `InputError`."""
-    content = record.read(record_path)
-    target = save.check_output(output)
-    with save.atomic_folder(target) as folder, dossier.foreign(record_path):
-        dossier.write_pages(folder, content, None)
-    return target / "report.html"
 
 
 def _configuration(kind: type[Any], settings: Mapping[str, Any]) -> Any:
