@@ -1,4 +1,4 @@
-"""Folders that a command leaves: never over another, all of it or nothing. No torch, so that pages can be made without."""
+"""Folders that a command leaves: never over another, all of it or nothing. No torch: pages need none."""
 
 import contextlib
 import errno
