@@ -1,14 +1,15 @@
-"""Writes docs/methods/ and docs/curvatures/: one page an entry, and an index each, from the code's own docstrings.
+"""Writes docs/methods/, curvatures/ and metrics/: one page an entry, and an index each, from the code's own docstrings.
 
     python docs/catalogue.py           writes what has changed (`make docs`)
     python docs/catalogue.py --check   writes nothing; exit code 1 where a page is not what the code says
 
 A page holds the module's docstring (formula, source, departures, when to use it), the options with their docstrings,
-and what a method needs. Pages that nobody made here, such as methods/papers.md, are left alone.
+what a method needs, and the card of a metric. Pages that nobody made here, such as methods/papers.md, are left alone.
 """
 
 import ast
 import dataclasses
+import inspect
 import re
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from expunge import registry
 from expunge.config.bounds import bounds_of, parts
 from expunge.config.options import described
 from expunge.data.rows import Row
+from expunge.reporting.words import span
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -47,6 +49,13 @@ option; `expunge list curvatures` lists them. Their own options go into `curvatu
 method's: relative to the mean of the spectrum over coordinates with a gradient, or absolute on request. Each
 label source makes another matrix: see [papers.md](../methods/papers.md#empirical-and-gauss-newton-fisher).
 """,
+    "metrics": """# Metrics
+
+What a report says of each model, side by side; every one is a pure function of the evidence. Each page is the metric's
+card: what it computes, unit, direction and range, what the original and a retrained model get, and how it can be
+fooled. None is a verdict by itself: that is reached by [the rules](../concepts.md). A metric gives no figure for a set
+that has nothing for it to measure.
+""",
 }
 
 
@@ -66,7 +75,7 @@ class Entry:
 
     @property
     def body(self) -> str:
-        return self.text.split("\n", 1)[1].strip("\n")
+        return self.text.partition("\n")[2].strip("\n")
 
 
 def entry(catalogue: str, name: str) -> Entry:
@@ -87,19 +96,21 @@ def page(one: Entry, results: Mapping[str, str]) -> str:
     """The Markdown page of an entry; `results`: texts of the result pages by name, searched for the entry's."""
     source = f"src/expunge/{one.catalogue}/{one.name}.py"
     parts = [MADE.format(source=source), f"# {one.name}", one.summary, _sections(one.body)]
-    parts += ["## Options", _options(one), *_needs(one), "## See also", _links(one, results)]
-    return "\n\n".join(parts) + "\n"
+    parts += _card(one) if one.catalogue == "metrics" else ["## Options", _options(one), *_needs(one)]
+    parts += ["## See also", _links(one, results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def index(catalogue: str, entries: list[Entry]) -> str:
     """The page that lists a catalogue."""
+    last, say = ("range", span_of) if catalogue == "metrics" else ("when to use it", when)
     lines = [
         INTRODUCTIONS[catalogue],
-        f"| {catalogue.removesuffix('s')} | what it is | when to use it |",
+        f"| {catalogue.removesuffix('s')} | what it is | {last} |",
         "| --- | --- | --- |",
     ]
     for one in entries:
-        lines.append(f"| [`{one.name}`]({one.name}.md) | {_cell(one.summary)} | {_cell(when(one))} |")
+        lines.append(f"| [`{one.name}`]({one.name}.md) | {_cell(one.summary)} | {_cell(say(one))} |")
     made = MADE.format(source=f"src/expunge/{catalogue}")
     return f"{made}\n\n" + "\n".join(lines) + "\n"
 
@@ -108,6 +119,29 @@ def when(one: Entry) -> str:
     """The entry's paragraph on when to use it, in one line."""
     found = next((paragraph for paragraph in one.body.split("\n\n") if paragraph.startswith(WHEN)), "")
     return " ".join(_without(found, WHEN).split())
+
+
+def span_of(one: Entry) -> str:
+    """The range of a metric, in words."""
+    return span(one.kind.card.least, one.kind.card.most)
+
+
+def _card(one: Entry) -> list[str]:
+    """What a metric says of itself, beside the docstring of its class."""
+    unit, _, direction = one.kind.direction.partition("; ")
+    card = one.kind.card
+    lines = {
+        "on pages": one.kind.title,
+        "unit": unit,
+        "direction": direction,
+        "range": span_of(one),
+        "sets": ", ".join(one.kind.sets),
+        "the original model gets": card.original,
+        "a retrained model gets": card.retrained,
+        "how it can be fooled": card.fooled,
+    }
+    table = ["| | |", "| --- | --- |", *(f"| {name} | {_cell(text)} |" for name, text in lines.items())]
+    return [inspect.cleandoc(one.kind.__doc__), "## Card", "\n".join(table)]
 
 
 def _sections(body: str) -> str:

@@ -19,7 +19,7 @@ from expunge.method import Method, Needs, Replay
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-CATALOGUES = ("methods", "curvatures")
+CATALOGUES = ("methods", "curvatures", "metrics")
 ENTRIES = [(catalogue, name) for catalogue in CATALOGUES for name in registry.names(catalogue)]
 SOURCE = re.compile(r"our choice|as loss_matching|organisers|author|released|paper|TOFU's|Optimal BERT Surgeon", re.I)
 
@@ -122,7 +122,7 @@ def test_needs_are_said_each_by_itself() -> None:
     assert needing(Needs()) == ""
 
 
-@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+@pytest.mark.parametrize(("kind", "name"), [entry for entry in ENTRIES if entry[0] != "metrics"])
 def test_a_page_has_formula_source_departures_and_use(kind: str, name: str) -> None:
     entry = catalogue.entry(kind, name)
     text = catalogue.page(entry, {})
@@ -131,6 +131,23 @@ def test_a_page_has_formula_source_departures_and_use(kind: str, name: str) -> N
     assert "## Departures" in text or "to depart from" in text or name == "identity"
     assert "## When to use it" in text and catalogue.when(entry)
     assert "    " not in re.sub(r"```text.*?```", "", text, flags=re.S)  # no block by accident
+
+
+def check_card(text: str) -> None:
+    """What a metric computes, in what unit and range, who gets what, and how it is fooled, each with words."""
+    for line in ("unit", "direction", "range", "sets", "the original model gets", "a retrained model gets"):
+        assert re.search(rf"^\| {line} \| [^|]+ \|$", text, re.M), line
+    assert re.search(r"^\| how it can be fooled \| [^|]{30,} \|$", text, re.M)
+    assert "## Options" not in text and "## Card" in text
+
+
+@pytest.mark.parametrize("name", registry.names("metrics"))
+def test_a_metric_has_its_card(name: str) -> None:
+    entry = catalogue.entry("metrics", name)
+    check_card(catalogue.page(entry, {}))
+    said = {"__doc__": entry.kind.__doc__, "card": dataclasses.replace(entry.kind.card, fooled="no")}
+    with pytest.raises(AssertionError):
+        check_card(catalogue.page(dataclasses.replace(entry, kind=type("Mute", (entry.kind,), said)), {}))
 
 
 def unsourced(entry: Any) -> list[str]:

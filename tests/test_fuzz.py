@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str]] = {
         ("recipe_deep",),
         "traceback",
     ),
-    "records": ("expunge.records.dossier.foreign", contextlib.nullcontext, ("record_entries",), "traceback"),
+    "records": ("expunge.records.pages.foreign", contextlib.nullcontext, ("record_entries",), "traceback"),
     "terminal": ("expunge.cli.ending.in_a_line", str, ("rows_names",), "message"),
     "names": ("expunge.data.forms.shown", repr, ("rows_surrogates",), "leak"),
     "row text": ("expunge.data.files.parse_json", echoing, ("rows_types",), "leak"),

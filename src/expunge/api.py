@@ -53,14 +53,6 @@ def called(kind: type[Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return declared
 
 
-def report(record: Path, output: Path) -> pathlib.Path:
-    """Makes report.html and report.md of a record anew, without torch or a model, in a new folder `output`.
-
-    Returns the page. Raises `InputError`.
-    """
-    return pipeline.report(record, output)
-
-
 @called(commands.Unlearn)
 def unlearn(
     model: Model | None = None,

@@ -1,7 +1,6 @@
 """What the commands do, each for its configuration: the only file that sees every stage."""
 
 import datetime
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -32,7 +31,7 @@ from expunge.records import applied, dossier, factors, hashes, manifest, record,
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
-from expunge.runs import distributed, unfinished
+from expunge.runs import distributed, outputs, unfinished
 from expunge.runs.distributed import Runtime
 
 Say = Callable[[str], None]
@@ -47,7 +46,7 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     """
     method = trial.method_of(config.method, config.options)
     config = replace(config, options=method)
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     checked = check(config, method.needs)
     config = gguf.opened(config, say)
     given = reuse.given(config, checked, say)
@@ -105,7 +104,7 @@ def _unlearn(
 
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
     """Judges an unlearned model. Raises `InputError`."""
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
     config = gguf.opened(config, say)
@@ -185,7 +184,7 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
         _required(getattr(config, role), role.replace("_", "-"))
     if config.seeds < 1:
         raise InputError(f"--seeds {config.seeds}: expected 1 or more.")
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
     config = gguf.opened(config, say)
@@ -198,13 +197,13 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
     """Fits the curvature of what is to be kept; returns its folder. Raises `InputError`."""
     config = replace(config, options=trial.method_of(config.method, config.options))
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """Compares methods over seeds; finished cells are kept. Raises `InputError`."""
-    output = save.check_output(_required(config.output, "output"))
+    output = outputs.check_output(_required(config.output, "output"))
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
@@ -214,15 +213,6 @@ def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Compa
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
     return finished
-
-
-def report(record_path: str | os.PathLike[str], output: str | os.PathLike[str]) -> Path:
-    """Writes report.html and report.md of a record to a new folder; returns the page. Raises `InputError`."""
-    content = record.read(given := Path(record_path))
-    target = save.check_output(Path(output))
-    with save.atomic_folder(target) as folder, dossier.foreign(given):
-        dossier.write_pages(folder, content, None)
-    return target / "report.html"
 
 
 def _required(value: str | None, name: str) -> str:

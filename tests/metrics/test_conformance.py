@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from expunge import registry
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.metrics.loss import Loss
 from expunge.reporting.words import SETS
 from expunge.scoring.evidence import Candidates, Evidence, OtherAnswers, SetEvidence, Tokens
@@ -81,15 +81,20 @@ def check_described(kind: Any, name: str, others: Sequence[Any] = ()) -> None:
     assert unit and meaning
     assert kind.high in get_args(High)
     assert kind.sets and set(kind.sets) <= set(SETS) and len(set(kind.sets)) == len(kind.sets)
+    assert isinstance(kind.card, Card) and all(map(str.strip, (kind.card.original, kind.card.retrained)))
+    assert len(kind.card.fooled.split()) > 5, "every metric can be fooled"
     assert (kind.__doc__ or "").strip() and not (kind.__doc__ or "").startswith(f"{kind.__name__}(")
     assert registry.summary("metrics", name).endswith(".") if name else True
     kind()
 
 
-def check_sound(score: Score | None) -> None:
-    """No figure, or one with an interval that holds it, of so many rows."""
+def check_sound(score: Score | None, card: Card) -> None:
+    """No figure, or one with an interval that holds it, of so many rows; all within the range that the card says."""
     if score is None:
         return
+    for value in (score.value, score.low, score.high):
+        assert value is None or card.least is None or value >= card.least - 1e-12
+        assert value is None or card.most is None or value <= card.most + 1e-12
     assert np.isfinite(score.value) and score.count > 0
     assert (score.low is None) == (score.high is None)
     if score.low is not None and score.high is not None:
@@ -100,10 +105,10 @@ def check_survives(metric: Any) -> None:
     """Whatever is there; of no rows there is nothing to say, which is said."""
     for name in metric.sets:
         for make in (*FOUND.values(), *BARE.values()):
-            check_sound(metric(of(make()), name))
+            check_sound(metric(of(make()), name), metric.card)
         for make in NONE.values():
             assert metric(of(make()), name) is None
-        check_sound(metric(Evidence({name: USUAL[name]}), name))  # no other set was recorded
+        check_sound(metric(Evidence({name: USUAL[name]}), name), metric.card)  # no other set was recorded
 
 
 def with_losses(change: Callable[[Floats], Floats]) -> Evidence:
@@ -213,6 +218,7 @@ class Spoilt:
     direction: ClassVar[str] = "nats; higher = less known"
     high: ClassVar[High] = "unknown"
     sets: ClassVar[tuple[str, ...]] = ("forget",)
+    card: ClassVar[Card] = replace(Loss.card)
 
     score: Callable[[SetEvidence], Score | None] = lambda found: Loss()(of(found), "forget")
 
@@ -230,11 +236,15 @@ def _raises_on_one(found: SetEvidence) -> Score | None:
     )
 
 
+def _outside_its_range(found: SetEvidence) -> Score | None:
+    return Score(-1.0, -2.0, 0.0, len(found.loss)) if len(found.loss) else None
+
+
 def _beside_its_interval(found: SetEvidence) -> Score | None:
     return Score(float(found.loss.mean()), 7.0, 8.0, len(found.loss)) if len(found.loss) else None
 
 
-@pytest.mark.parametrize("broken", [_mean_of_nothing, _raises_on_one, _beside_its_interval])
+@pytest.mark.parametrize("broken", [_mean_of_nothing, _raises_on_one, _outside_its_range, _beside_its_interval])
 def test_one_that_does_not_survive_would_be_seen(broken: Callable[[SetEvidence], Score | None]) -> None:
     check_survives(Spoilt())
     with pytest.raises(AssertionError), np.errstate(all="ignore"):
@@ -285,6 +295,8 @@ def test_one_that_is_no_function_of_the_evidence_would_be_seen(broken: Callable[
         {"high": "better"},
         {"sets": ("forget", "forgotten")},
         {"sets": ()},
+        {"card": replace(Loss.card, fooled="No.")},
+        {"card": replace(Loss.card, retrained=" ")},
         {"__doc__": None},
     ],
 )

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from expunge.errors import InputError
 from expunge.model import load, save
 from expunge.model.select import select
+from expunge.runs import outputs
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[0, 40, 41, 42, 1]])
@@ -24,28 +25,28 @@ IDS = torch.tensor([[0, 40, 41, 42, 1]])
 @pytest.mark.parametrize("kind", ["file", "folder", "link to nothing"])
 def test_outputs_that_exist_are_refused(tmp_path: Path, kind: str) -> None:
     output = tmp_path / "out"
-    assert save.check_output(output) == output
+    assert outputs.check_output(output) == output
     {"file": output.touch, "folder": output.mkdir, "link to nothing": lambda: output.symlink_to("nowhere")}[kind]()
     with pytest.raises(InputError, match="never overwritten"):
-        save.check_output(output)
+        outputs.check_output(output)
 
 
 def test_outputs_below_a_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     for output in (tmp_path / "file" / "out", tmp_path / "file" / "deep" / "out"):
         with pytest.raises(InputError, match="is a file"):
-            save.check_output(output)
+            outputs.check_output(output)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="is a file"):
-        save.check_output("file/out")
-    save.check_output("new/deep/out")
+        outputs.check_output("file/out")
+    outputs.check_output("new/deep/out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # looking makes nothing
 
 
 def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(save.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(outputs.os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="cannot be written"):
-        save.check_output(tmp_path / "out")
+        outputs.check_output(tmp_path / "out")
 
 
 def test_atomic_folder_appears_when_all_is_there(tmp_path: Path) -> None:

@@ -36,6 +36,26 @@ def test_a_model_without_scores_has_no_column_and_is_named(make_record: Make) ->
     assert "retrained model is" not in comparison.groups[0].best
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "word"),
+    [((0.0, 1.0), (0.0, 0.1), "cannot tell: too few rows"), ((0.0, 0.1), (0.0, 1.0), "cannot tell: too few rows"),
+     ((0.0, 0.99), (0.0, 0.1), "level with retrained")],
+)  # fmt: skip
+def test_an_interval_over_the_whole_range_tells_nothing(
+    make_record: Make, ours: tuple[float, float], theirs: tuple[float, float], word: str
+) -> None:
+    record = make_record()
+    record["scores"] = [
+        score("tpr_at_low_fpr", "forget", "unlearned", 0.01, *ours),
+        score("tpr_at_low_fpr", "forget", "retrained", 0.0, *theirs),
+    ]
+    (line,) = tables.comparison(record).groups[0].lines
+    assert line.reading == word
+    assert (line.cells[1].interval == "cannot tell") == (ours == (0.0, 1.0))
+    del record["metrics"]["tpr_at_low_fpr"]["card"]  # without its range nobody knows that it is the whole
+    assert tables.comparison(record).groups[0].lines[0].reading == "level with retrained"
+
+
 def test_a_single_missing_score_reads_not_measured(make_record: Make) -> None:
     record = make_record()
     record["scores"] = [s for s in record["scores"] if (s["metric"], s["model"]) != ("perplexity", "retrained")]

@@ -204,9 +204,9 @@ def _evaluate(config: Any) -> Answer:
 
 
 def _report(config: Any) -> Answer:
-    from expunge import pipeline
+    from expunge.records import pages
 
-    page = pipeline.report(config.record, config.output)
+    page = pages.report(config.record, config.output)
     _say(f"report: {page}")
     return Answer(0, {"report": page})
 

@@ -1,16 +1,25 @@
 """Runs every metric of the catalogue on every set it is defined on."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from expunge import registry
 from expunge.scoring.evidence import Evidence
 
 
-def metrics() -> dict[str, dict[str, str]]:
+def metrics() -> dict[str, dict[str, Any]]:
     """What each metric says of itself, by name, for the record: pages show scores by it."""
     found = {name: registry.load("metrics", name) for name in registry.names("metrics")}
-    return {name: {"title": one.title, "direction": one.direction, "high": one.high} for name, one in found.items()}
+    return {
+        name: {
+            "title": one.title,
+            "direction": one.direction,
+            "high": one.high,
+            "card": {"computes": registry.summary("metrics", name), **asdict(one.card)},
+        }
+        for name, one in found.items()
+    }
 
 
 def scores(evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:

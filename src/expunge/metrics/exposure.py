@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, mean_score
 from expunge.scoring.ranking import of_set
@@ -23,6 +23,15 @@ class Exposure:
     direction: ClassVar[str] = "bits; 1.44 = like secrets it never saw; higher = easier to guess"
     high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget", "judging", "retain", "guard", "collateral")
+    card: ClassVar[Card] = Card(
+        most=None,
+        original="up to the bits of the form (20 for a secret among a million)",
+        retrained="1.44 on average: any place among the others is as likely as another",
+        fooled=(
+            "A model that pushes the secret below all others gets 0, which gives it away as much as a high figure "
+            "does. Where only a sample of the others was scored, the figure beyond the sample is fitted."
+        ),
+    )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         return mean_score(np.array([one.bits for one in of_set(evidence.sets[name]).values()]))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score, mean_score
 
@@ -16,6 +16,15 @@ class Loss:
     direction: ClassVar[str] = "nats per token; higher = less known"
     high: ClassVar[High] = "unknown"
     sets: ClassVar[tuple[str, ...]] = ("forget", "earlier", "judging", "retain", "guard", "collateral", "samples")
+    card: ClassVar[Card] = Card(
+        most=None,
+        original="near 0 on rows that it has by heart",
+        retrained="as on rows that were never seen",
+        fooled=(
+            "It is a mean: a few rows far above hide others that are still known, so see the rows. A broken model "
+            "has a high loss everywhere, and one that unlearned a single wording has it there only."
+        ),
+    )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         return mean_score(evidence.sets[name].loss)

@@ -8,7 +8,7 @@ only, since documents and answers differ in loss for reasons that have nothing t
 from dataclasses import dataclass
 from typing import ClassVar
 
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.scoring.attacks import attack, loss
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score
@@ -22,6 +22,16 @@ class LossAttack:
     direction: ClassVar[str] = "AUC; 0.5 = the attack guesses, 1 = it recognises every row"
     high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget",)
+    card: ClassVar[Card] = Card(
+        most=1.0,
+        original="near 1 where the rows were memorised",
+        retrained="about 0.5",
+        fooled=(
+            "An average over all pairs: some rows recognised and others too strange give 0.5 together, so see TPR "
+            "at 1 % FPR. Never-seen rows of another kind or length shift it by themselves. Below 0.5 the rows "
+            "stand out by being avoided."
+        ),
+    )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         return attack(evidence.sets[name], evidence.sets.get("judging"), loss)

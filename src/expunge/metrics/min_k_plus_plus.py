@@ -7,7 +7,7 @@ recorded (TOFU).
 from dataclasses import dataclass
 from typing import ClassVar
 
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.scoring.attacks import attack, min_k_plus_plus
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score
@@ -21,6 +21,14 @@ class MinKPlusPlus:
     direction: ClassVar[str] = "AUC; 0.5 = the attack guesses, 1 = it recognises every row"
     high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget",)
+    card: ClassVar[Card] = Card(
+        most=1.0,
+        original="near 1 where the rows were memorised",
+        retrained="about 0.5",
+        fooled=(
+            "As Min-K%. A model whose distributions became flat or sharp everywhere moves it without any forgetting."
+        ),
+    )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         return attack(evidence.sets[name], evidence.sets.get("judging"), min_k_plus_plus)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap, unknown
 
@@ -18,6 +18,16 @@ class Perplexity:
     direction: ClassVar[str] = "per token; higher = less fluent"
     high: ClassVar[High] = "unknown"
     sets: ClassVar[tuple[str, ...]] = ("judging", "samples")
+    card: ClassVar[Card] = Card(
+        least=1.0,
+        most=None,
+        original="the level to compare with",
+        retrained="about as the original",
+        fooled=(
+            "Fluency, not facts: a model that lost what it knew and still writes well keeps it. It is dominated "
+            "by long rows."
+        ),
+    )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         rows = evidence.sets[name]

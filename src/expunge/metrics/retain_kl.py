@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import CONFIDENCE, Score, bootstrap, unknown
 
@@ -22,6 +22,15 @@ class RetainKl:
     direction: ClassVar[str] = "nats per token from the original; 0 = as the original; higher = moved more"
     high: ClassVar[High] = "moved"
     sets: ClassVar[tuple[str, ...]] = ("retain", "guard", "collateral")
+    card: ClassVar[Card] = Card(
+        most=None,
+        original="0 by definition",
+        retrained="above 0: two trainings never end with the same distributions",
+        fooled=(
+            "It is measured on rows that were handed over; a method that held these in place may have moved all "
+            "else, so see collateral and samples. A mean hides a few rows that broke."
+        ),
+    )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         rows = evidence.sets[name]

@@ -6,7 +6,7 @@ Formula and source: `expunge.scoring.attacks.zlib`. Where a benchmark has tokens
 from dataclasses import dataclass
 from typing import ClassVar
 
-from expunge.metric import High
+from expunge.metric import Card, High
 from expunge.scoring.attacks import attack, zlib
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Score
@@ -20,6 +20,12 @@ class ZlibAttack:
     direction: ClassVar[str] = "AUC; 0.5 = the attack guesses, 1 = it recognises every row"
     high: ClassVar[High] = "known"
     sets: ClassVar[tuple[str, ...]] = ("forget",)
+    card: ClassVar[Card] = Card(
+        most=1.0,
+        original="near 1 where the rows were memorised",
+        retrained="about 0.5",
+        fooled="As the loss attack. Very short texts compress badly, so their length enters the figure.",
+    )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         return attack(evidence.sets[name], evidence.sets.get("judging"), zlib)

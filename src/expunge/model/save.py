@@ -1,9 +1,6 @@
 """Writing models: merged in float32, then cast; always below a temporary name that is renamed when all is there."""
 
 import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,59 +12,23 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from expunge.errors import InputError
 from expunge.model import adapter as adapters
 from expunge.model import carried, rewritten, stored
 from expunge.model.rewritten import held
-from expunge.runs import distributed, workspace
-from expunge.runs.checkpoint import full_disk_explained
+from expunge.runs import distributed, outputs
 
 NEW_FORM = f"transformers 5: written in the form of {transformers.__version__}; older versions were not tried"
 GIVEN_FORM = "what reads the input: tensors have its names, and config.json and the tokenizer's files its form"
 
 
-def check_output(output: str | Path) -> Path:
-    """Raises `InputError` where an output exists or cannot be made, before anything is computed or written."""
-    path = Path(output)
-    if path.exists() or path.is_symlink():
-        raise InputError(f"{path}: the output exists already and is never overwritten. Name another --output.")
-    parent = next(folder for folder in path.absolute().parents if folder.exists() or folder.is_symlink())
-    if not parent.is_dir():
-        raise InputError(f"{path}: {parent} is a file, so no folder can be made below it. Name another --output.")
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"{path}: {parent} cannot be written to. Name another --output.")
-    return path
-
-
 @contextlib.contextmanager
 def atomic_folder(output: Path, private: bool = False) -> Iterator[Path]:
-    """A temporary sibling of `output`, renamed to it at the end; removed where the work inside fails.
-
-    `private`: only its owner may enter it. Of several processes the main one makes and renames it, and all get its
-    name.
-    """
+    """`runs.outputs.whole_folder`; of several processes the main one makes and renames it, and all get its name."""
     if not distributed.main_process():
         yield distributed.from_main(lambda: output)
-        distributed.wait()
-        return
-    made = [folder for folder in (output.absolute().parent, *output.absolute().parents[1:]) if not folder.exists()]
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
-    try:
-        with workspace.noted(temporary), full_disk_explained(temporary.parent):
+    else:
+        with outputs.whole_folder(output, private) as temporary:
             yield distributed.from_main(lambda: temporary)
-            temporary.chmod(0o700 if private else 0o755)
-            for file in temporary.glob("*.safetensors"):  # which safetensors itself makes for their owner alone
-                file.chmod(0o600 if private else 0o644)
-            if output.exists():
-                raise InputError(f"{output}: the output appeared while this ran; nothing was overwritten.")
-            temporary.rename(output)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
     distributed.wait()
 
 
@@ -157,7 +118,7 @@ def _save(model: Any, folder: Path, state: dict[str, torch.Tensor], dtype: torch
     model.generation_config = GenerationConfig()  # older transformers raise on a checkpoint's odd settings, at the end
     try:
         distinct = {tensor.data_ptr(): tensor.nbytes for tensor in state.values()}
-        with full_disk_explained(folder, sum(distinct.values())):
+        with outputs.full_disk_explained(folder, sum(distinct.values())):
             model.save_pretrained(folder, state_dict=dict(state))
     finally:
         model.generation_config = own

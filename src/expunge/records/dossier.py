@@ -1,17 +1,14 @@
 """From evidence to what a run leaves on disk: the record, the pages, the numbers behind them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from expunge.benchmark import Circumstances
 from expunge.config import recipes
 from expunge.config.commands import EARLIER
-from expunge.errors import InputError
 from expunge.evaluation import official, suite, verdict
 from expunge.files import hashing, plain_json
 from expunge.intake.assembly import Assembled, token_counts
@@ -22,13 +19,13 @@ from expunge.problem import Problem
 from expunge.records import hashes, record
 from expunge.records.holders import holders
 from expunge.records.lineage import OTHER_KEY, Again, Lineage, judge_again, unseen
-from expunge.reporting import card, html, markdown
+from expunge.records.pages import write_pages
+from expunge.reporting import card
 from expunge.runs import distributed, environment
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.matching import known_rows, recall_rows
 
 NAMED_MODELS = ("original", "unlearned", "retrained")
-ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, TemplateError)
 
 
 def build(
@@ -110,27 +107,6 @@ def write(
         arrays = {f"{name}_{key}": a for name, rows in recorded.sets.items() for key, a in rows.numbers().items()}
         np.savez_compressed(folder / "evidence" / f"{model}.npz", **arrays)  # type: ignore[arg-type]
     official.export(folder, content["config"]["benchmark"], evidence, around)
-
-
-def write_pages(folder: Path, content: Mapping[str, Any], texts: Any) -> None:
-    """report.html and report.md from a record; row text only where `texts` are given."""
-    (folder / "report.html").write_text(html.render(content, texts), encoding="utf-8")
-    (folder / "report.md").write_text(markdown.render(content, texts), encoding="utf-8")
-
-
-@contextmanager
-def foreign(path: str | Path) -> Iterator[None]:
-    """Turns what goes wrong with a record that this run did not write into an `InputError` that names it.
-
-    Its entries may be of any type, and each page takes them apart in its own way; our own records get no such net.
-    """
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except ODD as error:
-        what = f"its entries are not those of a record ({type(error).__name__})"
-        raise InputError(f"{path}: {what}. Was it edited? Take the one that the run wrote.") from error
 
 
 def model_card(content: Mapping[str, Any]) -> str:

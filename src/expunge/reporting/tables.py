@@ -217,23 +217,27 @@ def _in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:
     return known + sorted(found.difference(known))
 
 
-def _line(metric: str, words: Mapping[str, str], name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Line:
+def _line(metric: str, words: Mapping[str, Any], name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Line:
     """`words`: what the metric says of itself; `scores` by model, in the order of the columns."""
-    reading = readings.read(words.get("high", ""), name, scores)
+    card = words.get("card") or {}
+    ends = (card.get("least"), card.get("most"))
+    reading = readings.read(words.get("high", ""), name, scores, ends)
     return Line(
         metric=words.get("title", metric),
         direction=words.get("direction", ""),
-        cells=tuple(_cell(score) for score in scores.values()),
+        cells=tuple(_cell(score, ends) for score in scores.values()),
         reading=reading.word,
         tone=reading.tone,
     )
 
 
-def _cell(score: Mapping[str, Any] | None) -> Cell:
+def _cell(score: Mapping[str, Any] | None, ends: readings.Ends) -> Cell:
     if score is None or score.get("value") is None:
         return Cell(NOT_MEASURED)
     low, high, count = score.get("low"), score.get("high"), score.get("count")
     interval = f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
+    if readings.says_nothing(score, ends):
+        interval = readings.CANNOT_TELL
     return Cell(number(score["value"]), interval, f"n = {count}" if count is not None else "")
 
 

@@ -102,6 +102,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
+def span(least: float | None, most: float | None) -> str:
+    """A range in words."""
+    if least is None or most is None:
+        ends = (f"{least:g} and up" if least is not None else "", f"{most:g} and down" if most is not None else "")
+        return "".join(ends) or "any number"
+    return f"{least:g} to {most:g}"
+
+
 def yes_or_no(value: bool | None) -> str:
     return NOT_MEASURED if value is None else "yes" if value else "no"
 

@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from expunge.errors import ExpungeError, InputError
+from expunge.errors import InputError
 from expunge.runs import distributed
+from expunge.runs.outputs import full_disk_explained
 
 SHARE = 0.05  # of the time, at most, that goes into writing checkpoints that are only offered
 TREE = "tree"
-MEGABYTE = 2**20
-FULL = (errno.ENOSPC, errno.EDQUOT)
 SEQUENCES: dict[str, Any] = {"list": list, "tuple": tuple, "frozenset": frozenset}
 
 
@@ -99,22 +97,6 @@ class Checkpoints:
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
-
-
-@contextmanager
-def full_disk_explained(folder: Path, need: int = MEGABYTE) -> Iterator[None]:
-    """Turns "no space left" on writing `need` bytes below `folder` into an `ExpungeError` that says what is missing."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) not in FULL and "No space left" not in str(error):
-            raise
-        free = shutil.disk_usage(folder).free
-        raise ExpungeError(
-            f"{folder}: the disk is full; {max(1, -(-(need - free) // MEGABYTE)):,} MB are missing "
-            f"({-(-need // MEGABYTE):,} MB to write, {free // MEGABYTE:,} MB free). Make room and give the same "
-            "command again: it goes on from the last state that was kept."
-        ) from None
 
 
 def _pack(value: Any, tensors: dict[str, Tensor], types: Mapping[str, type[Any]]) -> Any:

@@ -19,7 +19,7 @@ CACHED = {
     "evidence": "evidence of models, in numbers",
     "demo-*": "models and runs of the demo",
 }
-UNFINISHED = re.compile(r"\.(?P<output>.+)-[a-z0-9_]{8}")  # what `model.save.atomic_folder` names them
+UNFINISHED = re.compile(r"\.(?P<output>.+)-[a-z0-9_]{8}")  # what `outputs.whole_folder` names them
 
 
 @dataclass(frozen=True, slots=True)
