@@ -92,6 +92,7 @@ def unlearn(
     earlier: Sequence[Rows] = (),
     curvature: Path | None = None,
     gradient_checkpointing: bool = False,
+    evidence: commands.Evidence = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Run:
@@ -145,6 +146,7 @@ def plan(
     gradient_checkpointing: bool = False,
     train_config: Path | None = None,
     memory: float = 24.0,
+    evidence: commands.Evidence = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Planned:
@@ -275,6 +277,7 @@ def evaluate(
     trust_remote_code: bool = False,
     restart: bool = False,
     earlier: Sequence[Rows] = (),
+    evidence: commands.Evidence = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Run:
