@@ -14,12 +14,13 @@ from typing import Annotated, Any
 import tyro
 
 from expunge import registry
+from expunge.cli import erasure_desk
 from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, told
+from expunge.cli.ending import say as _say
 from expunge.config import commands, housekeeping, recipes, shipped
 from expunge.config.options import build, check_values
 from expunge.errors import InputError
 from expunge.files import hashing
-from expunge.files.visible import in_a_line
 from expunge.records import record
 
 COMMANDS: dict[str, type[Any]] = {
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[Any]] = {
     "curvature": commands.Curvature,
     "evaluate": commands.Evaluate,
     "compare": commands.Compare,
+    **erasure_desk.COMMANDS,
     "report": housekeeping.Report,
     "record": housekeeping.Verify,
     "purge": housekeeping.Purge,
@@ -146,11 +148,6 @@ def _flag(arguments: list[str], name: str) -> str | None:
         if argument.startswith(f"--{name}="):
             return argument.split("=", 1)[1]
     return None
-
-
-def _say(line: str) -> None:
-    """A line may hold names and tokens that somebody else chose: none of them may steer the terminal."""
-    print(in_a_line(line), flush=True)
 
 
 def _plan(config: Any) -> Answer:
@@ -279,6 +276,7 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "curvature": _curvature,
     "evaluate": _evaluate,
     "compare": _compare,
+    **erasure_desk.RUNNERS,
     "report": _report,
     "record": _verify,
     "purge": _purge,

@@ -100,6 +100,11 @@ def _unforeseen(error: Exception, shown: bool) -> str:
     return f"Traceback (most recent call last):\n{places}expunge: nobody foresaw this: {type(error).__name__}: {words}"
 
 
+def say(line: str) -> None:
+    """A line may hold names and tokens that somebody else chose: none of them may steer the terminal."""
+    print(in_a_line(line), flush=True)
+
+
 def _complain(message: str) -> None:
     print(message, file=sys.stderr)
 
