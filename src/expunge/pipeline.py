@@ -28,7 +28,7 @@ from expunge.planning.estimate import Estimate
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, dossier, factors, hashes, manifest, record, reuse
+from expunge.records import applied, dossier, factors, hashes, manifest, record, requests, reuse
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
@@ -49,7 +49,12 @@ def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
 
 
 def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
-    """`unlearn` for a configuration."""
+    """`unlearn` for a configuration, as a request of a ledger where that names one."""
+    with requests.on_ledger(config, say) as request:
+        return request.finished(request.done or _run_unlearn(request.config, say))
+
+
+def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
     config = replace(config, options=method)
     output = save.check_output(_required(config.output, "output"))

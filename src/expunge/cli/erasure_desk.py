@@ -6,7 +6,7 @@ from typing import Any
 from expunge.cli.ending import Answer, say
 from expunge.config import desk
 
-COMMANDS: dict[str, type[Any]] = {"select": desk.Select}
+COMMANDS: dict[str, type[Any]] = {"select": desk.Select, "filter": desk.Filter, "ledger": desk.Ledger}
 
 
 def _select(config: Any) -> Answer:
@@ -16,4 +16,23 @@ def _select(config: Any) -> Answer:
     return Answer(0, {"output": found.output, "rows": found.counts, "reasons": found.reasons})
 
 
-RUNNERS: dict[str, Callable[[Any], Answer]] = {"select": _select}
+def _filter(config: Any) -> Answer:
+    from expunge.desk import keep_out
+
+    found = keep_out.run(config, say)
+    return Answer(0, {"output": found.output, "rows": found.counts})
+
+
+def _ledger(config: Any) -> Answer:
+    from expunge.records import ledger
+
+    found = ledger.read(config.ledger).requests.values()
+    for request in found:
+        say(str(request))
+    told = [
+        {"id": one.id, "state": one.state, "rows": len(one.ids), "run": (one.run or {}).get("path")} for one in found
+    ]
+    return Answer(0, {"requests": told})
+
+
+RUNNERS: dict[str, Callable[[Any], Answer]] = {"select": _select, "filter": _filter, "ledger": _ledger}

@@ -33,3 +33,27 @@ class Select:
     """Write the text of rows into decisions.jsonl, beside file and line."""
     output: Place
     """Folder to write, for its owner alone; where it holds this selection, its decisions are applied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Keeps the rows of a ledger's requests out of the rows of the next fine-tuning."""
+
+    train: Given = tyro.MISSING
+    """Rows of the next fine-tuning."""
+    ledger: Place
+    """Folder of the ledger."""
+    columns: tuple[str, ...] = ()
+    """Which columns of the file make a row, as for unlearn."""
+    show_rows: bool = False
+    """Write the text of rows into the decisions, beside file and line."""
+    output: Place
+    """File to write (JSON lines); beside it NAME.decisions.jsonl, whose decisions the same command applies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """Lists the requests of a ledger, and where each stands."""
+
+    ledger: Given = tyro.MISSING
+    """Folder of the ledger."""

@@ -31,9 +31,8 @@ class Condition(NamedTuple):
 
     def holds(self, record: Any) -> bool:
         """Whether it does, normal forms, case and spacing put aside."""
-        found, wanted = _cell(record, self.column), same_text(self.value)
-        cells = found if isinstance(found, list) else [found]
-        return any(same_text(str(cell)) == wanted for cell in cells if isinstance(cell, str | int | float))
+        wanted = same_text(self.value)
+        return any(same_text(cell) == wanted for cell in cells(record, self.column))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +165,14 @@ def _spread(found: Mapping[int, Any], same: Sequence[Sequence[int]]) -> Iterator
         for twin in same[place]:
             if twin not in found:
                 yield place, twin
+
+
+def cells(record: Any, column: str) -> list[str]:
+    """What a column of a record holds, as texts: one, or those of a list."""
+    found = _cell(record, column)
+    return [
+        str(cell) for cell in (found if isinstance(found, list) else [found]) if isinstance(cell, str | int | float)
+    ]
 
 
 def _cell(record: Any, column: str) -> Any:

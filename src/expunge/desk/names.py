@@ -41,6 +41,11 @@ class Names:
                 by_first[form[0]].append((form, place))
         return cls(tuple(given.items()), dict(by_first))
 
+    @property
+    def forms(self) -> list[tuple[str, ...]]:
+        """All forms in which names are looked for."""
+        return [form for forms in self.by_first.values() for form, _ in forms]
+
     def within(self, text: Sequence[str]) -> list[str]:
         """Where those names were given that stand in the words of a text."""
         found = []

@@ -27,6 +27,7 @@ from expunge.files import hashing, plain_json, whole
 from expunge.files.reading import read_json
 from expunge.registry import suggestion
 from expunge.runs import workspace
+from expunge.scoring.words import same_text
 
 FORGET, RETAIN, HOLDOUT, ROWS, REQUEST = "forget.jsonl", "retain.jsonl", "holdout.jsonl", "rows.jsonl", "request.json"
 ORDER = (decisions.NAME, REQUEST, ROWS, HOLDOUT, RETAIN, FORGET)
@@ -127,8 +128,8 @@ def read_request(folder: Path) -> dict[str, Any] | None:
 
 def _asked(config: Select, rule: Rule, made: Sequence[Made], secret: bytes) -> dict[str, Any]:
     """What must be the same for decisions to hold: files, and the rule with values and names under the key."""
-    where = [{"column": one.column, "value": hashing.keyed_hash(("value", one.value), secret)} for one in rule.where]
-    named = [{"words": len(name), "name": hashing.run_hash(name, secret)} for name, _ in rule.names.given]
+    where = [{"column": one.column, "value": value_hash(one.value, secret)} for one in rule.where]
+    named = [{"words": len(form), "name": hashing.run_hash(form, secret)} for form in rule.names.forms]
     return {
         "train": {"file": str(Path(config.train).absolute()), "content": _content(config.train, secret)},
         "rows": len(made),
@@ -137,6 +138,11 @@ def _asked(config: Select, rule: Rule, made: Sequence[Made], secret: bytes) -> d
         "columns": list(config.columns),
         "key": hashing.key_mark(secret),
     }
+
+
+def value_hash(value: str, secret: bytes) -> str:
+    """Keyed hash of a value, the same for all that `Condition` takes for it."""
+    return hashing.keyed_hash(("value", same_text(value)), secret)
 
 
 def _content(path: str, secret: bytes) -> str:
