@@ -15,7 +15,7 @@ import tyro
 
 from expunge import registry
 from expunge.cli import erasure_desk
-from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, told
+from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, agreed, told
 from expunge.cli.ending import say as _say
 from expunge.config import commands, housekeeping, recipes, shipped
 from expunge.config.options import build, check_values
@@ -230,7 +230,7 @@ def _purge(config: Any) -> Answer:
         _say(f"{size(one.bytes):>12}  {one.path} ({one.what})")
     if not found:
         _say("nothing to remove")
-    elif not config.yes and not _agreed():
+    elif not config.yes and not agreed("purge"):
         _say("nothing was removed")
         found = []
     gone = purge.remove(found)
@@ -238,14 +238,6 @@ def _purge(config: Any) -> Answer:
     for path in stay:
         _say(f"could not be removed, or is in use: {path}")
     return Answer(FAILED if stay else 0, {"removed": gone, "left": stay})
-
-
-def _agreed() -> bool:
-    """Asks on a terminal. Raises `InputError` where nobody could answer."""
-    if not sys.stdin.isatty():
-        raise InputError("purge asks before it removes, and nobody can answer here. Pass --yes.")
-    print("Remove all of this? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _demo(config: Any) -> Answer:

@@ -3,10 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from expunge.cli.ending import Answer, say
+from expunge.cli.ending import FAILED, Answer, agreed, say
 from expunge.config import desk
 
-COMMANDS: dict[str, type[Any]] = {"select": desk.Select, "filter": desk.Filter, "ledger": desk.Ledger}
+COMMANDS: dict[str, type[Any]] = {
+    "select": desk.Select,
+    "filter": desk.Filter,
+    "ledger": desk.Ledger,
+    "seal": desk.Seal,
+}
 
 
 def _select(config: Any) -> Answer:
@@ -35,4 +40,18 @@ def _ledger(config: Any) -> Answer:
     return Answer(0, {"requests": told})
 
 
-RUNNERS: dict[str, Callable[[Any], Answer]] = {"select": _select, "filter": _filter, "ledger": _ledger}
+def _seal(config: Any) -> Answer:
+    from expunge.desk import seal
+
+    found = seal.run(config, say, lambda: agreed("seal"))
+    told = {"request": found.request.id, "state": found.request.state, "left": found.left}
+    told |= {"removed": [one.path for one in found.going if one.path not in found.left], "elsewhere": found.elsewhere}
+    return Answer(0 if found.done else FAILED, told)
+
+
+RUNNERS: dict[str, Callable[[Any], Answer]] = {
+    "select": _select,
+    "filter": _filter,
+    "ledger": _ledger,
+    "seal": _seal,
+}

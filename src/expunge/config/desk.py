@@ -57,3 +57,23 @@ class Ledger:
 
     ledger: Given = tyro.MISSING
     """Folder of the ledger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seal:
+    """Closes a request: removes what holds its rows under our control, and lists what it cannot reach."""
+
+    run: Given = tyro.MISSING
+    """Output folder of the run that served it."""
+    ledger: Place
+    """Folder of the ledger."""
+    curvature: bool = False
+    """Remove the stored curvature that the run was given too."""
+    original: bool = False
+    """Remove the model that the run was given too: there is no way back then."""
+    rows: bool = False
+    """Remove the file of rows to forget too: nothing can be judged again then."""
+    force: bool = False
+    """Seal although the verdict does not pass."""
+    yes: bool = False
+    """Do not ask."""

@@ -165,7 +165,7 @@ def _request(asked: Mapping[str, Any], found: Selected, decided: decisions.Decis
     content = {"schema": SCHEMA, "created": datetime.now(UTC).isoformat(timespec="seconds"), **asked}
     content |= {"counts": found.counts, "reasons": found.reasons}
     content |= {"decided": {"forget": said["forget"], "keep": said["keep"]}}
-    return json.dumps(plain_json.plain(content), indent=1, ensure_ascii=False).encode() + b"\n"
+    return plain_json.as_text(content).encode()
 
 
 def _files(
