@@ -92,7 +92,8 @@ def unlearn(
     earlier: Sequence[Rows] = (),
     curvature: Path | None = None,
     gradient_checkpointing: bool = False,
-    evidence: commands.Evidence = "quick",
+    ledger: Path | None = None,
+    request: str | None = None,
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Run:
@@ -146,7 +147,8 @@ def plan(
     gradient_checkpointing: bool = False,
     train_config: Path | None = None,
     memory: float = 24.0,
-    evidence: commands.Evidence = "quick",
+    ledger: Path | None = None,
+    request: str | None = None,
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Planned:
@@ -277,7 +279,6 @@ def evaluate(
     trust_remote_code: bool = False,
     restart: bool = False,
     earlier: Sequence[Rows] = (),
-    evidence: commands.Evidence = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Run:

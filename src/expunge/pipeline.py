@@ -27,7 +27,7 @@ from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, dossier, factors, hashes, manifest, record, reuse
+from expunge.records import applied, dossier, factors, hashes, manifest, record, requests, reuse
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
@@ -44,6 +44,11 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     Returns the run once its output folder is complete. Raises `InputError` for wrong input (nothing is written) and
     `ExpungeError` where the run fails.
     """
+    with requests.on_ledger(config, say) as request:
+        return request.finished(request.done or _run_unlearn(request.config, say))
+
+
+def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
     config = replace(config, options=method)
     output = outputs.check_output(_required(config.output, "output"))

@@ -14,12 +14,13 @@ from typing import Annotated, Any
 import tyro
 
 from expunge import registry
-from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, told
+from expunge.cli import erasure_desk
+from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, agreed, told
+from expunge.cli.ending import say as _say
 from expunge.config import commands, housekeeping, recipes, shipped
 from expunge.config.options import build, check_values
 from expunge.errors import InputError
 from expunge.files import hashing
-from expunge.files.visible import in_a_line
 from expunge.records import record
 
 COMMANDS: dict[str, type[Any]] = {
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[Any]] = {
     "curvature": commands.Curvature,
     "evaluate": commands.Evaluate,
     "compare": commands.Compare,
+    **erasure_desk.COMMANDS,
     "report": housekeeping.Report,
     "record": housekeeping.Verify,
     "purge": housekeeping.Purge,
@@ -148,11 +150,6 @@ def _flag(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _say(line: str) -> None:
-    """A line may hold names and tokens that somebody else chose: none of them may steer the terminal."""
-    print(in_a_line(line), flush=True)
-
-
 def _plan(config: Any) -> Answer:
     from expunge import pipeline
 
@@ -233,7 +230,7 @@ def _purge(config: Any) -> Answer:
         _say(f"{size(one.bytes):>12}  {one.path} ({one.what})")
     if not found:
         _say("nothing to remove")
-    elif not config.yes and not _agreed():
+    elif not config.yes and not agreed("purge"):
         _say("nothing was removed")
         found = []
     gone = purge.remove(found)
@@ -241,14 +238,6 @@ def _purge(config: Any) -> Answer:
     for path in stay:
         _say(f"could not be removed, or is in use: {path}")
     return Answer(FAILED if stay else 0, {"removed": gone, "left": stay})
-
-
-def _agreed() -> bool:
-    """Asks on a terminal. Raises `InputError` where nobody could answer."""
-    if not sys.stdin.isatty():
-        raise InputError("purge asks before it removes, and nobody can answer here. Pass --yes.")
-    print("Remove all of this? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _demo(config: Any) -> Answer:
@@ -279,6 +268,7 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "curvature": _curvature,
     "evaluate": _evaluate,
     "compare": _compare,
+    **erasure_desk.RUNNERS,
     "report": _report,
     "record": _verify,
     "purge": _purge,

@@ -106,6 +106,10 @@ class Unlearn(Inputs):
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
     on by itself where not even one window fits."""
+    ledger: Folder = None
+    """Folder of the ledger to enter this run in: earlier requests there are judged again while their rows exist."""
+    request: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
+    """Name of the request in the ledger, such as its number."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,8 @@ def resolved(config: Any) -> dict[str, Any]:
             plain[role] = _in_full(data_path(config, role) or "")
     if EARLIER in plain:
         plain[EARLIER] = tuple(_in_full(path) for path in earlier_paths(config))
+    if "ledger" in plain:
+        plain["ledger"] = str(Path(plain["ledger"]).absolute())
     for role in (*MODELS, "retrained_log", "train_config", "curvature"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())
