@@ -3,7 +3,10 @@
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
+
+from expunge.reporting import html
 
 Record = dict[str, Any]
 Make = Callable[..., Record]
@@ -11,12 +14,18 @@ Render = Callable[..., str]
 FORBIDDEN = re.compile(r"proven|deleted|certified|compliant", re.IGNORECASE)
 OUTSIDE = re.compile(r"https?:|//\w|\bsrc=|@import|url\((?!#)|<script|<link|<iframe|<object", re.IGNORECASE)
 NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'  # names a vocabulary; a drawing that stands alone must give it
+SCRIPT = (Path(html.__file__).parent / "templates" / "rows.js").read_text(encoding="utf-8")
 VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+def scriptless(page: str) -> str:
+    """The page without the one script that belongs there."""
+    return page.replace(f"<script>{SCRIPT}</script>", "", 1)
 
 
 def outside(page: str) -> list[str]:
     """What on a page refers to something that does not stand on it."""
-    return OUTSIDE.findall(page.replace(NAMESPACE, ""))
+    return OUTSIDE.findall(scriptless(page).replace(NAMESPACE, ""))
 
 
 def uneven(page: str) -> list[str]:
@@ -41,7 +50,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
-        self.feed(page)
+        self.feed(scriptless(page))
         assert not self.open, f"not closed: {self.open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -11,7 +11,7 @@ from expunge.files import plain_json
 from expunge.loop.phases import apply
 from expunge.methods import margin_newton
 from expunge.reporting import html, iterations, markdown
-from html_pages import FORBIDDEN, OUTSIDE, Page, words
+from html_pages import FORBIDDEN, Page, outside, words
 from problems import mixed, short
 
 
@@ -86,13 +86,13 @@ def test_columns_without_figures_are_left_out(stepped_record):
 def test_the_pages_show_it(steered, make_record):
     page = html.render(steered)
     drawings = [found for tag, found in Page(page).attributes if tag == "svg"]
-    label = str(drawings[1]["aria-label"])
-    assert len(drawings) == 2, "every step was proposed, so the drawing of training would say the same again"
+    label = str(drawings[2]["aria-label"])
+    assert len(drawings) == 3, "every step was proposed, so the drawing of training would say the same again"
     assert "iteration 1: reached 1.220, planned 1.500; iteration 2: reached 4.800, planned 4.810" in label
     assert "Target: 4.900" in label and "KL on acceptance rows: 0.030 at the end, 0.050 at most" in label
     assert "restorations (1 taken)" in words(page) and "1 proposals were refused" in words(page)
     assert f"## {iterations.TITLE}" in markdown.render(steered) and "5.85, 8.80" in markdown.render(steered)
-    assert not FORBIDDEN.search(page) and not OUTSIDE.search(page)
+    assert not FORBIDDEN.search(page) and not outside(page)
     assert html.render(json.loads(json.dumps(steered))).encode() == page.encode()
     for render in (html.render, markdown.render):
         assert iterations.TITLE not in render(make_record()) and iterations.TITLE not in render(

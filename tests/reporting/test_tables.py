@@ -122,7 +122,9 @@ def test_the_worst_rows_come_first_and_the_rest_is_counted(make_record: Make) ->
     verdicts = [line.badge.word for line in table.lines]
     order = [tables.WORST_FIRST.index(verdict) for verdict in verdicts]
     assert order == sorted(order) and order[0] == tables.WORST_FIRST.index("not forgotten")
-    assert len(verdicts) == 200 and table.left_out == 300
+    assert len(verdicts) == 500 and table.left_out == 0
+    fewer = tables.row_table(make_record(rows=500, forgotten=0.9), most=200)
+    assert fewer.lines == table.lines[:200] and fewer.left_out == 300
     assert "forgotten" in verdicts, "50 rows are worse, so 150 forgotten ones follow"
 
 

@@ -1,5 +1,12 @@
-"""The report as one HTML page that needs nothing outside itself: inline style, inline drawings, no script."""
+"""The report as one HTML page that needs nothing outside itself: inline style, drawings and script.
 
+The one script sorts and filters the table of rows, which is whole without it. The page allows no other: its policy
+names the hash of that script, so that no string of a record could run even where it got past the escaping.
+"""
+
+import base64
+import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from expunge.files.visible import visible
-from expunge.reporting import benchmark, iterations, plots, provenance, tables
+from expunge.reporting import balance, benchmark, iterations, metric_cards, plots, provenance, summary, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED
 
 Record = Mapping[str, Any]
+COLOUR = re.compile("|".join(plots.THEME))
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -22,9 +30,18 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
     """
     tables.check(record)
     page = environment().get_template("report.html.jinja")
+    script = (TEMPLATES / "rows.js").read_text(encoding="utf-8")
     return page.render(
         record=record,
+        script=Markup(script),  # safe: ours
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         headline=tables.headline(record),
+        facts=summary.facts(record),
+        limits=summary.limits(record),
+        balance=inline(balance.draw(record)),
+        cards=metric_cards.cards(record),
+        card_headers=metric_cards.HEADERS,
+        card_title=metric_cards.TITLE,
         comparison=tables.comparison(record),
         benchmark=benchmark.section(record),
         losses=inline(plots.losses(record)),
@@ -61,5 +78,6 @@ def inline(plot: plots.Plot | None) -> dict[str, Any] | None:
     """The drawing as markup with its words for those who cannot see it."""
     if plot is None:
         return None
-    named = plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.label)}" ', 1)
+    themed = COLOUR.sub(lambda found: f"var(--plot-{plots.THEME[found[0]]}, {found[0]})", plot.svg)
+    named = themed.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.label)}" ', 1)
     return {"svg": Markup(named), "note": plot.note}  # safe: drawn from numbers and words that the drawing escapes

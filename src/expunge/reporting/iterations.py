@@ -13,7 +13,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expunge.reporting.plots import COLOURS, FAINT, INK, STYLE, Plot, plain_frame, svg_element
+from expunge.reporting.plots import COLOURS, FAINT, INK, REST, STYLE, Plot, plain_frame, svg_element
 from expunge.reporting.proposals import figure
 from expunge.reporting.words import number
 
@@ -24,7 +24,6 @@ HEADERS: tuple[str, ...] = (
     *("Iteration", "Step", "Row passes", "Loss planned", "Loss reached", "Retain KL"),
     *("Needs: mean, most", "Missed", "Dual damping", "Direction left"),
 )
-REST = "#0f766e"
 SIZE = (4.4, 4.9)  # inches: on a phone a point is about a pixel, so that words stay readable
 
 
@@ -164,8 +163,8 @@ def _draw_forget(axes: Axes, found: Sequence[Step], target: float | None) -> Non
         look: Mapping[str, Any] = {"color": COLOURS["unlearned"], "marker": "D", "ms": 4, "lw": 1.8, "zorder": 2}
         axes.plot(*zip(*reached, strict=True), label="reached", **look)
     if planned:
-        look = {"color": "#b45309", "marker": "o", "ms": 9, "mfc": "none", "mew": 1.8, "ls": "none", "zorder": 3}
-        axes.plot(*zip(*planned, strict=True), label="planned", **look)
+        look = {"color": COLOURS["retrained"], "marker": "o", "ms": 9, "mfc": "none", "mew": 1.8, "ls": "none"}
+        axes.plot(*zip(*planned, strict=True), label="planned", zorder=3, **look)
     _dress(axes, "Forget rows: mean loss")
     axes.set_ylim(0, axes.get_ylim()[1])
     axes.legend(frameon=False, fontsize=10, loc="lower right")

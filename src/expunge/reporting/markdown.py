@@ -5,19 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from expunge.files.visible import visible
-from expunge.reporting import benchmark, iterations, provenance, tables
+from expunge.reporting import benchmark, iterations, metric_cards, provenance, summary, tables
 
 Record = Mapping[str, Any]
 # Everything that could start an element of GitHub Markdown within a line; an underscore only at the edge of a word.
 MARKS = re.compile(r"[\\`*\[\]|~$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 STARTS = re.compile(r"^(\d*)(?=[#+=-]|[.)](\s|$))")  # of a heading, a list, a rule
+MOST_ROWS = 200  # longer tables are of no use where nothing sorts or filters them
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
     """The same content and order as the HTML page; row text enters only through `texts`."""
     tables.check(record)
-    rows = tables.row_table(record, texts)
+    rows = tables.row_table(record, texts, MOST_ROWS)
     parts = [
         *_verdict(record, shows_text=texts is not None),
         *_comparison(record),
@@ -26,8 +27,6 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         *_rows(rows),
         *(_texts(rows) if texts is not None else ()),
         *_record(record),
-        "## What this evidence does not show",
-        bullets(record["limits"] or ["The record names no limits. That is an omission, not a finding."]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -66,7 +65,8 @@ def _verdict(record: Record, shows_text: bool) -> list[str]:
         parts.extend([bullets(panel.reasons)] if panel.reasons else [])
     if headline.counts:
         parts.append(table(("Verdict on single rows", "Rows"), ((c.badge.word, str(c.rows)) for c in headline.counts)))
-    parts.append(paragraph(headline.compared_with))
+    parts.append("\n".join(f"- **{fact.title}**: {escaped(fact.text)}" for fact in summary.facts(record)))
+    parts.extend(["## What this evidence does not show", bullets(summary.limits(record))])
     if shows_text:
         parts.append("**This page shows row text: the rows that were to be forgotten stand in it in full.**")
     return parts
@@ -86,6 +86,10 @@ def _comparison(record: Record) -> list[str]:
             for line in group.lines
         ]  # fmt: skip
         parts.extend([f"### {escaped(group.title)}", *([group.best] if group.best else []), table(headers, lines)])
+    cards = metric_cards.cards(record)
+    if cards:
+        lines = [(card.title, *card.lines) for card in cards]
+        parts.extend([f"### {metric_cards.TITLE}", table(metric_cards.HEADERS, lines)])
     return parts if comparison.groups else [*parts, "No scores were measured."]
 
 
@@ -107,11 +111,12 @@ def _benchmark(record: Record) -> list[str]:
 def _rows(rows: tables.RowTable) -> list[str]:
     losses = tuple(f"Loss {model}" for model in rows.models)
     known = tuple(f"Known {model}" for model in rows.models)
-    headers = ("Row", "Hash", "Kind", "Verdict", "Reason", *losses, "Target", "Rank", *known)
+    headers = ("Row", "Hash", "Role", "Kind", "Verdict", "Reason", *losses, "Target", "Rank", *known)
     lines = [
         (
             r.name,
             r.id,
+            r.role,
             r.kind,
             f"{r.badge.symbol} {r.badge.word}",
             r.reason,

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import style
@@ -26,13 +26,19 @@ FEWEST_FOR_BOX = 5
 SQUEEZE_BEYOND = 12.0  # nats: about what guessing among a vocabulary costs; worse than that needs no fine scale
 INK, FAINT, GRID = "#1f2933", "#5b6673", "#e3e7ec"
 COLOURS = {"original": "#6b7280", "unlearned": "#0b63b5", "retrained": "#b45309"}
+BAND, REST, EDGE = "#dcebdd", "#0f766e", "#9aa5b1"
+# What a page calls these colours, so that its style can have others in the dark (`html.inline`).
+THEME = {
+    **{INK: "ink", FAINT: "faint", GRID: "grid", EDGE: "edge", BAND: "band", REST: "rest", "#ffffff": "ground"},
+    **{colour: model for model, colour in COLOURS.items()},
+}
 MARKERS = {"original": "o", "unlearned": "D", "retrained": "^"}
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "expunge",
     "font.size": 10.5,
     "text.color": INK,
-    "axes.edgecolor": "#9aa5b1",
+    "axes.edgecolor": EDGE,
     "axes.labelcolor": INK,
     "xtick.color": FAINT,
     "ytick.color": INK,
@@ -96,7 +102,7 @@ def _band(strips: Sequence[Strip]) -> tuple[float, float] | None:
 
 def _draw_panel(axes: Axes, name: str, strips: Sequence[Strip], band: tuple[float, float] | None) -> None:
     if band is not None:
-        axes.axvspan(*band, color="#dcebdd", lw=0, zorder=0)
+        axes.axvspan(*band, color=BAND, lw=0, zorder=0)
     for place, strip in enumerate(strips):
         _draw_strip(axes, len(strips) - 1 - place, strip)
     axes.set_yticks(range(len(strips) - 1, -1, -1), [strip.model for strip in strips])
@@ -131,15 +137,21 @@ def _draw_strip(axes: Axes, place: int, strip: Strip) -> None:
 
 def _scale(axes: Axes, most: float) -> bool:
     """True where the axis had to be squeezed to keep both the usual losses and the largest readable."""
-    squeezed = most > 1.5 * SQUEEZE_BEYOND
-    if squeezed:
-        axes.set_xscale("symlog", linthresh=SQUEEZE_BEYOND, linscale=2.5)
-        ticks = [0, 2, 4, 6, 8, 10, 12, *(tick for tick in (30, 100, 300, 1000, 10000) if tick < most * 1.2)]
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set_xticks([], minor=True)
-    axes.set_xlim(0, most * (1.25 if squeezed else 1.04) or 1.0)
+    axes.set_xlim(0, scaled(axes, "x", most))
     axes.set_xlabel("Loss per row, nats per token (further right = less known)")
-    return squeezed
+    return axes.get_xscale() != "linear"
+
+
+def scaled(axes: Axes, which: Literal["x", "y"], most: float) -> float:
+    """Where an axis of losses ends; squeezed beyond the usual ones where the largest is far from them."""
+    if most <= 1.5 * SQUEEZE_BEYOND:
+        return most * 1.04 or 1.0
+    squeeze, axis = (axes.set_xscale, axes.xaxis) if which == "x" else (axes.set_yscale, axes.yaxis)
+    squeeze("symlog", linthresh=SQUEEZE_BEYOND, linscale=2.5)
+    ticks = [0, 2, 4, 6, 8, 10, 12, *(tick for tick in (30, 100, 300, 1000, 10000) if tick < most * 1.2)]
+    axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.set_ticks([], minor=True)
+    return most * 1.25
 
 
 def _losses_label(panels: Mapping[str, Sequence[Strip]]) -> str:
@@ -198,8 +210,8 @@ def _first(values: Floats) -> float:
 LOOK: Mapping[str, Mapping[str, Any]] = {
     "forget": {"color": COLOURS["unlearned"], "marker": "D"},
     "target": {"color": INK, "ls": (0, (5, 3))},
-    "retain": {"color": "#0f766e", "marker": "o"},
-    "guard": {"color": "#b45309", "marker": "s", "ls": (0, (2, 1.5))},
+    "retain": {"color": REST, "marker": "o"},
+    "guard": {"color": COLOURS["retrained"], "marker": "s", "ls": (0, (2, 1.5))},
 }
 
 

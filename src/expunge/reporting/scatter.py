@@ -19,13 +19,12 @@ from matplotlib.patches import Patch, Rectangle
 
 from expunge.files.visible import visible
 from expunge.reporting.comparison_tables import name_of
-from expunge.reporting.plots import COLOURS, INK, STYLE, Plot, plain_frame, svg_element
+from expunge.reporting.plots import BAND, COLOURS, INK, STYLE, Plot, plain_frame, svg_element
 from expunge.reporting.standings import ORIGINAL, RETRAINED, Column, Model, Standings
 from expunge.reporting.words import number
 from expunge.scoring.band import Pooled
 
 LONGEST_LABEL = 34
-SHADE = "#dcebdd"
 # Okabe and Ito's colours, which stay apart for the colour-blind; yellow is left out on white, grey is the original's.
 METHOD_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4b3b8f")
 METHOD_MARKERS = ("D", "s", "v", "P", "X", "<", ">", "p", "h", "*", "d")
@@ -105,7 +104,7 @@ def _draw_band(axes: Axes, found: Standings, x: Column, y: Column) -> bool:
         return False
     (left, right), (low, high) = (_ends(each) for each in bands)
     corner = Rectangle(
-        (left, low), right - left, high - low, facecolor=SHADE, edgecolor=COLOURS["retrained"], lw=1.1, ls=(0, (4, 2)),
+        (left, low), right - left, high - low, facecolor=BAND, edgecolor=COLOURS["retrained"], lw=1.1, ls=(0, (4, 2)),
         zorder=1,
     )  # fmt: skip
     axes.add_patch(corner)
@@ -161,7 +160,7 @@ def _legend(figure: Figure, marks: Sequence[Mark], shaded: bool) -> None:
     ]
     if shaded:
         names.append("Retrained band")
-        handles.append(Patch(facecolor=SHADE, edgecolor=COLOURS["retrained"], ls=(0, (4, 2)), lw=1.1))
+        handles.append(Patch(facecolor=BAND, edgecolor=COLOURS["retrained"], ls=(0, (4, 2)), lw=1.1))
     numbered = [str(place) for place in range(len(names))]
     legend = figure.legend(handles, numbered, loc="outside right upper", frameon=False, fontsize=9.5, labelcolor=INK)
     for text, name in zip(legend.get_texts(), names, strict=True):

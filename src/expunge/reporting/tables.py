@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.errors import InputError
-from expunge.reporting import readings
+from expunge.reporting import metric_cards, readings
 from expunge.reporting.words import MODELS, NOT_MEASURED, SETS, Badge, badge, number, yes_or_no
 
 Record = Mapping[str, Any]
 SCHEMA = 2
-MOST_ROWS = 200
+MOST_ROWS = 5000
+MOST_TEXTS = 200
 CALIBRATED = "Calibrated: rows of the same kind that this model never saw."
 NOT_CALIBRATED = "Not calibrated: they stand in for never-seen rows and may be easier or harder."
 WORST_FIRST = ("failed", "not forgotten", "partly", "over-forgotten", "cannot tell", "forgotten")
+FORGET, EARLIER = "forget row", "earlier request"
 TEXTS, LISTS, MAPPINGS = (str,), (list,), (dict,)
 NEEDED: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("command", "created", "machine"), TEXTS),
@@ -68,9 +70,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One metric on one set; `cells` follow `Comparison.models`; `reading` says where the unlearned one lies."""
+    """One metric on one set; `cells` follow `Comparison.models`; `reading` says where the unlearned one lies; `card`:
+    the anchor of what the metric means, empty where nothing is said of it."""
 
     metric: str
+    card: str
     direction: str
     cells: tuple[Cell, ...]
     reading: str
@@ -108,11 +112,13 @@ class RowText:
 class RowLine:
     """One row; `losses` and `known` follow `RowTable.models`; `place` is the rank as a number from 0 to 1.
 
-    `step` is the finest difference in rank that the number of compared rows allows.
+    `role`: asked for now, or by an earlier request. `step` is the finest difference in rank that the number of compared
+    rows allows.
     """
 
     name: str
     id: str
+    role: str
     kind: str
     badge: Badge
     reason: str
@@ -127,11 +133,16 @@ class RowLine:
 
 @dataclass(frozen=True, slots=True)
 class RowTable:
-    """The worst rows first, at most `MOST_ROWS`; `left_out` more are in the record only."""
+    """The worst rows first; `left_out` more are in the record only. Text stands with the first `MOST_TEXTS` at most.
+
+    `verdicts` and `roles`: those that occur, the worst first.
+    """
 
     models: tuple[str, ...]
     lines: tuple[RowLine, ...]
     left_out: int
+    verdicts: tuple[str, ...]
+    roles: tuple[str, ...]
 
 
 def check(record: Record) -> None:
@@ -196,11 +207,17 @@ def models_of(record: Record) -> tuple[str, ...]:
 def comparison(record: Record) -> Comparison:
     models = models_of(record)
     scores = {(score["metric"], score["set"], score["model"]): score for score in record["scores"]}
-    groups = []
+    groups, cards = [], metric_cards.anchors(record)
     for name in _in_order((score["set"] for score in record["scores"]), SETS):
         metrics = _in_order((score["metric"] for score in record["scores"] if score["set"] == name), record["metrics"])
         lines = tuple(
-            _line(metric, record["metrics"].get(metric, {}), name, {m: scores.get((metric, name, m)) for m in models})
+            _line(
+                metric,
+                cards.get(metric, ""),
+                record["metrics"].get(metric, {}),
+                name,
+                {m: scores.get((metric, name, m)) for m in models},
+            )
             for metric in metrics
         )
         words = SETS.get(name)
@@ -217,13 +234,16 @@ def _in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:
     return known + sorted(found.difference(known))
 
 
-def _line(metric: str, words: Mapping[str, Any], name: str, scores: Mapping[str, Mapping[str, Any] | None]) -> Line:
+def _line(
+    metric: str, anchor: str, words: Mapping[str, Any], name: str, scores: Mapping[str, Mapping[str, Any] | None]
+) -> Line:
     """`words`: what the metric says of itself; `scores` by model, in the order of the columns."""
     card = words.get("card") or {}
     ends = (card.get("least"), card.get("most"))
     reading = readings.read(words.get("high", ""), name, scores, ends)
     return Line(
         metric=words.get("title", metric),
+        card=anchor,
         direction=words.get("direction", ""),
         cells=tuple(_cell(score, ends) for score in scores.values()),
         reading=reading.word,
@@ -241,13 +261,24 @@ def _cell(score: Mapping[str, Any] | None, ends: readings.Ends) -> Cell:
     return Cell(number(score["value"]), interval, f"n = {count}" if count is not None else "")
 
 
-def row_table(record: Record, texts: Mapping[str, Any] | None = None) -> RowTable:
-    """Row text enters only through `texts`."""
-    rows = sorted(record["rows"], key=_badness)
-    found = {model for row in rows for column in ("loss", "known") for model in row.get(column) or {}}
+def row_table(record: Record, texts: Mapping[str, Any] | None = None, most: int = MOST_ROWS) -> RowTable:
+    """Row text enters only through `texts`, which are those of the forget rows."""
+    roles = {FORGET: record["rows"], EARLIER: (record["earlier"] or {}).get("rows") or ()}
+    every = [(role, row) for role, rows in roles.items() for row in rows]
+    every.sort(key=lambda one: _badness(one[1]))
+    found = {model for _, row in every for column in ("loss", "known") for model in row.get(column) or {}}
     models = tuple(model for model in MODELS if model in found)
-    lines = tuple(_row_line(row, models, texts) for row in rows[:MOST_ROWS])
-    return RowTable(models, lines, max(0, len(rows) - MOST_ROWS))
+    lines = tuple(
+        _row_line(role, row, models, texts if role == FORGET and place < MOST_TEXTS else None)
+        for place, (role, row) in enumerate(every[:most])
+    )
+    return RowTable(
+        models=models,
+        lines=lines,
+        left_out=max(0, len(every) - most),
+        verdicts=tuple(dict.fromkeys(line.badge.word for line in lines)),
+        roles=tuple(dict.fromkeys(line.role for line in lines)),
+    )
 
 
 def _badness(row: Mapping[str, Any]) -> tuple[int, float]:
@@ -258,13 +289,14 @@ def _badness(row: Mapping[str, Any]) -> tuple[int, float]:
     return place, towards * rank if rank is not None and math.isfinite(rank) else 0.0
 
 
-def _row_line(row: Mapping[str, Any], models: Sequence[str], texts: Mapping[str, Any] | None) -> RowLine:
+def _row_line(role: str, row: Mapping[str, Any], models: Sequence[str], texts: Mapping[str, Any] | None) -> RowLine:
     losses, known = row.get("loss") or {}, row.get("known") or {}
     rank, resolution = row.get("rank"), row.get("resolution")
     place = min(1.0, max(0.0, rank)) if rank is not None and math.isfinite(rank) else None
     return RowLine(
         name=row["name"],
         id=row.get("id") or "",
+        role=role,
         kind=row.get("kind") or "",
         badge=badge(row["verdict"]),
         reason=row.get("reason") or "",
