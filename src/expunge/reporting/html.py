@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from expunge.files.visible import visible
-from expunge.reporting import benchmark, iterations, plots, provenance, tables
+from expunge.reporting import attacks, benchmark, iterations, plots, provenance, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED
 
 Record = Mapping[str, Any]
@@ -26,6 +26,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         record=record,
         headline=tables.headline(record),
         comparison=tables.comparison(record),
+        attacks=attacks.section(record),
         benchmark=benchmark.section(record),
         losses=inline(plots.losses(record)),
         history=inline(None if iterations.only_proposed(record) else plots.history(record)),
