@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
-from expunge.attack import Asks, Level, Planned, Reading, Subject
+from expunge.attack import Asked, Asks, Level, Planned, Reading, Subject
 from expunge.data.passes import Passes, total
 from expunge.data.rows import Row
 from expunge.data.tokens import Prompt, Window
@@ -41,21 +41,14 @@ def begun(row: Row, window: Window, end: int | None) -> Window | None:
     return replace(window, counted=tuple(counts and place >= first for place, counts in enumerate(window.counted)))
 
 
-class Begun(NamedTuple):
-    """Rows that were begun, with what is given taken from their targets, and their places in the split."""
-
-    split: Split
-    places: list[int]
-
-
-def begun_rows(split: Split, end: int | None) -> Begun:
-    """Of a split the rows of one window that can be begun."""
+def begun_rows(split: Split, end: int | None) -> Asked:
+    """Of a split the rows of one window that can be begun, with what is given taken from their targets."""
     single = Counter(window.row for window in split.windows)
     made = {window.row: begun(split.rows[window.row], window, end) for window in split.windows}
     kept = [place for place in range(len(split)) if single[place] == 1 and made[place]]
     own = split.of(kept, split.name)
     windows = [replace(one, row=index) for index, place in enumerate(kept) if (one := made[place])]
-    return Begun(replace(own, windows=tuple(windows)), kept)
+    return Asked(replace(own, windows=tuple(windows)), kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,13 @@ import numpy as np
 from expunge import registry
 from expunge.attack import JUDGED, Attack, Level, Planned, Reading, Subject, Trained
 from expunge.data.passes import Passes, total
+from expunge.data.rows import Row
 from expunge.data.splits import spread
+from expunge.data.tokens import Prompt
 from expunge.evaluation import evidence
 from expunge.evaluation.evidence import OWN
 from expunge.loop import relearning
+from expunge.model import generation
 from expunge.model.select import select
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
@@ -26,7 +29,6 @@ from expunge.scoring.seen import Seen
 
 LEVELS: tuple[Level, ...] = ("quick", "full", "audit")
 MOST_ROWS = 64  # of a set
-EXAMPLES = 16  # retain rows that may stand in prompts
 Readings = dict[str, list[Reading]]  # by attack
 
 
@@ -40,17 +42,17 @@ def attacks(level: Level) -> dict[str, Attack]:
 def sampled(judged: Mapping[str, Split]) -> dict[str, Split]:
     """The rows that attacks look at: a spread of each set, without other answers of a benchmark."""
     found = {}
-    for name, most in ((JUDGED[0], MOST_ROWS), (JUDGED[1], MOST_ROWS), ("retain", EXAMPLES)):
+    for name in (*JUDGED, "retain"):
         if name in judged and len(judged[name]):
-            split = judged[name].of(places(len(judged[name]), most), name)
+            split = judged[name].of(places(len(judged[name])), name)
             rows = tuple(replace(row, paraphrased=(), perturbed=()) for row in split.rows)
             found[name] = replace(split, rows=rows)
     return found
 
 
-def places(count: int, most: int = MOST_ROWS) -> list[int]:
+def places(count: int) -> list[int]:
     """Which rows of a set are looked at."""
-    return spread(count, most)
+    return spread(count, MOST_ROWS)
 
 
 def as_written(recorded: Evidence) -> dict[str, Seen]:
@@ -84,7 +86,9 @@ def _run(
         sampled(judged),
         look,
         partial(_losses, problem),
+        partial(evidence.prompts_of, problem),
         partial(evidence.continued, problem, clean_up=False),
+        partial(_drawn, problem),
         partial(_trained, problem),
         original,
     )
@@ -115,6 +119,13 @@ def _seen(rows: SetEvidence) -> Seen:
 
 def _losses(problem: Problem, split: Split) -> Floats:
     return np.asarray(row_losses(problem, problem.model, split).double().numpy())
+
+
+def _drawn(
+    problem: Problem, rows: Sequence[Row], prompts: Mapping[int, Prompt], seed: int, top_p: float
+) -> dict[int, str]:
+    new_ids = partial(generation.drawn, seed=seed, top_p=top_p)
+    return evidence.continued(problem, rows, prompts, clean_up=False, new_ids=new_ids)
 
 
 def _trained(problem: Problem, split: Split, steps: Sequence[int], seed: int) -> Iterator[Trained]:

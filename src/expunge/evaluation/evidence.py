@@ -4,7 +4,7 @@ The only file of the evaluation that calls a model. What holds text (references,
 never written below the output folder; `numbers` gives what may be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import takewhile
@@ -30,6 +30,7 @@ from expunge.runs.progress import bar
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 
 Floats = NDArray[np.float64]
+NewIds = Callable[[Any, Sequence[list[int]], Sequence[int], int | None], list[list[int]]]  # see `generation.greedy`
 ROOM = 8  # tokens beyond the reference that a generation may have
 ROOM_STEP = 16
 OWN = Generating()
@@ -177,9 +178,14 @@ def generate(
 
 @torch.no_grad()
 def continued(
-    problem: Problem, rows: Sequence[Row], prompts: Mapping[int, Prompt], clean_up: bool, batch: int | None = None
+    problem: Problem,
+    rows: Sequence[Row],
+    prompts: Mapping[int, Prompt],
+    clean_up: bool,
+    batch: int | None = None,
+    new_ids: NewIds = generation.greedy,
 ) -> dict[int, str]:
-    """Greedy continuations of prompts by the index of their row, as `generate` has them."""
+    """Continuations of prompts by the index of their row, greedy as `generate` has them unless others are made."""
     end = problem.tokenizer.eos_token_id
     batch = batch or generation.batch_size(sum(tensor.numel() for tensor in problem.model.parameters()))
     ids = [prompt.ids for prompt in prompts.values()]
@@ -189,7 +195,7 @@ def continued(
 
         def answer(group: Sequence[int]) -> None:
             room = [prompts[index].room for index in group]
-            new = generation.greedy(problem.model, [prompts[index].ids for index in group], room, end)
+            new = new_ids(problem.model, [prompts[index].ids for index in group], room, end)
             for index, ids in zip(group, new, strict=True):
                 last = end_of_answer(rows[index], problem.rendering, problem.tokenizer)
                 own = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]

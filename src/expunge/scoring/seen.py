@@ -52,6 +52,17 @@ def nothing(kinds: Sequence[str]) -> Seen:
     return Seen(tuple(kinds), np.full(len(kinds), np.nan), np.full(len(kinds), np.nan))
 
 
+def averaged(parts: Sequence[Seen]) -> Seen:
+    """Of the same rows, the mean of what was seen of each; nan where no part has seen anything."""
+    found = []
+    for figure in FIGURES:
+        values = np.stack([part.figure(figure) for part in parts])
+        seen = ~np.isnan(values)
+        sums, counts = np.where(seen, values, 0.0).sum(axis=0), seen.sum(axis=0)
+        found.append(np.where(counts, sums / np.maximum(counts, 1), np.nan))
+    return Seen(parts[0].kinds, *found)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A difference with its 90 % interval, and the rows to be forgotten that are behind it."""
