@@ -134,7 +134,8 @@ class Attack(Protocol):
     least level of evidence that includes it. `asks`: whether rows should look forgotten under it, or what stands in the
     prompt be used. `beside_original`: it may harm
     any model, so what it shows of the original, treated alike, is what there is to see; else that is the original as it
-    was written. `margin`: of `known`, within which two models are the same.
+    was written. `twin_only`: nothing but a retrained model can be compared with, since what is seen hangs on how the
+    rows differ from never-seen ones. `margin`: of `known`, within which two models are the same.
     """
 
     title: ClassVar[str]
@@ -142,6 +143,7 @@ class Attack(Protocol):
     level: ClassVar[Level]
     asks: ClassVar[Asks]
     beside_original: ClassVar[bool]
+    twin_only: ClassVar[bool]
     margin: ClassVar[float]
 
     def run(self, subject: Subject) -> Iterator[Reading]:

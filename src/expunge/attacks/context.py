@@ -38,6 +38,7 @@ class Context:
     level: ClassVar[Level] = "full"
     asks: ClassVar[Asks] = "used"
     beside_original: ClassVar[bool] = False
+    twin_only: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

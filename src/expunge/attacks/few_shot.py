@@ -43,6 +43,7 @@ class FewShot:
     level: ClassVar[Level] = "audit"
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = True
+    twin_only: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

@@ -48,6 +48,7 @@ class MergeBack:
     level: ClassVar[Level] = "audit"
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = False
+    twin_only: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

@@ -21,6 +21,8 @@ import torch
 from expunge.attack import Asks, Level, Planned, Reading, Subject
 from expunge.data.batches import Batch
 from expunge.data.passes import Passes, measuring, total
+from expunge.model.layers import stack
+from expunge.model.states import hidden_states
 from expunge.problem import Problem, Split
 from expunge.runs import distributed
 from expunge.scoring.intervals import Floats
@@ -58,11 +60,10 @@ def hidden(problem: Problem, split: Split) -> Floats:
     """[rows, D]: mean hidden state of the middle layer over the places that predict a row's targets."""
     sums: dict[str, torch.Tensor] = {}
 
+    layer = (len(stack(problem.model).layers) - 1) // 2
+
     def look(batch: Batch) -> None:
-        states = problem.model(
-            input_ids=batch.ids, attention_mask=batch.attention.long(), output_hidden_states=True, use_cache=False
-        ).hidden_states
-        middle = states[len(states) // 2][:, :-1].double()
+        middle = hidden_states(problem.model, batch, layer)[:, :-1].double()
         weights = batch.counted[:, 1:].double()
         both = torch.cat([(middle * weights[:, :, None]).sum(dim=1), weights.sum(dim=1, keepdim=True)], dim=1).cpu()
         total = sums.setdefault("states", torch.zeros(len(split.rows), both.shape[1], dtype=torch.float64))
@@ -83,6 +84,7 @@ class Probe:
     level: ClassVar[Level] = "audit"
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = True
+    twin_only: ClassVar[bool] = True
     margin: ClassVar[float] = 0.25
 
     def run(self, subject: Subject) -> Iterator[Reading]:

@@ -47,6 +47,7 @@ class Relearning:
     level: ClassVar[Level] = "audit"
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = False
+    twin_only: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:
@@ -71,10 +72,13 @@ class Relearning:
         return found
 
     def cost(self, planned: Planned) -> Passes:
-        pools = [*(one.relearned for one in exchanges(planned.splits["forget"]))]
-        pools += [planned.splits["retain"]] if "retain" in planned.splits else []
-        training = total(planned.train(pool, max(STEPS), 0) for pool in pools)
-        return training + planned.look(planned.judged).times(len(STEPS) * len(pools))
+        forget = planned.splits["forget"]
+        curves = [(one.relearned, forget.of(one.others, "forget")) for one in exchanges(forget)]
+        curves += [(planned.splits["retain"], forget)] if "retain" in planned.splits else []
+        return total(
+            planned.train(rows, max(STEPS), 0) + planned.look(planned.judged | {"forget": looked}).times(len(STEPS))
+            for rows, looked in curves
+        )
 
 
 def _joined(halves: Sequence[dict[str, Seen]]) -> dict[str, Seen]:

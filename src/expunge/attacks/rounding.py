@@ -54,6 +54,7 @@ class Rounding:
     level: ClassVar[Level] = "full"
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = True
+    twin_only: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

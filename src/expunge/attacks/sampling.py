@@ -41,6 +41,7 @@ class Sampling:
     level: ClassVar[Level] = "full"
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = False
+    twin_only: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

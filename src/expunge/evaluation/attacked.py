@@ -97,15 +97,17 @@ def _run(
 
 def cost(problem: Problem, judged: Mapping[str, Split], level: Level, batch: int, twins: int) -> Passes:
     """What the attacks of a level take of the unlearned model and `twins` retrained ones, and of the original."""
+    given = planned(problem, judged, batch)
+    return total(attack.cost(given).times(1 + twins + attack.beside_original) for attack in attacks(level).values())
+
+
+def planned(problem: Problem, judged: Mapping[str, Split], batch: int) -> Planned:
+    """What an attack gets to say its cost, of a problem without a model: `batch` texts are generated at a time."""
 
     def looking(splits: Mapping[str, Split]) -> Passes:
         return evidence.cost(problem, splits, (), OWN, batch)
 
-    planned = Planned(problem, sampled(judged), looking, relearning.cost)
-    parts = []
-    for attack in attacks(level).values():
-        parts.append(attack.cost(planned).times(1 + twins + attack.beside_original))
-    return total(parts)
+    return Planned(problem, sampled(judged), looking, relearning.cost)
 
 
 def look(problem: Problem, splits: Mapping[str, Split]) -> dict[str, Seen]:

@@ -107,7 +107,7 @@ def block(
         "level": level,
         "rows": {name: len(seen.kinds) for name, seen in written.items()},
         "results": [
-            _result(name, attack, readings, written, names)
+            result(name, attack, readings, written, names)
             for name, attack in tested.items()
             if readings.get("unlearned", {}).get(name)
         ],
@@ -117,7 +117,7 @@ def block(
     return found | {"not_tested": rest}
 
 
-def _result(
+def result(
     name: str, attack: Attack, readings: Mapping[str, Readings], written: Mapping[str, Seen], names: Sequence[str]
 ) -> dict[str, Any]:
     """One attack: its settings, each with its figures, and the word for all."""
@@ -142,7 +142,7 @@ def _setting(
     unlearned = by_model["unlearned"].seen
     twin = by_model.get("retrained")
     original = by_model["original"].seen["forget"] if "original" in by_model else written["forget"]
-    other = twin.seen["forget"] if twin else unlearned.get("judging")
+    other = twin.seen["forget"] if twin else None if attack.twin_only else unlearned.get("judging")
     figures: list[Compared] = []
     if other is not None:
         side = Side(unlearned["forget"], original, other, "retrained" if twin else "judging")
