@@ -94,6 +94,7 @@ def unlearn(
     gradient_checkpointing: bool = False,
     ledger: Path | None = None,
     request: str | None = None,
+    evidence: commands.Evidence = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Run:
@@ -149,6 +150,7 @@ def plan(
     memory: float = 24.0,
     ledger: Path | None = None,
     request: str | None = None,
+    evidence: commands.Evidence = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Planned:
@@ -279,6 +281,7 @@ def evaluate(
     trust_remote_code: bool = False,
     restart: bool = False,
     earlier: Sequence[Rows] = (),
+    evidence: commands.Evidence = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Run:

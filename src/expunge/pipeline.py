@@ -253,7 +253,7 @@ def _write(
 ) -> Run:
     """Record, pages and numbers in `folder`, and the model card of an unlearned `output`: by the main process."""
     seconds = models.clock.seconds
-    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions}
+    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions, "attacked": models.attacked}
 
     def write() -> Run:
         content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from expunge import pipeline
-from expunge.cli import command_line
+from expunge.cli import command_line, ending
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.errors import InputError
@@ -37,7 +37,7 @@ def test_rows_of_a_plan_steer_no_terminal(
     monkeypatch.setattr(pipeline, "run_plan", lambda config, say: Planned(tuple(lines), None))
     assert command_line.main(["plan", "--model", "m", "--forget", "f"]) == 0
     check_terminal(capsys, len(lines))
-    monkeypatch.setattr(command_line, "in_a_line", str)
+    monkeypatch.setattr(ending, "in_a_line", str)
     assert command_line.main(["plan", "--model", "m", "--forget", "f"]) == 0
     with pytest.raises(AssertionError):
         check_terminal(capsys, len(lines))

@@ -16,7 +16,7 @@ from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
 from expunge.data.tokens import encode
-from expunge.evaluation import evidence
+from expunge.evaluation import attacked, evidence
 from expunge.intake import assembly
 from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
@@ -197,7 +197,8 @@ class Estimator:
         generating = benchmark_of(self.config).generating
         judging = evidence.cost(problem, rows.judged(generating.most_kept), ("samples",), generating, batch)
         models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
-        work = Work(found.before + found.phases, beside + judging.times(models))
+        under = attacked.cost(problem, rows.judged(None), self.config.evidence, batch, bool(self.config.retrained))
+        work = Work(found.before + found.phases, beside + judging.times(models) + under)
         tokens = self.config.batch_tokens
         return work if tokens == "auto" else Work(work.steps.cut(tokens), work.beside.cut(tokens))
 

@@ -17,8 +17,6 @@ SEALED = "sealed.json"  # beside a record: which of its files went, or were writ
 TEXTS = (*commands.ROWS, *commands.MODELS, *fields_naming(commands.Retrain, "settings", "folder"), "curvature")
 REMEDY = "Name a record.json, or the output folder of a run; a newer or older expunge may write another schema."
 LIMITS = (
-    "Only the questions and documents in the files were asked; paraphrases, samples at higher temperature, relearning "
-    "and rounding to fewer bits were not tried.",
     "A rank among never-seen rows shows that a row is no more familiar than they are; it cannot show that nothing of "
     "it is left in the weights.",
     "What was trained in but stands in none of the files is seen only through the model's own samples.",
