@@ -38,6 +38,12 @@ COMMANDS: dict[str, type[Any]] = {
     "list": housekeeping.List,
 }
 
+HELP, ALL = ("-h", "--help"), "all"
+FRONT = (
+    *("model", "unlearned", "forget", "retain", "holdout", "base", "train", "train_config", "retrained"),
+    *("method", "methods", "seeds", "evidence", "config", "output"),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code (see `ending`)."""
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> Answer:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP:
         print(_usage())
         return Answer(0 if arguments else WRONG_INPUT)
     command, rest = arguments[0], arguments[1:]
@@ -62,7 +68,7 @@ def _run(arguments: list[str]) -> Answer:
 
 
 def _usage() -> str:
-    lines = ["usage: expunge COMMAND [FLAGS]; expunge COMMAND --help shows the flags", ""]
+    lines = ["usage: expunge COMMAND [FLAGS]; expunge COMMAND --help shows the flags, --help all every one", ""]
     lines += [f"  {name:<10}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in COMMANDS.items()]
     lines += ["", "every command takes --json: one line of JSON on stdout, all else on stderr"]
     lines += ["exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 it does not pass, or a hash differs"]
@@ -93,7 +99,7 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
     source = f"{recipe}: options" if recipe else "options"
     if options is not None and not isinstance(options, dict):
         raise InputError(f"{source}: expected keys and values, found {type(options).__name__}. Write steps: 5, say.")
-    asks_help = {"-h", "--help"} & set(rest)
+    asks_help = {*HELP} & set(rest)
     if (named or default.method) == "all":
         bare = _without_options(kind)
         plain = _tyro(bare, rest, command, _with_options(bare, default, None))
@@ -137,7 +143,22 @@ def _without_options(kind: type[Any]) -> type[Any]:
 
 def _tyro(kind: type[Any], rest: list[str], command: str, default: Any) -> Any:
     extra = {} if default is None else {"default": default}
+    if (asked := [word for word in rest if word in HELP]) and issubclass(kind, commands.Inputs):
+        if ALL in rest[rest.index(asked[0]) :][:2]:
+            return tyro.cli(kind, prog=f"expunge {command}", args=asked, **extra)
+        return tyro.cli(_shortened(kind, command), prog=f"expunge {command}", args=asked)
     return tyro.cli(kind, prog=f"expunge {command}", args=rest, **extra)
+
+
+def _shortened(kind: type[Any], command: str) -> type[Any]:
+    """The command with the flags that people need; the others stand in its whole help."""
+    hidden = [field for field in dataclasses.fields(kind) if field.name not in (*FRONT, "options")]
+    rare = [
+        (one.name, Annotated[one.type, tyro.conf.Suppress], dataclasses.field(default=one.default)) for one in hidden
+    ]
+    short = dataclasses.make_dataclass(kind.__name__, rare, bases=(kind,), frozen=True, kw_only=True)
+    short.__doc__ = f"{kind.__doc__}\n\n{len(hidden)} more flags: expunge {command} --help all"
+    return short
 
 
 def _flag(arguments: list[str], name: str) -> str | None:
