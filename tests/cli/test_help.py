@@ -16,7 +16,10 @@ INNER = ("options", "variants")  # of a method, or of a recipe
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> set[str]:
     assert command_line.main(list(arguments)) == 0
-    return {flag.replace("-", "_") for flag in re.findall(r"^[^-\w\n]{1,3}--([a-z-]+)", capsys.readouterr().out, re.MULTILINE)}
+    return {
+        flag.replace("-", "_")
+        for flag in re.findall(r"^[^-\w\n]{1,3}--([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE)
+    }
 
 
 def fields(name: str) -> set[str]:
