@@ -103,7 +103,7 @@ def test_filtered_by_keyboard(tab: chromium.Tab, page: Path) -> None:
     tab.press("e")  # of "earlier request"
     assert tab.run(NAMES) == [] or all("old.jsonl" in name for name in tab.run(NAMES))
     go_to(tab, "text")
-    go_to(tab, "Show all")
+    go_to(tab, "clear")
     tab.press("Enter")
     assert tab.run(STATUS).startswith("Showing 250 of 261 that fit")
     tab.run("document.querySelector('[name=text]').focus()")

@@ -77,7 +77,7 @@
   }
   form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(show));
+  form.elements.clear.addEventListener("click", () => { form.reset(); show(); });
   more.addEventListener("click", () => { all(); status.focus(); });
   addEventListener("beforeprint", all);
   form.hidden = false;
