@@ -60,7 +60,7 @@ def check_quiet(tab: chromium.Tab, file: Path) -> None:
         for scheme in ("dark", "light"):
             tab.media(scheme=scheme)
             assert tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
-            assert tab.run(STATUS).startswith("Showing 250 of 261")
+            assert tab.run(STATUS).startswith("Showing the first 250 of 261 rows;")
             assert not tab.complaints and tab.requests == [file.as_uri()]
 
 
@@ -98,18 +98,18 @@ def test_filtered_by_keyboard(tab: chromium.Tab, page: Path) -> None:
     tab.press("p")  # of "partly"
     count = tab.run("document.querySelectorAll('#row-table tbody tr').length")
     assert tab.run("document.querySelectorAll('#row-table tbody tr[data-verdict=partly]').length") == count > 0
-    assert tab.run(STATUS) == f"Showing {count}, of 261 rows; the worst first."
+    assert tab.run(STATUS) == f"Showing {count} rows that fit, of 261; the worst first."
     go_to(tab, "role")
     tab.press("e")  # of "earlier request"
     assert tab.run(NAMES) == [] or all("old.jsonl" in name for name in tab.run(NAMES))
     go_to(tab, "text")
-    go_to(tab, "Show all")
+    go_to(tab, "clear")
     tab.press("Enter")
-    assert tab.run(STATUS).startswith("Showing 250 of 261 that fit")
+    assert tab.run(STATUS).startswith("Showing the first 250 of 261 rows;")
     tab.run("document.querySelector('[name=text]').focus()")
     for letter in "l:25":
         tab.press(letter)
-    assert tab.run(STATUS).startswith("Showing 11, of 261")  # 25 and 250 to 259
+    assert tab.run(STATUS).startswith("Showing 11 rows that fit, of 261;")  # 25 and 250 to 259
     tab.press("Enter")
     assert tab.run("location.href") == page.as_uri(), "nothing is sent"
 

@@ -117,6 +117,16 @@ def test_without_intervals_nothing_is_read_into_a_difference_but_equal_is_equal(
     assert tables.comparison(record).groups[0].lines[0].reading == "equal to retrained"
 
 
+def test_a_model_that_no_row_was_measured_with_has_no_column(make_record: Make) -> None:
+    record = make_record(rows=7)
+    for row in record["rows"]:
+        row["loss"] |= {"retrained": None}
+        row["known"] |= {"retrained": None}
+    assert tables.row_table(record).models == ("original", "unlearned")
+    record["rows"][3]["known"]["retrained"] = False
+    assert tables.row_table(record).models == ("original", "unlearned", "retrained")
+
+
 def test_the_worst_rows_come_first_and_the_rest_is_counted(make_record: Make) -> None:
     table = tables.row_table(make_record(rows=500, forgotten=0.9))
     verdicts = [line.badge.word for line in table.lines]

@@ -266,7 +266,8 @@ def row_table(record: Record, texts: Mapping[str, Any] | None = None, most: int 
     roles = {FORGET: record["rows"], EARLIER: (record["earlier"] or {}).get("rows") or ()}
     every = [(role, row) for role, rows in roles.items() for row in rows]
     every.sort(key=lambda one: _badness(one[1]))
-    found = {model for _, row in every for column in ("loss", "known") for model in row.get(column) or {}}
+    measured = [(row.get(column) or {}).items() for _, row in every for column in ("loss", "known")]
+    found = {model for values in measured for model, value in values if value is not None}
     models = tuple(model for model in MODELS if model in found)
     lines = tuple(
         _row_line(role, row, models, texts if role == FORGET and place < MOST_TEXTS else None)

@@ -59,8 +59,9 @@
     body.replaceChildren(...shown.map((place) => rows[place]));
     more.hidden = shown.length === fitting.length;
     more.textContent = `Show all ${fitting.length}`;
-    const fit = fitting.length === shown.length ? "" : ` of ${fitting.length} that fit`;
-    status.textContent = `Showing ${shown.length}${fit}, of ${rows.length} rows; ${sorted}.`;
+    const first = shown.length < fitting.length ? `the first ${shown.length} of ` : "";
+    const fit = fitting.length < rows.length ? ` that fit, of ${rows.length}` : "";
+    status.textContent = `Showing ${first}${fitting.length} rows${fit}; ${sorted}.`;
   }
 
   function all() {
@@ -77,7 +78,7 @@
   }
   form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(show));
+  form.elements.clear.addEventListener("click", () => { form.reset(); show(); });
   more.addEventListener("click", () => { all(); status.focus(); });
   addEventListener("beforeprint", all);
   form.hidden = false;
