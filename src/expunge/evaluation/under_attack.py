@@ -31,6 +31,7 @@ from expunge.scoring.seen import FIGURES, Figure, Interval, Seen, apart, paired
 
 Word = Literal["forgotten", "comes back", "used", "not used", "cannot tell"]
 WAY_SHARE = 0.2
+LEAST_WAY = 0.5  # nats per token: what is less cannot be told from what else differs
 LEAST_USED = 0.5  # of the rows, by what is compared with
 WORST: tuple[Word, ...] = ("forgotten", "used", "cannot tell", "not used", "comes back")
 
@@ -72,7 +73,8 @@ def compared(side: Side, figure: Figure, attack: Attack) -> Compared:
     known = side.difference(side.original, figure)
     if figure == "loss" and known is not None:
         margin = WAY_SHARE * max(0.0, -known.value)
-    if known is None or not min(sign * known.low, sign * known.high) > margin:
+    least = max(margin, LEAST_WAY) if figure == "loss" else margin
+    if known is None or not min(sign * known.low, sign * known.high) > least:
         return Compared(figure, "cannot tell", found, margin, "the original, so treated, does not show the rows")
     low, high = sorted((sign * found.low, sign * found.high))
     word: Word = "comes back" if low > margin else "forgotten" if high <= margin else "cannot tell"

@@ -66,7 +66,7 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
             f"this machine's free {gib(estimator.free)}": estimator.free,
         }
         room = {name: estimator.room(first, size) for name, size in sizes.items()}
-    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter, _share(rows))
+    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter, _share(rows), estimator.attacks())
 
 
 def _share(rows: Rows) -> float | None:
