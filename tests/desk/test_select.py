@@ -77,7 +77,7 @@ def test_rows_go_where_they_belong_and_keep_their_bytes(world: Path) -> None:
     assert kept(world, HOLDOUT) == [UNSEEN[0]]
     listed = [json.loads(line) for line in kept(world, DECISIONS)]
     assert [one["reasons"] for one in listed] == [
-        ["mentions the name of --mentions 1"],
+        ["mentions a name that was asked for: --mentions 1"],
         ["holds most of train.jsonl:1"],
     ]
     everything = "".join((world / "request" / name).read_text() for name in (DECISIONS, ROWS, REQUEST))

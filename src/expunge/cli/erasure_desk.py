@@ -11,6 +11,7 @@ COMMANDS: dict[str, type[Any]] = {
     "filter": desk.Filter,
     "ledger": desk.Ledger,
     "seal": desk.Seal,
+    "document": desk.Document,
 }
 
 
@@ -49,9 +50,16 @@ def _seal(config: Any) -> Answer:
     return Answer(0 if found.done else FAILED, told)
 
 
+def _document(config: Any) -> Answer:
+    from expunge.desk import document
+
+    return Answer(0, {"output": document.run(config, say)})
+
+
 RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "select": _select,
     "filter": _filter,
     "ledger": _ledger,
     "seal": _seal,
+    "document": _document,
 }

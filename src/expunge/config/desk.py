@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from expunge.config.bounds import Names
-from expunge.config.commands import RowFile, Settings
+from expunge.config.commands import Folder, RowFile, Settings
 
 Given = Annotated[tyro.conf.Positional[str], Names("rows")]
 Place = Annotated[str, Names("folder")]
@@ -77,3 +77,15 @@ class Seal:
     """Seal although the verdict does not pass."""
     yes: bool = False
     """Do not ask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Writes the document of a request: two pages to print and to sign, from its record and the ledger."""
+
+    run: Given = tyro.MISSING
+    """Output folder of the run that served it."""
+    ledger: Folder = None
+    """Folder of the ledger, if not the one that the record names."""
+    output: Place
+    """Folder to write document.html and document.pdf to; must not exist."""

@@ -72,6 +72,11 @@ class Reason(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind} {self.of}".rstrip()
 
+    @property
+    def in_general(self) -> str:
+        """Without the row or the name."""
+        return self.kind.removesuffix(":") if not self.of or self.kind.endswith(":") else f"{self.kind} another row"
+
 
 class Chosen(NamedTuple):
     """What becomes of a row, and why."""
@@ -143,11 +148,11 @@ def _by_rule(made: Sequence[Made], rule: Rule) -> tuple[dict[int, Reason], dict[
 
 
 def _owned(rule: Rule, record: Any) -> list[Reason]:
-    return [Reason("holds the value that was asked for in", column) for column in rule.owners(record)]
+    return [Reason(f"holds the value that was asked for in {column}") for column in rule.owners(record)]
 
 
 def _mentioned(rule: Rule, record: Any) -> list[Reason]:
-    return [Reason("mentions the name of", label) for label in rule.mentioned(record)]
+    return [Reason("mentions a name that was asked for:", label) for label in rule.mentioned(record)]
 
 
 def _by_identity(rows: Sequence[Row]) -> list[list[int]]:

@@ -121,7 +121,7 @@ class _Asked:
         """Why a record may belong to a request."""
         for column, value, owner in self._where:
             if value in {value_hash(cell, self._secret) for cell in cells(record, column)}:
-                yield Reason("holds the value that was asked for in", f"{column}, by request {owner}")
+                yield Reason(f"holds the value that was asked for in {column}, by request", owner)
         if self._names:
             found = words("\n".join(names.texts(record)))
             for length, some in self._names.items():

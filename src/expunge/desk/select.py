@@ -210,7 +210,7 @@ def _told(made: Made, chosen: Chosen) -> bytes:
 def _summed(output: Path, chosen: Sequence[Chosen]) -> Selected:
     """Rows by group and by the kind of their first reason."""
     counts: Counter[str] = Counter(one.group for one in chosen)
-    reasons = {group: Counter(one.reasons[0].kind for one in chosen if one.group == group) for group in counts}
+    reasons = {group: Counter(one.reasons[0].in_general for one in chosen if one.group == group) for group in counts}
     return Selected(output, dict(counts), {group: dict(some.most_common()) for group, some in reasons.items()})
 
 

@@ -9,10 +9,11 @@ adds to it, which the system sees to: a lock ends with its process.
 What a request is follows from its entries: open until a run's verdict passed, then served, and still open to be closed
 until it is sealed.
 
-For near-duplicates (`expunge filter`) a row leaves keyed hashes of some of its runs of three words: half of them, 16 at
-most, chosen by their hashes. Whoever has the ledger alone learns how many runs a row has, up to 32, and which rows
-share one. Whoever also has the key can try texts, as with every hash under it, and find out run by run whether a row
-held it; of the runs that join to sentences every other one is missing. So the key is to be kept as the rows were.
+For near-duplicates (`expunge filter`) a row leaves keyed hashes of some of its runs of three words: half of them, but
+four at least and 16 at most, chosen by their hashes. Whoever has the ledger alone learns how many runs a row has, up to
+32, and which rows share one. Whoever also has the key can try texts, as with every hash under it, and find out run by
+run whether a row held it; of a longer row every other run or more is missing. So the key is to be kept as the rows
+were.
 """
 
 import json
@@ -34,7 +35,7 @@ from expunge.scoring.words import words
 
 NAME, HELD = "ledger.jsonl", "held-by"
 SCHEMA = 1
-MOST_RUNS = 16
+LEAST_RUNS, MOST_RUNS = 4, 16
 REMEDY = "Nothing but expunge may write it: put back a copy from before, or begin another ledger."
 State = Literal["open", "served", "sealing", "sealed"]
 Entry = Mapping[str, Any]
@@ -160,7 +161,8 @@ def marks(rows: Iterable[Row], secret: bytes) -> list[dict[str, Any]]:
     for row in rows:
         runs = sorted(hashing.run_hash(gram, secret) for gram in copies.grams(words(copies.text_of(row))))
         one = {"id": hashing.keyed_hash(row.content, secret), "same": same_row(row, secret)}
-        found.append(one | {"runs": runs[: min(MOST_RUNS, (len(runs) + 1) // 2)], "of": min(len(runs), 2 * MOST_RUNS)})
+        kept = min(MOST_RUNS, max(LEAST_RUNS, (len(runs) + 1) // 2))
+        found.append(one | {"runs": runs[:kept], "of": min(len(runs), 2 * MOST_RUNS)})
     return found
 
 

@@ -60,7 +60,7 @@ def read_sealed(file: Path) -> dict[str, str]:
         return {}
     content = read_json(beside, "the note of what was sealed", REMEDY)
     found = content.get("files") if isinstance(content, dict) else None
-    if not _mapping(found):
+    if not isinstance(found, dict) or not _mapping(found):
         raise InputError(f"{beside}: not what sealing wrote. Was it edited? {REMEDY}")
     return dict(found or {})
 

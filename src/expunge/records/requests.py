@@ -140,7 +140,7 @@ def _said(config: Unlearn, known: Ledger, ids: set[str]) -> Iterator[str]:
         if twice := len(other.ids & ids):
             yield f"note: {twice} of {len(ids)} rows also belong to request {other.id}, which is {other.state}"
         if other.state == "open":
-            yield f"note: request {other.id} is open, and no run has served it"
+            yield f"note: request {other.id} is open: no run of it has passed"
         elif not other.ids <= held:
             yield (
                 f"warning: this model does not come from the run that served request {other.id}, so what that removed "
@@ -163,7 +163,7 @@ def _with_earlier(config: Unlearn, known: Ledger, say: Say) -> tuple[Unlearn, di
     files, again = [*config.earlier], {}
     given = {str(Path(path).absolute()) for path in recipes.earlier_paths(config)}
     for other in known.requests.values():
-        if other.id == config.request or other.state == "open":
+        if other.id == config.request or not other.of("run"):
             continue
         path = other.opened["file"]
         again[other.id] = path in given or _content(path, known.secret) == other.opened["content"]
