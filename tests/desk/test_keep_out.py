@@ -36,8 +36,13 @@ def write(file: Path, rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Path:
-    """A ledger with one request, as `select` found it, and the rows of next week."""
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ledger with one request, as `select` found it, and the rows of next week; a key by which the same runs are kept
+    each time."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "config" / "expunge").mkdir(parents=True)
+    (secret := tmp_path / "config" / "expunge" / "row-hash.key").write_bytes(bytes(32))
+    secret.chmod(0o600)
     asked = {"where": ("customer_id=4711",), "mentions": ("Jane Doe",), "output": str(tmp_path / "request")}
     select.run(Select(train=write(tmp_path / "train.jsonl", TRAIN), **asked), lambda line: None)
     rows = read(tmp_path / "request" / "forget.jsonl", "forget").rows

@@ -11,7 +11,7 @@ from expunge.config.desk import Document
 from expunge.desk.seal import request_of
 from expunge.errors import InputError
 from expunge.files import whole
-from expunge.records import dossier, ledger, record
+from expunge.records import ledger, pages, record
 from expunge.records.ledger import Ledger, Request
 from expunge.reporting import document
 
@@ -30,7 +30,7 @@ def run(config: Document, say: Say) -> Path:
         raise InputError(f"{config.run}: this run was entered in no ledger. Name the one of its request with --ledger.")
     known = ledger.read(place)
     request = request_of(known, config.run)
-    with dossier.foreign(config.run):
+    with pages.foreign(config.run):
         page = document.render(content, described(known, request))
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
