@@ -41,7 +41,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     each time."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "config" / "expunge").mkdir(parents=True)
-    (secret := tmp_path / "config" / "expunge" / "row-hash.key").write_bytes(bytes(32))
+    (secret := tmp_path / "config" / "expunge" / "row-hash.key").write_bytes(bytes([1] * 32))
     secret.chmod(0o600)
     asked = {"where": ("customer_id=4711",), "mentions": ("Jane Doe",), "output": str(tmp_path / "request")}
     select.run(Select(train=write(tmp_path / "train.jsonl", TRAIN), **asked), lambda line: None)
