@@ -25,6 +25,7 @@ KINDS: dict[str, type[Any]] = {
     "evaluate": commands.Evaluate,
     "compare": commands.Compare,
     "fit_curvature": commands.Curvature,
+    "influences": commands.Influence,
 }
 ROWS = [{"prompt": f"How old is {name}?", "completion": str(n)} for n, name in enumerate(["Ada", "Éloi", "明"])]
 

@@ -8,10 +8,10 @@ Importing the package imports nothing heavy; the functions are loaded when they 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expunge.api import compare, evaluate, fit_curvature, plan, retrain, unlearn
+    from expunge.api import compare, evaluate, fit_curvature, influences, plan, retrain, unlearn
     from expunge.records.pages import report
 
-__all__ = ["compare", "evaluate", "fit_curvature", "plan", "report", "retrain", "unlearn"]
+__all__ = ["compare", "evaluate", "fit_curvature", "influences", "plan", "report", "retrain", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:

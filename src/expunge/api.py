@@ -6,54 +6,26 @@ file or the rows themselves (dicts, a `datasets.Dataset`); a model is a folder, 
 each keyword means, in the words of `config.commands`.
 """
 
-import functools
-import inspect
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Literal
 
 from expunge import pipeline
 from expunge.comparison.result import Comparison
-from expunge.config import commands, options, recipes
-from expunge.intake.in_memory import Model, Rows, Tokenizer, put
+from expunge.config import commands
+from expunge.intake.in_memory import Model, Rows, Tokenizer, called, silent
 from expunge.loop.twins import Twin
 from expunge.planning.plan import Planned
+from expunge.records.attribution import Attribution
 from expunge.records.run import Run
 
 Path = str | os.PathLike[str]
 Options = Mapping[str, object]  # a method's own, by name (docs/methods)
 Say = Callable[[str], object]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
-def silent(line: str) -> None:
-    """Says nothing: what a command prints on its way."""
-
-
-def called(kind: type[Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The declared function runs `pipeline.run_<its name>` on the configuration of what was given to it."""
-
-    def declared(function: Callable[P, R]) -> Callable[P, R]:
-        name = function.__name__
-
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = inspect.signature(function).bind_partial(*args).arguments | kwargs
-            say, tokenizer = given.pop("say", silent), given.pop("tokenizer", None)
-            with put(given, kind, tokenizer) as plain:
-                done: R = getattr(pipeline, f"run_{name}")(recipes.configuration(kind, plain), say)
-            return done
-
-        means = "".join(f"\n        {key}: {text}" for key, text in options.meanings(kind).items())
-        call.__doc__ = f"{function.__doc__}\n    Keywords:{means}\n"
-        return call
-
-    return declared
-
-
-@called(commands.Unlearn)
+@called(pipeline, commands.Unlearn)
 def unlearn(
     model: Model | None = None,
     forget: Rows | None = None,
@@ -107,7 +79,7 @@ def unlearn(
     ...
 
 
-@called(commands.Plan)
+@called(pipeline, commands.Plan)
 def plan(
     model: Model | None = None,
     forget: Rows | None = None,
@@ -161,7 +133,7 @@ def plan(
     ...
 
 
-@called(commands.Retrain)
+@called(pipeline, commands.Retrain)
 def retrain(
     base: Model | None = None,
     forget: Rows | None = None,
@@ -205,7 +177,7 @@ def retrain(
     ...
 
 
-@called(commands.Curvature)
+@called(pipeline, commands.Curvature)
 def fit_curvature(
     model: Model | None = None,
     retain: Rows | None = None,
@@ -242,14 +214,55 @@ def fit_curvature(
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> pathlib.Path:
-    """Fits the curvature of what is to be kept, for requests to come. Raises `InputError`.
+    """Fits the curvature of what is to be kept; returns the folder that `unlearn` takes. Raises `InputError`."""
+    ...
 
-    Returns its folder, which `unlearn` takes as `curvature`.
+
+@called(pipeline, commands.Influence)
+def influences(
+    model: Model | None = None,
+    forget: Rows | None = None,
+    train: Rows | None = None,
+    *,
+    retain: Rows | None = None,
+    holdout: Rows | None = None,
+    base: Model | None = None,
+    output: Path | None = None,
+    subspace: str = "auto",
+    adapter_base: Model | None = None,
+    retrained: Model | None = None,
+    retrained_log: Path | None = None,
+    data: Path | None = None,
+    benchmark: str = "rows",
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no",
+    config: Path | None = None,
+    join: Literal["auto", "space", "newline", "nothing"] = "auto",
+    chat_template: bool = False,
+    columns: Sequence[str] = (),
+    date: str | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    context: int | None = None,
+    batch_tokens: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    show_rows: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    restart: bool = False,
+    most: int = 10,
+    gradient_checkpointing: bool = False,
+    tokenizer: Tokenizer | None = None,
+    say: Say = silent,
+) -> Attribution:
+    """Names, for each forget row, the training rows on which what the model knows of it depends most.
+
+    A share is by how much the row's mean margin falls where the training row's is brought down by one (see
+    `influence.ranking`). Raises `InputError`.
     """
     ...
 
 
-@called(commands.Evaluate)
+@called(pipeline, commands.Evaluate)
 def evaluate(
     model: Model | None = None,
     unlearned: Model | None = None,
@@ -285,14 +298,11 @@ def evaluate(
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Run:
-    """Judges a model that somebody unlearned, against the original and a retrained one. Raises `InputError`.
-
-    Returns the run: `run.verdict`, `run.rows`, `run.scores`.
-    """
+    """Judges a model that somebody unlearned: `run.verdict`, `run.rows`, `run.scores`. Raises `InputError`."""
     ...
 
 
-@called(commands.Compare)
+@called(pipeline, commands.Compare)
 def compare(
     model: Model | None = None,
     forget: Rows | None = None,

@@ -27,7 +27,8 @@ from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, dossier, factors, hashes, manifest, record, requests, reuse
+from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, requests, reuse
+from expunge.records.attribution import Attribution
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
@@ -204,6 +205,14 @@ def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) 
     config = replace(config, options=trial.method_of(config.method, config.options))
     output = outputs.check_output(_required(config.output, "output"))
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
+
+
+def run_influences(config: commands.Influence, say: Say = lambda line: None) -> Attribution:
+    """For each forget row the training rows on which what the model knows of it depends most. Raises `InputError`."""
+    output = outputs.check_output(_required(config.output, "output"))
+    needs = trial.method_of(commands.Unlearn().method, None).needs
+    checked = check(config, asked=("forget", "train"))
+    return attribution.find(gguf.opened(config, say), checked, needs, output, say)
 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, type[Any]] = {
     "unlearn": commands.Unlearn,
     "retrain": commands.Retrain,
     "curvature": commands.Curvature,
+    "influence": commands.Influence,
     "evaluate": commands.Evaluate,
     "compare": commands.Compare,
     **erasure_desk.COMMANDS,
@@ -207,6 +208,13 @@ def _curvature(config: Any) -> Answer:
     return Answer(0, {"output": pipeline.run_fit_curvature(config, _say)})
 
 
+def _influence(config: Any) -> Answer:
+    from expunge import pipeline
+
+    made = pipeline.run_influences(config, _say)
+    return Answer(0, {"output": made.output, "rows": len(made.rows)})
+
+
 def _compare(config: Any) -> Answer:
     from expunge import pipeline
 
@@ -287,6 +295,7 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "unlearn": _unlearn,
     "retrain": _retrain,
     "curvature": _curvature,
+    "influence": _influence,
     "evaluate": _evaluate,
     "compare": _compare,
     **erasure_desk.RUNNERS,

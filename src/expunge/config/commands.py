@@ -190,6 +190,22 @@ class Curvature(Inputs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Influence(Inputs):
+    """For each row of --forget the rows of --train on which what the model knows of it depends most."""
+
+    subspace: str = "auto"
+    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
+    (merged in memory)."""
+    most: Count = 10
+    """Training rows that are listed for each."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
+    on by itself where not even one window fits."""
+    output: Folder = None
+    """Folder to write the list to; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate(Inputs):
     """Judges an unlearned model on the user's own rows, against the original and a retrained model."""
 

@@ -1,16 +1,20 @@
-"""Rows and models that are in memory, put into files for as long as a call lasts: all that follows reads files.
+"""Calls from Python: what was given becomes a configuration, and rows and models in memory become files meanwhile.
 
 They lie in an owner-only folder that follows from the output, so that the same call goes on where it was interrupted;
 what a killed call leaves is removed by `expunge purge`. A model is written as it stands in memory, with its tokenizer.
 """
 
+import functools
+import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+from expunge.config import options, recipes
 from expunge.config.bounds import fields_naming
 from expunge.errors import InputError, first_line
 from expunge.runs import launcher, workspace
@@ -26,6 +30,33 @@ Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 Model = str | os.PathLike[str] | Saved
 Tokenizer = Saved
 PLACE = (str, os.PathLike)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def silent(line: str) -> None:
+    """Says nothing: what a command prints on its way."""
+
+
+def called(pipeline: ModuleType, kind: type[Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The declared function runs `run_<its name>` of the pipeline on the configuration of what was given to it."""
+
+    def declared(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__name__
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = inspect.signature(function).bind_partial(*args).arguments | kwargs
+            say, tokenizer = given.pop("say", silent), given.pop("tokenizer", None)
+            with put(given, kind, tokenizer) as plain:
+                done: R = getattr(pipeline, f"run_{name}")(recipes.configuration(kind, plain), say)
+            return done
+
+        means = "".join(f"\n        {key}: {text}" for key, text in options.meanings(kind).items())
+        call.__doc__ = f"{function.__doc__}\n    Keywords:{means}\n"
+        return call
+
+    return declared
 
 
 @contextmanager
