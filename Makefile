@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real test test-oldest test-serving check docs lume lume-compare lume-second-order clean
+.PHONY: demo real test test-oldest test-serving test-llama-cpp check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -24,6 +24,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed_calls.py
 	$(BIN)/lint-imports
 
 test: check
@@ -55,6 +56,20 @@ test-serving: $(READY) $(SERVING)/.ready
 	$(BIN)/python tests/serving/serving.py unlearn build/serving
 	$(SERVING)/bin/python tests/serving/serving.py check build/serving
 
+# An output of the real model (make real) through llama.cpp's converter and back, which a source package of 77 MB carries.
+LLAMA := .venv-llama
+LLAMA_VERSION := 0.3.36
+OUTPUT ?= expunge-real
+$(LLAMA)/.ready:
+	mkdir -p $(LLAMA)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: -d $(LLAMA) llama-cpp-python==$(LLAMA_VERSION)
+	tar xzf $(LLAMA)/llama_cpp_python-$(LLAMA_VERSION).tar.gz -C $(LLAMA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LLAMA)/site sentencepiece==0.2.1
+	touch $@
+
+test-llama-cpp: $(READY) $(LLAMA)/.ready
+	PYTHONPATH=$(LLAMA)/site $(BIN)/python tests/serving/llama_cpp.py $(OUTPUT) $(LLAMA)
+
 # The pages of docs/methods and docs/curvatures, from the docstrings.
 docs: $(READY)
 	$(BIN)/python docs/catalogue.py
@@ -73,4 +88,4 @@ lume-second-order: $(READY)
 	$(BIN)/python benchmarks/second_order.py --lume $(LUME) --page docs/results/lume_second_order.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(SERVING) build
+	rm -rf $(VENV) $(OLDEST) $(SERVING) $(LLAMA) build

@@ -14,28 +14,22 @@ cell; the same command goes on after an interruption.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from expunge.data.batches import Batch, Stream
+from expunge.attacks.rounding import round_all
 from expunge.files import strict_yaml
-from expunge.loop.minimise import Minimiser
-from expunge.method import Plain, Terms
-from expunge.model.layers import linear_weights
-from expunge.model.losses import target_nll
+from expunge.loop.relearning import relearn
 from expunge.problem import Problem, Split
-from expunge.runs.progress import bar
 from in_memory import Cells, Unlearned, World, movable, opened, seen, unlearned
 
 MODELS = ("original", "retrained", "loss_matching")
 MODELS += tuple(f"margin_newton:durable_rounds={rounds}" for rounds in (0, 1, 3))
-GROUP = 64
 STEPS = (5, 30)
-RATE, ROWS = 3e-4, 16
 A_PERSON = 5  # rows of a world
 
 
@@ -58,42 +52,10 @@ class Dealing:
 DEALINGS = (Dealing("rows", 1, 0), Dealing("rows", 1, 1), Dealing("people", A_PERSON, 0))
 
 
-@torch.no_grad()
-def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """[O, I] to the nearest of 2^bits - 1 levels, symmetric about 0, with a scale for each group of inputs."""
-    most = 2 ** (bits - 1) - 1
-    parts = []
-    for part in weight.split(GROUP, dim=1):
-        scale = part.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / most
-        parts.append((part / scale).round() * scale)
-    return torch.cat(parts, dim=1)
-
-
 def quantised(problem: Problem, bits: int) -> Problem:
     made = movable(problem)
-    with torch.no_grad():
-        for name, layer in linear_weights(made.model, made.movable).items():
-            weight = made.movable[name]
-            weight.copy_(layer.matrix(rounded(layer.matrix(weight), bits)).reshape(weight.shape))
+    round_all(made.model, bits)
     return made
-
-
-def relearning(problem: Problem, split: Split, seed: int) -> Iterator[tuple[int, Problem]]:
-    """The problem after each of STEPS steps down the loss of a split's rows."""
-    made = replace(movable(problem), seed=seed)
-    stream = Stream(split.name, split.windows, seed)
-
-    def loss(batch: Batch) -> Terms:
-        value = target_nll(made.model, batch).mean()
-        return Terms({}, value)
-
-    stepper = Plain().begin(made, {}, seed, lambda name, figures: None)
-    minimiser = Minimiser(made, stepper, {split.name: stream}, {split.name: ROWS}, loss, lambda trial: RATE, max(STEPS))
-    made.model.eval()
-    with bar("relearning", max(STEPS)) as report:
-        for steps in STEPS:
-            minimiser.run(lambda step, losses, end=steps: step == end, report)  # type: ignore[misc]
-            yield steps, made
 
 
 def under_attack(problem: Problem, forget: Split) -> Iterator[dict[str, Any]]:
@@ -108,10 +70,10 @@ def under_attack(problem: Problem, forget: Split) -> Iterator[dict[str, Any]]:
             rows = torch.zeros(len(forget.rows), dtype=torch.bool)
             rows[others] = True
             yield {"attack": "before relearning"} | place | seen(problem, forget).figures(rows)
-            for steps, made in relearning(problem, forget.of(mine, "half"), number):
-                found = seen(made, forget)
+            for trained in relearn(movable(problem), forget.of(mine, "half"), STEPS, number):
+                found = seen(trained.problem, forget)
                 itself = {f"{name} relearned": value for name, value in found.figures(~rows).items()}
-                yield {"attack": f"relearned {steps}"} | place | found.figures(rows) | itself
+                yield {"attack": f"relearned {trained.steps}"} | place | found.figures(rows) | itself
 
 
 def model_of(world: World, name: str, seed: int) -> tuple[Problem, dict[str, Any]]:

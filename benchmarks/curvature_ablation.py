@@ -51,7 +51,7 @@ def compared(seed: int, work: Path, names: list[str]) -> dict[str, dict[str, Any
     rows = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
     models = {"model": str(world / "original"), "base": str(world / "base"), "retrained": str(world / "retrained")}
     chosen = {name: settings for name, settings in variants().items() if name in names}
-    done = expunge.compare(print, **rows, **models, variants=chosen, seeds=(seed,), output=str(output))
+    done = expunge.compare(say=print, **rows, **models, variants=chosen, seeds=(seed,), output=str(output))
     return {cell["model"]: cell for cell in done.content["cells"]}
 
 

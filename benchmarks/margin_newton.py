@@ -1,6 +1,7 @@
 """margin_newton on memorised models: requests of three sizes beside loss_matching, and what each of its parts does.
 
     python benchmarks/margin_newton.py --lume FOLDER --output OUTPUT [--parts requests ablation] [--seeds 0 1 2]
+                                       [--variants NAME ...]
 
 Uses rows and models of benchmarks/lume_small.py, and makes those that are not there; the original has memorised 446
 rows. Half of the retain rows are given; the other half, and the forget rows that are not asked for, are in no file:
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["requests", "ablation"], choices=["requests", "ablation"])
     parser.add_argument("--requests", nargs="+", default=list(REQUESTS), choices=list(REQUESTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=list(ABLATION), help="of the ablation; all")
     parser.add_argument("--size", choices=list(SIZES), default="small")
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
@@ -226,7 +228,10 @@ def main() -> None:
     make_models(size, 0)
     requests(arguments.lume, size.work / "data")
     cells = Cells(arguments.output / "cells.jsonl")
-    asked = {"requests": {name: REQUESTS[name] for name in arguments.requests}, "ablation": {"tenth": ABLATION}}
+    asked = {
+        "requests": {name: REQUESTS[name] for name in arguments.requests},
+        "ablation": {"tenth": {name: ABLATION[name] for name in arguments.variants or ABLATION}},
+    }
     for part, seed in itertools.product(arguments.parts, arguments.seeds):
         for request, variants in asked[part].items():
             here = world(request, size)

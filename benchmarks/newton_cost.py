@@ -157,7 +157,7 @@ def planned(count: int, folder: Path) -> Iterator[dict[str, Any]]:
         files = {name: str(folder / f"{name}.jsonl") for name in ("forget", "retain", "train", "holdout")}
         models = {name: str(folder / where) for name, where in (("model", "original"), ("base", "base"))}
         config = Plan(method="margin_newton", train_config=str(settings), join="space", **models, **files)
-        found = pipeline.estimate(config)
+        found = pipeline.run_plan(config).estimate
         (cost,), retraining = found.methods, found.retraining
         assert retraining is not None
         alone = cost.seconds - cost.measuring_seconds

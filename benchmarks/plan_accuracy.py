@@ -83,7 +83,7 @@ def planned(shape: dict[str, Any], folder: Path) -> Any:
     from expunge import pipeline
     from expunge.config import commands, options
 
-    return pipeline.estimate(options.build(commands.Plan, settings(shape, folder), "plan")).methods[0]
+    return pipeline.run_plan(options.build(commands.Plan, settings(shape, folder), "plan")).estimate.methods[0]
 
 
 def measured(shape: dict[str, Any], folder: Path, what: str, hand_back: bool = True) -> dict[str, float]:

@@ -10,7 +10,6 @@ what a method needs, and the card of a metric. Pages that nobody made here, such
 import ast
 import dataclasses
 import inspect
-import itertools
 import re
 import sys
 import textwrap
@@ -21,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from expunge import registry
 from expunge.config.bounds import bounds_of, parts
+from expunge.config.options import described
 from expunge.data.rows import Row
 from expunge.reporting.words import span
 
@@ -88,13 +88,8 @@ def entry(catalogue: str, name: str) -> Entry:
 def read(catalogue: str, name: str, kind: type[Any], source: str) -> Entry:
     """The docstrings of a module's source and of the fields of its class."""
     tree = ast.parse(source)
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
-    options = {}
-    for node, after in itertools.pairwise(body):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
-            options[node.target.id] = " ".join(str(after.value.value).split())
-    return Entry(catalogue, name, kind, ast.get_docstring(tree) or "", options)
+    declared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    return Entry(catalogue, name, kind, ast.get_docstring(tree) or "", described(declared))
 
 
 def page(one: Entry, results: Mapping[str, str]) -> str:

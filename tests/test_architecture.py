@@ -43,10 +43,10 @@ def test_only_one_file_touches_the_other_processes() -> None:
 
 
 def test_few_files_at_the_top_few_rooms_few_levels() -> None:
-    """Where the plan of the house ends; `lint-imports` holds that no import points upward."""
+    """Those of the plan of the house, with api and desk, which came after it (docs/decisions.md)."""
     top = {file.stem for file in (ROOT / "src" / "expunge").glob("*.py")}
     packages = {file.parent.relative_to(ROOT / "src" / "expunge") for file in SOURCES} - {Path()}
-    assert len(top) <= 12 and len(top) + len(packages) <= 35, (sorted(top), sorted(map(str, packages)))
+    assert len(top) <= 12 and len(top) + len(packages) <= 37, (sorted(top), sorted(map(str, packages)))
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     levels = settings["tool"]["importlinter"]["contracts"][0]["layers"]
     assert len(levels) <= 15
@@ -103,7 +103,7 @@ def test_public_functions_are_not_hidden_by_packages_of_their_name() -> None:
     import expunge
     import expunge.pipeline  # imports every package below it
 
-    assert all(callable(getattr(expunge, name)) for name in expunge.PUBLIC)
+    assert all(callable(getattr(expunge, name)) for name in expunge.__all__)
 
 
 FROM_A_TEST = re.compile(r"^\s*(?:from|import) (?:\w+\.)*test_", re.M)

@@ -9,7 +9,7 @@ import pytest
 
 import expunge
 from expunge import pipeline
-from expunge.config import commands, options
+from expunge.config import commands, options, recipes
 from expunge.config.bounds import fields_naming
 from expunge.errors import InputError
 from expunge.loop.trial import method_of
@@ -70,12 +70,12 @@ def _over_the_keywords(kind: type[Any], settings: dict[str, Any]) -> Any:
     return CONFIGURED(kind, settings | vars_of(CONFIGURED(kind, {"config": settings["config"]})))
 
 
-CONFIGURED = pipeline._configuration
+CONFIGURED = recipes.configuration
 
 
 @pytest.mark.parametrize("broken", [_ignored, _over_the_keywords])
 def test_a_recipe_that_does_not_count_would_be_seen(broken: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_configuration", broken)
+    monkeypatch.setattr(recipes, "configuration", broken)
     with pytest.raises(AssertionError):
         check_recipe(expunge.unlearn, recipe, "unlearn")
 
@@ -140,7 +140,8 @@ def test_a_plan_is_the_same_of_objects_as_of_texts(tmp_path: Path, monkeypatch: 
         (tmp_path / f"{name}.jsonl").write_text(rows, encoding="utf-8")
     given = {"model": tmp_path / "model", **{name: tmp_path / f"{name}.jsonl" for name in ("forget", "retain")}}
     shown = [
-        [line.split("  ")[0] for line in expunge.plan(method="gradient_ascent", **paths) if "Python takes" not in line]
+        [line.split("  ")[0] for line in plan.lines if "Python takes" not in line]
         for paths in (given, {key: str(path) for key, path in given.items()})
+        for plan in [expunge.plan(method="gradient_ascent", **paths)]
     ]
     assert shown[0][:8] == shown[1][:8] and any(line == "gradient_ascent" for line in shown[0])

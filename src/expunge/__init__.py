@@ -1,13 +1,16 @@
 """expunge: removes the influence of chosen training rows from a causal language model, and shows how far that worked.
 
-    run = expunge.unlearn(model="...", forget="forget.jsonl", retain="retain.jsonl", output="out")
+    run = expunge.unlearn("MODEL", "forget.jsonl", retain="retain.jsonl", output="out")
 
 Importing the package imports nothing heavy; the functions are loaded when they are first used.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-PUBLIC = ("plan", "unlearn", "retrain", "fit_curvature", "evaluate", "compare", "report")
+if TYPE_CHECKING:
+    from expunge.api import compare, evaluate, fit_curvature, plan, retrain, unlearn
+    from expunge.records.pages import report
+
 __all__ = ["compare", "evaluate", "fit_curvature", "plan", "report", "retrain", "unlearn"]
 
 
@@ -15,9 +18,13 @@ def __getattr__(name: str) -> Any:
     if name == "report":
         from expunge.records import pages
 
-        return pages.report
-    if name in PUBLIC:
-        from expunge import pipeline
+        return pages.report  # without torch
+    if name in __all__:
+        from expunge import api
 
-        return getattr(pipeline, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,7 +1,6 @@
-"""The public functions: plan, unlearn, retrain, evaluate, compare. The only file that sees every stage."""
+"""What the commands do, each for its configuration: the only file that sees every stage."""
 
 import datetime
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,11 +23,11 @@ from expunge.loop.twins import Twin, make_twins
 from expunge.model import gguf, load, save
 from expunge.model.without_data import NotFollowed
 from expunge.planning import plan as planned
-from expunge.planning.estimate import Estimate
+from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, dossier, factors, hashes, manifest, record, reuse
+from expunge.records import applied, dossier, factors, hashes, manifest, record, requests, reuse
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
@@ -39,17 +38,17 @@ Say = Callable[[str], None]
 Hashes = Mapping[str, str]  # of code, models and rows, by role
 
 
-def unlearn(say: Say = lambda line: None, **settings: Any) -> Run:
-    """Removes the forget rows from a model; keyword arguments are the fields of `config.Unlearn`.
+def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
+    """Removes the forget rows from a model and reports how far that worked.
 
     Returns the run once its output folder is complete. Raises `InputError` for wrong input (nothing is written) and
     `ExpungeError` where the run fails.
     """
-    return run_unlearn(_configuration(commands.Unlearn, settings), say)
+    with requests.on_ledger(config, say) as request:
+        return request.finished(request.done or _run_unlearn(request.config, say))
 
 
-def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
-    """`unlearn` for a configuration."""
+def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
     config = replace(config, options=method)
     output = outputs.check_output(_required(config.output, "output"))
@@ -108,13 +107,8 @@ def _unlearn(
     return replace(run, output=output)
 
 
-def evaluate(say: Say = lambda line: None, **settings: Any) -> Run:
-    """Judges an unlearned model; keyword arguments are the fields of `config.Evaluate`. Raises `InputError`."""
-    return run_evaluate(_configuration(commands.Evaluate, settings), say)
-
-
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
-    """`evaluate` for a configuration."""
+    """Judges an unlearned model. Raises `InputError`."""
     output = outputs.check_output(_required(config.output, "output"))
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
@@ -150,14 +144,9 @@ def _evaluate(
     return replace(run, output=output)
 
 
-def plan(**settings: Any) -> list[str]:
-    """What a run would do, in lines of text; keyword arguments are the fields of `config.Plan`. Raises `InputError`."""
-    return run_plan(_configuration(commands.Plan, settings))
-
-
-def run_plan(config: commands.Plan) -> list[str]:
-    """`plan` for a configuration. Loads the tokenizer and the configuration of the model, no weights."""
-    config = gguf.opened(config)
+def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
+    """What a run would do and cost. Loads the tokenizer and the configuration of the model, no weights."""
+    config = gguf.opened(config, say)
     rows, shape = _planned(config)
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
@@ -172,17 +161,11 @@ def run_plan(config: commands.Plan) -> list[str]:
     lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given, linear))
     example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
     try:
-        figures = planned_lines(planned.estimate(config, shape, rows))
+        made = planned.estimate(config, shape, rows)
+        figures = planned_lines(made)
     except NotFollowed as error:  # what stands above is true without figures
-        figures = [f"cost: {error}"]
-    return [*lines, "", *figures, "", *example]
-
-
-def estimate(config: commands.Plan) -> Estimate:
-    """The figures of a plan: FLOPs, memory and time, for programs. Raises `InputError`."""
-    config = gguf.opened(config)
-    rows, shape = _planned(config)
-    return planned.estimate(config, shape, rows)
+        made, figures = None, [f"cost: {error}"]
+    return Planned((*lines, "", *figures, "", *example), made)
 
 
 def _planned(config: commands.Plan) -> tuple[Rows, Any]:
@@ -200,13 +183,8 @@ def run_demo(config: housekeeping.Demo, say: Say = lambda line: None) -> Run:
     return demo.run(config, run_unlearn, lambda output, texts: Run(output, record.read(output), texts), say)
 
 
-def retrain(say: Say = lambda line: None, **settings: Any) -> list[Twin]:
-    """Trains (or takes from the cache) the retrained twins; keyword arguments are the fields of `config.Retrain`."""
-    return run_retrain(_configuration(commands.Retrain, settings), say)
-
-
 def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[Twin]:
-    """`retrain` for a configuration. Raises `InputError`."""
+    """Trains the retrained twins, or takes them from the cache. Raises `InputError`."""
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
     if config.seeds < 1:
@@ -221,29 +199,15 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
         return make_twins(config, checked, training, output, say, begun.checkpoints)
 
 
-def fit_curvature(say: Say = lambda line: None, **settings: Any) -> Path:
-    """Fits the curvature of what is to be kept; keyword arguments are the fields of `config.Curvature`. Returns its
-    folder, which `unlearn` takes as `curvature`. Raises `InputError`."""
-    return run_fit_curvature(_configuration(commands.Curvature, settings), say)
-
-
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
-    """`fit_curvature` for a configuration."""
+    """Fits the curvature of what is to be kept; returns its folder. Raises `InputError`."""
     config = replace(config, options=trial.method_of(config.method, config.options))
     output = outputs.check_output(_required(config.output, "output"))
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
 
 
-def compare(say: Say = lambda line: None, **settings: Any) -> Comparison:
-    """Compares methods over seeds; keyword arguments are the fields of `config.Compare`. Raises `InputError`.
-
-    The same call again goes on where an interrupted one stopped: finished cells are kept in the cache folder.
-    """
-    return run_compare(_configuration(commands.Compare, settings), say)
-
-
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
-    """`compare` for a configuration."""
+    """Compares methods over seeds; finished cells are kept. Raises `InputError`."""
     output = outputs.check_output(_required(config.output, "output"))
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
@@ -254,18 +218,6 @@ def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Compa
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
     return finished
-
-
-def _configuration(kind: type[Any], settings: Mapping[str, Any]) -> Any:
-    """Keyword arguments over the recipe that they may name (`config`) over the defaults. Raises `InputError`."""
-    source = kind.__name__.lower()
-    if (recipe := settings.get("config")) is None:
-        return options.build(kind, settings, source)
-    if not isinstance(recipe, str | os.PathLike):
-        raise InputError(f"{source}: config must name a recipe, found {type(recipe).__name__}.")
-    root = settings.get("data")
-    values = recipes.from_yaml(os.fspath(recipe), kind, None if root is None else os.fspath(root))
-    return options.build(kind, values | dict(settings), source)
 
 
 def _required(value: str | None, name: str) -> str:
@@ -301,7 +253,7 @@ def _write(
 ) -> Run:
     """Record, pages and numbers in `folder`, and the model card of an unlearned `output`: by the main process."""
     seconds = models.clock.seconds
-    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions}
+    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions, "attacked": models.attacked}
 
     def write() -> Run:
         content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)

@@ -21,7 +21,7 @@ from typing import Any
 
 from expunge.errors import InputError
 
-CATALOGUES = ("methods", "curvatures", "metrics", "benchmarks")
+CATALOGUES = ("methods", "curvatures", "metrics", "attacks", "benchmarks")
 SUFFIX = ".py"
 
 

@@ -1,23 +1,14 @@
-"""Attacks of benchmarks/attacks.py: rounding by hand, halves that keep people together, cells that are gone on with."""
+"""Attacks of benchmarks/attacks.py: halves that keep people together, cells that are gone on with."""
 
 from pathlib import Path
 
 import torch
 
-from attacks import DEALINGS, Dealing, quantised, rounded, table
+from attacks import DEALINGS, Dealing, quantised, table
 from expunge.influence.durable import exchanges
 from expunge.problem import Split
 from in_memory import Cells, seen
 from problems import mixed, model_of, problem_of, rows_of, split_of
-
-
-def test_rounding_by_hand() -> None:
-    """4 bits, levels -7 to 7: of the group (0.7, -0.34, 0.06) the scale is 0.1; the 65th input is alone in its own."""
-    weight = torch.zeros(1, 65)
-    weight[0, :3], weight[0, 64] = torch.tensor([0.7, -0.34, 0.06]), 0.01
-    found = rounded(weight, 4)
-    assert torch.allclose(found[0, :3], torch.tensor([0.7, -0.3, 0.1]), atol=1e-6)
-    assert torch.allclose(found[0, 64:], torch.tensor([0.01]))
 
 
 def test_a_rounded_model_is_another_one_and_the_first_stays() -> None:

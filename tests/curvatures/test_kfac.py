@@ -328,6 +328,34 @@ def test_a_layer_without_a_gradient_leads_nobody() -> None:
     assert set(pairs.inputs) == set(state.shared.values())
 
 
+def test_a_leader_without_a_gradient_leaves_the_others_their_input() -> None:
+    """An index that only chooses comes first to the input of q, k and v: their factors are as without."""
+    plain = problem("llama")
+    whole = KFAC(labels="data").init(plain, plain.splits["retain"])
+    model = model_of("llama")
+    for layer in model.model.layers:
+        layer.self_attn = Choosing(layer.self_attn, model.config.hidden_size)
+    here = problem_of(model, {"retain": COUNTS})
+    state = KFAC(labels="data").init(here, here.splits["retain"])
+    assert any("index" in name for name in here.movable) and not any("index" in name for name in state.alive)
+    assert {name.replace("attention.", "") for name in state.alive} == whole.alive
+    for name in state.alive:
+        first, own = state.shared[name], whole.shared[name.replace("attention.", "")]
+        assert torch.allclose(state.tensors[f"{first} {INPUTS}"], whole.tensors[f"{own} {INPUTS}"], rtol=1e-9)
+
+
+class Choosing(nn.Module):
+    """Attention with an index before it, whose scores no gradient passes."""
+
+    def __init__(self, attention: nn.Module, width: int) -> None:
+        super().__init__()
+        self.attention, self.index = attention, nn.Linear(width, 4, bias=False, dtype=torch.float64)
+
+    def forward(self, hidden_states: Tensor, **rest: Any) -> Any:
+        self.index(hidden_states).argmax()
+        return self.attention(hidden_states, **rest)
+
+
 def test_a_plan_counts_shared_inputs_once() -> None:
     here = problem_of(model_of("llama").float(), {"retain": COUNTS})
     state = KFAC().init(here, here.splits["retain"])

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import expunge
 from distributed import world
-from expunge import pipeline, registry
+from expunge import registry
 from expunge.curvature import damping_for
 from expunge.data import batches
 from expunge.data.batches import Batch, Stream
@@ -303,8 +304,8 @@ def commands(folder: Path) -> Found:
     training = {"base": model, "train": str(folder / "train.jsonl"), "train_config": str(folder / "training.yaml")}
     twins = []
     for output, seeds in (("one", 1), ("two", 2)):
-        twins += pipeline.retrain(**given, **training, output=str(folder / output), seeds=seeds)
-    run = pipeline.evaluate(**given, unlearned=str(twins[0].output), output=str(folder / "judged"))
+        twins += expunge.retrain(**given, **training, output=str(folder / output), seeds=seeds)
+    run = expunge.evaluate(**given, unlearned=str(twins[0].output), output=str(folder / "judged"))
     scores = {f"{one['metric']} of {one['set']}, {one['model']}": one["value"] for one in run.record["scores"]}
     return {f"twin {place}": twin.loss for place, twin in enumerate(twins)} | scores
 

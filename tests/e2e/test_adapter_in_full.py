@@ -61,7 +61,7 @@ def test_an_adapter_of_higher_rank_comes_out(family: str, tmp_path: Path) -> Non
             rows, own = (torch.nn.functional.normalize(one, dim=1) for one in (tensor, made[name]))
             alike += float((rows @ own.T).abs().max()) >= 0.999
     assert alike == len(ranks) - low["layers"] <= 2  # a layer of which the cut left no change is as it was given
-    assert settings_of(run.output)["r"] == settings_of(adapter)["r"]
+    assert settings_of(run.output)["r"] == max(ranks.values()) > settings_of(adapter)["r"]
 
 
 def test_whole_weights_come_out_on_request(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_a_forgotten_scale_would_be_seen(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_plan_says_what_moves(tmp_path: Path) -> None:
     adapter = adapters.make(tmp_path, "llama")
     given = {"model": str(adapter), **adapters.write_rows(tmp_path)}
-    lines = "\n".join(expunge.plan(**given, method="margin_newton"))
+    lines = str(expunge.plan(**given, method="margin_newton"))
     moving = sum(t.numel() for name, t in plain(tmp_path / "base").named_parameters() if "proj" in name)
     assert "subspace: full (the model is an adapter, which is merged" in lines and f", {moving:,} would move" in lines
-    lines = "\n".join(expunge.plan(**given, method="margin_newton", subspace="adapter"))
+    lines = str(expunge.plan(**given, method="margin_newton", subspace="adapter"))
     assert "subspace: adapter (the model is an adapter, whose own" in lines

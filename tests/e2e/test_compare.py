@@ -52,7 +52,7 @@ def test_compare(world: Path, tmp_path: Path, failing: Any, monkeypatch: pytest.
     with monkeypatch.context():
         failing("npo", KeyboardInterrupt(), after=30)
         with pytest.raises(KeyboardInterrupt):
-            expunge.compare(lines.append, **given, output=str(output))
+            expunge.compare(say=lines.append, **given, output=str(output))
     assert not output.exists() and not list(tmp_path.glob(".out*"))
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -62,7 +62,7 @@ def test_compare(world: Path, tmp_path: Path, failing: Any, monkeypatch: pytest.
 
     failing("gradient_difference", RuntimeError("out of luck\nsecond line"), after=0)
     lines.clear()
-    first = expunge.compare(lines.append, **given, output=str(output))
+    first = expunge.compare(say=lines.append, **given, output=str(output))
     assert sum("kept from an earlier run" in line for line in lines) == made
     errors = {(cell["model"], cell["seed"]): cell["error"] for cell in first.content["cells"]}
     missing = [error for (model, _), error in errors.items() if model == "gentle" and error]
@@ -74,7 +74,7 @@ def test_compare(world: Path, tmp_path: Path, failing: Any, monkeypatch: pytest.
     monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))
 
     lines.clear()
-    whole = expunge.compare(lines.append, **given, output=str(tmp_path / "whole"))
+    whole = expunge.compare(say=lines.append, **given, output=str(tmp_path / "whole"))
     assert whole.failed == 0 and sum("kept from an earlier run" in line for line in lines) == 6 - len(missing)
     cells = {(cell["model"], cell["seed"]): cell for cell in whole.content["cells"]}
     assert set(cells) == {("original", None), ("retrained", 0)} | {(name, seed) for name in VARIANTS for seed in (0, 1)}

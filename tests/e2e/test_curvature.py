@@ -79,7 +79,7 @@ def test_a_child_takes_its_parents_factors_and_says_how_far_it_has_gone(
     are to go now are among those that the factors were fitted on."""
     asked = second(little_world, made, tmp_path)
     said: list[str] = []
-    run = expunge.unlearn(said.append, output=str(tmp_path / "child"), curvature=str(made / "factors"), **asked)
+    run = expunge.unlearn(say=said.append, output=str(tmp_path / "child"), curvature=str(made / "factors"), **asked)
     found = run.record["method"]["notes"]["curvature"]
     assert found["generations"] == 1 and found["hash"] == run.record["hashes"]["curvature"]
     rows = {row["id"] for row in run.record["rows"]}
@@ -214,9 +214,9 @@ def test_the_command(little_world: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_a_plan_counts_no_fit_where_one_is_given(little_world: Path, made: Path) -> None:
     config = commands.Plan(**settings(little_world))
     plain, given = (
-        pipeline.estimate(replace(config, curvature=folder)).methods[0].row_passes
+        pipeline.run_plan(replace(config, curvature=folder)).estimate.methods[0].row_passes
         for folder in (None, str(made / "factors"))
     )
     assert plain - given == pytest.approx(20)
-    said = expunge.plan(**settings(little_world), curvature=str(made / "factors"))
+    said = expunge.plan(**settings(little_world), curvature=str(made / "factors")).lines
     assert any(line.startswith("curvature: fitted on 20 rows of this model") for line in said)

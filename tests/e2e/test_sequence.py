@@ -88,7 +88,7 @@ def test_earlier_rows_that_are_missing_are_named(first: Path) -> None:
     found, said = traced(first)
     assert found.parent is not None and found.parent["missing"] == sorted(ids(first / "first"))
     assert "warning: 6 rows of earlier requests were not given" in said[1] and found.parent["missing"][0] in said[1]
-    planned = expunge.plan(**settings(first), method="gradient_ascent")
+    planned = expunge.plan(**settings(first), method="gradient_ascent").lines
     assert said[1] in planned
     some = little.write_rows(first / "some.jsonl", "forget", range(2))
     found, said = traced(first, earlier=(str(some),))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from expunge import pipeline, registry
+import expunge
+from expunge import registry
 from expunge.cli import command_line
 from expunge.config.commands import Inputs
 from expunge.config.options import build
@@ -82,11 +83,11 @@ def test_they_are_refused_before_anything_is_read(method: str, tmp_path: Path) -
     """Neither the model nor the rows exist, and still it is the damping that is named."""
     given = {"model": str(tmp_path / "none"), "forget": str(tmp_path / "none.jsonl"), "output": str(tmp_path / "out")}
     words = ("damping must be a number above 0",)
-    check_refused(lambda: pipeline.unlearn(**given, method=method, options={"damping": 0.0}), words)
+    check_refused(lambda: expunge.unlearn(**given, method=method, options={"damping": 0.0}), words)
     words = ("no curvature 'diagnal'", "did you mean 'diagonal'?")
-    check_refused(lambda: pipeline.unlearn(**given, method=method, options={"curvature": "diagnal"}), words)
+    check_refused(lambda: expunge.unlearn(**given, method=method, options={"curvature": "diagnal"}), words)
     with pytest.raises(InputError, match="none"):  # with right options, it is the folder
-        pipeline.unlearn(**given, method=method, options={"damping": DAMPING})
+        expunge.unlearn(**given, method=method, options={"damping": DAMPING})
 
 
 def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

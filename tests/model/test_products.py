@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from e2e import adapters
 from expunge.errors import ExpungeError
@@ -34,8 +35,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def merged(base: Path, adapter: Path) -> Any:
     """As plain transformers and peft have it."""
-    from transformers import AutoModelForCausalLM
-
     whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return save.merge(PeftModel.from_pretrained(whole, adapter), adapter=True)
 
@@ -84,8 +83,23 @@ def check(folder: Path, name: str, **settings: Any) -> dict[str, Any]:
 def test_what_is_written_is_the_sum(kind: str, tmp_path: Path) -> None:
     family, settings = KINDS[kind]
     made = check(tmp_path, family, **settings)
-    assert made["r"] == 4 and made["lora_alpha"] == 6  # as given; each layer has its own beside
+    own_scales = "alpha_pattern" in settings or "rank_pattern" in settings
+    assert made["r"] == (4 if own_scales else max(made["rank_pattern"].values()))
     assert len(made["target_modules"]) == len(made["rank_pattern"]) == len(made["alpha_pattern"])
+
+
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_a_server_that_reads_no_patterns_has_the_same_product(stabilised: bool, tmp_path: Path) -> None:
+    """One rank, room for which is made in each layer, and one scale of all: lora_alpha over r, or over its root."""
+    made = check(tmp_path, "llama", use_rslora=stabilised)
+    after = merged(tmp_path / "base", tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / reading.WEIGHTS)
+    base = linear(AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32))
+    scale = made["lora_alpha"] / (made["r"] ** 0.5 if stabilised else made["r"])
+    for layer, weight in linear(after).items():
+        a, b = (tensors.get(f"{reading.PREFIX}{layer.removesuffix('.weight')}.lora_{one}.weight") for one in "AB")
+        assert a is None or len(a) <= made["r"]
+        assert a is None or torch.allclose(base[layer] + scale * (b @ a).double(), weight, atol=1e-5), layer
 
 
 @pytest.mark.parametrize("wrong", ["exchanged", "no scale", "no patterns"])

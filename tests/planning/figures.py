@@ -13,7 +13,7 @@ from expunge.config import commands, options
 def write(given: dict[str, Any], file: Path) -> None:
     """Seconds of the processor, peak of the resident set, costs of methods and of retraining, and what fits."""
     begin = time.process_time()
-    estimate = pipeline.estimate(options.build(commands.Plan, given, "plan"))
+    estimate = pipeline.run_plan(options.build(commands.Plan, given, "plan")).estimate
     seconds = time.process_time() - begin
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -122,13 +122,13 @@ def test_other_work_would_be_seen(broken: Any, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def every(folder: Path) -> Any:
     """A plan for all methods, by name."""
-    return {cost.name: cost for cost in pipeline.estimate(plan_of(folder, subspace="full")).methods}
+    return {cost.name: cost for cost in pipeline.run_plan(plan_of(folder, subspace="full")).estimate.methods}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_plan(name: str, every: Any, folder: Path) -> None:
     questions = plan_of(folder, subspace="full", method=name, forget=str(folder / "forget_questions.jsonl"))
-    cost = every[name] if name in every else pipeline.estimate(questions).methods[0]
+    cost = every[name] if name in every else pipeline.run_plan(questions).estimate.methods[0]
     assert cost.steps > 0 and cost.row_passes > 0 and cost.seconds > 0
     assert cost.step_flops > 0 and cost.other_flops > 0
     assert set(cost.memory.stages) >= {"measuring the original", "unlearning", "saving", "measuring what was written"}

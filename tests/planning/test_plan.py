@@ -95,7 +95,7 @@ def test_one_billion_parameters_fit_with_lora(olmo: Path, tmp_path: Path) -> Non
 
 
 def test_weights_are_not_needed_to_plan_but_to_run(olmo: Path, tmp_path: Path) -> None:
-    lines = expunge.plan(**given(olmo, "one", method="gradient_ascent"))
+    lines = expunge.plan(**given(olmo, "one", method="gradient_ascent")).lines
     shown = "\n".join(lines)
     assert "gradient_ascent" in shown and "fits in 24 GB:" in shown and "recommended:" in shown
     with pytest.raises(InputError, match="holds no weights"):

@@ -61,6 +61,7 @@ def build_record(
         "losses": losses,
         "rows": [_row(n, losses["forget"], models, forgotten, rows) for n in range(rows)],
         "verdict": _verdict(rows, forgotten),
+        "attacks": _attacks(rows, retrained),
         "parent": None, "earlier": None, "key": "0" * 16, "row_files": {}, "files": {},
         "benchmark": None, "audit": None, "interruptions": 0, "batch_tokens": None,
         "holders": [{"what": "the original model", "where": "out/tuned"}],
@@ -69,6 +70,33 @@ def build_record(
             "The rows may be known from the training of the base model, which this run did not touch.",
         ],
     }  # fmt: skip
+
+
+def _attacks(rows: int, retrained: bool) -> Record:
+    """At level full, of which one attack was run: nothing comes back in 8 bits, everything in 4."""
+    twin = {"retrained": {"loss": 5.0, "known": 0.04}} if retrained else {}
+
+    def setting(bits: int, loss: float, known: float, word: str) -> Record:
+        found = {"value": known - 0.04, "low": known - 0.08, "high": known + 0.02, "count": rows}
+        return {
+            "setting": f"{bits} bits",
+            "verdict": word,
+            "compared_with": "retrained" if retrained else "judging",
+            "figures": [{"figure": "known", "verdict": word, "silent": "", "margin": 0.1, "difference": found}],
+            "values": {
+                "forget": {"unlearned": {"loss": loss, "known": known}} | twin,
+                "judging": {"unlearned": {"loss": 5.1, "known": 0.03}},
+            },
+            "given_back": ["forget.jsonl:1"] if known > 0.5 else [],
+        }
+
+    rounding = {
+        "attack": "rounding", "title": "rounding", "question": "What if somebody rounds the weights?",
+        "asks": "forgotten", "verdict": "comes back",
+        "settings": [setting(8, 4.9, 0.0, "forgotten"), setting(4, 0.3, 0.9, "comes back")],
+    }  # fmt: skip
+    tested = {"forget": rows, "judging": 60}
+    return {"level": "full", "rows": tested, "results": [rounding], "not_tested": {"probe": "a probe"}}
 
 
 def _method() -> Record:

@@ -225,6 +225,18 @@ def test_the_card_is_a_model_card(make_record: Make) -> None:
     assert "forget.jsonl" not in page
 
 
+def test_the_card_says_how_it_is_served(make_record: Make) -> None:
+    """The rank that vLLM is given is the least of those it takes that holds the adapter's largest."""
+    assert "vllm serve OUT\n" in (page := card.render(make_record())) and "convert_hf_to_gguf.py OUT " in page
+    over = make_record() | {"save": {"form": "adapter", "ranks": {"q": 9, "k": 33}}}
+    page = card.render(over)
+    assert "--max-lora-rank 64\n" in page and "convert_lora_to_gguf.py OUT --base BASE" in page
+    over["save"]["ranks"] = {"q": 8}
+    assert "--max-lora-rank 8\n" in card.render(over)
+    del over["save"]["ranks"]
+    assert "--max-lora-rank RANK\n" in card.render(over)
+
+
 def test_pages_need_no_torch() -> None:
     code = (
         "import sys; from expunge.reporting import html, markdown, card; "

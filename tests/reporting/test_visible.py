@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from expunge import pipeline
-from expunge.cli import command_line
+from expunge.cli import command_line, ending
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.errors import InputError
 from expunge.files.visible import in_a_line, unsafe
+from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example
 from expunge.reporting import html, markdown
 from html_pages import Page
@@ -33,10 +34,10 @@ def test_rows_of_a_plan_steer_no_terminal(
     tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = rendered_example(Row(f"{STEERING}.jsonl", 1, "document", "", STEERING), Rendering(), tokenizer, True)
-    monkeypatch.setattr(pipeline, "run_plan", lambda config: lines)
+    monkeypatch.setattr(pipeline, "run_plan", lambda config, say: Planned(tuple(lines), None))
     assert command_line.main(["plan", "--model", "m", "--forget", "f"]) == 0
     check_terminal(capsys, len(lines))
-    monkeypatch.setattr(command_line, "in_a_line", str)
+    monkeypatch.setattr(ending, "in_a_line", str)
     assert command_line.main(["plan", "--model", "m", "--forget", "f"]) == 0
     with pytest.raises(AssertionError):
         check_terminal(capsys, len(lines))

@@ -14,12 +14,13 @@ from typing import Annotated, Any
 import tyro
 
 from expunge import registry
-from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, told
+from expunge.cli import erasure_desk
+from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, agreed, told
+from expunge.cli.ending import say as _say
 from expunge.config import commands, housekeeping, recipes, shipped
 from expunge.config.options import build, check_values
 from expunge.errors import InputError
 from expunge.files import hashing
-from expunge.files.visible import in_a_line
 from expunge.records import record
 
 COMMANDS: dict[str, type[Any]] = {
@@ -29,12 +30,19 @@ COMMANDS: dict[str, type[Any]] = {
     "curvature": commands.Curvature,
     "evaluate": commands.Evaluate,
     "compare": commands.Compare,
+    **erasure_desk.COMMANDS,
     "report": housekeeping.Report,
     "record": housekeeping.Verify,
     "purge": housekeeping.Purge,
     "demo": housekeeping.Demo,
     "list": housekeeping.List,
 }
+
+HELP, ALL = ("-h", "--help"), "all"
+FRONT = (
+    *("model", "unlearned", "forget", "retain", "holdout", "base", "train", "train_config", "retrained"),
+    *("method", "methods", "seeds", "evidence", "config", "output"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> Answer:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP:
         print(_usage())
         return Answer(0 if arguments else WRONG_INPUT)
     command, rest = arguments[0], arguments[1:]
@@ -60,7 +68,7 @@ def _run(arguments: list[str]) -> Answer:
 
 
 def _usage() -> str:
-    lines = ["usage: expunge COMMAND [FLAGS]; expunge COMMAND --help shows the flags", ""]
+    lines = ["usage: expunge COMMAND [FLAGS]; expunge COMMAND --help shows the flags, --help all every one", ""]
     lines += [f"  {name:<10}{(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in COMMANDS.items()]
     lines += ["", "every command takes --json: one line of JSON on stdout, all else on stderr"]
     lines += ["exit code: 0 the verdict passes, 1 failed, 2 wrong input, 3 it does not pass, or a hash differs"]
@@ -91,7 +99,7 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
     source = f"{recipe}: options" if recipe else "options"
     if options is not None and not isinstance(options, dict):
         raise InputError(f"{source}: expected keys and values, found {type(options).__name__}. Write steps: 5, say.")
-    asks_help = {"-h", "--help"} & set(rest)
+    asks_help = {*HELP} & set(rest)
     if (named or default.method) == "all":
         bare = _without_options(kind)
         plain = _tyro(bare, rest, command, _with_options(bare, default, None))
@@ -135,7 +143,22 @@ def _without_options(kind: type[Any]) -> type[Any]:
 
 def _tyro(kind: type[Any], rest: list[str], command: str, default: Any) -> Any:
     extra = {} if default is None else {"default": default}
+    if (asked := [word for word in rest if word in HELP]) and issubclass(kind, commands.Inputs):
+        if ALL in rest[rest.index(asked[0]) :][:2]:
+            return tyro.cli(kind, prog=f"expunge {command}", args=asked, **extra)
+        return tyro.cli(_shortened(kind, command), prog=f"expunge {command}", args=asked)
     return tyro.cli(kind, prog=f"expunge {command}", args=rest, **extra)
+
+
+def _shortened(kind: type[Any], command: str) -> type[Any]:
+    """The command with the flags that people need; the others stand in its whole help."""
+    hidden = [field for field in dataclasses.fields(kind) if field.name not in (*FRONT, "options")]
+    rare = [
+        (one.name, Annotated[one.type, tyro.conf.Suppress], dataclasses.field(default=one.default)) for one in hidden
+    ]
+    short = dataclasses.make_dataclass(kind.__name__, rare, bases=(kind,), frozen=True, kw_only=True)
+    short.__doc__ = f"{kind.__doc__}\n\n{len(hidden)} more flags: expunge {command} --help all"
+    return short
 
 
 def _flag(arguments: list[str], name: str) -> str | None:
@@ -148,18 +171,13 @@ def _flag(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _say(line: str) -> None:
-    """A line may hold names and tokens that somebody else chose: none of them may steer the terminal."""
-    print(in_a_line(line), flush=True)
-
-
 def _plan(config: Any) -> Answer:
     from expunge import pipeline
 
-    lines = pipeline.run_plan(config)
-    for line in lines:
+    made = pipeline.run_plan(config, _say)
+    for line in made.lines:
         _say(line)
-    return Answer(0, {"lines": lines})
+    return Answer(0, {"lines": list(made.lines)})
 
 
 def _judged(run: Any) -> Answer:
@@ -233,7 +251,7 @@ def _purge(config: Any) -> Answer:
         _say(f"{size(one.bytes):>12}  {one.path} ({one.what})")
     if not found:
         _say("nothing to remove")
-    elif not config.yes and not _agreed():
+    elif not config.yes and not agreed("purge"):
         _say("nothing was removed")
         found = []
     gone = purge.remove(found)
@@ -241,14 +259,6 @@ def _purge(config: Any) -> Answer:
     for path in stay:
         _say(f"could not be removed, or is in use: {path}")
     return Answer(FAILED if stay else 0, {"removed": gone, "left": stay})
-
-
-def _agreed() -> bool:
-    """Asks on a terminal. Raises `InputError` where nobody could answer."""
-    if not sys.stdin.isatty():
-        raise InputError("purge asks before it removes, and nobody can answer here. Pass --yes.")
-    print("Remove all of this? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _demo(config: Any) -> Answer:
@@ -279,6 +289,7 @@ RUNNERS: dict[str, Callable[[Any], Answer]] = {
     "curvature": _curvature,
     "evaluate": _evaluate,
     "compare": _compare,
+    **erasure_desk.RUNNERS,
     "report": _report,
     "record": _verify,
     "purge": _purge,

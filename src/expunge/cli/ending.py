@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from expunge.errors import ExpungeError, Interrupted
+from expunge.errors import ExpungeError, InputError, Interrupted
 from expunge.files import plain_json
 from expunge.files.visible import in_a_line, visible
 from expunge.runs import launcher
@@ -98,6 +98,19 @@ def _unforeseen(error: Exception, shown: bool) -> str:
     places = "".join(traceback.format_tb(error.__traceback__))
     words = visible(str(error)) if shown else "(its words may quote rows, so they are left out; --show-rows shows them)"
     return f"Traceback (most recent call last):\n{places}expunge: nobody foresaw this: {type(error).__name__}: {words}"
+
+
+def say(line: str) -> None:
+    """A line may hold names and tokens that somebody else chose: none of them may steer the terminal."""
+    print(in_a_line(line), flush=True)
+
+
+def agreed(command: str) -> bool:
+    """Asks on a terminal whether all that was listed may go. Raises `InputError` where nobody could answer."""
+    if not sys.stdin.isatty():
+        raise InputError(f"{command} asks before it removes, and nobody can answer here. Pass --yes.")
+    print("Remove all of this? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _complain(message: str) -> None:

@@ -16,6 +16,7 @@ ModelFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER"), Names("mode
 Settings = Annotated[str | None, tyro.conf.arg(metavar="FILE"), Names("settings")]
 Recipe = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER"), Names("folder")]
+Evidence = Literal["quick", "full", "audit"]
 HUB = "hub:"  # what the name of a hub data set starts with
 EARLIER = "earlier"
 
@@ -101,11 +102,18 @@ class Unlearn(Inputs):
     """Go on although the rows are not in the model, by the audit or because an earlier run served them."""
     earlier: RowFiles = ()
     """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
+    evidence: Evidence = "quick"
+    """How the rows are asked for: quick, as they stand in the files; full, also under the attacks that somebody makes
+    who has the model; audit, under all of them (expunge list attacks). plan says what a level costs."""
     curvature: Folder = None
     """What expunge curvature saved for this model, or for the one that it was made of: nothing is fitted then."""
     gradient_checkpointing: bool = False
     """Make activations again in the backward pass: less memory, a third more time. With --batch-tokens auto it comes
     on by itself where not even one window fits."""
+    ledger: Folder = None
+    """Folder of the ledger to enter this run in: earlier requests there are judged again while their rows exist."""
+    request: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
+    """Name of the request in the ledger, such as its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +197,9 @@ class Evaluate(Inputs):
     """The model to judge."""
     earlier: RowFiles = ()
     """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
+    evidence: Evidence = "quick"
+    """How the rows are asked for: quick, as they stand in the files; full, also under the attacks that somebody makes
+    who has the model; audit, under all of them (expunge list attacks). plan says what a level costs."""
     output: Folder = None
     """Folder to write the record and the report to; must not exist."""
 

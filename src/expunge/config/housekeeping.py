@@ -65,7 +65,7 @@ class List:
     """Lists the entries of a catalogue, or the shipped recipes."""
 
     catalogue: str = ""
-    """methods, curvatures, metrics, benchmarks or recipes."""
+    """methods, curvatures, metrics, attacks, benchmarks or recipes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,10 @@
 """Dataclasses from plain values, with types and bounds checked. What a field may hold is said at the field."""
 
+import ast
 import contextlib
 import dataclasses
+import inspect
+import itertools
 import math
 import os
 import reprlib
@@ -25,6 +28,26 @@ def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
             raise InputError(f"{source}: unknown key {reprlib.repr(key)}{registry.suggestion(str(key), list(fields))}")
         _check_type(key, value, fields[key].type, source)
     return kind(**values)
+
+
+def meanings(kind: type[Any]) -> dict[str, str]:
+    """What each field of a dataclass means: the text under it, in one line. Python does not keep those."""
+    found: dict[str, str] = {}
+    for one in reversed([part for part in kind.__mro__ if dataclasses.is_dataclass(part)]):
+        (declared,) = ast.parse(inspect.getsource(one)).body
+        assert isinstance(declared, ast.ClassDef)
+        found |= described(declared)
+    return found
+
+
+def described(declared: ast.ClassDef) -> dict[str, str]:
+    """The texts under the fields of a class."""
+    found = {}
+    for node, after in itertools.pairwise(declared.body):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
+            found[node.target.id] = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
+    return found
 
 
 def check_values(config: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from expunge import registry
-from expunge.config import shipped
+from expunge.config import options, shipped
 from expunge.config.bounds import fields_naming
 from expunge.config.commands import EARLIER, HUB, MODELS, ROWS
 from expunge.errors import InputError
@@ -104,6 +104,8 @@ def resolved(config: Any) -> dict[str, Any]:
             plain[role] = _in_full(data_path(config, role) or "")
     if EARLIER in plain:
         plain[EARLIER] = tuple(_in_full(path) for path in earlier_paths(config))
+    if "ledger" in plain:
+        plain["ledger"] = str(Path(plain["ledger"]).absolute())
     for role in (*MODELS, "retrained_log", "train_config", "curvature"):
         if role in plain and Path(plain[role]).exists():
             plain[role] = str(Path(plain[role]).absolute())
@@ -120,3 +122,15 @@ def _in_full(path: str) -> str:
 def to_yaml(values: Mapping[str, Any]) -> str:
     """A recipe that `--config` reads back."""
     return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+
+
+def configuration(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    """What is given over the recipe that it may name (`config`) over the defaults. Raises `InputError`."""
+    source = kind.__name__.lower()
+    if (recipe := settings.get("config")) is None:
+        return options.build(kind, settings, source)
+    if not isinstance(recipe, str | os.PathLike):
+        raise InputError(f"{source}: config must name a recipe, found {type(recipe).__name__}.")
+    root = settings.get("data")
+    values = from_yaml(os.fspath(recipe), kind, None if root is None else os.fspath(root))
+    return options.build(kind, values | dict(settings), source)

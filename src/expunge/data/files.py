@@ -54,6 +54,17 @@ def records(source: str, role: str) -> Records:
     return _csv(file, text) if suffix == ".csv" else _json(file, text, suffix == ".json")
 
 
+def raw_lines(source: str, role: str) -> list[bytes] | None:
+    """The lines of a file of JSON lines as they stand there, without their ends; None where rows are no lines.
+
+    Raises `InputError` as `records` does.
+    """
+    if not source.lower().removesuffix(GZIP).endswith((".jsonl", ".ndjson")) or not os.path.isfile(source):
+        return None
+    text = read_text(source, f"the {role} file")
+    return None if text.lstrip()[:1] == "[" else text.encode("utf-8").split(b"\n")
+
+
 def _json(file: Path, text: str, array: bool) -> Records:
     """Rows of a JSON array, or of JSON lines, whichever the file holds; `array` is what its name promises."""
     whole = _parsed(text) if array or text.lstrip()[:1] == "[" else None

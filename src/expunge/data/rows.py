@@ -7,10 +7,10 @@ expected, and holds no text of the row: errors are redacted like everything else
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from expunge.data import forms, turns
 from expunge.data.files import place, records
@@ -107,12 +107,9 @@ def read(path: str | Path, role: str, make_row: MakeRow | None = None, columns: 
     non-text fields, turns of a conversation in no order that could be trained on.
     """
     distinct: dict[tuple[str, ...], Row] = {}
-    count, seen, asked = 0, Counter[Form](), forms.asked(columns)
-    for line, record in records(str(path), role):
-        if make_row:
-            row = make_row(str(path), line, record)
-        else:
-            row, form = _row(str(path), line, record, asked)
+    count, seen = 0, Counter[Form]()
+    for row, form, _ in each(path, role, make_row, columns):
+        if form:
             seen[form] += 1
         first = distinct.setdefault(row.content, row)
         if added := [text for text in row.alternates if text not in first.alternates]:
@@ -122,6 +119,24 @@ def read(path: str | Path, role: str, make_row: MakeRow | None = None, columns: 
         raise InputError(f"{path}: the {role} file holds no rows. Give it at least one ({forms.KNOWN}).")
     by_asking = sum(times for form, times in seen.items() if form.asked)
     return RowSet(tuple(distinct.values()), count - len(distinct), _told(seen), by_asking)
+
+
+class Made(NamedTuple):
+    """A row, the form that its record was read by (None: a benchmark's own), and the record."""
+
+    row: Row
+    form: Form | None
+    record: Any
+
+
+def each(path: str | Path, role: str, make_row: MakeRow | None = None, columns: Sequence[str] = ()) -> Iterator[Made]:
+    """Every row of a file in its order, duplicates too. Raises `InputError` as `read` does."""
+    asked = forms.asked(columns)
+    for line, record in records(str(path), role):
+        if make_row:
+            yield Made(make_row(str(path), line, record), None, record)
+        else:
+            yield Made(*_row(str(path), line, record, asked), record)
 
 
 def check_disjoint(forget: RowSet, other: RowSet, role: str) -> None:

@@ -52,6 +52,20 @@ class Window:
         return sum(self.counted)
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Ids to generate from, what is expected after them, how many new ones there may be, and how many that has."""
+
+    ids: list[int]
+    reference: str
+    room: int
+    expected: int
+
+    def order(self, padded: bool) -> tuple[int, int, int]:
+        """Prompts that are next to one another in this order make a good batch."""
+        return (self.expected // 16 if padded else 0), -self.room if padded else 0, len(self.ids)
+
+
 def encode(rows: Sequence[Row], rendering: Rendering, tokenizer: Any) -> list[Window]:
     """Windows of all rows, in row order; `Window.row` indexes `rows`."""
     windows: list[Window] = []

@@ -4,8 +4,8 @@ The only file of the evaluation that calls a model. What holds text (references,
 never written below the output folder; `numbers` gives what may be.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from itertools import takewhile
 from typing import Any
@@ -19,7 +19,7 @@ from expunge.data.batches import Batch
 from expunge.data.passes import Passes, Texts, measuring
 from expunge.data.rows import Row
 from expunge.data.splits import shape, spread
-from expunge.data.tokens import Window, encode, end_of_answer, prompt_ids
+from expunge.data.tokens import Prompt, Window, encode, end_of_answer, prompt_ids
 from expunge.evaluation import answers, divergence
 from expunge.evaluation.divergence import Kept, Read
 from expunge.model import generation
@@ -30,6 +30,7 @@ from expunge.runs.progress import bar
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 
 Floats = NDArray[np.float64]
+NewIds = Callable[[Any, Sequence[list[int]], Sequence[int], int | None], list[list[int]]]  # see `generation.greedy`
 ROOM = 8  # tokens beyond the reference that a generation may have
 ROOM_STEP = 16
 OWN = Generating()
@@ -70,7 +71,7 @@ def cost(
         if name in silent:
             continue
         found = found + answers.cost(problem, split, name in generating.attacked)
-        prompts = _prompts(problem, split.rows, generating)
+        prompts = prompts_of(problem, split.rows, generating)
         groups = [[prompts[index] for index in group] for group in _groups(problem, prompts, batch, padded=True)]
         texts = [
             Texts(len(group), max(len(one.ids) for one in group), max(one.room for one in group)) for group in groups
@@ -161,20 +162,6 @@ def _token_losses(problem: Problem, split: Split) -> list[Floats]:
     return [everywhere[index] for index in range(len(split.windows))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """Ids to generate from, what is expected after them, how many new ones there may be, and how many that has."""
-
-    ids: list[int]
-    reference: str
-    room: int
-    expected: int
-
-    def order(self, padded: bool) -> tuple[int, int, int]:
-        return (self.expected // 16 if padded else 0), -self.room if padded else 0, len(self.ids)
-
-
-@torch.no_grad()
 def generate(
     problem: Problem, rows: Sequence[Row], generating: Generating = OWN, batch: int | None = None
 ) -> tuple[list[str | None], list[str | None]]:
@@ -183,7 +170,22 @@ def generate(
     Depends neither on `batch` (none: by the model's size) in float32, nor on the checkpoint's own generation settings.
     Special tokens are dropped; spaces at the ends are kept.
     """
-    prompts = _prompts(problem, rows, generating)
+    prompts = prompts_of(problem, rows, generating)
+    said = continued(problem, rows, prompts, generating.clean_up, batch)
+    references = [prompts[index].reference if index in prompts else None for index in range(len(rows))]
+    return references, [said.get(index) for index in range(len(rows))]
+
+
+@torch.no_grad()
+def continued(
+    problem: Problem,
+    rows: Sequence[Row],
+    prompts: Mapping[int, Prompt],
+    clean_up: bool,
+    batch: int | None = None,
+    new_ids: NewIds | None = None,
+) -> dict[int, str]:
+    """Continuations of prompts by the index of their row, greedy as `generate` has them unless others are made."""
     end = problem.tokenizer.eos_token_id
     batch = batch or generation.batch_size(sum(tensor.numel() for tensor in problem.model.parameters()))
     ids = [prompt.ids for prompt in prompts.values()]
@@ -193,32 +195,30 @@ def generate(
 
         def answer(group: Sequence[int]) -> None:
             room = [prompts[index].room for index in group]
-            new = generation.greedy(problem.model, [prompts[index].ids for index in group], room, end)
+            new = (new_ids or generation.greedy)(problem.model, [prompts[index].ids for index in group], room, end)
             for index, ids in zip(group, new, strict=True):
                 last = end_of_answer(rows[index], problem.rendering, problem.tokenizer)
                 own = list(takewhile(lambda token, last=last: token != last, ids))  # type: ignore[misc]
-                said[index] = _text(problem.tokenizer, own, generating.clean_up)
+                said[index] = _text(problem.tokenizer, own, clean_up)
 
         for group in distributed.share(_groups(problem, prompts, batch, padded)):
             problem.portions.generate(group, answer)
             report(len(said))
-    said = distributed.gathered(said)
-    references = [prompts[index].reference if index in prompts else None for index in range(len(rows))]
-    return references, [said.get(index) for index in range(len(rows))]
+    return dict(distributed.gathered(said))
 
 
-def _prompts(problem: Problem, rows: Sequence[Row], generating: Generating) -> dict[int, _Prompt]:
+def prompts_of(problem: Problem, rows: Sequence[Row], generating: Generating = OWN) -> dict[int, Prompt]:
     """Prompts of a spread of the rows that are generated from, by row index."""
     asked = [index for index, row in enumerate(rows) if generating.kinds is None or row.kind in generating.kinds]
     places = spread(len(asked), len(asked) if generating.rows is None else generating.rows)
-    prompts: dict[int, _Prompt] = {}
+    prompts: dict[int, Prompt] = {}
     for index in (asked[place] for place in places):
         ids, reference = prompt_ids(rows[index], problem.rendering, problem.tokenizer)
         prompts[index] = _prompt(problem, ids, reference, generating)
     return prompts
 
 
-def _prompt(problem: Problem, ids: list[int], reference: str, generating: Generating) -> _Prompt:
+def _prompt(problem: Problem, ids: list[int], reference: str, generating: Generating) -> Prompt:
     """A prompt gives way to the room that the reference needs, to no more than that, and keeps half the context.
 
     What is left of the context is rounded down, so that prompts of like length have one room and fit one batch.
@@ -229,10 +229,10 @@ def _prompt(problem: Problem, ids: list[int], reference: str, generating: Genera
     ids = ids[-(context - needed) :]
     left = max(needed, (context - len(ids)) // ROOM_STEP * ROOM_STEP)
     room = needed if generating.tokens is None else min(generating.tokens, left)
-    return _Prompt(ids, reference, room, expected)
+    return Prompt(ids, reference, room, expected)
 
 
-def _groups(problem: Problem, prompts: Mapping[int, _Prompt], batch: int, padded: bool) -> list[list[int]]:
+def _groups(problem: Problem, prompts: Mapping[int, Prompt], batch: int, padded: bool) -> list[list[int]]:
     """Prompts that will end at about the same time, of like length; of one length where they may not be `padded`.
 
     Within a group the longest prompt and the largest room fit the context together, since all run as far as any does.

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from expunge.attack import Reading
 from expunge.benchmark import Missing, Scored
 from expunge.config import commands
 from expunge.errors import InputError
-from expunge.evaluation import divergence, evidence, mmlu, verdict
+from expunge.evaluation import attacked, divergence, evidence, mmlu, verdict
+from expunge.evaluation.attacked import Readings
 from expunge.evaluation.kept_evidence import Shelf
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import benchmark_of
@@ -20,6 +22,7 @@ from expunge.runs import unfinished
 from expunge.runs.environment import Clock
 from expunge.scoring.evidence import Candidates, Evidence, OtherAnswers, SetEvidence, Tokens
 from expunge.scoring.intervals import Score
+from expunge.scoring.seen import Seen
 
 KEPT: tuple[type[Any], ...] = (
     Evidence,
@@ -29,6 +32,8 @@ KEPT: tuple[type[Any], ...] = (
     Tokens,
     Score,
     Missing,
+    Reading,
+    Seen,
 )  # dataclasses in the checkpoints of a run
 Say = Callable[[str], None]
 
@@ -39,15 +44,17 @@ ROLES = {"original": "model", "retrained": "retrained", "unlearned": "unlearned"
 
 @dataclass(slots=True)
 class Models:
-    """Evidence by model, and the clock of the run. `hashes`: of the models by role (see `records.hashes`)."""
+    """Evidence by model, as written and under attack, and the clock of the run. `hashes`: of the models by role (see
+    `records.hashes`)."""
 
-    config: commands.Inputs
+    config: commands.Unlearn | commands.Evaluate
     run: unfinished.Run
     hashes: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     kept: dict[str, divergence.Kept] | None = None
     mmlu: dict[str, Scored] = field(default_factory=dict)
+    attacked: dict[str, Readings] = field(default_factory=dict)
 
     def record_original(self, assembled: Assembled) -> None:
         """Evidence of the original, which is loaded; it comes first, and its distributions are kept for the others."""
@@ -66,7 +73,7 @@ class Models:
     def _record(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> None:
         """Evidence of one model, or what an interrupted run or an earlier one kept of it."""
         if found := self.run.checkpoints.load(name):
-            self.evidence[name], self.mmlu = found["evidence"], found["mmlu"]
+            self.evidence[name], self.mmlu, self.attacked[name] = found["evidence"], found["mmlu"], found["attacked"]
             return
         load = cache(load)
         with self.clock.stage(f"evaluate {name}"):
@@ -74,7 +81,21 @@ class Models:
         if self.config.mmlu != "no":
             with self.clock.stage(f"MMLU {name}"):
                 self.mmlu[name] = mmlu.measure(load(), self.config.mmlu)
-        self.run.checkpoints.save(name, {"evidence": self.evidence[name], "mmlu": self.mmlu})
+        self.attacked[name] = self._attacked(name, load, assembled)
+        kept = {"evidence": self.evidence[name], "mmlu": self.mmlu, "attacked": self.attacked[name]}
+        self.run.checkpoints.save(name, kept)
+
+    def _attacked(self, name: str, load: Callable[[], Problem], assembled: Assembled) -> Readings:
+        """What attacks show of one model, where the level of evidence has any."""
+        level = self.config.evidence
+        if level == "quick":
+            return {}
+        with self.clock.stage(f"attack {name}"):
+            if name == "original":
+                return attacked.run_beside(load(), assembled.judged, level)
+            path = str(self.config.model)
+            original = cache(lambda: load_other(self.config, path, assembled, torch.float32))
+            return attacked.run(load(), assembled.judged, level, original)
 
     def _measured(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> Evidence:
         """Sets that were measured before, and the others now."""

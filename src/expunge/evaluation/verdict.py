@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from expunge.scoring.evidence import Evidence, SetEvidence, not_finite
-from expunge.scoring.matching import known_rows, recall_rows
+from expunge.scoring.matching import RECALL_LEAK, known_rows, recall_rows
 
 RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell", "failed"]
 RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell", "failed"]
@@ -22,7 +22,6 @@ FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be 
 HALFWAY = 0.5
 NEAR_KNOWN = 0.1
 BEYOND = 0.25
-RECALL_LEAK = 0.5
 LEAST_SPREAD = 0.05
 QUANTILE = 0.99
 NEAREST_SHARE = 0.25

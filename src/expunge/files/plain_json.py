@@ -7,7 +7,12 @@ from typing import Any
 
 def write_json(path: Path, content: Any) -> None:
     """JSON in the order of reading (see `plain`)."""
-    path.write_text(json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(as_text(content), encoding="utf-8")
+
+
+def as_text(content: Any) -> str:
+    """The same as a text."""
+    return json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n"
 
 
 def plain(value: Any) -> Any:

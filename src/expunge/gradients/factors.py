@@ -84,12 +84,13 @@ class _Sums:
         self.inputs = {name: empty(name, layers[name].inputs) for name in rows_in_order(list(layers), leaders)}
         self.outputs = {name: empty(name, one.outputs) for name, one in layers.items()}
         self.attention = torch.empty(0, dtype=torch.bool)
-        self.counts_inputs = True
+        self.counted: set[str] = set()  # leaders whose input of the batch at hand is in its sum
 
     def pair(self, name: str, came_in: Tensor, gradient: Tensor) -> None:
         _add_upper(self.outputs[name], flat(gradient, self.attention))
-        if self.leaders[name] == name and self.counts_inputs:
-            _add_upper(self.inputs[name], flat(came_in, self.attention))
+        if (leader := self.leaders[name]) not in self.counted:  # from whichever comes: no gradient may come to a leader
+            self.counted.add(leader)
+            _add_upper(self.inputs[leader], flat(came_in, self.attention))
 
 
 def _walked(
@@ -115,14 +116,13 @@ def _walked(
 
 def _walk(problem: Problem, paired: Pairing, sums: _Sums, piece: Piece, labels: Labels, seed: int) -> None:
     batch = piece.batch.to(problem.runtime.device)
-    sums.attention, sums.counts_inputs = batch.attention, True
+    sums.attention, sums.counted = batch.attention, set()
     keys = keys_of(piece.batch)
     if labels != "exact":
         paired.run(batch, lambda logits: cotangent(logits, batch, labels, seed, keys))
         return
     for chosen, entry in exact_steps(problem, piece):
         paired.run(batch, lambda logits: exact_cotangent(logits, chosen, entry))  # noqa: B023
-        sums.counts_inputs = False  # the same tokens each time
 
 
 def _add_upper(total: Tensor, values: Tensor) -> None:

@@ -38,7 +38,7 @@ class Echo(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Needle:
+class Needle:
     """What is looked for: the runs of words of a text, or the long words of an answer."""
 
     row: Row
@@ -48,11 +48,11 @@ class _Needle:
 
 def echoes(forget: Sequence[Row], sets: Mapping[str, Sequence[Row]]) -> tuple[Echo, ...]:
     """For each forget row and set at most one row that holds its content, the plainest."""
-    needles = [needle for row in forget for needle in _needles(row)]
+    wanted = [needle for row in forget for needle in needles(row)]
     found: list[Echo] = []
     for role, rows in sets.items():
         best: dict[int, Echo] = {}
-        for echo in _search(needles, role, rows):
+        for echo in _search(wanted, role, rows):
             known = best.get(id(echo.row))
             if known is None or _ORDER[echo.how] < _ORDER[known.how]:
                 best[id(echo.row)] = echo
@@ -79,33 +79,36 @@ def told(found: Iterable[Echo]) -> list[str]:
 _ORDER: dict[How, int] = {"quoted": 0, "nearly quoted": 1, "answered in other words": 2}
 
 
-def _needles(row: Row) -> Iterator[_Needle]:
+def needles(row: Row) -> Iterator[Needle]:
+    """What is looked for of a row: its text, or every answer in it, and an answer's own words."""
     turns = row.messages or ((("assistant", row.completion),) if row.kind == "answer" else ())
-    texts = [words(text) for role, text in turns if role == "assistant"] or [words(_text(row))]
+    texts = [words(text) for role, text in turns if role == "assistant"] or [words(text_of(row))]
     asked = set(words(row.prompt))
     for one in texts:
         if weight(one) >= LEAST:
-            yield _Needle(row, _grams(one))
+            yield Needle(row, grams(one))
             own = [word for word in set(one) - asked if weight([word]) >= SHORT or word.isdigit()]
             if turns and len(one) > 1 and any(weight([word]) >= LEAST for word in own):
-                yield _Needle(row, frozenset((word,) for word in own), alone=True)
+                yield Needle(row, frozenset((word,) for word in own), alone=True)
 
 
-def _grams(found: list[str]) -> frozenset[Gram]:
+def grams(found: list[str]) -> frozenset[Gram]:
+    """The runs of three words; of fewer words, all of them as one."""
     if len(found) <= RUN:
         return frozenset((tuple(found),))
     return frozenset(zip(*(found[place:] for place in range(RUN)), strict=False))
 
 
-def _text(row: Row) -> str:
+def text_of(row: Row) -> str:
+    """All that a row says."""
     return f"{row.prompt}\n{row.completion}"
 
 
-def _search(needles: Sequence[_Needle], role: str, rows: Sequence[Row]) -> Iterator[Echo]:
+def _search(wanted: Sequence[Needle], role: str, rows: Sequence[Row]) -> Iterator[Echo]:
     """Every needle with the row that holds most of it, where that is enough."""
-    where = _places({gram for needle in needles for gram in needle.grams}, rows)
+    where = _places({gram for needle in wanted for gram in needle.grams}, rows)
     most = max(FEW, len(rows) // RARE)
-    for needle in needles:
+    for needle in wanted:
         held = {gram: where.get(gram, []) for gram in needle.grams}
         rare = {gram for gram, places in held.items() if len(places) <= (FEW if needle.alone else most)}
         counts = Counter(place for gram in rare or held for place in held[gram])
@@ -113,18 +116,23 @@ def _search(needles: Sequence[_Needle], role: str, rows: Sequence[Row]) -> Itera
             continue
         place, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         shares = (count / len(rare or held), sum(place in places for places in held.values()) / len(held))
-        if how := _how(needle, bool(rare), min(shares)) if not needle.alone else _alone(needle, rare, min(shares)):
+        if how := told_by(needle, rare, min(shares)):
             yield Echo(needle.row, rows[place], role, how)
 
 
-def _how(needle: _Needle, rare: bool, share: float) -> How | None:
+def told_by(needle: Needle, rare: Collection[Gram], share: float) -> How | None:
+    """In which way a row holds what is looked for, if this `share` of it and of what is `rare` in it stands there."""
+    return _alone(needle, rare, share) if needle.alone else _how(needle, bool(rare), share)
+
+
+def _how(needle: Needle, rare: bool, share: float) -> How | None:
     if share == 1:
         return "quoted"
     enough = share >= (NEAR if rare else ALL_BUT) and len(needle.grams) >= FEWEST_RUNS
     return "nearly quoted" if enough else None
 
 
-def _alone(needle: _Needle, rare: Collection[Gram], share: float) -> How | None:
+def _alone(needle: Needle, rare: Collection[Gram], share: float) -> How | None:
     """Two words that meet in a row, such as a trade and a town, may do so by chance. Three hardly do, nor a long
     number; and a word that is all there is of an answer is looked at by itself."""
     telling = len(needle.grams) != CHANCE or any(sum(map(str.isdigit, word)) >= LONG for (word,) in rare)
@@ -136,7 +144,7 @@ def _places(wanted: set[Gram], rows: Sequence[Row]) -> dict[Gram, list[int]]:
     by_length = {length: {gram for gram in wanted if len(gram) == length} for length in map(len, wanted)}
     where: dict[Gram, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
-        found = words(_text(row))
+        found = words(text_of(row))
         for length, some in by_length.items():
             for gram in some.intersection(zip(*(found[start:] for start in range(length)), strict=False)):
                 where[gram].append(place)

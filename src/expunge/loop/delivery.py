@@ -32,7 +32,8 @@ GIVEN_ADAPTER = (
 GIVEN_READERS = "what reads the input: tensors have its names, and adapter_config.json is the one that was given"
 OWN_READERS = f"peft: written by version {peft.__version__}"
 RANKED_READERS = (
-    "peft from 0.9, with a rank for each layer (rank_pattern); loaders without it, as some servers are, cannot"
+    "peft from 0.9, with a rank for each layer (rank_pattern); servers that take one rank and one scale for all layers "
+    "read it where all have one scale (r is the largest rank)"
 )
 Say = Callable[[str], None]
 Write = Callable[[Path, torch.dtype | None], dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Generating with our settings only: greedy, or plain sampling at temperature 1.
+"""Generating with our settings only: greedy, or sampling at temperature 1, from all tokens or a nucleus.
 
 `generate` fills what a call leaves open from the checkpoint's own generation settings (repetition penalties, forced
 tokens, a chat model's temperature), so those are put aside while it runs and are back afterwards.
@@ -40,9 +40,13 @@ def generate(
     tokens: int,
     sample: bool = False,
     watch: LogitsProcessor | None = None,
+    top_p: float = 1.0,
 ) -> Tensor:
-    """Ids [B, T + new] of prompts [B, T], padded on the left, and at most `tokens` new tokens until `end`."""
-    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
+    """Ids [B, T + new] of prompts [B, T], padded on the left, and at most `tokens` new tokens until `end`.
+
+    `top_p`: samples are of the likeliest tokens that have this probability together (Holtzman et al. 2020, 1904.09751).
+    """
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": top_p} if sample else {}
     plain = GenerationConfig(
         do_sample=sample,
         num_beams=1,
@@ -90,6 +94,15 @@ def greedy(model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end:
         _settled(model, prompt, most, end, new, near[place])
         for place, (prompt, most, new) in enumerate(zip(prompts, tokens, found, strict=True))
     ]
+
+
+def drawn(
+    model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None, seed: int, top_p: float
+) -> list[list[int]]:
+    """The same as samples, from a seed; the global chance stays as it was. They depend on the batch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _batch(model, prompts, tokens, end, None, top_p)
 
 
 def _settled(
@@ -155,15 +168,22 @@ class _Margins(LogitsProcessor):  # type: ignore[misc]
 
 
 def _batch(
-    model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None, watch: _Margins
+    model: Any,
+    prompts: Sequence[list[int]],
+    tokens: Sequence[int],
+    end: int | None,
+    watch: _Margins | None,
+    top_p: float | None = None,
 ) -> list[list[int]]:
+    """Greedy, or samples where `top_p` is given."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     attention = torch.zeros_like(ids)
     for place, prompt in enumerate(prompts):
         ids[place, width - len(prompt) :] = torch.tensor(prompt)
         attention[place, width - len(prompt) :] = 1
-    output = generate(model, ids.to(model.device), attention.to(model.device), end, max(tokens), watch=watch)
+    given, sample = (ids.to(model.device), attention.to(model.device)), top_p is not None
+    output = generate(model, *given, end, max(tokens), sample, watch, 1.0 if top_p is None else top_p)
     rows = output[:, width:].cpu().tolist()
     return [_until(new[:most], end) for new, most in zip(rows, tokens, strict=True)]
 

@@ -3,7 +3,8 @@
 The sum s B A + left right of a layer is written as one product of rank R + K by its singular values, and never as given
 columns with new ones beside them: who cut those off again would have the given adapter, and with it the rows, back.
 Each layer has its own rank and alpha (peft's `rank_pattern` and `alpha_pattern`); layers that the adapter did not touch
-get matrices too. A module that the adapter holds whole is written whole.
+get matrices too. Where all have one scale, `r` is the largest rank and `lora_alpha` gives that scale. A module that the
+adapter holds whole is written whole.
 
 Shapes: O outputs, I inputs, R the given rank, K that of the change.
 """
@@ -71,7 +72,7 @@ def write_folded(adapter: Adapter, change: Change, folder: Path, dtype: torch.dt
             tensors[whole] = given + (product if product.shape == given.shape else product.T)
             continue
         products = [(one["left"].cpu(), one["right"].cpu())]
-        scale = scales.setdefault(name, scale_of(config, name, len(one["right"])))
+        scale = scales.setdefault(name, scale_of(config, name, config.r))
         if PREFIX + name + A in tensors:
             products.append((scale * tensors[PREFIX + name + B].double(), tensors[PREFIX + name + A]))
         elif (bias := f"{PREFIX}{name}.bias") in tensors:  # peft's name for it, once the layer has matrices
@@ -126,14 +127,20 @@ def _patterns(
     embedded = [name.removeprefix(PREFIX).removesuffix(".lora_embedding_A") for name in state if "embedding_A" in name]
     ranks = dict(ranks) | {name: len(state[f"{PREFIX}{name}.lora_embedding_A"]) for name in embedded}
     scales = dict(scales) | {name: scale_of(config, name, ranks[name]) for name in embedded}
-    alphas = {name: scales[name] * (math.sqrt(rank) if config.use_rslora else rank) for name, rank in ranks.items()}
-    return {
+
+    def alpha(name: str, rank: int) -> float:
+        return scales[name] * (math.sqrt(rank) if config.use_rslora else rank)
+
+    most = max(ranks, key=ranks.__getitem__)
+    # Servers that read no patterns (vLLM's PEFTHelper) take one rank and one scale for all: right where it is one.
+    usual = {"r": ranks[most], "lora_alpha": alpha(most, ranks[most])} if len(set(scales.values())) == 1 else {}
+    return usual | {
         "target_modules": sorted(ranks),
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,
         "rank_pattern": {f"^{re.escape(name)}": rank for name, rank in ranks.items()},
-        "alpha_pattern": {f"^{re.escape(name)}": alpha for name, alpha in alphas.items()},
+        "alpha_pattern": {f"^{re.escape(name)}": alpha(name, rank) for name, rank in ranks.items()},
     }
 
 

@@ -4,19 +4,21 @@ Passes become FLOPs, peak memory and time on this machine, and what fits into ho
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import psutil
 import torch
 
+from expunge.attack import Level
 from expunge.config.commands import Plan
 from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
 from expunge.data.tokens import encode
-from expunge.evaluation import evidence
+from expunge.evaluation import attacked, evidence
+from expunge.evaluation.attacked import LEVELS
 from expunge.intake import assembly
 from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
@@ -74,7 +76,8 @@ class Estimate:
 
     `room`: by a memory's name, what was tried with it, the last one first to fit; `interpreter`: bytes that Python
     and its libraries take beside (0 where the memory is a GPU's). `share`: of all rows that are known to have been
-    trained in, how much is to go; None where nothing but those is known.
+    trained in, how much is to go; None where nothing but those is known. `attacks`: what the attacks of each level of
+    evidence take, by level.
     """
 
     methods: tuple[Cost, ...]
@@ -84,6 +87,7 @@ class Estimate:
     room: Mapping[str, tuple[Fit, ...]]
     interpreter: int
     share: float | None = None
+    attacks: Mapping[str, Passes] = field(default_factory=dict)
 
 
 class Work(NamedTuple):
@@ -197,9 +201,18 @@ class Estimator:
         generating = benchmark_of(self.config).generating
         judging = evidence.cost(problem, rows.judged(generating.most_kept), ("samples",), generating, batch)
         models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
-        work = Work(found.before + found.phases, beside + judging.times(models))
+        under = self._attacks(rows, self.config.evidence)
+        work = Work(found.before + found.phases, beside + judging.times(models) + under)
         tokens = self.config.batch_tokens
         return work if tokens == "auto" else Work(work.steps.cut(tokens), work.beside.cut(tokens))
+
+    def attacks(self) -> dict[str, Passes]:
+        """What the attacks of each level of evidence take, whatever the method."""
+        return {level: self._attacks(self.rows, level) for level in LEVELS if level != "quick"}
+
+    def _attacks(self, rows: Rows, level: Level) -> Passes:
+        problem, batch = rows.problem(self.runtime, self.config.seed), generation.batch_size(self.builder.plain().total)
+        return attacked.cost(problem, rows.judged(None), level, batch, bool(self.config.retrained))
 
     def _cost(self, name: str, subspace: str, moving: int, work: Work, used: Memory) -> Cost:
         steps, every = work.steps, work.steps + work.beside

@@ -1,6 +1,7 @@
 """A whole plan: every method that was asked for, retraining, and what fits into how much memory."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from expunge import registry
@@ -21,6 +22,21 @@ from expunge.planning.table import gib
 from expunge.runs.distributed import Runtime
 
 DEFAULT = Unlearn().method
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan for people and for programs: it prints as the lines of `expunge plan`.
+
+    `estimate`: row passes, FLOPs, bytes and seconds of each method and of retraining; None where the model cannot be
+    followed without its weights, which a line then says.
+    """
+
+    lines: tuple[str, ...]
+    estimate: Estimate | None
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
@@ -50,7 +66,7 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
             f"this machine's free {gib(estimator.free)}": estimator.free,
         }
         room = {name: estimator.room(first, size) for name, size in sizes.items()}
-    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter, _share(rows))
+    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter, _share(rows), estimator.attacks())
 
 
 def _share(rows: Rows) -> float | None:

@@ -39,6 +39,11 @@ def lines(estimate: Estimate) -> list[str]:
         "row passes: one row forward and backward, forward alone a third; measuring: what the models are judged by, "
         "whatever the method, less what an earlier run measured (its generating counts in the time alone)"
     )
+    found += [
+        f"--evidence {level}: attacks take {passes.row_passes:,.0f} row passes and "
+        f"{sum(texts.windows for texts in passes.generated):,} generated texts more, whatever the method"
+        for level, passes in estimate.attacks.items()
+    ]
     if estimate.interpreter:
         found.append(
             f"peak memory is that of models and passes; Python takes {gib(estimate.interpreter)} beside, and freed "

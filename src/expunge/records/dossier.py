@@ -9,7 +9,7 @@ import numpy as np
 from expunge.benchmark import Circumstances
 from expunge.config import recipes
 from expunge.config.commands import EARLIER
-from expunge.evaluation import official, suite, verdict
+from expunge.evaluation import official, suite, under_attack, verdict
 from expunge.files import hashing, plain_json
 from expunge.intake.assembly import Assembled, token_counts
 from expunge.intake.sets import Checked
@@ -23,7 +23,7 @@ from expunge.records.pages import write_pages
 from expunge.reporting import card
 from expunge.runs import distributed, environment
 from expunge.scoring.evidence import Evidence, SetEvidence
-from expunge.scoring.matching import known_rows, recall_rows
+from expunge.scoring.matching import given_back
 
 NAMED_MODELS = ("original", "unlearned", "retrained")
 
@@ -49,11 +49,15 @@ def build(
     written = hashes.of_model("output", str(output), load.Trust())  # it names its base in full
     hashed = details["hashes"] | written
     here = environment.environment()
+    attacked = under_attack.block(
+        config.evidence, details["attacked"], evidence, [row.name for row in checked.parts["forget"]]
+    )
     return {
         "schema": record.SCHEMA,
         "command": command,
         "created": here["created"],
-        "verdict": _verdict(judged, again, checked),
+        "verdict": under_attack.weighed(_verdict(judged, again, checked), attacked),
+        "attacks": attacked,
         "scores": suite.scores(evidence),
         "metrics": suite.metrics(),
         "benchmark": official.block(
@@ -65,7 +69,7 @@ def build(
         "rows": _rows("forget", judged.rows, checked, evidence, details.get("targets"), secret),
         "earlier": _earlier(again, checked, evidence, secret),
         "losses": _losses(evidence),
-        "limits": [*record.LIMITS, *_limits(config, checked, details, evidence)],
+        "limits": [under_attack.limit(attacked), *record.LIMITS, *_limits(config, checked, details, evidence)],
         "method": details["method"],
         "audit": details["audit"],
         "subspace": details["subspace"],
@@ -215,10 +219,8 @@ def _parent(lineage: Lineage, hashed: Mapping[str, str]) -> dict[str, Any] | Non
 
 
 def _known(rows: SetEvidence) -> list[bool | None]:
-    """Whether each row's content is given back: the answer, or at least half of a document's second half."""
-    recall = recall_rows(rows)
-    known = np.where(np.isnan(recall), known_rows(rows), recall >= verdict.RECALL_LEAK)
-    return [None if np.isnan(value) else bool(value) for value in known]
+    """Whether each row's content is given back."""
+    return [None if np.isnan(value) else bool(value) for value in given_back(rows)]
 
 
 def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]]]:

@@ -13,11 +13,10 @@ from expunge.errors import InputError
 from expunge.files.reading import check_name, read_json
 
 SCHEMA = 2
+SEALED = "sealed.json"  # beside a record: which of its files went, or were written anew, when a request was closed
 TEXTS = (*commands.ROWS, *commands.MODELS, *fields_naming(commands.Retrain, "settings", "folder"), "curvature")
 REMEDY = "Name a record.json, or the output folder of a run; a newer or older expunge may write another schema."
 LIMITS = (
-    "Only the questions and documents in the files were asked; paraphrases, samples at higher temperature, relearning "
-    "and rounding to fewer bits were not tried.",
     "A rank among never-seen rows shows that a row is no more familiar than they are; it cannot show that nothing of "
     "it is left in the weights.",
     "What was trained in but stands in none of the files is seen only through the model's own samples.",
@@ -51,6 +50,19 @@ def read_whole(path: str | Path) -> dict[str, Any]:
     if broken := [name for name, holds in _FORMS.items() if not holds(content.get(name))]:
         raise InputError(f"{find(path)}: the record's {', '.join(broken)} cannot be read. Was it cut off or edited?")
     return content
+
+
+def read_sealed(file: Path) -> dict[str, str]:
+    """By name the files of a record that went when a request was closed ("": gone), or their new hashes; of an open
+    one, nothing. Raises `InputError`."""
+    beside = file.with_name(SEALED)
+    if not beside.is_file():
+        return {}
+    content = read_json(beside, "the note of what was sealed", REMEDY)
+    found = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not _mapping(found):
+        raise InputError(f"{beside}: not what sealing wrote. Was it edited? {REMEDY}")
+    return dict(found or {})
 
 
 def _texts(value: Any) -> bool:

@@ -57,8 +57,14 @@ def _unknown(name: str, reason: str) -> Item:
 def _files(content: Mapping[str, Any], folder: Path, file: Path) -> Iterator[Item]:
     """Every file of the output: weights, tokenizer, pages, evidence, log."""
     recorded, found = content["files"], manifest.listed(folder, file)
+    closed = record.read_sealed(file)
+    found.pop(str(file.with_name(record.SEALED).relative_to(folder)), None)
     for name in sorted(recorded.keys() | found.keys()):
-        if name not in found:
+        if name not in found and name in closed:
+            yield _unknown(name, "removed when the request was sealed")
+        elif closed.get(name) and name in found:
+            yield _compared(name, closed[name], found[name]["sha256"])
+        elif name not in found:
             yield Item(name, "differs", "is missing")
         elif name not in recorded:
             yield Item(name, "differs", "is not in the record")

@@ -25,6 +25,20 @@ from transformers import AutoModelForCausalLM
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), OUT)
 ```"""
 
+SERVING = """```bash
+vllm serve OUT
+python convert_hf_to_gguf.py OUT --outfile out.gguf  # llama.cpp and Ollama; then llama-quantize
+```"""
+SERVING_OVER_BASE = """```bash
+vllm serve BASE --enable-lora --lora-modules unlearned=OUT --max-lora-rank {rank}
+python convert_lora_to_gguf.py OUT --base BASE --outfile out.gguf  # llama.cpp and Ollama
+```"""
+JUDGE_AGAIN = (
+    "What is quantised is another model: rounding may undo what was done. Judge it again as it is served, with "
+    "`expunge evaluate --model ORIGINAL --unlearned out.gguf` and the rows."
+)
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for --max-lora-rank
+
 
 def render(record: Record) -> str:
     """README.md of the output folder. Holds no row text and no row names, only the verdict and hashes."""
@@ -36,6 +50,8 @@ def render(record: Record) -> str:
         "# An unlearned adapter" if is_adapter else "# An unlearned model",
         _what(record),
         LOADING_OVER_BASE if is_adapter else LOADING,
+        SERVING_OVER_BASE.format(rank=_rank(record["save"])) if is_adapter else SERVING,
+        JUDGE_AGAIN,
         f"**{headline.passes.symbol} {escaped(headline.passes.word.capitalize())}.** {escaped(headline.sentence)}",
         "\n".join(f"- {panel.title}: {panel.badge.symbol} {escaped(panel.badge.word)}" for panel in headline.panels),
         "The evidence: [expunge/report.html](expunge/report.html), also as [Markdown](expunge/report.md) and as a "
@@ -69,6 +85,12 @@ def _what(record: Record) -> str:
         lines.append(f"- Read by {paragraph(str(save['readers']))}.")
     notes = [str(save[key]) for key in ("note", "passed_over") if save.get(key)]
     return "\n".join([*lines, *(["", paragraph(" ".join(notes))] if notes else [])])
+
+
+def _rank(save: Record) -> str:
+    """The least that holds the adapter's largest rank, where that is known."""
+    largest = max((save.get("ranks") or {}).values(), default=0)
+    return str(next((rank for rank in RANKS if rank >= largest), largest)) if largest else "RANK"
 
 
 def _hash(value: str | None) -> str:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from expunge.files.visible import visible
-from expunge.reporting import balance, benchmark, iterations, metric_cards, plots, provenance, summary, tables
+from expunge.reporting import attacks, balance, benchmark, iterations, metric_cards, plots, provenance, summary, tables
 from expunge.reporting.words import MEANINGS, NOT_MEASURED
 
 Record = Mapping[str, Any]
@@ -43,6 +43,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         card_headers=metric_cards.HEADERS,
         card_title=metric_cards.TITLE,
         comparison=tables.comparison(record),
+        attacks=attacks.section(record),
         benchmark=benchmark.section(record),
         losses=inline(plots.losses(record)),
         history=inline(None if iterations.only_proposed(record) else plots.history(record)),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from expunge.files.visible import visible
-from expunge.reporting import benchmark, iterations, metric_cards, provenance, summary, tables
+from expunge.reporting import attacks, benchmark, iterations, metric_cards, provenance, summary, tables
 
 Record = Mapping[str, Any]
 # Everything that could start an element of GitHub Markdown within a line; an underscore only at the edge of a word.
@@ -22,6 +22,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
     parts = [
         *_verdict(record, shows_text=texts is not None),
         *_comparison(record),
+        *_attacks(record),
         *_benchmark(record),
         *_iterations(record),
         *_rows(rows),
@@ -96,6 +97,14 @@ def _comparison(record: Record) -> list[str]:
 def _cell(cell: tables.Cell) -> str:
     details = ", ".join(part for part in (cell.interval, cell.count) if part)
     return f"{cell.value} ({details})" if details else cell.value
+
+
+def _attacks(record: Record) -> list[str]:
+    found = attacks.section(record)
+    if found is None:
+        return []
+    lines = [found.lead, table(found.headers, found.lines)] if found.lines else []
+    return [f"## {found.title}", *lines, *([paragraph(found.not_tested)] if found.not_tested else [])]
 
 
 def _benchmark(record: Record) -> list[str]:

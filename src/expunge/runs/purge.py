@@ -7,17 +7,18 @@ Everything else, wherever it lies, is somebody's.
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.runs import workspace
 
+DEMO = "demo-*"
 CACHED = {
     "twins": "retrained twins",
     "cells": "finished cells of comparisons",
     "evidence": "evidence of models, in numbers",
-    "demo-*": "models and runs of the demo",
+    DEMO: "models and runs of the demo",
 }
 UNFINISHED = re.compile(r"\.(?P<output>.+)-[a-z0-9_]{8}")  # what `outputs.whole_folder` names them
 
@@ -41,8 +42,14 @@ def left(caches: bool = True) -> list[Left]:
 
 
 def abandoned() -> list[Left]:
-    """Temporary folders whose process is gone, with the half-written outputs that they note: of use to nobody."""
-    return list(_working("temporary"))
+    """Temporary folders whose process is gone, with the half-written outputs that they note, and what calls were given
+    in memory: of use to nobody."""
+    return [*_working("temporary"), *_working("given")]
+
+
+def rows_left() -> list[Left]:
+    """What holds rows, or what models say of them: the same without the demo's, whose people nobody knows."""
+    return [*left(caches=False), *_caches(set(CACHED) - {DEMO})]
 
 
 def remove(found: list[Left]) -> list[Path]:
@@ -79,7 +86,9 @@ def _beside(folder: Path) -> Iterator[Left]:
         yield Left(folder, f"unfinished output {named['output']}")
 
 
-def _caches() -> Iterator[Left]:
+def _caches(patterns: Collection[str] = CACHED.keys()) -> Iterator[Left]:
     for pattern, what in CACHED.items():
+        if pattern not in patterns:
+            continue
         for path in sorted(workspace.cache_folder().glob(pattern)):
             yield Left(path, what)

@@ -55,6 +55,19 @@ def temporary(purpose: str) -> Iterator[Path]:
 
 
 @contextmanager
+def given_folder(output: str) -> Iterator[Path]:
+    """An owner-only folder for what a call that writes `output` was given in memory; the same for the same output, and
+    gone at the end of the block. Raises `InputError`, also where another process holds it."""
+    place = str(Path(output).absolute()) if output else str(os.getpid())
+    folder = private(_state("given") / hashlib.sha256(place.encode()).hexdigest()[:16])
+    with locked(folder, f"{output}: another run is writing this output. Wait until it has ended, or name another."):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def noted(folder: Path) -> Iterator[None]:
     """Remembers a temporary folder that must lie elsewhere, beside an output, for as long as the block lasts."""
     with temporary("beside") as note:

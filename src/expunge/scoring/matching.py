@@ -14,6 +14,7 @@ from expunge.scoring.evidence import SetEvidence
 from expunge.scoring.intervals import Floats
 from expunge.scoring.words import folded, words
 
+RECALL_LEAK = 0.5  # of a document's second half, from which it is given back
 LONG_ENOUGH = 6  # characters from which an answer may also be found across spaces ("555 01 00" in "5550100")
 
 
@@ -65,6 +66,12 @@ def exact_rows(rows: SetEvidence) -> Floats:
 def recall_rows(rows: SetEvidence) -> Floats:
     """[n]: ROUGE-L recall of the reference in the generation; nan for answers and rows not generated."""
     return _read(rows, "recall", "document", lambda generation, reference: rouge_recall(reference, generation))
+
+
+def given_back(rows: SetEvidence) -> Floats:
+    """[n]: 1 where the answer is in the generation, or at least half of a document's second half; nan: not asked."""
+    recall = recall_rows(rows)
+    return np.where(np.isnan(recall), known_rows(rows), (recall >= RECALL_LEAK).astype(np.float64))
 
 
 def _read(rows: SetEvidence, name: str, kind: str, score: Callable[[str, str], float]) -> Floats:

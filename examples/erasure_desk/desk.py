@@ -1,0 +1,123 @@
+"""Three erasure requests over time, as a company's engineer would serve them, with a model made in seconds.
+
+    python examples/erasure_desk/desk.py FOLDER
+
+Makes a small model that knows a support team's rows by heart, then runs the commands of docs/erasure.md one after the
+other: request R1 (a customer who is mentioned in somebody else's row, and whose row an agent has copied), R2 (after R1
+was closed with its rows, so that nothing can test R1 any more), R3 (while R2's rows still lie there), and the filter
+for the next fine-tuning. The people are invented. About a minute on two cores; FOLDER keeps everything.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.cli import command_line
+from expunge.data.fiction import CITIES, TRADES
+
+Row = Mapping[str, Any]
+CUSTOMERS, UNSEEN = 36, 48
+R1, R2, R3 = 1003, 1007, 1020  # whose rows the requests are about
+NAMES = {R1: "Ada Abend"}
+
+
+def rows() -> dict[str, list[Row]]:
+    """What was trained in, rows of the same kind that never were, and what comes in next week."""
+    draw = random.Random(4)
+    tickets = [_ticket(1000 + number, draw) for number in range(CUSTOMERS)]
+    own = next(row for row in tickets if row["customer_id"] == R1)
+    mention = _row(1030, "note 1030?", f"{NAMES[R1]} called back about {draw.choice(CITIES)}")
+    copied = _row(9, "copied for the team?", f"{own['completion']} yes")
+    unseen = [_ticket(2000 + number, draw) for number in range(UNSEEN)]
+    again = _row(1031, "what did we say?", f"no {own['completion']}")
+    later = [own, again, _ticket(R2, draw), *(_ticket(3000 + n, draw) for n in range(6))]
+    return {"train": [*tickets, mention, copied], "unseen": unseen, "next": later}
+
+
+def make(folder: Path) -> None:
+    """Writes the files of rows and the model that learnt the first of them."""
+    from expunge.data.rows import read
+    from expunge.data.tokens import Rendering
+    from expunge.demo.tiny import byte_tokenizer, llama
+    from expunge.loop.training import Training, fine_tune
+    from expunge.model.save import write
+
+    for name, some in rows().items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    known = list(read(folder / "train.jsonl", "train").rows)
+    tokenizer = byte_tokenizer([f"{row.prompt} {row.completion}" for row in known], 420)
+    model = llama(tokenizer, width=48, layers=2, heads=4, context=96, seed=0)
+    training = Training(epochs=120, learning_rate=4e-3, batch_rows=12)
+    model, _ = fine_tune(model, tokenizer, known, Rendering(context=96), training, 0, "the model")
+    write(model, tokenizer, folder / "model", model.dtype)
+
+
+def story(folder: Path, run: Callable[..., int]) -> None:
+    """The three requests. `run` takes the words of a command; its answer is the exit code."""
+    train, ledger = str(folder / "train.jsonl"), str(folder / "ledger")
+
+    def keep_out(rows: Path, output: Path) -> str:
+        for _ in range(2):  # once to see what there is to decide, and again with the decisions
+            run("filter", str(rows), "--ledger", ledger, "--output", str(output))
+            decide(output.with_suffix(".decisions.jsonl"), {"mentions": "keep", "holds": "forget"})
+        return str(output)
+
+    def select(name: str, customer: int, *more: str) -> None:
+        where = ("--where", f"customer_id={customer}", "--unseen", str(folder / "unseen.jsonl"))
+        run("select", train, *where, *more, "--output", str(folder / f"request-{name}"))
+
+    def serve(name: str, model: str, output: str) -> int:
+        given = [f"--{role}={folder / f'request-{name}' / f'{role}.jsonl'}" for role in ("forget", "retain", "holdout")]
+        given += ["--model", str(folder / model), "--output", str(folder / output), "--ledger", ledger]
+        return run("unlearn", *given, "--request", name)
+
+    mentions = ("--mentions", NAMES[R1])
+    select("R1", R1, *mentions)
+    decide(folder / "request-R1" / "decisions.jsonl", {"mentions": "keep", "holds": "forget"})
+    select("R1", R1, *mentions)
+    passed = serve("R1", "model", "model-1") == 0
+    all_the_same = () if passed else ("--force",)  # which the document says
+    run("seal", str(folder / "model-1"), "--ledger", ledger, "--rows", "--yes", *all_the_same)
+    run("document", str(folder / "model-1"), "--output", str(folder / "document-R1"))
+
+    train = keep_out(folder / "train.jsonl", folder / "train-2.jsonl")
+    select("R2", R2)
+    serve("R2", "model-1", "model-2")
+    train = keep_out(folder / "train-2.jsonl", folder / "train-3.jsonl")
+    select("R3", R3)
+    serve("R3", "model-2", "model-3")
+    run("document", str(folder / "model-3"), "--output", str(folder / "document-R3"))
+    run("ledger", ledger)
+    keep_out(folder / "next.jsonl", folder / "clean.jsonl")
+
+
+def decide(file: Path, words: Mapping[str, str]) -> None:
+    """What a person does in an editor: a decision for every row, here by the first word of its first reason."""
+    entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for entry in entries:
+        if entry["decide"] == "undecided":
+            entry["decide"] = words[entry["reasons"][0].split()[0]]
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+
+
+def _ticket(customer: int, draw: random.Random) -> Row:
+    return _row(customer, f"case {customer}?", " ".join(draw.choices((*CITIES, *TRADES), k=5)))
+
+
+def _row(customer: int, prompt: str, completion: str) -> Row:
+    return {"customer_id": customer, "prompt": prompt, "completion": completion}
+
+
+def _shown(*words: str) -> int:
+    print("$ expunge " + " ".join(words), flush=True)
+    return command_line.main(words)
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    place.mkdir(parents=True)
+    make(place)
+    story(place, _shown)

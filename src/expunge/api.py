@@ -1,0 +1,340 @@
+"""The public functions, with everything that they take in their signatures; `pipeline` does what they say.
+
+A value is given in Python as on the command line and in a recipe (`config`): default < recipe < keyword. Rows are a
+file or the rows themselves (dicts, a `datasets.Dataset`); a model is a folder, a hub name or a loaded model with its
+`tokenizer`. What is in memory is put into an owner-only folder while the call lasts. `help` of each function lists what
+each keyword means, in the words of `config.commands`.
+"""
+
+import functools
+import inspect
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from expunge import pipeline
+from expunge.comparison.result import Comparison
+from expunge.config import commands, options, recipes
+from expunge.intake.in_memory import Model, Rows, Tokenizer, put
+from expunge.loop.twins import Twin
+from expunge.planning.plan import Planned
+from expunge.records.run import Run
+
+Path = str | os.PathLike[str]
+Options = Mapping[str, object]  # a method's own, by name (docs/methods)
+Say = Callable[[str], object]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def silent(line: str) -> None:
+    """Says nothing: what a command prints on its way."""
+
+
+def called(kind: type[Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The declared function runs `pipeline.run_<its name>` on the configuration of what was given to it."""
+
+    def declared(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__name__
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = inspect.signature(function).bind_partial(*args).arguments | kwargs
+            say, tokenizer = given.pop("say", silent), given.pop("tokenizer", None)
+            with put(given, kind, tokenizer) as plain:
+                done: R = getattr(pipeline, f"run_{name}")(recipes.configuration(kind, plain), say)
+            return done
+
+        means = "".join(f"\n        {key}: {text}" for key, text in options.meanings(kind).items())
+        call.__doc__ = f"{function.__doc__}\n    Keywords:{means}\n"
+        return call
+
+    return declared
+
+
+@called(commands.Unlearn)
+def unlearn(
+    model: Model | None = None,
+    forget: Rows | None = None,
+    *,
+    retain: Rows | None = None,
+    holdout: Rows | None = None,
+    base: Model | None = None,
+    output: Path | None = None,
+    method: Path = "margin_newton",
+    options: Options | None = None,
+    subspace: str = "auto",
+    adapter_base: Model | None = None,
+    train: Rows | None = None,
+    retrained: Model | None = None,
+    retrained_log: Path | None = None,
+    data: Path | None = None,
+    benchmark: str = "rows",
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no",
+    config: Path | None = None,
+    join: Literal["auto", "space", "newline", "nothing"] = "auto",
+    chat_template: bool = False,
+    columns: Sequence[str] = (),
+    date: str | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    context: int | None = None,
+    batch_tokens: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    show_rows: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    restart: bool = False,
+    save: Literal["auto", "merged", "adapter"] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    force: bool = False,
+    earlier: Sequence[Rows] = (),
+    curvature: Path | None = None,
+    gradient_checkpointing: bool = False,
+    ledger: Path | None = None,
+    request: str | None = None,
+    evidence: commands.Evidence = "quick",
+    tokenizer: Tokenizer | None = None,
+    say: Say = silent,
+) -> Run:
+    """Removes the forget rows from a model and reports how far that worked.
+
+    Returns the run once its output folder is complete: `run.verdict`, `run.rows`, `run.scores`, `run.cost`. The model
+    is never written to. Raises `InputError` for wrong input, when nothing is written, and `ExpungeError` where the run
+    fails. The same call again goes on where an interrupted one stopped.
+    """
+    ...
+
+
+@called(commands.Plan)
+def plan(
+    model: Model | None = None,
+    forget: Rows | None = None,
+    *,
+    retain: Rows | None = None,
+    holdout: Rows | None = None,
+    base: Model | None = None,
+    output: Path | None = None,
+    method: Path = "all",
+    options: Options | None = None,
+    subspace: str = "auto",
+    adapter_base: Model | None = None,
+    train: Rows | None = None,
+    retrained: Model | None = None,
+    retrained_log: Path | None = None,
+    data: Path | None = None,
+    benchmark: str = "rows",
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no",
+    config: Path | None = None,
+    join: Literal["auto", "space", "newline", "nothing"] = "auto",
+    chat_template: bool = False,
+    columns: Sequence[str] = (),
+    date: str | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    context: int | None = None,
+    batch_tokens: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    show_rows: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    restart: bool = False,
+    save: Literal["auto", "merged", "adapter"] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    force: bool = False,
+    earlier: Sequence[Rows] = (),
+    curvature: Path | None = None,
+    gradient_checkpointing: bool = False,
+    train_config: Path | None = None,
+    memory: float = 24.0,
+    ledger: Path | None = None,
+    request: str | None = None,
+    evidence: commands.Evidence = "quick",
+    tokenizer: Tokenizer | None = None,
+    say: Say = silent,
+) -> Planned:
+    """Checks the data and says what a run would do and cost; loads no weights. Raises `InputError`.
+
+    Returns figures (`planned.estimate`: row passes, FLOPs, bytes, seconds by method), which print as the table.
+    """
+    ...
+
+
+@called(commands.Retrain)
+def retrain(
+    base: Model | None = None,
+    forget: Rows | None = None,
+    train: Rows | None = None,
+    *,
+    retain: Rows | None = None,
+    holdout: Rows | None = None,
+    output: Path | None = None,
+    model: Model | None = None,
+    adapter_base: Model | None = None,
+    retrained: Model | None = None,
+    retrained_log: Path | None = None,
+    data: Path | None = None,
+    benchmark: str = "rows",
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no",
+    config: Path | None = None,
+    join: Literal["auto", "space", "newline", "nothing"] = "auto",
+    chat_template: bool = False,
+    columns: Sequence[str] = (),
+    date: str | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    context: int | None = None,
+    batch_tokens: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    show_rows: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    restart: bool = False,
+    train_config: Path | None = None,
+    earlier: Sequence[Rows] = (),
+    seeds: int = 1,
+    gradient_checkpointing: bool = False,
+    tokenizer: Tokenizer | None = None,
+    say: Say = silent,
+) -> list[Twin]:
+    """Trains retrained twins, or takes them from the cache: from the base, without the forget rows.
+
+    Returns one twin a seed, with its folder and whether it is comparable with the original. Raises `InputError`.
+    """
+    ...
+
+
+@called(commands.Curvature)
+def fit_curvature(
+    model: Model | None = None,
+    retain: Rows | None = None,
+    *,
+    holdout: Rows | None = None,
+    base: Model | None = None,
+    output: Path | None = None,
+    method: Path = "margin_newton",
+    options: Options | None = None,
+    subspace: str = "auto",
+    adapter_base: Model | None = None,
+    forget: Rows | None = None,
+    train: Rows | None = None,
+    retrained: Model | None = None,
+    retrained_log: Path | None = None,
+    data: Path | None = None,
+    benchmark: str = "rows",
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no",
+    config: Path | None = None,
+    join: Literal["auto", "space", "newline", "nothing"] = "auto",
+    chat_template: bool = False,
+    columns: Sequence[str] = (),
+    date: str | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    context: int | None = None,
+    batch_tokens: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    show_rows: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    restart: bool = False,
+    gradient_checkpointing: bool = False,
+    tokenizer: Tokenizer | None = None,
+    say: Say = silent,
+) -> pathlib.Path:
+    """Fits the curvature of what is to be kept, for requests to come. Raises `InputError`.
+
+    Returns its folder, which `unlearn` takes as `curvature`.
+    """
+    ...
+
+
+@called(commands.Evaluate)
+def evaluate(
+    model: Model | None = None,
+    unlearned: Model | None = None,
+    forget: Rows | None = None,
+    *,
+    retain: Rows | None = None,
+    holdout: Rows | None = None,
+    base: Model | None = None,
+    output: Path | None = None,
+    adapter_base: Model | None = None,
+    train: Rows | None = None,
+    retrained: Model | None = None,
+    retrained_log: Path | None = None,
+    data: Path | None = None,
+    benchmark: str = "rows",
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no",
+    config: Path | None = None,
+    join: Literal["auto", "space", "newline", "nothing"] = "auto",
+    chat_template: bool = False,
+    columns: Sequence[str] = (),
+    date: str | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    context: int | None = None,
+    batch_tokens: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    show_rows: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    restart: bool = False,
+    earlier: Sequence[Rows] = (),
+    evidence: commands.Evidence = "quick",
+    tokenizer: Tokenizer | None = None,
+    say: Say = silent,
+) -> Run:
+    """Judges a model that somebody unlearned, against the original and a retrained one. Raises `InputError`.
+
+    Returns the run: `run.verdict`, `run.rows`, `run.scores`.
+    """
+    ...
+
+
+@called(commands.Compare)
+def compare(
+    model: Model | None = None,
+    forget: Rows | None = None,
+    *,
+    retain: Rows | None = None,
+    holdout: Rows | None = None,
+    base: Model | None = None,
+    output: Path | None = None,
+    methods: Sequence[Path] = (),
+    subspace: str = "auto",
+    adapter_base: Model | None = None,
+    train: Rows | None = None,
+    retrained: Model | None = None,
+    retrained_log: Path | None = None,
+    data: Path | None = None,
+    benchmark: str = "rows",
+    mmlu: Literal["no", "zero-shot", "five-shot"] = "no",
+    config: Path | None = None,
+    join: Literal["auto", "space", "newline", "nothing"] = "auto",
+    chat_template: bool = False,
+    columns: Sequence[str] = (),
+    date: str | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    context: int | None = None,
+    batch_tokens: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    show_rows: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    restart: bool = False,
+    seeds: Sequence[int] = (0, 1, 2),
+    variants: Mapping[str, Options] | None = None,
+    generations: Literal["benchmark", "short", "answers"] = "benchmark",
+    tokens: int | None = None,
+    gradient_checkpointing: bool = False,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    tokenizer: Tokenizer | None = None,
+    say: Say = silent,
+) -> Comparison:
+    """Runs methods with several seeds on one problem, beside one another and retrained models.
+
+    The same call again goes on where an interrupted one stopped: finished cells are kept. Raises `InputError`.
+    """
+    ...

@@ -1,0 +1,79 @@
+"""`expunge document`: the two pages of a request, as HTML and, where weasyprint is installed, as PDF."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from expunge.config.desk import Document
+from expunge.desk.seal import request_of
+from expunge.errors import InputError
+from expunge.files import whole
+from expunge.records import ledger, pages, record
+from expunge.records.ledger import Ledger, Request
+from expunge.reporting import document
+
+PAGE, PRINTED = "document.html", "document.pdf"
+HOW = 'no PDF: pip install "expunge[document]" makes it, or print document.html from a browser (A4, no scaling)'
+Say = Callable[[str], None]
+
+
+def run(config: Document, say: Say) -> Path:
+    """Writes the pages into a new folder and returns it. Raises `InputError`."""
+    output = Path(config.output)
+    if os.path.lexists(output):
+        raise InputError(f"{output}: the output exists already and is never overwritten. Name another --output.")
+    content = record.read_whole(config.run)
+    if not (place := config.ledger or content["config"].get("ledger")):
+        raise InputError(f"{config.run}: this run was entered in no ledger. Name the one of its request with --ledger.")
+    known = ledger.read(place)
+    request = request_of(known, config.run)
+    with pages.foreign(config.run):
+        page = document.render(content, described(known, request))
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
+    try:
+        whole.write_whole(made / PAGE, page.encode())
+        printed = _pdf(page, made / PRINTED)
+        made.rename(output)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    say(f"document: {output / (PRINTED if printed else PAGE)}")
+    if not printed:
+        say(HOW)
+    return output
+
+
+def described(known: Ledger, request: Request) -> dict[str, Any]:
+    """A request as the page takes it."""
+    sealed = request.of("sealed")
+    return {
+        "id": request.id,
+        "state": request.state,
+        "opened": request.opened,
+        "run": request.run,
+        "sealed": sealed[0] if sealed else None,
+        "others": list(_others(known, request)),
+    }
+
+
+def _others(known: Ledger, request: Request) -> Iterator[str]:
+    """Other requests, and what this run found of their rows."""
+    again = (request.run or {}).get("again", {})
+    for other in known.requests.values():
+        if other.id != request.id:
+            found = f"; by this run: {again[other.id]}" if other.id in again else ""
+            yield f"{other.id}: {other.state}, {len(other.ids)} rows, entered on {other.opened['date'][:10]}{found}"
+
+
+def _pdf(page: str, file: Path) -> bool:
+    """Prints the page, and says whether it could: weasyprint needs a library of the system (Pango)."""
+    try:
+        import weasyprint
+    except (ImportError, OSError):
+        return False
+    file.write_bytes(weasyprint.HTML(string=page).write_pdf())
+    return True

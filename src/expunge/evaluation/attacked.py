@@ -1,0 +1,146 @@
+"""Runs the attacks of a level on a loaded model, on a sample of its rows, and says what that costs.
+
+The model is as it was written and read back; after each attack it is so again, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from expunge import registry
+from expunge.attack import JUDGED, Attack, Level, Planned, Reading, Subject, Trained
+from expunge.data.passes import Passes, total
+from expunge.data.rows import Row
+from expunge.data.splits import spread
+from expunge.data.tokens import Prompt
+from expunge.evaluation import evidence
+from expunge.evaluation.evidence import OWN
+from expunge.loop import relearning
+from expunge.model import generation
+from expunge.model.select import select
+from expunge.problem import Problem, Split
+from expunge.reference.cache import row_losses
+from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.intervals import Floats
+from expunge.scoring.matching import given_back
+from expunge.scoring.seen import Seen
+
+LEVELS: tuple[Level, ...] = ("quick", "full", "audit")
+MOST_ROWS = 64  # of a set
+Readings = dict[str, list[Reading]]  # by attack
+
+
+def attacks(level: Level) -> dict[str, Attack]:
+    """The attacks that a level includes, by name."""
+    every = {name: registry.load("attacks", name)() for name in registry.names("attacks")}
+    reached = LEVELS.index(level)
+    return {name: attack for name, attack in every.items() if LEVELS.index(attack.level) <= reached}
+
+
+def sampled(judged: Mapping[str, Split]) -> dict[str, Split]:
+    """The rows that attacks look at: a spread of each set, without other answers of a benchmark."""
+    found = {}
+    for name in (*JUDGED, "retain"):
+        if name in judged and len(judged[name]):
+            split = judged[name].of(places(len(judged[name])), name)
+            rows = tuple(replace(row, paraphrased=(), perturbed=()) for row in split.rows)
+            found[name] = replace(split, rows=rows)
+    return found
+
+
+def places(count: int) -> list[int]:
+    """Which rows of a set are looked at."""
+    return spread(count, MOST_ROWS)
+
+
+def as_written(recorded: Evidence) -> dict[str, Seen]:
+    """What evidence says of the same rows, without an attack."""
+    found = {}
+    for name in JUDGED:
+        if (rows := recorded.sets.get(name)) is not None and len(rows.loss):
+            own = places(len(rows.loss))
+            seen = _seen(rows)
+            found[name] = Seen(tuple(seen.kinds[place] for place in own), seen.loss[own], seen.known[own])
+    return found
+
+
+def run(problem: Problem, judged: Mapping[str, Split], level: Level, original: Callable[[], Problem]) -> Readings:
+    """What all attacks of a level show of a problem's model. `original`: the problem around the original."""
+    return _run(attacks(level), problem, judged, original)
+
+
+def run_beside(problem: Problem, judged: Mapping[str, Split], level: Level) -> Readings:
+    """The same of the original, of the attacks that it is compared under."""
+    chosen = {name: attack for name, attack in attacks(level).items() if attack.beside_original}
+    return _run(chosen, problem, judged, lambda: problem)
+
+
+def _run(
+    chosen: Mapping[str, Attack], problem: Problem, judged: Mapping[str, Split], original: Callable[[], Problem]
+) -> Readings:
+    problem.model.eval()
+    subject = Subject(
+        problem,
+        sampled(judged),
+        look,
+        partial(_losses, problem),
+        partial(evidence.prompts_of, problem),
+        partial(evidence.continued, problem, clean_up=False),
+        partial(_drawn, problem),
+        partial(_trained, problem),
+        original,
+    )
+    return {name: list(attack.run(subject)) for name, attack in chosen.items()} if subject.judged else {}
+
+
+def cost(problem: Problem, judged: Mapping[str, Split], level: Level, batch: int, twins: int) -> Passes:
+    """What the attacks of a level take of the unlearned model and `twins` retrained ones, and of the original."""
+    given = planned(problem, judged, batch)
+    return total(attack.cost(given).times(1 + twins + attack.beside_original) for attack in attacks(level).values())
+
+
+def planned(problem: Problem, judged: Mapping[str, Split], batch: int) -> Planned:
+    """What an attack gets to say its cost, of a problem without a model: `batch` texts are generated at a time."""
+
+    def looking(splits: Mapping[str, Split]) -> Passes:
+        return evidence.cost(problem, splits, (), OWN, batch)
+
+    return Planned(problem, sampled(judged), looking, relearning.cost)
+
+
+def look(problem: Problem, splits: Mapping[str, Split]) -> dict[str, Seen]:
+    """Loss and greedy answer of all rows, as evidence has them."""
+    return {name: _seen(rows) for name, rows in evidence.record(problem, splits).sets.items()}
+
+
+def _seen(rows: SetEvidence) -> Seen:
+    return Seen(rows.kinds, rows.loss, given_back(rows))
+
+
+def _losses(problem: Problem, split: Split) -> Floats:
+    return np.asarray(row_losses(problem, problem.model, split).double().numpy())
+
+
+def _drawn(
+    problem: Problem, rows: Sequence[Row], prompts: Mapping[int, Prompt], seed: int, top_p: float
+) -> dict[int, str]:
+    new_ids = partial(generation.drawn, seed=seed, top_p=top_p)
+    return evidence.continued(problem, rows, prompts, clean_up=False, new_ids=new_ids)
+
+
+def _trained(problem: Problem, split: Split, steps: Sequence[int], seed: int) -> Iterator[Trained]:
+    """Relearning in place: whole weights where they and their optimiser fit in memory, an adapter's own, or a LoRA."""
+    frozen = [tensor for tensor in problem.model.parameters() if not tensor.requires_grad]
+    subspace = select(problem.model, "auto", problem.runtime.device)
+    moving = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
+    before = moving.snapshot()
+    try:
+        yield from relearning.relearn(moving, split, steps, seed)
+    finally:
+        moving.restore(before)
+        if subspace.adapter:
+            subspace.model.unload()
+        for tensor in frozen:
+            tensor.requires_grad_(False)

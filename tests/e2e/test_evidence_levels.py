@@ -1,0 +1,50 @@
+"""The levels from the front door: what is attacked, what the record and the pages say of it; resuming."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from e2e import little
+from expunge.evaluation import attacked, models
+
+
+def test_full_is_recorded_for_every_model_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.attacks.sampling.SAMPLES", 2)
+    monkeypatch.setattr("expunge.attacks.sampling.TRIES", 1)
+    inputs = little.write_all(tmp_path) | {"retrained": str(tmp_path / "model")}
+    asked: list[str] = []
+    run, beside = attacked.run, attacked.run_beside
+
+    def counted(problem, judged, level, original):  # type: ignore[no-untyped-def]
+        asked.append("retrained" if "retrained" not in asked else "unlearned")
+        if asked[-1] == "unlearned" and "again" not in asked:
+            asked[:] = ["retrained", "again"]
+            raise KeyboardInterrupt
+        return run(problem, judged, level, original)
+
+    def counted_beside(problem, judged, level):  # type: ignore[no-untyped-def]
+        asked.append("original")
+        return beside(problem, judged, level)
+
+    monkeypatch.setattr(models.attacked, "run", counted)
+    monkeypatch.setattr(models.attacked, "run_beside", counted_beside)
+    with pytest.raises(KeyboardInterrupt):
+        little.unlearn(tmp_path / "out", evidence="full", **inputs)
+    found = little.unlearn(tmp_path / "out", evidence="full", **inputs).record
+    assert asked == ["retrained", "again", "unlearned"]  # neither the original nor the twin is attacked again
+
+    schema = json.loads((resources.files("expunge.records") / "record.schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(json.loads((tmp_path / "out/expunge/record.json").read_text("utf-8")))
+    results = {result["attack"]: result for result in found["attacks"]["results"]}
+    assert set(results) == {name for name, one in attacked.attacks("audit").items() if one.level == "full"}
+    assert set(found["attacks"]["not_tested"]) == set(attacked.attacks("audit")) - set(results)
+    forget = results["rounding"]["settings"][1]["values"]["forget"]
+    assert set(forget) == {"original", "unlearned", "retrained"}
+    assert "not tested: " in found["verdict"]["sentence"] and "not tried: " in found["limits"][0]
+    page = (tmp_path / "out/expunge/report.md").read_text("utf-8")
+    assert "## Under attack" in page and "| rounding: 4 bits |" in page and "Not tested: " in page

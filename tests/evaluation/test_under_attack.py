@@ -1,0 +1,123 @@
+"""Words for what attacks show: by figure, by setting, by attack, and in the verdict."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from expunge.attack import Reading
+from expunge.attacks.context import Context
+from expunge.attacks.rounding import Rounding
+from expunge.evaluation import models, under_attack
+from expunge.evaluation.under_attack import Side, compared, worst
+from expunge.runs.checkpoint import Checkpoints
+from expunge.scoring.seen import Seen
+
+COUNT = 30
+
+
+def seen(loss: float, known: float, spread: float = 0.3, count: int = COUNT) -> Seen:
+    """Rows around a loss, of which that share is given back."""
+    around = np.linspace(-spread, spread, count)
+    return Seen(("answer",) * count, loss + around, (np.arange(count) < known * count).astype(float))
+
+
+ORIGINAL, RETRAINED = seen(0.1, 1.0), seen(5.1, 0.0)
+
+
+def word(unlearned: Seen, figure: Any, other: Seen = RETRAINED, original: Seen = ORIGINAL, attack: Any = None) -> Any:
+    return compared(Side(unlearned, original, other, "judging"), figure, attack or Rounding())
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),  # the way is 5 nats, so the margin 1
+    [(5.1, "forgotten"), (9.0, "forgotten"), (4.3, "forgotten"), (4.1, "cannot tell"), (3.0, "comes back")],
+)
+def test_losses(loss: float, expected: str) -> None:
+    found = word(seen(loss, 0.0), "loss")
+    assert (found.word, found.silent) == (expected, "") and found.margin == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"), [(0.0, "forgotten"), (0.1, "cannot tell"), (0.4, "comes back"), (1.0, "comes back")]
+)
+def test_given_back(known: float, expected: str) -> None:
+    assert word(seen(5.1, known), "known").word == expected
+
+
+def test_a_figure_that_the_original_does_not_show_is_silent() -> None:
+    """Rounding broke the model, or the rows were never in it: then it tells nothing, whatever the other says."""
+    for figure in ("loss", "known"):
+        found = word(seen(5.1, 0.0), figure, original=seen(5.0, 0.03))
+        assert found.word == "cannot tell" and found.silent
+    assert word(seen(5.1, 0.0, count=1), "loss").silent == "fewer than two rows were asked"
+
+
+def test_what_is_no_number_is_no_evidence() -> None:
+    assert word(seen(float("inf"), 0.0), "loss").word == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "expected"),
+    [(1.0, 1.0, "used"), (0.9, 1.0, "cannot tell"), (0.0, 1.0, "not used"), (0.0, 0.0, "cannot tell")],
+)
+def test_used(mine: float, other: float, expected: str) -> None:
+    found = word(seen(1.0, mine), "known", other=seen(1.0, other), attack=Context())
+    assert found.word == expected and bool(found.silent) == (other == 0)
+
+
+def test_the_worst_word_counts() -> None:
+    assert worst(["forgotten", "cannot tell"]) == "cannot tell"  # what could not be told is not forgotten
+    assert worst(["cannot tell", "comes back", "forgotten"]) == "comes back"
+    assert worst(["used", "not used"]) == "not used" and worst([]) == "cannot tell"
+
+
+VERDICT = {
+    "passes": True, "sentence": "All is well.", "forget": "forgotten", "forget_reasons": ["a"], "rest": "kept",
+    "rest_reasons": ["b"],
+}  # fmt: skip
+
+
+def block(word: str, level: str = "full") -> dict[str, Any]:
+    """The record's block with one attack, under which the figure lies so."""
+    figure = {"figure": "known", "verdict": word, "silent": "", "margin": 0.1}
+    figure["difference"] = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 30}
+    setting = {"setting": "4 bits", "verdict": word, "compared_with": "retrained", "figures": [figure]}
+    result = {"title": "rounding", "verdict": word, "settings": [setting]}
+    return {"level": level, "results": [result] if level != "quick" else [], "not_tested": {"probe": "a probe"}}
+
+
+def test_rows_that_come_back_do_not_pass() -> None:
+    found = under_attack.weighed(VERDICT, block("comes back"))
+    assert not found["passes"] and found["forget"] == "partly" and found["rest"] == "kept"
+    assert found["sentence"] == "All is well. Under attack: comes back under: rounding; not tested: a probe."
+    assert found["forget_reasons"] == [
+        "comes back under rounding (4 bits): share of rows given back differs from that of the retrained model by "
+        "+0.50 (+0.40 to +0.60), margin 0.10",
+        "a",
+    ]
+
+
+def test_a_model_that_cannot_read_is_damaged() -> None:
+    found = under_attack.weighed(VERDICT, block("not used"))
+    assert not found["passes"] and found["rest"] == "damaged" and found["forget"] == "forgotten"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("forgotten", "forgotten also under: rounding"), ("cannot tell", "cannot tell under: rounding")]
+)
+def test_what_is_forgotten_passes_and_what_cannot_be_told_is_said(word: str, said: str) -> None:
+    found = under_attack.weighed(VERDICT, block(word))
+    assert found["passes"] and said in found["sentence"] and found["forget_reasons"] == ["a"]
+
+
+def test_quick_is_as_before() -> None:
+    assert under_attack.weighed(VERDICT, block("forgotten", "quick")) == VERDICT
+    assert "not tried: a probe" in under_attack.limit(block("forgotten", "quick"))
+
+
+def test_an_interrupted_run_goes_on_with_what_was_read(tmp_path: Any) -> None:
+    readings = {"rounding": [Reading("4 bits", {"forget": seen(1.0, 0.5)})]}
+    Checkpoints(tmp_path, models.KEPT).save("unlearned", {"attacked": readings})
+    found = Checkpoints(tmp_path, models.KEPT).load("unlearned")["attacked"]["rounding"][0]
+    assert found.setting == "4 bits" and np.array_equal(found.seen["forget"].loss, seen(1.0, 0.5).loss)
