@@ -1,10 +1,10 @@
-"""Writes docs/methods/ and docs/curvatures/: one page an entry, and an index each, from the code's own docstrings.
+"""Writes docs/methods/, docs/curvatures/ and docs/attacks/: one page an entry, and an index each, from the code's own docstrings.
 
     python docs/catalogue.py           writes what has changed (`make docs`)
     python docs/catalogue.py --check   writes nothing; exit code 1 where a page is not what the code says
 
 A page holds the module's docstring (formula, source, departures, when to use it), the options with their docstrings,
-and what a method needs. Pages that nobody made here, such as methods/papers.md, are left alone.
+what a method needs, and how an attack is judged. Pages that nobody made here, such as methods/papers.md, are left alone.
 """
 
 import ast
@@ -28,6 +28,7 @@ SOURCE = "../../src/expunge"
 MADE = "<!-- Made by docs/catalogue.py from {source}. Change that, then: make docs -->"
 WHEN = "When to use it:"
 DEPTH = 32  # layers of the model that pages give as an example
+ASKED = {"attacks": "what it asks"}  # the heading of an index's last column
 HEADINGS = {"Departure": "Departures", WHEN: "When to use it"}  # what a paragraph begins with: the heading above it
 INTRODUCTIONS = {
     "methods": """# Methods
@@ -46,6 +47,13 @@ What stands for the retain loss's second derivative in the [methods](../methods/
 option; `expunge list curvatures` lists them. Their own options go into `curvature_options`. The damping is the
 method's: relative to the mean of the spectrum over coordinates with a gradient, or absolute on request. Each
 label source makes another matrix: see [papers.md](../methods/papers.md#empirical-and-gauss-newton-fisher).
+""",
+    "attacks": """# Attacks
+
+What somebody may do to a model that seems to have forgotten, or to its prompts, before the same rows are looked at
+again: `--evidence full` of `expunge unlearn` and `expunge evaluate` runs some, `--evidence audit` all, and `expunge plan`
+says what that takes. What an attack shows is compared with a retrained model under the same attack, or with rows that
+the model never saw ([how](../concepts.md#under-attack)). At most 64 rows of a set are looked at, spread evenly.
 """,
 }
 
@@ -92,7 +100,8 @@ def page(one: Entry, results: Mapping[str, str]) -> str:
     """The Markdown page of an entry; `results`: texts of the result pages by name, searched for the entry's."""
     source = f"src/expunge/{one.catalogue}/{one.name}.py"
     parts = [MADE.format(source=source), f"# {one.name}", one.summary, _sections(one.body)]
-    parts += ["## Options", _options(one), *_needs(one), "## See also", _links(one, results)]
+    options = _judged(one) if one.catalogue == "attacks" else ["## Options", _options(one), *_needs(one)]
+    parts += [*options, "## See also", _links(one, results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -100,7 +109,7 @@ def index(catalogue: str, entries: list[Entry]) -> str:
     """The page that lists a catalogue."""
     lines = [
         INTRODUCTIONS[catalogue],
-        f"| {catalogue.removesuffix('s')} | what it is | when to use it |",
+        f"| {catalogue.removesuffix('s')} | what it is | {ASKED.get(catalogue, 'when to use it')} |",
         "| --- | --- | --- |",
     ]
     for one in entries:
@@ -110,7 +119,9 @@ def index(catalogue: str, entries: list[Entry]) -> str:
 
 
 def when(one: Entry) -> str:
-    """The entry's paragraph on when to use it, in one line."""
+    """The entry's paragraph on when to use it, in one line; of an attack what it asks."""
+    if one.catalogue == "attacks":
+        return str(one.kind.question)
     found = next((paragraph for paragraph in one.body.split("\n\n") if paragraph.startswith(WHEN)), "")
     return " ".join(_without(found, WHEN).split())
 
@@ -178,6 +189,21 @@ def _default(field: "dataclasses.Field[Any]") -> str:
     if value is None or value == ():
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _judged(one: Entry) -> list[str]:
+    """How an attack is judged, in words."""
+    kind = one.kind
+    levels = "`full` and `audit`" if kind.level == "full" else "`audit`"
+    lines = [f"- Asks: {kind.question}", f"- Level of evidence: {levels}."]
+    if kind.asks == "used":
+        lines.append("- Words: *used*, *not used*, *cannot tell*: what stands in the prompt should be used.")
+    if kind.beside_original:
+        lines.append("- The original is attacked too: what it does not show then, the attack cannot show.")
+    if kind.twin_only:
+        lines.append("- Judged beside a retrained model only.")
+    lines.append(f"- Margin: {kind.margin:g} of what is given back; of losses a fifth of the way from the original.")
+    return ["## How it is judged", "\n".join(lines)]
 
 
 def _needs(one: Entry) -> list[str]:

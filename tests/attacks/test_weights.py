@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import made
+import made_models as made
 from expunge import registry
 from expunge.attack import Reading
 from expunge.attacks import merge_back, probe, relearning, rounding, sampling
