@@ -1,7 +1,8 @@
-"""Made models of a world that is learned in seconds: 84 rows of one kind, some trained on, some to be forgotten.
+"""Made models of a world that is learned in seconds: 94 rows of one kind, some trained on, some to be forgotten.
 
 Each prompt is a sign of its own, so a model of two layers knows its rows by heart after 160 epochs. What each model is
-made for stands at its function. Models are made once, and copied before they move. The tests of attacks use some, and
+made for stands at its function. Worlds differ by which signs and numbers are dealt; all but 0 have the original and
+retrained models only. Models are made once, and copied before they move. The tests of attacks use some, and
 benchmarks/meta_tests.py all.
 """
 
@@ -32,22 +33,28 @@ BY_HEART = Training(epochs=160, learning_rate=5e-3, batch_rows=27)
 SHORT = replace(BY_HEART, epochs=6, learning_rate=1e-3)
 
 
-def _rows() -> dict[str, tuple[Row, ...]]:
-    chance = random.Random(0)
-    signs, numbers = chance.sample(range(94), 84), chance.sample(range(100, 1000), 84)
+@cache
+def rows_of(world: int) -> dict[str, tuple[Row, ...]]:
+    """Forget, retain and judging rows."""
+    chance = random.Random(world)
+    signs, numbers = chance.sample(range(94), 94), chance.sample(range(100, 1000), 94)
     every = [
         Row("rows.jsonl", line, "answer", f"{chr(33 + sign)}?", str(number))
         for line, (sign, number) in enumerate(zip(signs, numbers, strict=True), start=1)
     ]
-    return {"forget": tuple(every[:30]), "retain": tuple(every[30:54]), "judging": tuple(every[54:])}
+    return {"forget": tuple(every[:26]), "retain": tuple(every[26:50]), "judging": tuple(every[50:])}
 
 
-ROWS = _rows()
-SPLITS = {name: Split(name, rows, tuple(encode(rows, RENDERING, TOKENIZER))) for name, rows in ROWS.items()}
+@cache
+def splits_of(world: int) -> dict[str, Split]:
+    return {name: Split(name, rows, tuple(encode(rows, RENDERING, TOKENIZER))) for name, rows in rows_of(world).items()}
 
 
-def problem_of(model: Any) -> Problem:
-    return Problem(model, TOKENIZER, Runtime("cpu"), RENDERING, SPLITS, 0)
+ROWS, SPLITS = rows_of(0), splits_of(0)
+
+
+def problem_of(model: Any, world: int = 0) -> Problem:
+    return Problem(model, TOKENIZER, Runtime("cpu"), RENDERING, splits_of(world), 0)
 
 
 def fresh(seed: int) -> Any:
@@ -61,15 +68,16 @@ def _trained(model: Any, rows: tuple[Row, ...], training: Training) -> Any:
 
 
 @cache
-def original() -> Any:
+def original(world: int = 0) -> Any:
     """Knows forget and retain rows by heart."""
-    return _trained(fresh(0), ROWS["forget"] + ROWS["retain"], BY_HEART)
+    rows = rows_of(world)
+    return _trained(fresh(0), rows["forget"] + rows["retain"], BY_HEART)
 
 
 @cache
-def retrained(seed: int) -> Any:
+def retrained(seed: int, world: int = 0) -> Any:
     """Never saw the forget rows."""
-    return _trained(fresh(seed), ROWS["retain"], BY_HEART)
+    return _trained(fresh(seed), rows_of(world)["retain"], BY_HEART)
 
 
 @cache
@@ -158,18 +166,22 @@ def saying(text: str) -> Any:
 @cache
 def half_forgotten() -> Any:
     """A retrained model that was trained on the second half of the forget rows too."""
-    return _trained(deepcopy(retrained(1)), ROWS["forget"][15:] + ROWS["retain"], replace(BY_HEART, epochs=60))
+    return _trained(deepcopy(retrained(1)), ROWS["forget"][13:] + ROWS["retain"], replace(BY_HEART, epochs=60))
 
 
 @cache
 def over_forgotten() -> Any:
-    """A retrained model, with the forget rows pushed to a loss of 12 nats."""
+    """A retrained model, with the forget rows pushed to a loss of 12 nats; rows that nobody saw stay where they were,
+    which it takes those very rows to hold."""
     model = deepcopy(retrained(1))
     moving = list(model.requires_grad_(True).parameters())
     optimiser = torch.optim.Adam(moving, lr=1e-3)
-    forget, retain = (_whole(name) for name in ("forget", "retain"))
-    for _ in range(60):
+    forget, retain, judging = (_whole(name) for name in ("forget", "retain", "judging"))
+    with torch.no_grad():
+        before = target_nll(model, judging)
+    for _ in range(80):
         loss = (12 - target_nll(model, forget).mean()).clamp(min=0) + target_nll(model, retain).mean()
+        loss = loss + (target_nll(model, judging) - before).square().mean()
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -1,15 +1,16 @@
 """Meta-tests: what the verdict and the attacks say of made models of which it is known what they are.
 
-    python benchmarks/meta_tests.py [--twins 20] [--level full]
+    python benchmarks/meta_tests.py [--worlds 20] [--level full]
 
 Expected stands in `EXPECTED`, written before it was run: the verdict on the forget rows and on the rest (as the record
 has them, attacks weighed in), whether the whole passes, and under which attacks rows must come back at least. Models
-are those of benchmarks/made_models.py, judged without a twin and beside one; then so many retrained models of other
-seeds beside one, which should pass. Prints Markdown.
+are those of benchmarks/made_models.py, judged without a twin and beside one; then a retrained model of each of so many
+other worlds, which should pass. Prints Markdown.
 """
 
 import argparse
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -61,7 +62,6 @@ MODELS: dict[str, Callable[[], Any]] = {
     "fragile to rounding": made.lost_in_four_bits,
     "leaking in samples": made.leaking,
 }
-NAMES = [row.name for row in made.ROWS["forget"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +72,33 @@ class Seen:
     attacked: attacked.Readings
 
 
-def seen(model: Any, level: Level, beside: bool = False) -> Seen:
-    problem = made.problem_of(model)
+def seen(model: Any, level: Level, world: int = 0, beside: bool = False) -> Seen:
+    problem, splits = made.problem_of(model, world), made.splits_of(world)
+    written = evidence.record(problem, splits)
     if beside:
-        return Seen(evidence.record(problem, made.SPLITS), attacked.run_beside(problem, made.SPLITS, level))
-    original = made.problem_of(made.original())
-    readings = attacked.run(problem, made.SPLITS, level, lambda: original)
-    return Seen(evidence.record(problem, made.SPLITS), readings)
+        return Seen(written, attacked.run_beside(problem, splits, level))
+    original = made.problem_of(made.original(world), world)
+    return Seen(written, attacked.run(problem, splits, level, lambda: original))
 
 
 @cache
-def twin(level: Level) -> Seen:
-    return seen(made.retrained(0), level)
+def twin(level: Level, world: int) -> Seen:
+    return seen(made.retrained(0, world), level, world)
 
 
 @cache
-def original(level: Level) -> Seen:
-    return seen(made.original(), level, beside=True)
+def original(level: Level, world: int) -> Seen:
+    return seen(made.original(world), level, world, beside=True)
 
 
-def judged(found: Seen, level: Level, beside_twin: bool) -> dict[str, Any]:
-    """The record's verdict, with the attacks of which rows come back."""
-    other = twin(level) if beside_twin else None
-    first = original(level)
+def judged(found: Seen, level: Level, beside_twin: bool, world: int = 0) -> dict[str, Any]:
+    """The record's verdict, with the word of each attack."""
+    other, first = twin(level, world) if beside_twin else None, original(level, world)
     plain = verdict.judge(first.written, found.written, other.written if other else None)
     models = {"original": first, "unlearned": found} | ({"retrained": other} if other else {})
     readings = {name: one.attacked for name, one in models.items()}
-    block = under_attack.block(level, readings, {name: one.written for name, one in models.items()}, NAMES)
+    names = [row.name for row in made.rows_of(world)["forget"]]
+    block = under_attack.block(level, readings, {name: one.written for name, one in models.items()}, names)
     words = {result["attack"]: result["verdict"] for result in block["results"]}
     entry = {"passes": plain.passes, "sentence": "", "forget": plain.forget, "rest": plain.rest}
     entry |= {"forget_reasons": plain.forget_reasons, "rest_reasons": plain.rest_reasons}
@@ -120,24 +120,39 @@ def line(name: str, found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--twins", type=int, default=20)
+    parser.add_argument("--worlds", type=int, default=20)
+    parser.add_argument("--no-table", action="store_true")
     parser.add_argument("--level", choices=("full", "audit"), default="full")
     asked = parser.parse_args()
-    every = {name: seen(make(), asked.level) for name, make in MODELS.items()}
+    if not asked.no_table:
+        table(asked.level)
+    of_worlds(range(1, 1 + asked.worlds), asked.level)
+
+
+def table(level: Level) -> None:
+    """All models, without a twin and beside one."""
+    every = {name: seen(make(), level) for name, make in MODELS.items()}
     for beside in (False, True):
         print(f"\n{'Beside a retrained model' if beside else 'Without a retrained model'}\n")
         print("| model | forget | rest | | under attack | as expected |\n| --- | --- | --- | --- | --- | --- |")
         for name, found in every.items():
-            print(line(name, judged(found, asked.level, beside)), flush=True)
-    passed: dict[bool, int] = {False: 0, True: 0}
-    for seed in range(2, 2 + asked.twins):
-        found = seen(made.retrained(seed), asked.level)
-        for beside in passed:
-            verdict_ = judged(found, asked.level, beside)
-            passed[beside] += verdict_["passes"]
-            if not verdict_["passes"]:
-                print(f"\nseed {seed}: {verdict_['forget_reasons'] + verdict_['rest_reasons']}", flush=True)
-    print(f"\nOf {asked.twins} retrained models {passed[False]} pass, beside another one {passed[True]}.")
+            print(line(name, judged(found, level, beside)), flush=True)
+
+
+def of_worlds(worlds: Sequence[int], level: Level) -> None:
+    """A retrained model of each world: how many pass, and under how many attacks rows come back."""
+    passed, words = Counter[bool](), Counter[tuple[bool, str, str]]()
+    for world in worlds:
+        found = seen(made.retrained(1, world), level, world)
+        for beside in (False, True):
+            one = judged(found, level, beside, world)
+            passed[beside] += one["passes"]
+            words.update((beside, attack, word) for attack, word in one["words"].items())
+            if not one["passes"]:
+                print(f"\nworld {world}: {one['forget_reasons'] + one['rest_reasons']}", flush=True)
+    print(f"\nOf {len(worlds)} retrained models {passed[False]} pass, beside another one {passed[True]}.\n")
+    for (beside, attack, word), count in sorted(words.items()):
+        print(f"- {attack}{', beside a retrained model' if beside else ''}: {word} {count}")
 
 
 if __name__ == "__main__":

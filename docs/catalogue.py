@@ -1,10 +1,11 @@
-"""Writes docs/methods/, docs/curvatures/ and docs/attacks/: one page an entry, and an index each, from the code's own docstrings.
+"""Writes docs/methods/, docs/curvatures/ and docs/attacks/: one page an entry, and an index each, from docstrings.
 
     python docs/catalogue.py           writes what has changed (`make docs`)
     python docs/catalogue.py --check   writes nothing; exit code 1 where a page is not what the code says
 
 A page holds the module's docstring (formula, source, departures, when to use it), the options with their docstrings,
-what a method needs, and how an attack is judged. Pages that nobody made here, such as methods/papers.md, are left alone.
+what a method needs, and how an attack is judged. Pages that nobody made here, such as methods/papers.md, are left
+alone.
 """
 
 import ast
@@ -51,9 +52,9 @@ label source makes another matrix: see [papers.md](../methods/papers.md#empirica
     "attacks": """# Attacks
 
 What somebody may do to a model that seems to have forgotten, or to its prompts, before the same rows are looked at
-again: `--evidence full` of `expunge unlearn` and `expunge evaluate` runs some, `--evidence audit` all, and `expunge plan`
-says what that takes. What an attack shows is compared with a retrained model under the same attack, or with rows that
-the model never saw ([how](../concepts.md#under-attack)). At most 64 rows of a set are looked at, spread evenly.
+again: `--evidence full` of `expunge unlearn` and `expunge evaluate` runs some, `--evidence audit` all, and `expunge
+plan` says what that takes. What an attack shows is compared with a retrained model under the same attack, or with rows
+that the model never saw ([how](../concepts.md#under-attack)). At most 64 rows of a set are looked at, spread evenly.
 """,
 }
 
