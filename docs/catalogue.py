@@ -1,10 +1,11 @@
-"""Writes docs/methods/, curvatures/ and metrics/: one page an entry, and an index each, from the code's own docstrings.
+"""Writes docs/methods/, curvatures/, metrics/ and attacks/: one page an entry, and an index each, from docstrings.
 
     python docs/catalogue.py           writes what has changed (`make docs`)
     python docs/catalogue.py --check   writes nothing; exit code 1 where a page is not what the code says
 
 A page holds the module's docstring (formula, source, departures, when to use it), the options with their docstrings,
-what a method needs, and the card of a metric. Pages that nobody made here, such as methods/papers.md, are left alone.
+what a method needs, the card of a metric, and how an attack is judged. Pages that nobody made here, such as
+methods/papers.md, are left alone.
 """
 
 import ast
@@ -30,6 +31,7 @@ SOURCE = "../../src/expunge"
 MADE = "<!-- Made by docs/catalogue.py from {source}. Change that, then: make docs -->"
 WHEN = "When to use it:"
 DEPTH = 32  # layers of the model that pages give as an example
+ASKED = {"attacks": "what it asks", "metrics": "range"}  # the heading of an index's last column
 HEADINGS = {"Departure": "Departures", WHEN: "When to use it"}  # what a paragraph begins with: the heading above it
 INTRODUCTIONS = {
     "methods": """# Methods
@@ -55,6 +57,13 @@ What a report says of each model, side by side; every one is a pure function of 
 card: what it computes, unit, direction and range, what the original and a retrained model get, and how it can be
 fooled. None is a verdict by itself: that is reached by [the rules](../concepts.md). A metric gives no figure for a set
 that has nothing for it to measure.
+""",
+    "attacks": """# Attacks
+
+What somebody may do to a model that seems to have forgotten, or to its prompts, before the same rows are looked at
+again: `--evidence full` of `expunge unlearn` and `expunge evaluate` runs some, `--evidence audit` all, and `expunge
+plan` says what that takes. What an attack shows is compared with a retrained model under the same attack, or with rows
+that the model never saw ([how](../concepts.md#under-attack)). At most 64 rows of a set are looked at, spread evenly.
 """,
 }
 
@@ -96,17 +105,18 @@ def page(one: Entry, results: Mapping[str, str]) -> str:
     """The Markdown page of an entry; `results`: texts of the result pages by name, searched for the entry's."""
     source = f"src/expunge/{one.catalogue}/{one.name}.py"
     parts = [MADE.format(source=source), f"# {one.name}", one.summary, _sections(one.body)]
-    parts += _card(one) if one.catalogue == "metrics" else ["## Options", _options(one), *_needs(one)]
+    own = {"metrics": _card, "attacks": _judged}.get(one.catalogue)
+    parts += own(one) if own else ["## Options", _options(one), *_needs(one)]
     parts += ["## See also", _links(one, results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def index(catalogue: str, entries: list[Entry]) -> str:
     """The page that lists a catalogue."""
-    last, say = ("range", span_of) if catalogue == "metrics" else ("when to use it", when)
+    say = span_of if catalogue == "metrics" else when
     lines = [
         INTRODUCTIONS[catalogue],
-        f"| {catalogue.removesuffix('s')} | what it is | {last} |",
+        f"| {catalogue.removesuffix('s')} | what it is | {ASKED.get(catalogue, 'when to use it')} |",
         "| --- | --- | --- |",
     ]
     for one in entries:
@@ -116,7 +126,9 @@ def index(catalogue: str, entries: list[Entry]) -> str:
 
 
 def when(one: Entry) -> str:
-    """The entry's paragraph on when to use it, in one line."""
+    """The entry's paragraph on when to use it, in one line; of an attack what it asks."""
+    if one.catalogue == "attacks":
+        return str(one.kind.question)
     found = next((paragraph for paragraph in one.body.split("\n\n") if paragraph.startswith(WHEN)), "")
     return " ".join(_without(found, WHEN).split())
 
@@ -207,6 +219,21 @@ def _default(field: "dataclasses.Field[Any]") -> str:
     if value is None or value == ():
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _judged(one: Entry) -> list[str]:
+    """How an attack is judged, in words."""
+    kind = one.kind
+    levels = "`full` and `audit`" if kind.level == "full" else "`audit`"
+    lines = [f"- Asks: {kind.question}", f"- Level of evidence: {levels}."]
+    if kind.asks == "used":
+        lines.append("- Words: *used*, *not used*, *cannot tell*: what stands in the prompt should be used.")
+    if kind.beside_original:
+        lines.append("- The original is attacked too: what it does not show then, the attack cannot show.")
+    if kind.twin_only:
+        lines.append("- Judged beside a retrained model only.")
+    lines.append(f"- Margin: {kind.margin:g} of what is given back; of losses a fifth of the way from the original.")
+    return ["## How it is judged", "\n".join(lines)]
 
 
 def _needs(one: Entry) -> list[str]:

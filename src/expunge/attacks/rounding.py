@@ -2,9 +2,9 @@
 
     per group of 64 inputs: s = max |w| / (2^(bits-1) - 1), w <- s round(w / s)
 
-Unlearning moves weights by less than a step of 4 bits, so rounding can undo it: Zhang et al. 2024 (2410.16454) found 83
-% of the forgotten back in place of 21 %. It harms any model too, so the original, rounded alike, says what there is to
-see.
+Unlearning may move weights by less than a step of 4 bits, so rounding can undo it: in Zhang et al. 2024 (2410.16454)
+models show 83 % of what was to be forgotten in place of 21 %. It harms any model too, so the original, rounded alike,
+says what there is to see.
 
 Departures: symmetric and to nearest, a scale for each group in float32, as Q8_0 of GGUF has it (there groups of 32, and
 the scale in 16 bits; bitsandbytes has the 16 levels of a normal in groups of 64). The embeddings and the output head
