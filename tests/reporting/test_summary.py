@@ -51,6 +51,7 @@ def test_cards_stand_beside_the_scores(make_record: Make) -> None:
     page = html.render(record)
     text = words(page)
     assert page.index('class="limits"') < page.index('id="scores"'), "what was not tested stands with the verdict"
+    assert "✗ comes back" in text and "✓ forgotten" in text[text.index("Under attack") :]
     for card in found:
         assert f'<details id="{card.anchor}">' in page and f'href="#{card.anchor}"' in page
         assert all(" ".join(line.split()) in text for line in card.lines)

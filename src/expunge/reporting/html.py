@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from expunge.files.visible import visible
 from expunge.reporting import attacks, balance, benchmark, iterations, metric_cards, plots, provenance, summary, tables
-from expunge.reporting.words import MEANINGS, NOT_MEASURED
+from expunge.reporting.words import MEANINGS, NOT_MEASURED, badge
 
 Record = Mapping[str, Any]
 COLOUR = re.compile("|".join(plots.THEME))
@@ -44,6 +44,7 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         card_title=metric_cards.TITLE,
         comparison=tables.comparison(record),
         attacks=attacks.section(record),
+        badge_of=badge,
         benchmark=benchmark.section(record),
         losses=inline(plots.losses(record)),
         history=inline(None if iterations.only_proposed(record) else plots.history(record)),

@@ -18,6 +18,10 @@ VERDICT_TONES = {
     "damaged": "warn",
     "over-forgotten": "over",
     "cannot tell": "unknown",
+    # under attack
+    "comes back": "bad",
+    "used": "good",
+    "not used": "warn",
 }
 MEANINGS = {
     "forgotten": "the model treats the row like text it never saw",
