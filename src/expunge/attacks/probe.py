@@ -8,7 +8,8 @@ A model may say nothing and still hold the rows (Patil et al. 2024, 2309.17410).
 of a never-seen row it is the share of forget rows with a lower or equal score, so that half is what telling nothing is.
 
 Departures: not tried on models whose states are not read between two layers. Rows themselves may differ between the
-sets, which a probe sees too; a retrained model shows how much. Features are scaled to variance 1 on the rows that are fitted, and the ridge is the number of features.
+sets, which a probe sees too; a retrained model shows how much. Features are scaled to variance 1 on the rows that are
+fitted, and the ridge is the number of features.
 """
 
 from collections.abc import Iterator
