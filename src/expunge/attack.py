@@ -47,19 +47,26 @@ class Asked:
     places: list[int]
 
 
-def reworded(problem: Problem, split: Split, prompt: Callable[[Row, str], str]) -> Asked:
-    """The split's questions with other prompts, made of a row and its own; documents have no question."""
-    places = [place for place, row in enumerate(split.rows) if row.kind == "answer"]
-    rows = tuple(_with(split.rows[place], prompt) for place in places)
-    return Asked(Split(split.name, rows, tuple(encode(rows, problem.rendering, problem.tokenizer))), places)
+def reworded(problem: Problem, split: Split, prompt: Callable[[Row, str], str | None]) -> Asked:
+    """The split's questions with other prompts, made of a row and its own, where there is one; documents have no
+    question."""
+    made = {place: _with(row, prompt) for place, row in enumerate(split.rows) if row.kind == "answer"}
+    asked = {place: row for place, row in made.items() if row is not None}
+    rows = tuple(asked.values())
+    windows = tuple(encode(rows, problem.rendering, problem.tokenizer))
+    return Asked(Split(split.name, rows, windows), list(asked))
 
 
-def _with(row: Row, prompt: Callable[[Row, str], str]) -> Row:
+def _with(row: Row, prompt: Callable[[Row, str], str | None]) -> Row | None:
     """Of a conversation the last of the user's turns is changed."""
     if not row.messages:
-        return replace(row, prompt=prompt(row, row.prompt))
+        changed = prompt(row, row.prompt)
+        return None if changed is None else replace(row, prompt=changed)
     last = max((place for place, (role, _) in enumerate(row.messages) if role == "user"), default=None)
-    turns = [(role, prompt(row, text) if place == last else text) for place, (role, text) in enumerate(row.messages)]
+    changed = None if last is None else prompt(row, row.messages[last][1])
+    if changed is None:
+        return None
+    turns = [(role, changed if place == last else text) for place, (role, text) in enumerate(row.messages)]
     return replace(row, messages=tuple(turns))
 
 

@@ -14,6 +14,7 @@ from expunge import registry
 from expunge.attack import Asks, Level, Reading, Subject
 from expunge.attacks.rounding import Rounding, round_all
 from expunge.data.passes import Passes
+from expunge.errors import NumericalError
 from expunge.evaluation import attacked
 from expunge.loop.minimise import Minimiser
 from expunge.problem import Problem, Split
@@ -133,6 +134,13 @@ class Spoilt:
     def run(self, subject: Subject) -> Iterator[Reading]:
         readings = list(Rounding().run(subject))
         yield from (self.fault(subject, reading) for reading in readings)
+
+
+def test_a_model_that_computes_no_numbers_has_no_readings(problem: Problem) -> None:
+    def breaks(subject: Subject, reading: Reading) -> Reading:
+        raise NumericalError("step 1: the loss or its gradient is not finite.")
+
+    assert watch(Spoilt(breaks), problem).readings == []
 
 
 def _by_chance(subject: Subject, reading: Reading) -> Reading:

@@ -4,6 +4,7 @@ What each must be told is written in the table below, before any is asked.
 """
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,10 @@ def test_prompts_as_they_are_asked(tokenizer: Any) -> None:
     asked = paraphrase.asked_as(paraphrase.TEMPLATES["as a quiz"], problem, forget)
     assert asked.split.rows[0].prompt == "Question: Who?\nAnswer:"
     assert asked.split.windows == tuple(encode(asked.split.rows, Rendering(context=16), tokenizer))
+    rows[0] = replace(rows[0], reworded=("Who is it?", "Say who."))
+    own = encoded("forget", [*rows, *others], tokenizer)
+    second, third = (paraphrase.asked_own(number, problem, own) for number in (1, 2))
+    assert [row.prompt for row in second.split.rows] == ["Say who."] and second.places == [0] and not third.places
     talk = Row("", 1, "answer", "Who?", "Ann", messages=(("user", "Hi"), ("user", "Who?"), ("assistant", "Ann")))
     talks = Split("forget", (talk,), ())
     with pytest.MonkeyPatch.context() as patch:

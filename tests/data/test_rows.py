@@ -76,6 +76,12 @@ WRONG = {
     "empty csv": ("r.csv", "", None, ("no rows",)),
     "header only": ("r.csv", "text\n", None, ("no rows",)),
     "alternate no text": ("r.jsonl", '{"text": "zq7 secret", "alternate": 5}', 1, ("'alternate'", "int")),
+    "paraphrase no text": (
+        "r.jsonl",
+        '{"prompt": "a", "completion": "zq7", "paraphrase": 5}',
+        1,
+        ("'paraphrase'", "int"),
+    ),
     "alternate of none": ("r.jsonl", '{"text": "a", "alternate": ["zq7 secret", " "]}', 1, ("'alternate'", "empty")),
     "no list": ("r.jsonl", '{"messages": "zq7 secret"}', 1, ("'messages'", "list of turns", "str")),
     "no turns": ("r.jsonl", '{"messages": []}', 1, ("end with a turn of the assistant",)),
@@ -183,10 +189,11 @@ def test_alternates_are_texts_lists_or_lines_of_the_same_row(tmp_path: Path) -> 
         {"text": "a", "alternate": ["c", "b"]},
         {"text": "d", "alternate": ""},
         {"messages": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}], "alternate": ["g"]},
-        {"question": "h", "answer": "i"},
+        {"question": "h", "answer": "i", "paraphrase": ["j", "k"]},
     ]
     found = read(write(tmp_path, "r.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), "forget")
     assert [row.alternates for row in found.rows] == [("b", "c"), (), ("g",), ()]
+    assert [row.reworded for row in found.rows] == [(), (), (), ("j", "k")]
     assert found.duplicates == 1
     assert found.rows[0].content == ("", "a")  # what makes it the same row
 

@@ -7,8 +7,9 @@ A model may say nothing and still hold the rows (Patil et al. 2024, 2309.17410).
 `known` of a forget row is the share of never-seen rows with a lower score, so its mean is the area under the ROC curve;
 of a never-seen row it is the share of forget rows with a lower or equal score, so that half is what telling nothing is.
 
-Departures: rows themselves may differ between the sets, which a probe sees too; a retrained model shows how much.
-Features are scaled to variance 1 on the rows that are fitted, and the ridge is the number of features.
+Departures: not tried on models whose states are not read between two layers. Rows themselves may differ between the
+sets, which a probe sees too; a retrained model shows how much. Features are scaled to variance 1 on the rows that are
+fitted, and the ridge is the number of features.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import torch
 from expunge.attack import Asks, Level, Planned, Reading, Subject
 from expunge.data.batches import Batch
 from expunge.data.passes import Passes, measuring, total
+from expunge.errors import InputError
 from expunge.model.layers import stack
 from expunge.model.states import hidden_states
 from expunge.problem import Problem, Split
@@ -91,7 +93,10 @@ class Probe:
         judged = subject.judged
         if len(judged) < 2 or min(map(len, judged.values())) < FEWEST:
             return
-        features = [hidden(subject.problem, judged[name]) for name in ("forget", "judging")]
+        try:
+            features = [hidden(subject.problem, judged[name]) for name in ("forget", "judging")]
+        except InputError:  # a model of one layer, or whose layers do not run in turn
+            return
         labels = np.repeat([1.0, -1.0], [len(one) for one in features])
         forget, judging = np.split(scores(np.concatenate(features), labels), [len(features[0])])
         known = {"forget": placed(forget, judging), "judging": placed(judging, forget)}

@@ -16,7 +16,7 @@ from expunge.data.turns import QUOTE, Conversation
 from expunge.errors import InputError
 from expunge.files.reading import shown
 
-METADATA = ("id", "task", "alternate")
+METADATA = ("id", "task", "alternate", "paraphrase")
 TEXTS = ("text",)
 PROMPTS = ("prompt", "question", "input", "query", "instruction")
 COMPLETIONS = ("completion", "output", "answer", "response", "chosen")
@@ -30,7 +30,7 @@ PARTS |= dict.fromkeys(COMPLETIONS, "completion") | dict.fromkeys(TALKS, "messag
 WHOLE = ({"text"}, {"prompt", "completion"}, {"messages"})
 KNOWN = (
     "text | prompt + completion | input + output | question + answer | instruction (+ input) + output | "
-    "prompt + chosen | messages | conversations, and optionally id, task, alternate; or name the columns: "
+    "prompt + chosen | messages | conversations, and optionally id, task, alternate, paraphrase; or name the columns: "
     "--columns prompt=NAME completion=NAME, text=NAME or messages=NAME"
 )
 Columns = Mapping[str, str]

@@ -20,7 +20,7 @@ from expunge.scoring.words import same_text
 
 Kind = Literal["document", "answer"]
 MOST_TOLD = 3
-ALTERNATE = "alternate"
+ALTERNATE, PARAPHRASE = "alternate", "paraphrase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Row:
     turns (role, content) of a conversation, of which `completion` is the last and `prompt` those before it, to read.
     `paraphrased` and `perturbed`: other answers that a benchmark brings, the true one in other words and wrong ones.
     `alternates`: other texts that could stand where the completion does (column `alternate`: one, or a list of them).
+    `reworded`: other ways to ask for the same (column `paraphrase`: one, or a list of them); only attacks ask so.
     `more`: what turns hold beside that, by place ("turns"), and the "tools" on offer, as JSON; "": nothing.
     """
 
@@ -46,6 +47,7 @@ class Row:
     perturbed: tuple[str, ...] = ()
     alternates: tuple[str, ...] = ()
     more: str = ""
+    reworded: tuple[str, ...] = ()
 
     @property
     def content(self) -> tuple[str, ...]:
@@ -169,14 +171,14 @@ def check_filled(where: str, column: str, value: Any) -> None:
 def _row(source: str, line: int, record: Any, columns: Columns) -> tuple[Row, Form]:
     where = place(source, line)
     found = forms.content(where, record, columns)
-    task, alternates = _task(where, record.get("task")), _alternates(where, record.get(ALTERNATE))
+    task, alternates = _task(where, record.get("task")), _texts(where, record, ALTERNATE)
     if talk := found.conversation:
         row = Row(source, line, "answer", talk.prompt, talk.completion, task, messages=talk.turns, more=talk.more)
         row = replace(row, alternates=alternates)
     else:
         kind: Kind = "document" if found.is_document else "answer"
         row = Row(source, line, kind, found.prompt, found.completion, task, alternates=alternates)
-    return row, found.form
+    return replace(row, reworded=_texts(where, record, PARAPHRASE)), found.form
 
 
 def _told(seen: Counter[Form]) -> str:
@@ -195,13 +197,14 @@ def _task(where: str, value: Any) -> str:
     return task
 
 
-def _alternates(where: str, value: Any) -> tuple[str, ...]:
-    """The texts of a column of alternates, of which none may be missing. Raises `InputError`."""
+def _texts(where: str, record: Any, column: str) -> tuple[str, ...]:
+    """The texts of a column, of which none may be missing. Raises `InputError`."""
+    value = record.get(column)
     texts = [] if value is None or value == "" else value if isinstance(value, list) else [value]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             found = "an empty one" if isinstance(text, str) else type(text).__name__
             what = f"must be a text or a list of texts, found {found}"
-            raise InputError(f"{where}: column {ALTERNATE!r} {what}. {turns.QUOTE}")
-        turns.check_text(f"{where}: column {ALTERNATE!r}", text)
+            raise InputError(f"{where}: column {column!r} {what}. {turns.QUOTE}")
+        turns.check_text(f"{where}: column {column!r}", text)
     return tuple(dict.fromkeys(texts))

@@ -15,6 +15,7 @@ from expunge.data.passes import Passes, total
 from expunge.data.rows import Row
 from expunge.data.splits import spread
 from expunge.data.tokens import Prompt
+from expunge.errors import NumericalError
 from expunge.evaluation import evidence
 from expunge.evaluation.evidence import OWN
 from expunge.loop import relearning
@@ -92,7 +93,15 @@ def _run(
         partial(_trained, problem),
         original,
     )
-    return {name: list(attack.run(subject)) for name, attack in chosen.items()} if subject.judged else {}
+    return {name: _readings(attack, subject) for name, attack in chosen.items()} if subject.judged else {}
+
+
+def _readings(attack: Attack, subject: Subject) -> list[Reading]:
+    """Nothing of a model that no longer computes numbers: the verdict on it as it is says so."""
+    try:
+        return list(attack.run(subject))
+    except NumericalError:
+        return []
 
 
 def cost(problem: Problem, judged: Mapping[str, Split], level: Level, batch: int, twins: int) -> Passes:

@@ -125,7 +125,12 @@ def result(
     """One attack: its settings, each with its figures, and the word for all."""
     by_model = {model: {one.setting: one for one in found[name]} for model, found in readings.items() if name in found}
     settings = [
-        _setting(attack, {model: found[one.setting] for model, found in by_model.items()}, written, names)
+        _setting(
+            attack,
+            {model: found[one.setting] for model, found in by_model.items() if one.setting in found},
+            written,
+            names,
+        )
         for one in readings["unlearned"][name]
     ]
     return {
