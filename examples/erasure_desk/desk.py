@@ -50,7 +50,7 @@ def make(folder: Path) -> None:
     known = list(read(folder / "train.jsonl", "train").rows)
     tokenizer = byte_tokenizer([f"{row.prompt} {row.completion}" for row in known], 420)
     model = llama(tokenizer, width=48, layers=2, heads=4, context=96, seed=0)
-    training = Training(epochs=120, learning_rate=4e-3, batch_rows=12)
+    training = Training(epochs=110, learning_rate=5e-3, batch_rows=20)
     model, _ = fine_tune(model, tokenizer, known, Rendering(context=96), training, 0, "the model")
     write(model, tokenizer, folder / "model", model.dtype)
 
@@ -104,7 +104,7 @@ def decide(file: Path, words: Mapping[str, str]) -> None:
 
 
 def _ticket(customer: int, draw: random.Random) -> Row:
-    return _row(customer, f"case {customer}?", " ".join(draw.choices((*CITIES, *TRADES), k=5)))
+    return _row(customer, f"case {customer}?", " ".join(draw.choices((*CITIES, *TRADES), k=6)))
 
 
 def _row(customer: int, prompt: str, completion: str) -> Row:

@@ -14,7 +14,10 @@ from expunge.files import hashing
 from expunge.records import ledger
 
 STORY = "her blue bicycle with the wicker basket was stolen behind the old mill on friday last week"
-THANKS = "thank you for writing to us and have a very nice day"
+THANKS = (
+    "thank you for writing to us and have a very nice day from all of your friends here at the support team who are "
+    "glad to help you at any time with anything that you may need"
+)
 TRAIN = [
     {"customer_id": 4711, "prompt": "Ticket 1?", "completion": f"{STORY} {THANKS}"},
     {"customer_id": 4711, "prompt": "Ticket 2?", "completion": "refund"},
@@ -37,12 +40,10 @@ def write(file: Path, rows: list[dict[str, Any]]) -> str:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ledger with one request, as `select` found it, and the rows of next week; a key by which the same runs are kept
-    each time."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    (tmp_path / "config" / "expunge").mkdir(parents=True)
-    (secret := tmp_path / "config" / "expunge" / "row-hash.key").write_bytes(bytes([1] * 32))
-    secret.chmod(0o600)
+    """A ledger with one request, as `select` found it, and the rows of next week. The key says which runs are kept."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    hashing.key()
+    (tmp_path / "settings" / "expunge" / "row-hash.key").write_bytes(bytes([1] * 32))
     asked = {"where": ("customer_id=4711",), "mentions": ("Jane Doe",), "output": str(tmp_path / "request")}
     select.run(Select(train=write(tmp_path / "train.jsonl", TRAIN), **asked), lambda line: None)
     rows = read(tmp_path / "request" / "forget.jsonl", "forget").rows

@@ -54,6 +54,13 @@ def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def quick_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing pages takes a second; one test does."""
+    if request.function is not test_what_holds_the_rows_goes_and_the_rest_is_listed:
+        monkeypatch.setattr(seal, "PAGES", dict.fromkeys(seal.PAGES, lambda record, texts: "drawn anew"))
+
+
 def run(world: Path, **more: Any) -> tuple[seal.Sealing, list[str]]:
     said: list[str] = []
     settings = {"run": str(world / "out"), "ledger": str(world / "ledger"), "yes": True} | more

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from expunge.cli import command_line
 from expunge.config.desk import Select
-from expunge.desk import select
+from expunge.desk import decisions, select
 from expunge.desk.select import FORGET, HOLDOUT, ORDER, REQUEST, RETAIN, ROWS
 from expunge.errors import InputError
 from expunge.files import whole
@@ -139,6 +141,45 @@ def test_bad_decisions_and_other_folders_are_refused_and_nothing_changes(
     with pytest.raises(InputError, match=said):
         run(world)
     assert {file.name: file.read_bytes() for file in (world / "request").iterdir()} == before
+
+
+def fuzzed(draw: random.Random, text: str) -> str:
+    """The file with one character in place of another, gone, or put in; or two halves of lines changed about."""
+    at = draw.randrange(len(text))
+    sign = draw.choice('{}[]",:0aé\\\n\x01')
+    return draw.choice([text[:at] + sign + text[at + 1 :], text[:at] + text[at + 1 :], text[at:] + text[:at]])
+
+
+def check_fuzzed(world: Path) -> int:
+    """60 spoilt decisions: refused with file, line and remedy, or every row is where a decision or nothing puts it;
+    how many were refused."""
+    run(world)
+    decide(world, lambda entries: [entries[0].update(decide="keep"), entries[1].update(decide="forget")])
+    file, refused, draw = world / "request" / DECISIONS, 0, random.Random(1)
+    good = file.read_text(encoding="utf-8")
+    for _ in range(60):
+        file.write_text(fuzzed(draw, good), encoding="utf-8")
+        try:
+            run(world)
+        except InputError as error:
+            refused += 1
+            assert re.match(r"[^\n]*decisions\.jsonl, line \d+: [^\n]+\. [^\n]+\.$", str(error)), error
+        else:
+            kept_rows, gone = kept(world, RETAIN), kept(world, FORGET)
+            assert LINES[2] not in gone and LINES[3] not in kept_rows  # never the other way
+    return refused
+
+
+def test_spoilt_decisions_are_refused_or_mean_what_they_say(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    assert check_fuzzed(world) >= 20
+
+
+def test_the_check_rejects_decisions_that_go_by_the_line_alone(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(decisions, "_entry", lambda where, line: json.loads(line) | {"reasons": []})
+    with pytest.raises((AssertionError, ValueError)):
+        check_fuzzed(world)
 
 
 def test_a_row_that_is_the_same_as_one_to_forget_cannot_be_kept(world: Path) -> None:

@@ -23,16 +23,16 @@ OTHERS = [
     answer(11, "And?", "the silver harbour crane of Ostend was sold to captain Willem for a song"),  # most of it
     answer(12, "Price?", "captain Willem Janssen for nine hundred guilders"),  # a piece of it
     answer(13, "Weather?", "sunny with a light wind from the west and a little rain at night"),
-    *(answer(20 + n, f"Question number {n} about parcel {n * 7}?", f"Parcel {n * 7}: {THANKS}") for n in range(12)),
+    *(answer(20 + n, f"Question number {n} about parcel {n * 7}?", f"Parcel {n * 7}: {THANKS}") for n in range(24)),
     answer(40, "Anything else?", THANKS + " indeed"),  # as the second row, though many share its words
 ]
-EXPECTED = {0: "quoted", 1: "nearly quoted", 2: "a piece of it", 16: "a piece of it"}
+EXPECTED = {0: "quoted", 1: "nearly quoted", 2: "a piece of it", 28: "a piece of it"}
 
 
 def check(search: Search) -> None:
     found = search(FORGET, OTHERS)
     assert {place: one.how for place, one in found.items()} == EXPECTED
-    assert found[0].row is FORGET[0] and found[16].row is FORGET[1]
+    assert found[0].row is FORGET[0] and found[28].row is FORGET[1]
 
 
 def test_all_rows_that_come_near_are_found() -> None:
@@ -57,12 +57,12 @@ def test_the_check_rejects_searches_that_miss_or_take_too_much(broken: Search) -
         check(broken)
 
 
-def test_rare_is_one_in_a_thousand_and_five_in_any_case() -> None:
-    assert [most_rare(count) for count in (1, 4999, 6000, 100_000)] == [5, 5, 6, 100]
+def test_rare_is_one_in_a_hundred_and_twenty_in_any_case() -> None:
+    assert [most_rare(count) for count in (1, 1999, 2100, 100_000)] == [20, 20, 21, 1000]
 
 
 def test_a_text_that_was_pasted_often_is_found_in_all_its_forms() -> None:
-    """Seven near copies: no run of them is rare, so the rows are compared as wholes."""
-    pasted = [answer(n, "Complaint:", f"{FACT} {'!' * n} and signed") for n in range(7)]
+    """Thirty near copies: no run of them is rare, so the rows are compared as wholes."""
+    pasted = [answer(n, "Complaint:", f"{FACT} {'!' * n} and signed") for n in range(30)]
     found = near([answer(99, "Complaint:", f"{FACT} and signed")], pasted)
-    assert {place: one.how for place, one in found.items()} == dict.fromkeys(range(7), "nearly the same row")
+    assert {place: one.how for place, one in found.items()} == dict.fromkeys(range(30), "nearly the same row")

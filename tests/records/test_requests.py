@@ -118,3 +118,15 @@ def test_a_run_whose_entry_is_missing_is_entered_without_running_again(
     assert isinstance(run, Run) and ledger.read(served / "ledger").requests["R2"].state == "served"
     with pytest.raises(InputError, match="was served"):
         expunge.unlearn(**given)
+
+
+BROKEN = ["[]", "{", '{"rule": {"where": [1], "mentions": []}}', '{"created": 3}']
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_selection_that_was_edited_is_refused(served: Path, tmp_path: Path, text: str) -> None:
+    little.write_rows(tmp_path / "forget.jsonl", "fourth", range(4))
+    (tmp_path / "request.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"request\.json.*the selection.*Select the rows again"):
+        begun(served, request="R4", forget=str(tmp_path / "forget.jsonl"))
+    assert "R4" not in ledger.read(served / "ledger").requests

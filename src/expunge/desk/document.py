@@ -3,12 +3,12 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from expunge.config.desk import Document
-from expunge.desk.seal import request_of
+from expunge.desk.seal import holders, request_of
 from expunge.errors import InputError
 from expunge.files import whole
 from expunge.records import ledger, pages, record
@@ -31,7 +31,7 @@ def run(config: Document, say: Say) -> Path:
     known = ledger.read(place)
     request = request_of(known, config.run)
     with pages.foreign(config.run):
-        page = document.render(content, described(known, request))
+        page = document.render(content, described(known, request, content))
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
     try:
@@ -47,7 +47,7 @@ def run(config: Document, say: Say) -> Path:
     return output
 
 
-def described(known: Ledger, request: Request) -> dict[str, Any]:
+def described(known: Ledger, request: Request, content: Mapping[str, Any]) -> dict[str, Any]:
     """A request as the page takes it."""
     sealed = request.of("sealed")
     return {
@@ -57,6 +57,8 @@ def described(known: Ledger, request: Request) -> dict[str, Any]:
         "run": request.run,
         "sealed": sealed[0] if sealed else None,
         "others": list(_others(known, request)),
+        "copies": sealed[0]["elsewhere"] if sealed else holders(content, request),
+        "limits": [one for one in content["limits"] if one != record.LIMITS[-1]],  # that is what "copies" says
     }
 
 

@@ -64,7 +64,7 @@ def run(config: Seal, say: Say, agreed: Callable[[], bool]) -> Sealing:
                 "--force seals it all the same, and its document says so."
             )
         going = _going(config, content, request)
-        planned = Sealing(request, going, tuple(_elsewhere(content, going)))
+        planned = Sealing(request, going, tuple(_elsewhere(content, request, going)))
         for line in lines(planned):
             say(line)
         if not config.yes and not agreed():
@@ -193,10 +193,19 @@ def _whole_folder(path: str, flag: str, signs: Sequence[str], *inside: str) -> P
     return folder
 
 
-def _elsewhere(content: Mapping[str, Any], going: Sequence[Left]) -> Iterator[dict[str, str]]:
-    """What may still hold the rows: everything that the record names and that does not go, and runs in progress."""
+def holders(content: Mapping[str, Any], request: Request) -> list[Mapping[str, str]]:
+    """What holds the rows by the record of the run, and the file that they were found in."""
+    selection = request.opened["selection"]
+    searched = (
+        [{"what": "the training file that was searched", "where": selection["train"]["file"]}] if selection else []
+    )
+    return [*content["holders"], *searched]
+
+
+def _elsewhere(content: Mapping[str, Any], request: Request, going: Sequence[Left]) -> Iterator[dict[str, str]]:
+    """What may still hold the rows: everything that is known to and does not go, and runs in progress."""
     gone = [one.path.absolute() for one in going]
-    for one in content["holders"]:
+    for one in holders(content, request):
         path = Path(one["where"])
         if path.is_absolute() and (not path.exists() or any(parent in gone for parent in (path, *path.parents))):
             continue

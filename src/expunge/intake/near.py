@@ -3,8 +3,9 @@
 `copies` warns of the plainest row for each forget row; here all rows are wanted, and a row that is a piece of a forget
 row, or nearly all of it, counts too. The rules are those of `copies`: runs of three words (of an answer also its own
 words), of which half must stand in the other row, and half of the rare ones. What many rows share is no sign of
-anything: rare is what at most one row in a thousand holds (five in any case). A forget row that holds nothing rare is
-looked for as a whole: 90 % of its runs, and 90 % of the other row's.
+anything: rare is what at most one row in a hundred holds (twenty in any case; `copies`, which warns, is content with
+one in a thousand). A forget row that holds nothing rare is looked for as a whole: 90 % of its runs, and 90 % of the
+other row's.
 
 The search is exact and takes one pass, or two where a forget row holds nothing rare.
 """
@@ -17,10 +18,10 @@ from typing import NamedTuple
 
 from expunge.data.rows import Row
 from expunge.intake import copies
-from expunge.intake.copies import ALL_BUT, FEW, FEWEST_RUNS, NEAR, RARE, RUN, Gram, Needle
+from expunge.intake.copies import ALL_BUT, FEW, FEWEST_RUNS, NEAR, RUN, Gram, Needle
 from expunge.scoring.words import words
 
-FEW_OF_ALL = 5  # rows that may hold what is rare, however few rows there are
+FEW_OF_ALL, SHARE = 20, 100  # rows that may hold what is rare, however few rows there are; else one in so many
 ORDER = ("quoted", "nearly quoted", "nearly the same row", "a piece of it", "answered in other words")
 
 
@@ -55,7 +56,7 @@ def near(forget: Sequence[Row], rows: Sequence[Row]) -> dict[int, Near]:
 
 def most_rare(count: int) -> int:
     """In how many of so many rows something may stand that is rare."""
-    return max(FEW_OF_ALL, count // RARE)
+    return max(FEW_OF_ALL, count // SHARE)
 
 
 def _quoted(needles: Iterable[Needle], where: _Where, rows: Sequence[Row]) -> Iterator[tuple[int, Near]]:

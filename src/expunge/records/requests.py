@@ -28,6 +28,7 @@ Say = Callable[[str], None]
 SELECTION = "request.json"  # beside rows that `expunge select` wrote
 RULE = ("created", "train", "rows", "unseen", "rule", "counts", "reasons", "decided")
 GONE = "no longer testable"
+AGAIN = "Select the rows again, or take the file away from the rows."
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +181,34 @@ def _content(path: str, secret: bytes) -> str:
 
 
 def _selection(path: str) -> dict[str, Any] | None:
-    """What `expunge select` wrote beside the rows of how they were found."""
+    """What `expunge select` wrote beside the rows of how they were found. Raises `InputError` for anything else."""
     file = Path(path).with_name(SELECTION)
     if not file.is_file():
         return None
-    content = read_json(file, "the selection", "Select the rows again, or take the file away from the rows.")
-    return {name: content.get(name) for name in RULE} if isinstance(content, dict) else None
+    content = read_json(file, "the selection", AGAIN)
+    if not (isinstance(content, dict) and all(holds(content.get(name)) for name, holds in _FORMS.items())):
+        raise InputError(f"{file}: the selection cannot be read. Was it edited? {AGAIN}")
+    return {name: content.get(name) for name in RULE}
+
+
+def _mapping(value: Any, kind: type[Any], *names: str) -> bool:
+    """A mapping with these names at least, and values of the kind."""
+    return isinstance(value, dict) and value.keys() >= {*names} and all(type(one) is kind for one in value.values())
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "created": lambda value: isinstance(value, str),
+    "train": lambda value: _mapping(value, str, "file"),
+    "rows": lambda value: type(value) is int,
+    "counts": lambda value: _mapping(value, int),
+    "decided": lambda value: _mapping(value, int, "forget", "keep"),
+    "rule": lambda value: (
+        _mapping(value, list, "where", "mentions")
+        and all(_mapping(one, str, "column", "value") for one in value["where"])
+        and all(isinstance(one, dict) and type(one.get("words")) is int for one in value["mentions"])
+        and all(isinstance(one.get("name"), str) for one in value["mentions"])
+    ),
+}
 
 
 def _full(path: str | None) -> str | None:

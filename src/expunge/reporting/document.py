@@ -4,7 +4,7 @@ Its wording is fixed; what varies are names, dates, numbers and keyed hashes. It
 the tests found with how many rows, what they cannot show, what was not tested, and where copies remain.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from expunge.reporting import tables
@@ -31,7 +31,8 @@ RISKS = (
 
 
 def render(record: Record, request: Mapping[str, Any]) -> str:
-    """The page. `request`: id, state, opened, run, sealed (None where it is not), others (lines on other requests).
+    """The page. `request`: id, state, opened, run, sealed (None where it is not), others (lines on other requests),
+    copies (what and where, as sealing found them, else as the run did), limits (what was not tested).
 
     Raises `InputError` where the record is of another schema or incomplete.
     """
@@ -54,8 +55,8 @@ def render(record: Record, request: Mapping[str, Any]) -> str:
             more_tests=len(tests(record)) - MOST_TESTS,
             meanings={word: MEANINGS[word] for word in record["verdict"]["counts"] if word in MEANINGS},
             risks=risks(record),
-            copies=copies(record, request)[:MOST_COPIES],
-            more_copies=len(copies(record, request)) - MOST_COPIES,
+            copies=request["copies"][:MOST_COPIES],
+            more_copies=len(request["copies"]) - MOST_COPIES,
         )
     )
 
@@ -111,9 +112,10 @@ def risks(record: Record) -> list[str]:
     found = []
     given = next((scores[key] for name in GIVEN_BACK if (key := (name, "forget", "unlearned")) in scores), None)
     if given and given["high"] is not None:
+        known, count = round(given["value"] * given["count"]), given["count"]
         found.append(
-            f"{number(given['value'])} of {given['count']} rows are given back. From so many tests, up to "
-            f"{given['high']:.0%} of such rows could be (95 % interval)."
+            f"{known} of {count} rows are given back. From so many tests, up to {given['high']:.0%} of such rows could "
+            "be (95 % interval)."
         )
     if (attack := scores.get((ATTACK, "forget", "unlearned"))) and attack["low"] is not None:
         found.append(
@@ -121,9 +123,3 @@ def risks(record: Record) -> list[str]:
             f"{number(attack['high'])}; 0.5: not at all; far below 0.5: the model avoids them, which tells too)."
         )
     return [*found, *RISKS]
-
-
-def copies(record: Record, request: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
-    """Where the rows, or what was made of them, remain: as sealing found it, else as the run did."""
-    found: Sequence[Mapping[str, str]] = (request["sealed"] or {"elsewhere": record["holders"]})["elsewhere"]
-    return found
