@@ -27,7 +27,7 @@ NOT_RUN = {
     "$ python3 -m venv .venv": "installing needs the network; tests/test_package.py installs the wheel",
     "$ expunge demo": "three minutes; what it calls is run by the other end-to-end tests",
 }
-COMMANDS = {"plan", "unlearn", "retrain", "evaluate", "compare", "report", "list", "record"}
+COMMANDS = {"select", "influence", "plan", "unlearn", "retrain", "evaluate", "compare", "report", "list", "record"}
 SLOW = COMMANDS - {"list"}  # to begin: they import torch
 NOT_PASSED = 3
 STAND_IN = """#!{python} -IS

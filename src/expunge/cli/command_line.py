@@ -9,7 +9,7 @@ import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import tyro
 
@@ -18,6 +18,7 @@ from expunge.cli import erasure_desk
 from expunge.cli.ending import FAILED, NOT_PASSED, WRONG_INPUT, Answer, agreed, told
 from expunge.cli.ending import say as _say
 from expunge.config import commands, housekeeping, recipes, shipped
+from expunge.config.bounds import parts
 from expunge.config.options import build, check_values
 from expunge.errors import InputError
 from expunge.files import hashing
@@ -80,6 +81,7 @@ def _usage() -> str:
 def _parse(command: str, rest: list[str]) -> Any:
     """Flags over recipe over defaults, as the command's dataclass."""
     kind = COMMANDS[command]
+    rest = _joined(kind, rest)
     if command == "list":
         rest = ["--catalogue", *rest] if rest and not rest[0].startswith("-") else rest
     recipe = _flag(rest, "config")
@@ -89,6 +91,28 @@ def _parse(command: str, rest: list[str]) -> Any:
         return _parse_with_options(command, kind, rest, values)
     default = build(kind, values, str(recipe)) if values else None
     return _tyro(kind, rest, command, default)
+
+
+def _joined(kind: type[Any], rest: list[str]) -> list[str]:
+    """A flag of several values may be given several times: `--earlier a --earlier b` is `--earlier a b`, where only the
+    last one would count."""
+    lists = [one.name for one in dataclasses.fields(kind) if get_origin(parts(one.type)[0]) is tuple]
+    several = {f"--{name.replace('_', '-')}" for name in lists}
+    kept: list[str] = []
+    values: dict[str, list[str]] = {}
+    flag = ""
+    for word in rest:
+        name, given, value = word.partition("=")
+        if word.startswith("--"):
+            flag = name if name in several else ""
+        if not flag:
+            kept.append(word)
+        elif not word.startswith("--"):
+            values[flag].append(word)
+        else:
+            values.setdefault(flag, [])
+            values[flag] += [value] if given else []
+    return [*kept, *(word for name, own in values.items() for word in (name, *own))]
 
 
 def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: dict[str, Any]) -> Any:
