@@ -256,7 +256,7 @@ def influences(
 ) -> Attribution:
     """Names, for each forget row, the training rows on which what the model knows of it depends most.
 
-    A share is by how much the row's mean margin falls where the training row's is brought down by one (see
+    An influence is by how much the row's mean margin would fall without the training row, to first order (see
     `influence.ranking`). Raises `InputError`.
     """
     ...

@@ -27,8 +27,8 @@ def test_a_memorised_row_depends_most_on_itself(little_world: Path, tmp_path: Pa
     assert len(lines) == 12 and all(len(line["sources"]) == 3 for line in lines)
     for line in lines:
         first, *others = line["sources"]
-        assert first["same"] and first["id"] == line["id"] and first["share"] > 0.5
-        assert all(not other["same"] and other["share"] < first["share"] for other in others)
+        assert first["same"] and first["id"] == line["id"] and first["influence"] > 0
+        assert all(not other["same"] and other["influence"] < first["influence"] for other in others)
     assert "forget 1?" not in (tmp_path / "out" / "influence.jsonl").read_text()
     assert any(line.startswith("forget.jsonl:1: most of train.jsonl:") for line in said)
 
@@ -48,11 +48,11 @@ def test_training_rows_are_needed(little_world: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_largest_shares_are_listed() -> None:
+def test_the_largest_influences_are_listed() -> None:
     rows = [Row("train.jsonl", n, "answer", f"q {n}?", str(n)) for n in range(1, 4)]
     asked = Row("forget.jsonl", 7, "answer", "Q  2?", "2")
     (one,) = listed([asked], rows, torch.tensor([[0.1, 0.9, -0.5]], dtype=torch.float64), most=2)
-    assert [(source.name, source.share, source.same) for source in one.sources] == [
+    assert [(source.name, source.influence, source.same) for source in one.sources] == [
         ("train.jsonl:2", 0.9, True),
         ("train.jsonl:1", 0.1, False),
     ]

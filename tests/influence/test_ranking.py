@@ -1,4 +1,4 @@
-"""Shares of training rows in what is known of others, against dense matrices in float64 and by hand."""
+"""Influences of training rows, against dense matrices in float64."""
 
 from typing import Any
 
@@ -8,53 +8,65 @@ from torch import Tensor
 
 from dense_dual import Made
 from expunge.influence import ranking
-from expunge.influence.needs import Tokens
-from expunge.influence.ranking import shares
+from expunge.influence.ranking import influences
+from expunge.model.losses import margins
+from expunge.problem import Split
 
 KINDS = ["llama", "gpt2", "opt", "lora llama"]
+ASKED = [1, 3]
 
 
-def made(kind: str) -> Made:
-    found = Made(kind)
-    counts = torch.tensor([window.targets for window in found.split.windows])
-    owners = torch.tensor([window.row for window in found.split.windows])
-    own = torch.zeros(len(found.split.rows), dtype=torch.long).index_add(0, owners, counts)
-    found.shares = (1 / own[owners.repeat_interleave(counts)]).double()  # the mean over a row's targets
-    return found
+def gradients(found: Made, figure: Any) -> Tensor:
+    """[n, P] of a figure(logits [N, V], ids [N]) of each row, window by window, unpadded, by ordinary autograd."""
+    weights = [found.problem.movable[name] for name in found.layers]
+    rows = [[torch.zeros_like(weight) for weight in weights] for _ in found.split.rows]
+    for window in found.split.windows:
+        logits = found.problem.model(input_ids=torch.tensor([window.ids]), use_cache=False).logits[0]
+        places = [place for place, counts in enumerate(window.counted) if counts]
+        value = figure(logits[[place - 1 for place in places]], torch.tensor([window.ids[place] for place in places]))
+        made = torch.autograd.grad(value, weights, allow_unused=True)
+        for total, part in zip(rows[window.row], made, strict=True):
+            total += 0 if part is None else part
+    flat = [found.flat(dict(zip(found.layers, parts, strict=True))) for parts in rows]
+    return torch.stack(flat)
+
+
+def targets(split: Split) -> Tensor:
+    owners = torch.tensor([window.row for window in split.windows for _ in range(window.targets)])
+    return torch.bincount(owners).double()
 
 
 def expected(found: Made) -> Tensor:
-    """Of each row of the split for each other, from J and C as they are."""
-    gram = found.jacobian() @ torch.linalg.solve(found.metric(), found.jacobian().T)
-    squares = gram.diagonal()
-    return gram / (squares + ranking.DAMPING * squares.mean())
+    """- grad M_q' C^-1 grad L_z / N with C as it is."""
+    margin = gradients(found, lambda logits, ids: margins(logits, ids).sum()) / targets(found.split)[:, None]
+    loss = gradients(found, lambda logits, ids: torch.nn.functional.cross_entropy(logits, ids, reduction="sum"))
+    return -margin[ASKED] @ torch.linalg.solve(found.metric(), loss.T) / targets(found.split).sum()
 
 
 def check(found: Made, monkeypatch: pytest.MonkeyPatch, together: int = 2, whitening: Any = None) -> None:
     monkeypatch.setattr(ranking, "TOGETHER", together)
-    asked = found.split.of([1, 3], "asked")
-    table = shares(found.problem, asked, found.split, whitening or found.whitening)
-    wanted = expected(found)[[1, 3]]
-    assert table.shape == wanted.shape and torch.allclose(table, wanted, rtol=1e-6, atol=1e-9)
-    assert table.argmax(dim=1).tolist() == [1, 3]  # a row depends on itself
+    table = influences(found.problem, found.split.of(ASKED, "asked"), found.split, whitening or found.whitening)
+    wanted = expected(found)
+    assert table.shape == wanted.shape == (2, 4) and torch.allclose(table, wanted, rtol=1e-6, atol=1e-12)
+    assert all(float(table[place, own]) > 0 for place, own in enumerate(ASKED))  # a row is known from itself
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_shares_are_the_dense_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(made(kind), monkeypatch)
-    check(made(kind), monkeypatch, together=64)
+def test_influences_are_the_dense_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(Made(kind), monkeypatch)
+    check(Made(kind), monkeypatch, together=64)
 
 
-@pytest.mark.parametrize("wrong", ["losses", "sums over tokens", "no metric"])
+@pytest.mark.parametrize("wrong", ["rising margin", "sum of margins", "mean loss", "no metric"])
 def test_mistakes_are_seen(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = made("llama")
-    if wrong == "losses":
-        monkeypatch.setattr(
-            "expunge.influence.margin_pairs.margin_cotangent",
-            lambda logits, ids: torch.nn.functional.one_hot(ids, logits.shape[1]) - logits.softmax(1),
-        )
-    if wrong == "sums over tokens":
-        monkeypatch.setattr(Tokens, "shares", lambda tokens: tokens.weights)
+    found = Made("llama")
+    margin, loss = ranking.falling_margin, ranking.summed_loss
+    if wrong == "rising margin":
+        monkeypatch.setattr(ranking, "falling_margin", lambda *given: -margin(*given))
+    if wrong == "sum of margins":
+        monkeypatch.setattr(ranking, "falling_margin", lambda logits, ids, own: margin(logits, ids, own) * own[:, None])
+    if wrong == "mean loss":
+        monkeypatch.setattr(ranking, "summed_loss", lambda logits, ids, own: loss(logits, ids, own) / own[:, None])
     other = Made("llama", "plain").whitening if wrong == "no metric" else found.whitening
     with pytest.raises(AssertionError):
         check(found, monkeypatch, whitening=other)

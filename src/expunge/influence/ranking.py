@@ -1,55 +1,73 @@
-"""Which training rows the knowledge of a row depends on: influence on margins, through a two-factor curvature.
+"""Which training rows the knowledge of a row depends on: influence functions through a two-factor curvature.
 
-With J_i the gradient of row i's mean margin and C = S (x) A, layer by layer,
+With M_q the mean margin of a row's targets (log p - log(1 - p)), L_z the loss of a training row summed over its
+targets, N the targets of all training rows and C the curvature of the mean loss per target,
 
-    share(q, z) = J_q C^-1 J_z' / (J_z C^-1 J_z' + mu)
+    influence(q, z) = - grad M_q' C^-1 grad L_z / N
 
-is by how much row q's mean margin falls, to first order, where row z's is brought down by one with the smallest step in
-the metric of C: the step by which `margin_newton` removes one row. 1: q goes as z goes (z itself, but for mu); 0: they
-have nothing to do with one another; below 0: q would be known better.
+is by how much, to first order, the margins of q fall where z is left out of the training (Koh and Liang, 1703.04730,
+equation 2, through K-FAC as Grosse et al., 2308.03296). Above 0: the model knows q partly from z.
 
-Koh and Liang (1703.04730) and Grosse et al. (2308.03296) take gradients of losses. Those vanish on what is memorised,
-so that every influence is next to none; margins keep their slope. Nor is the change divided by the number of rows: it
-is asked what goes with z, not by how much less z weighs. Shares of several rows do not add up: two that say the same
-have a high share each, and removing one alone would leave q known.
+Departure: they ask about the loss of q, whose gradient vanishes on what is memorised; its margin keeps its slope. The
+gradient of L_z vanishes too where z is memorised: the numbers are then small and their order still tells. What it costs
+to be first order: of two rows that say the same, either is said to be of use, and leaving one out would change nothing.
 
 Shapes: q rows that are asked about, n training rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from expunge.curvature import Whitening
-from expunge.influence.dual import RowPairs
-from expunge.influence.margin_pairs import margin_pairs
-from expunge.influence.needs import Tokens
+from expunge.influence.dual import RowPairs, row_pairs
+from expunge.model.layers import linear_weights
+from expunge.model.losses import margin_cotangent
 from expunge.problem import Problem, Split
 from expunge.runs.progress import bar
 
 TOGETHER = 64  # training rows whose pairs are kept at a time
-DAMPING = 0.01  # mu, relative to the mean of all J_z C^-1 J_z', as in the dual
+Cotangent = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # of logits [N, V], ids [N] and the targets [N] of each one's row
 
 
-def shares(problem: Problem, asked: Split, train: Split, whitening: Mapping[str, Whitening]) -> Tensor:
-    """[q, n] at the current weights; float64 on the CPU. One pass forward and backward over all rows."""
-    own = _pairs(problem, asked, whitening)
-    count, places = len(asked.rows), range(len(train.rows))
-    products, lengths = [], []
+def influences(problem: Problem, asked: Split, train: Split, whitening: Mapping[str, Whitening]) -> Tensor:
+    """[q, n] at the current weights, in margin; float64 on the CPU. One pass forward and backward over all rows."""
+    own = _pairs(problem, asked, whitening, falling_margin)
+    count, products = len(asked.rows), []
     with bar("influence", len(train.rows)) as report:
         for begin in range(0, len(train.rows), TOGETHER):
-            part = train.of(places[begin : begin + TOGETHER], "train")
-            gram = own.joined(_pairs(problem, part, whitening)).gram
-            products.append(gram[:count, count:])
-            lengths.append(gram.diagonal()[count:])
+            part = train.of(range(len(train.rows))[begin : begin + TOGETHER], "train")
+            both = own.joined(_pairs(problem, part, whitening, summed_loss))
+            products.append(both.gram[:count, count:])
             report(begin + len(part.rows))
-    squares = torch.cat(lengths)
-    return torch.cat(products, dim=1) / (squares + DAMPING * squares.mean())
+    return torch.cat(products, dim=1) / sum(window.targets for window in train.windows)
 
 
-def _pairs(problem: Problem, rows: Split, whitening: Mapping[str, Whitening]) -> RowPairs:
-    """Pairs of minus each row's mean margin."""
+def falling_margin(logits: Tensor, ids: Tensor, targets: Tensor) -> Tensor:
+    """Of minus the mean margin of a row."""
+    return -margin_cotangent(logits, ids) / targets[:, None]
+
+
+def summed_loss(logits: Tensor, ids: Tensor, targets: Tensor) -> Tensor:
+    """Of the loss of a row, summed over its targets."""
+    return logits.softmax(dim=1) - one_hot(ids, logits.shape[1])
+
+
+def _pairs(problem: Problem, rows: Split, whitening: Mapping[str, Whitening], cotangent: Cotangent) -> RowPairs:
+    """Whitened pairs of the gradients of one figure of each row."""
+    ids = torch.tensor([t for w in rows.windows for t, counts in zip(w.ids, w.counted, strict=True) if counts])
     owners = torch.tensor([window.row for window in rows.windows for _ in range(window.targets)])
-    plain = torch.ones(len(owners), dtype=torch.float64)
-    return margin_pairs(problem, rows, Tokens(owners, torch.zeros_like(plain), plain, len(rows.rows)), whitening)[0]
+    targets = torch.bincount(owners, minlength=len(rows.rows))[owners]
+
+    def of_batch(logits: Tensor, places: Tensor) -> Tensor:
+        chosen = places.cpu()
+        return cotangent(logits, ids[chosen].to(logits.device), targets[chosen].to(logits))
+
+    layers = linear_weights(problem.model, problem.movable)
+    return row_pairs(
+        problem, rows, {name: one for name, one in layers.items() if name in whitening}, whitening, of_batch
+    )

@@ -1,7 +1,7 @@
 """`expunge influence`: on which training rows what a model knows of given rows depends (training data attribution).
 
 `influence.jsonl` has a line for each row that was asked about: its name and keyed hash, and the training rows with the
-largest shares (`influence.ranking`). It holds no text unless rows may be shown.
+largest influence (`influence.ranking`). It holds no text unless rows may be shown.
 """
 
 import json
@@ -33,19 +33,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A training row: file and line, keyed hash, its share (see `influence.ranking`), whether it is the row itself, and
-    with --show-rows its text."""
+    """A training row: file and line, keyed hash, by how much the asked row's mean margin would fall without it (see
+    `influence.ranking`), whether it is the row itself, and with --show-rows its text."""
 
     name: str
     id: str
-    share: float
+    influence: float
     same: bool
     text: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Depending:
-    """A row that was asked about, and the training rows with the largest shares, largest first."""
+    """A row that was asked about, and the training rows with the largest influence, largest first."""
 
     name: str
     id: str
@@ -70,14 +70,14 @@ def find(config: Influence, checked: Checked, needs: Needs, output: Path, say: S
     rows = checked.sets["train"].rows
     train = Split("train", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     fit = directions.fit_on(problem, drawn(train, FITTED, problem.seed, "fit"), needs.factors, per_layer=True)
-    table = ranking.shares(problem, problem.splits["forget"], train, fit.whitening(release=True))
+    table = ranking.influences(problem, problem.splits["forget"], train, fit.whitening(release=True))
     found = Attribution(output, listed(checked.forget, rows, table, config.most, config.show_rows))
     with outputs.whole_folder(output, private=config.show_rows) as folder:
         lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in found.rows)
         (folder / FILE).write_text(lines, encoding="utf-8")
     others = [next((one for one in row.sources if not one.same), None) for row in found.rows]
     for row, other in list(zip(found.rows, others, strict=True))[:10]:
-        say(f"{row.name}: most of {other.name} ({other.share:.2f})" if other else f"{row.name}: of no other row")
+        say(f"{row.name}: most of {other.name} ({other.influence:.2g})" if other else f"{row.name}: of no other row")
     say(f"influence: {output / FILE}")
     return found
 
@@ -85,20 +85,20 @@ def find(config: Influence, checked: Checked, needs: Needs, output: Path, say: S
 def listed(
     asked: Sequence[Row], train: Sequence[Row], table: Tensor, most: int, show: bool = False
 ) -> tuple[Depending, ...]:
-    """The `most` largest shares of each row of a table [asked, train]."""
+    """The `most` largest influences on each row of a table [asked, train]."""
     secret = hashing.key()
 
     def mark(row: Row) -> str:
         return hashing.keyed_hash(row.content, secret)
 
-    def source(own: Row, place: int, share: float) -> Source:
+    def source(own: Row, place: int, influence: float) -> Source:
         other = train[place]
         text = " ".join(part for part in other.content if part) if show else None
-        return Source(other.name, mark(other), round(share, 6), other.identity == own.identity, text)
+        return Source(other.name, mark(other), influence, other.identity == own.identity, text)
 
     found = []
-    for own, shares in zip(asked, table, strict=True):
-        top = shares.topk(min(most, len(train)))
+    for own, influences in zip(asked, table, strict=True):
+        top = influences.topk(min(most, len(train)))
         pairs: Any = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        found.append(Depending(own.name, mark(own), tuple(source(own, place, share) for place, share in pairs)))
+        found.append(Depending(own.name, mark(own), tuple(source(own, place, influence) for place, influence in pairs)))
     return tuple(found)
