@@ -4,9 +4,10 @@
 
 A world SEED:EPOCHS is a base that learnt 120 fictional people and is fine-tuned on ten others (50 rows: a document and
 four questions each) for so many epochs: at 25 it half knows them, at 60 by heart. It is trained again 50 times, each
-time without one row, and the fall of each other row's mean margin is taken. Spearman's rank correlation over the 49 others, mean over the
-50 rows asked about, with an interval of 95 % from drawing those rows anew; and how often the row with the largest influence
-is about the same person, as a person would expect. The falls are kept in OUTPUT, so the figures can be made again.
+time without one row, and the fall of each other row's mean margin is taken. Spearman's rank correlation over the 49
+others, mean over the 50 rows asked about, with an interval of 95 % from drawing those rows anew; and how often the row
+with the largest influence is about the same person, as a person would expect. The falls are kept in OUTPUT, so the
+figures can be made again.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def figures(table: Floats, falls: Floats) -> tuple[str, str]:
     each = np.array([spearmanr(table[q, rest], falls[q, rest]).statistic for q, rest in enumerate(others)])
     draws = np.random.default_rng(0).choice(each, size=(2000, count)).mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
-    first = [max(rest, key=lambda place: table[q, place]) for q, rest in enumerate(others)]  # noqa: B023
+    first = [max(rest, key=lambda place: table[q, place]) for q, rest in enumerate(others)]
     same = np.mean([place // EACH == q // EACH for q, place in enumerate(first)])
     return f"{each.mean():.2f} ({low:.2f} to {high:.2f})", f"{same:.2f}"
 
