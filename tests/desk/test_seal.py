@@ -115,6 +115,24 @@ def test_original_and_rows_go_only_if_asked(world: Path) -> None:
     assert not {str(world / "model"), str(world / "forget.jsonl")} & {one["where"] for one in found.elsewhere}
 
 
+def test_a_stored_curvature_goes_if_asked_and_nothing_else_of_that_name(world: Path) -> None:
+    file = record.find(world / "out")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["config"]["curvature"] = str(world / "fitted")
+    file.write_text(json.dumps(content), encoding="utf-8")
+    (world / "fitted").mkdir()
+    with ledger.held(world / "ledger", "a test") as (known, _):
+        last = known.requests["R1"].run
+        assert last
+        entry = {name: last[name] for name in ("path", "passes", "verdict", "hashes", "again")}
+        known.with_entry("run", "R1", entry | {"record": seal.hashing.full_hash(file)})
+    with pytest.raises(InputError, match=r"holds no curvature\.json"):
+        run(world, curvature=True)
+    (world / "fitted" / "curvature.json").write_text("{}", encoding="utf-8")
+    run(world, curvature=True)
+    assert not (world / "fitted").exists() and state(world) == "sealed"
+
+
 def nested(world: Path) -> None:
     (world / "model" / "ledger").mkdir()
     shutil.copytree(world / "ledger", world / "model" / "ledger", dirs_exist_ok=True)

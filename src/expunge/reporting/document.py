@@ -12,7 +12,7 @@ from expunge.reporting.html import environment
 from expunge.reporting.words import MEANINGS, SETS, number
 
 Record = Mapping[str, Any]
-MOST_IDS, MOST_TESTS, MOST_COPIES = 32, 14, 10
+MOST_IDS, MOST_TESTS, MOST_OTHERS, MOST_COPIES = 28, 12, 6, 6  # what two pages hold
 SHOWN = ("forget", "earlier", "retain")
 GIVEN_BACK = ("knowledge", "regurgitation", "exact")
 ATTACK = "loss_attack"
@@ -55,6 +55,8 @@ def render(record: Record, request: Mapping[str, Any]) -> str:
             more_tests=len(tests(record)) - MOST_TESTS,
             meanings={word: MEANINGS[word] for word in record["verdict"]["counts"] if word in MEANINGS},
             risks=risks(record),
+            others=request["others"][:MOST_OTHERS],
+            more_others=len(request["others"]) - MOST_OTHERS,
             copies=request["copies"][:MOST_COPIES],
             more_copies=len(request["copies"]) - MOST_COPIES,
         )
