@@ -29,38 +29,42 @@ class Condition(NamedTuple):
     column: str
     value: str
 
-    def holds(self, record: Any) -> bool:
-        """Whether it does, normal forms, case and spacing put aside."""
-        wanted = same_text(self.value)
-        return any(same_text(cell) == wanted for cell in cells(record, self.column))
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Whose rows are meant, and which names."""
+    """Whose rows are meant, and which names. `values`: by column those that were asked for, normal forms, case and
+    spacing put aside."""
 
     where: tuple[Condition, ...]
     names: Names
+    values: Mapping[str, set[str]]
 
     @classmethod
     def of(cls, where: Sequence[str], mentions: Sequence[str], file: str | None) -> "Rule":
         """As the flags say it. Raises `InputError`."""
         if not (where or mentions or file):
             raise InputError("nothing says which rows: give --where COLUMN=VALUE, --mentions NAME or --mentions-file.")
-        for one in where:
-            column, equals, value = one.partition("=")
+        for said in where:
+            column, equals, value = said.partition("=")
             if not (column and equals and value.strip()):
                 raise InputError("--where: write COLUMN=VALUE, such as customer_id=4711.")
         conditions = tuple(Condition(*one.split("=", 1)) for one in where)
-        return cls(conditions, names.read(mentions, file))
+        values: dict[str, set[str]] = defaultdict(set)
+        for one in conditions:
+            values[one.column].add(same_text(one.value))
+        return cls(conditions, names.read(mentions, file), dict(values))
 
     def owners(self, record: Any) -> list[str]:
         """The columns of the record that hold what was asked for."""
-        return [one.column for one in self.where if one.holds(record)]
+        return [
+            column
+            for column, values in self.values.items()
+            if any(same_text(cell) in values for cell in cells(record, column))
+        ]
 
     def mentioned(self, record: Any) -> list[str]:
         """Where those names were given that stand anywhere in the record."""
-        return self.names.within(words("\n".join(names.texts(record)))) if self.names.given else []
+        return self.names.within(words("\n".join(names.texts(record)))) if self.names.forms else []
 
 
 class Reason(NamedTuple):

@@ -21,40 +21,36 @@ FLAG = "--mentions"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names as their words, each with where it was given, which is all that is ever told of it."""
+    """Names as their words, in all forms in which they are looked for, each with where it was given, which is all that
+    is ever told of it. `lengths`: of the forms that begin with a word."""
 
-    given: tuple[tuple[tuple[str, ...], str], ...]
-    by_first: dict[str, list[tuple[tuple[str, ...], str]]]
+    forms: dict[tuple[str, ...], str]
+    lengths: dict[str, set[int]]
 
     @classmethod
     def of(cls, names: Iterable[tuple[str, str]]) -> Self:
         """Names with where they were given. Raises `InputError` for one that says nothing."""
-        given: dict[tuple[str, ...], str] = {}
+        forms: dict[tuple[str, ...], str] = {}
+        lengths: dict[str, set[int]] = defaultdict(set)
         for name, place in names:
             found = tuple(words(name))
             if weight(list(found)) < LEAST:
                 raise InputError(f"{place}: a name of fewer than {LEAST} letters stands everywhere. Write it in full.")
-            given.setdefault(found, place)
-        by_first: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-        for found, place in given.items():
-            for form in dict.fromkeys((found, _last_first(found))):
-                by_first[form[0]].append((form, place))
-        return cls(tuple(given.items()), dict(by_first))
-
-    @property
-    def forms(self) -> list[tuple[str, ...]]:
-        """All forms in which names are looked for."""
-        return [form for forms in self.by_first.values() for form, _ in forms]
+            for form in (found, _last_first(found)):
+                forms.setdefault(form, place)
+                lengths[form[0]].add(len(form))
+        return cls(forms, dict(lengths))
 
     def within(self, text: Sequence[str]) -> list[str]:
         """Where those names were given that stand in the words of a text."""
-        found = []
-        for first in self.by_first.keys() & set(text):
-            for start in (place for place, word in enumerate(text) if word == first):
-                found += [
-                    place for form, place in self.by_first[first] if tuple(text[start : start + len(form)]) == form
-                ]
-        return sorted(set(found))
+        if self.lengths.keys().isdisjoint(text):
+            return []
+        runs = (
+            tuple(text[start : start + length])
+            for start, word in enumerate(text)
+            for length in self.lengths.get(word, ())
+        )
+        return sorted({self.forms[run] for run in runs if run in self.forms})
 
 
 def read(mentions: Sequence[str], file: str | None) -> Names:

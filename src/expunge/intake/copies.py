@@ -141,7 +141,7 @@ def _alone(needle: Needle, rare: Collection[Gram], share: float) -> How | None:
 
 def _places(wanted: set[Gram], rows: Sequence[Row]) -> dict[Gram, list[int]]:
     """By run of words the rows that it stands in, in order."""
-    by_length = {length: {gram for gram in wanted if len(gram) == length} for length in map(len, wanted)}
+    by_length = {length: {gram for gram in wanted if len(gram) == length} for length in set(map(len, wanted))}
     where: dict[Gram, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         found = words(text_of(row))

@@ -104,7 +104,7 @@ def _alike(wholes: dict[frozenset[Gram], Row], where: _Where, rows: Sequence[Row
 
 
 def _scan(wanted: set[Gram], rows: Sequence[Row], most: int) -> _Where:
-    lengths = {length: {gram for gram in wanted if len(gram) == length} for length in map(len, wanted)}
+    lengths = {length: {gram for gram in wanted if len(gram) == length} for length in set(map(len, wanted))}
     places: dict[Gram, list[int]] = defaultdict(list)
     common: set[Gram] = set()
     for place, row in enumerate(rows):
