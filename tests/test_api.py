@@ -50,6 +50,11 @@ def test_signatures_are_those_of_the_configurations(name: str) -> None:
     assert differing(call, other)
 
 
+def test_a_value_given_twice_is_refused() -> None:
+    with pytest.raises(TypeError, match="multiple values for argument 'model'"):
+        expunge.unlearn("m", model="n")
+
+
 def test_everything_is_listed() -> None:
     assert {*KINDS, "report"} <= {*expunge.__all__} <= {*dir(expunge)}
     with pytest.raises(AttributeError, match="unlern"):

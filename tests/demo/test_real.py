@@ -15,6 +15,7 @@ from expunge.demo import real, support
 from expunge.errors import ExpungeError
 from expunge.loop.training import Training
 from gguf_files import model_of, written
+from libraries import reading
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }}"
@@ -40,6 +41,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setattr(real, "TRAINING", Training(epochs=15, learning_rate=4e-3, batch_rows=8))
 
 
+@reading
 def test_from_the_file_to_the_last_line(tiny: None, tmp_path: Path) -> None:
     said: list[str] = []
     finished = pipeline.run_demo(Demo(real=True, output=str(tmp_path / "out")), said.append)

@@ -101,8 +101,8 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
         rows(GOOD + f'["{SECRET}"]'),
         "{here}/f.jsonl, line 2: expected an object with named columns, found list. "
         "Known: text | prompt + completion | input + output | question + answer | instruction (+ input) + output | "
-        "prompt + chosen | messages | conversations, and optionally id, task, alternate; or name the columns: "
-        "--columns prompt=NAME completion=NAME, text=NAME or messages=NAME.",
+        "prompt + chosen | messages | conversations, and optionally id, task, alternate, paraphrase; or name the "
+        "columns: --columns prompt=NAME completion=NAME, text=NAME or messages=NAME.",
     ),
     "number": (
         rows('{"prompt": 5, "completion": "a"}'),

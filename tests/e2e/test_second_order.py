@@ -38,7 +38,7 @@ def test_removal_stays_within_its_budget_and_says_what_it_did(world: Path, tmp_p
 
 def test_a_curvature_that_drowns_is_said(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = expunge.unlearn(
-        print,
+        say=print,
         **{role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout")},
         model=str(world / "original"),
         output=str(tmp_path / "out"),

@@ -167,7 +167,7 @@ def test_retrain_is_cached_and_comparable(little_world: Path, tmp_path: Path) ->
     lines: list[str] = []
     for name in ("first", "second"):
         (twin,) = expunge.retrain(
-            lines.append,
+            say=lines.append,
             **inputs(little_world, "forget", "train"),
             base=str(little_world / "base"),
             train_config=str(tmp_path / "training.yaml"),

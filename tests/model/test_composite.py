@@ -12,6 +12,7 @@ from expunge.demo.tiny import byte_tokenizer
 from expunge.errors import InputError
 from expunge.model import layers, load, save
 from expunge.model.select import select
+from libraries import tried
 from problems import seeded
 
 CPU = torch.device("cpu")
@@ -66,6 +67,7 @@ def test_the_check_rejects_a_tower_that_moves(model: Any, monkeypatch: pytest.Mo
         check_text_alone(layers.stack(model).names())
 
 
+@tried
 def test_the_names_of_the_files_come_out_again(folder: Path, model: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -9,6 +9,7 @@ import gguf as library
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoTokenizer
 
 from expunge import pipeline
@@ -16,6 +17,7 @@ from expunge.config import commands
 from expunge.errors import InputError
 from expunge.model import gguf, load
 from gguf_files import TEXTS, model_of, written
+from libraries import reading
 
 
 def loaded(folder: Path) -> Any:
@@ -28,6 +30,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@reading
+def test_a_transformers_that_reads_them_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(transformers, "__version__", "5.4.0")
+    with pytest.raises(InputError, match=r'transformers 5\.4\.0 reads .* pip install "transformers>=5\.23"'):
+        gguf.check(tmp_path / "one.gguf", "model")
+    monkeypatch.setattr(transformers, "__version__", "5.23.0")
+    gguf.check(tmp_path / "one.gguf", "model")
+
+
+@reading
 @pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
 def test_what_the_file_holds_is_what_is_used(kind: str, tmp_path: Path, cache: Path) -> None:
     model, tokenizer = model_of()
@@ -56,6 +69,7 @@ def test_what_the_file_holds_is_what_is_used(kind: str, tmp_path: Path, cache: P
     assert gguf.folder_of(file, said.append) == folder and len(said) == before + 1  # from the cache
 
 
+@reading
 def test_another_file_of_the_same_name_is_read_anew(tmp_path: Path, cache: Path) -> None:
     model, tokenizer = model_of()
     first = gguf.folder_of(written(tmp_path / "one.gguf", model, tokenizer))
@@ -81,7 +95,7 @@ def test_a_folder_with_one_file_will_do_and_one_with_two_is_asked_about(tmp_path
         ("text.gguf", b"hello, world", "not a GGUF file"),
         ("lfs.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         ("m-00001-of-00003.gguf", b"GGUF\x03\0\0\0", "Join them first"),
-        ("cut.gguf", b"GGUF\x03\0\0\0\0\0", "cannot be read"),
+        pytest.param("cut.gguf", b"GGUF\x03\0\0\0\0\0", "cannot be read", marks=reading),
     ],
 )
 def test_what_is_no_whole_file_is_refused(
@@ -103,6 +117,7 @@ def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: py
         gguf.check(tmp_path / "one.gguf", "model")
 
 
+@reading
 def test_commands_take_a_file_in_the_place_of_a_folder(tmp_path: Path, cache: Path) -> None:
     model, tokenizer = model_of(context=256)
     file = written(tmp_path / "one.gguf", model, tokenizer, "Q8_0")
@@ -114,5 +129,5 @@ def test_commands_take_a_file_in_the_place_of_a_folder(tmp_path: Path, cache: Pa
     made = gguf.opened(given, said.append)
     assert Path(str(made.model)).is_dir() and made.forget == given.forget and given.model == str(file)
     assert gguf.opened(made, said.append) == made and len(said) == 2  # a folder stays what it is
-    shown = pipeline.run_plan(replace(given, method="gradient_ascent"))
+    shown = pipeline.run_plan(replace(given, method="gradient_ascent")).lines
     assert shown[0].startswith(f"model: {made.model} (llama)") and any("gradient_ascent" in line for line in shown)

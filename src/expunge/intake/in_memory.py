@@ -46,7 +46,9 @@ def called(pipeline: ModuleType, kind: type[Any]) -> Callable[[Callable[P, R]], 
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = inspect.signature(function).bind_partial(*args).arguments | kwargs
+            signature = inspect.signature(function)
+            known = {key: value for key, value in kwargs.items() if key in signature.parameters}
+            given = signature.bind_partial(*args, **known).arguments | kwargs  # what is unknown is refused by name
             say, tokenizer = given.pop("say", silent), given.pop("tokenizer", None)
             with put(given, kind, tokenizer) as plain:
                 done: R = getattr(pipeline, f"run_{name}")(recipes.configuration(kind, plain), say)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -31,6 +33,7 @@ from expunge.runs.workspace import cache_folder, private
 
 MAGIC = b"GGUF"
 PLAIN = {"F32", "F16", "BF16"}
+READS = Version("5.23")  # of transformers: the first that was tried and reads them right
 ROLES = ("model", "base", "retrained", "unlearned", "adapter_base")
 Config = TypeVar("Config")
 
@@ -63,6 +66,11 @@ def check(file: Path, role: str) -> None:
         raise InputError(f"{file}: one part of several. Join them first (llama-gguf-split --merge).")
     if find_spec("gguf") is None:
         raise InputError(f'{file}: reading GGUF needs the package gguf. Run: pip install "expunge[gguf]"')
+    if Version(transformers.__version__) < READS:
+        raise InputError(
+            f"{file}: transformers {transformers.__version__} reads tokenizers of GGUF files as others (seen in 5.4). "
+            f'Run: pip install "transformers>={READS}"'
+        )
 
 
 def opened(config: Config, say: Callable[[str], None] = lambda line: None) -> Config:
