@@ -83,15 +83,22 @@ def test_a_leak_of_the_retrained_model_too_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("low", "expected"),
-    [(1, "forgotten"), (5, "forgotten"), (6, "partly")],  # binomial(30, 0.05): 99 % quantile 5
+    [(1, "forgotten"), (8, "forgotten"), (9, "partly")],  # beta-binomial(30, 1, 19): 99 % quantile 8
 )
 def test_more_low_ranks_than_chance(low: int, expected: str) -> None:
     assert judged([2.9] * low + [4.0] * (30 - low)).forget == expected
 
 
 def test_more_high_ranks_than_chance() -> None:
-    assert judged([4.95] * 5 + [4.0] * 25).forget == "forgotten"
-    assert judged([5.1] * 6 + [4.0] * 24).forget == "over-forgotten"
+    assert judged([4.95] * 8 + [4.0] * 22).forget == "forgotten"
+    assert judged([5.1] * 9 + [4.0] * 21).forget == "over-forgotten"
+
+
+def test_more_comparison_rows_allow_fewer_ranks_by_chance() -> None:
+    """Beta-binomial (30, 10, 190): 99 % quantile 5, as the binomial has it."""
+    many = [*np.linspace(3.0, 5.0, 199)] * 4  # a quarter of them are taken
+    assert judged([3.05] * 5 + [4.0] * 25, many).forget == "forgotten"
+    assert judged([3.05] * 6 + [4.0] * 24, many).forget == "partly"
 
 
 @pytest.mark.parametrize("n", [1, 7, 30])

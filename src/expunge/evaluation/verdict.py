@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import norm
 
+from expunge.scoring.chance import excess, most_beyond
 from expunge.scoring.evidence import Evidence, SetEvidence, not_finite
 from expunge.scoring.matching import RECALL_LEAK, known_rows, recall_rows
 
@@ -166,30 +167,28 @@ def _chance(loss: float, others: Floats) -> float:
 
 
 def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
-    """The set's verdict: are there more bad rows than never-seen rows would show at the binomial 99 % quantile?"""
+    """The set's verdict: are there more bad rows than as many never-seen rows show in 99 % of cases?"""
     n = len(rows)
     if failed := [row for row in rows if row.verdict == "failed"]:
         return "failed", [f"{len(failed)} of {n} rows cannot be judged: {failed[0].reason}"]
     told = [row for row in rows if row.verdict != "cannot tell"]
-    remaining = sum(row.verdict == "not forgotten" for row in rows)
+    remaining = [row.chance for row in rows if row.verdict == "not forgotten"]
+    among = min((round(1 / row.resolution) - 1 for row in told if row.resolution), default=0)
     lows = sum(row.low or row.verdict == "not forgotten" for row in rows)
     highs = sum(row.high for row in rows)
     overs = sum(row.verdict == "over-forgotten" for row in rows)
-    chance = max((row.chance for row in rows if row.verdict == "not forgotten"), default=0.0)
-    most_remaining = min(_most(n, chance), int(LOW_RANK * n))
-    if remaining > most_remaining:
-        return "not forgotten", [_excess(remaining, n, "still in the model", most_remaining)]
-    if lows > _most(len(told), LOW_RANK):
-        return "partly", [_excess(lows, n, f"below {LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))]
-    if highs > _most(len(told), LOW_RANK) or overs > _most(len(told), 1 / (FEWEST_COMPARISONS + 1)):
-        return "over-forgotten", [
-            _excess(highs, n, f"above {1 - LOW_RANK:.0%} of never-seen rows", _most(len(told), LOW_RANK))
-        ]
+    most = most_beyond(len(told), LOW_RANK, among, QUANTILE)
+    if found := excess(remaining, n, LOW_RANK, QUANTILE):
+        return "not forgotten", [_excess(found[0], n, "still in the model", found[1])]
+    if lows > most:
+        return "partly", [_excess(lows, n, f"below {LOW_RANK:.0%} of never-seen rows", most)]
+    if max(highs, overs) > most:
+        return "over-forgotten", [_excess(max(highs, overs), n, f"above {1 - LOW_RANK:.0%} of never-seen rows", most)]
     if len(told) < n:
         return "cannot tell", [f"{n - len(told)} of {n} rows cannot be told: {_first_reason(rows)}"]
     return "forgotten", [
-        f"{lows} of {n} rows rank below {LOW_RANK:.0%} of never-seen rows (chance allows {_most(n, LOW_RANK)}), "
-        f"{remaining} are still in the model"
+        f"{lows} of {n} rows rank below {LOW_RANK:.0%} of never-seen rows (chance allows {most}), "
+        f"{len(remaining)} are still in the model"
     ]
 
 
@@ -335,10 +334,6 @@ def _comparable(rows: SetEvidence, index: int, comparison: SetEvidence | None) -
 def _unseen_loss(original: Evidence) -> float:
     rows = original.sets.get("judging")
     return float(rows.loss.mean()) if rows is not None and len(rows.loss) else 1.0
-
-
-def _most(n: int, chance: float) -> int:
-    return int(binom.ppf(QUANTILE, n, chance)) if n and chance > 0 else 0
 
 
 def _excess(found: int, n: int, what: str, most: int) -> str:
