@@ -1,8 +1,5 @@
 """`expunge document`: the two pages of a request, as HTML and, where weasyprint is installed, as PDF."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from expunge.files import whole
 from expunge.records import ledger, pages, record
 from expunge.records.ledger import Ledger, Request
 from expunge.reporting import document
+from expunge.runs import outputs
 
 PAGE, PRINTED = "document.html", "document.pdf"
 HOW = 'no PDF: pip install "expunge[document]" makes it, or print document.html from a browser (A4, no scaling)'
@@ -22,9 +20,7 @@ Say = Callable[[str], None]
 
 def run(config: Document, say: Say) -> Path:
     """Writes the pages into a new folder and returns it. Raises `InputError`."""
-    output = Path(config.output)
-    if os.path.lexists(output):
-        raise InputError(f"{output}: the output exists already and is never overwritten. Name another --output.")
+    output = outputs.check_output(config.output)
     content = record.read_whole(config.run)
     if not (place := config.ledger or content["config"].get("ledger")):
         raise InputError(f"{config.run}: this run was entered in no ledger. Name the one of its request with --ledger.")
@@ -32,15 +28,9 @@ def run(config: Document, say: Say) -> Path:
     request = request_of(known, config.run)
     with pages.foreign(config.run):
         page = document.render(content, described(known, request, content))
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
-    try:
+    with outputs.whole_folder(output, private=True) as made:
         whole.write_whole(made / PAGE, page.encode())
         printed = _pdf(page, made / PRINTED)
-        made.rename(output)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
     say(f"document: {output / (PRINTED if printed else PAGE)}")
     if not printed:
         say(HOW)
