@@ -26,7 +26,7 @@ from expunge.intake import copies
 from expunge.intake.near import most_rare
 from expunge.records import ledger
 from expunge.records.ledger import Ledger
-from expunge.scoring.words import words
+from expunge.scoring.words import runs, words
 
 FEWEST, NEAR = 2, 0.4  # kept runs that a row must share, and of those that are rare
 OTHER = Reason("not of any request")
@@ -125,7 +125,7 @@ class _Asked:
         if self._names:
             found = words("\n".join(names.texts(record)))
             for length, some in self._names.items():
-                grams = set(zip(*(found[start:] for start in range(length)), strict=False))
+                grams = set(runs(found, length))
                 for owner in {some[run] for gram in grams if (run := hashing.run_hash(gram, self._secret)) in some}:
                     yield Reason("mentions a name of request", owner)
 

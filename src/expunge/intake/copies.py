@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from expunge.data.rows import Row
-from expunge.scoring.words import weight, words
+from expunge.scoring.words import runs, weight, words
 
 RUN = 3
 LEAST, SHORT = 6, 4  # letters that an answer must have, or a word that gives it away; and any word that counts
@@ -96,7 +96,7 @@ def grams(found: list[str]) -> frozenset[Gram]:
     """The runs of three words; of fewer words, all of them as one."""
     if len(found) <= RUN:
         return frozenset((tuple(found),))
-    return frozenset(zip(*(found[place:] for place in range(RUN)), strict=False))
+    return frozenset(runs(found, RUN))
 
 
 def text_of(row: Row) -> str:
@@ -146,6 +146,6 @@ def _places(wanted: set[Gram], rows: Sequence[Row]) -> dict[Gram, list[int]]:
     for place, row in enumerate(rows):
         found = words(text_of(row))
         for length, some in by_length.items():
-            for gram in some.intersection(zip(*(found[start:] for start in range(length)), strict=False)):
+            for gram in some.intersection(runs(found, length)):
                 where[gram].append(place)
     return dict(where)

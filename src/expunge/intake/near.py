@@ -19,7 +19,7 @@ from typing import NamedTuple
 from expunge.data.rows import Row
 from expunge.intake import copies
 from expunge.intake.copies import ALL_BUT, FEW, FEWEST_RUNS, NEAR, RUN, Gram, Needle
-from expunge.scoring.words import words
+from expunge.scoring.words import runs, words
 
 FEW_OF_ALL, SHARE = 20, 100  # rows that may hold what is rare, however few rows there are; else one in so many
 ORDER = ("quoted", "nearly quoted", "nearly the same row", "a piece of it", "answered in other words")
@@ -110,7 +110,7 @@ def _scan(wanted: set[Gram], rows: Sequence[Row], most: int) -> _Where:
     for place, row in enumerate(rows):
         found = words(copies.text_of(row))
         for length, some in lengths.items():
-            for gram in some.intersection(zip(*(found[start:] for start in range(length)), strict=False)) - common:
+            for gram in some.intersection(runs(found, length)) - common:
                 places[gram].append(place)
                 if len(places[gram]) > most:
                     common.add(gram)
@@ -120,4 +120,4 @@ def _scan(wanted: set[Gram], rows: Sequence[Row], most: int) -> _Where:
 
 def _runs(text: str, lengths: set[int]) -> set[Gram]:
     found = words(text)
-    return {gram for length in lengths for gram in zip(*(found[start:] for start in range(length)), strict=False)}
+    return {gram for length in lengths for gram in runs(found, length)}

@@ -7,6 +7,7 @@ cling to words, are taken character by character, each with its marks.
 """
 
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import regex
@@ -65,6 +66,11 @@ def same_text(text: str) -> str:
         return " ".join(text.lower().split())
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     return " ".join("".join(sign for sign in plain if unicodedata.category(sign) != "Cf").split())
+
+
+def runs(found: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    """All runs of so many words, in order; none of fewer words."""
+    return zip(*(found[start:] for start in range(length)), strict=False)
 
 
 def halves(text: str) -> Halves:
