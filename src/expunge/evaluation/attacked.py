@@ -3,6 +3,7 @@
 The model is as it was written and read back; after each attack it is so again, bit for bit.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from expunge.scoring.seen import Seen
 
 LEVELS: tuple[Level, ...] = ("quick", "full", "audit")
 MOST_ROWS = 64  # of a set
+BESIDE, FEWEST_BESIDE = 2, 16  # never-seen rows for each forget row of a kind, and of a kind
 Readings = dict[str, list[Reading]]  # by attack
 
 
@@ -43,27 +45,34 @@ def attacks(level: Level) -> dict[str, Attack]:
 def sampled(judged: Mapping[str, Split]) -> dict[str, Split]:
     """The rows that attacks look at: a spread of each set, without other answers of a benchmark."""
     found = {}
-    for name in (*JUDGED, "retain"):
-        if name in judged and len(judged[name]):
-            split = judged[name].of(places(len(judged[name])), name)
-            rows = tuple(replace(row, paraphrased=(), perturbed=()) for row in split.rows)
-            found[name] = replace(split, rows=rows)
+    for name, own in places({name: [row.kind for row in split.rows] for name, split in judged.items()}).items():
+        split = judged[name].of(own, name)
+        rows = tuple(replace(row, paraphrased=(), perturbed=()) for row in split.rows)
+        found[name] = replace(split, rows=rows)
     return found
 
 
-def places(count: int) -> list[int]:
-    """Which rows of a set are looked at."""
-    return spread(count, MOST_ROWS)
+def places(kinds: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    """Which rows of each set are looked at, by the kinds of its rows; sets of which none is are left out.
+
+    Of never-seen rows `BESIDE` for each forget row of the kind that is looked at, and at least `FEWEST_BESIDE`: the few
+    forget rows decide how wide an interval is, and the price of an attack follows the request.
+    """
+    found = {name: spread(len(kinds[name]), MOST_ROWS) for name in ("forget", "retain") if name in kinds}
+    forget = Counter(kinds["forget"][place] for place in found.get("forget", []))
+    judging: list[int] = []
+    for kind, many in forget.items():
+        own = [place for place, other in enumerate(kinds.get("judging", ())) if other == kind]
+        judging += [own[at] for at in spread(len(own), min(MOST_ROWS, max(FEWEST_BESIDE, BESIDE * many)))]
+    return {name: own for name, own in (found | {"judging": sorted(judging)}).items() if own}
 
 
 def as_written(recorded: Evidence) -> dict[str, Seen]:
     """What evidence says of the same rows, without an attack."""
-    found = {}
-    for name in JUDGED:
-        if (rows := recorded.sets.get(name)) is not None and len(rows.loss):
-            own = places(len(rows.loss))
-            seen = _seen(rows)
-            found[name] = Seen(tuple(seen.kinds[place] for place in own), seen.loss[own], seen.known[own])
+    found, sets = {}, {name: _seen(rows) for name, rows in recorded.sets.items() if name in JUDGED}
+    for name, own in places({name: seen.kinds for name, seen in sets.items()}).items():
+        seen = sets[name]
+        found[name] = Seen(tuple(seen.kinds[place] for place in own), seen.loss[own], seen.known[own])
     return found
 
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from expunge.attack import Attack, Level, Reading
+from expunge.data.splits import spread
 from expunge.evaluation import attacked
 from expunge.evaluation.attacked import Readings, attacks
 from expunge.scoring.evidence import Evidence
@@ -186,7 +187,7 @@ def _given_back(unlearned: Seen, retrained: Seen | None, names: Sequence[str]) -
     back = unlearned.known > 0.5
     if retrained is not None:
         back &= ~(retrained.known > 0.5)
-    return [names[place] for place, row in zip(attacked.places(len(names)), back, strict=True) if row]
+    return [names[place] for place, row in zip(spread(len(names), attacked.MOST_ROWS), back, strict=True) if row]
 
 
 def sentence(found: Mapping[str, Any]) -> str:
