@@ -20,6 +20,7 @@ from expunge.planning.estimate import Cost, Estimate, Estimator
 from expunge.planning.rows import Rows
 from expunge.planning.table import gib
 from expunge.runs.distributed import Runtime
+from expunge.runs.memory import USABLE
 
 DEFAULT = Unlearn().method
 
@@ -61,11 +62,12 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
     room = {}
     if costs:
         first = possible[DEFAULT if any(cost.name == DEFAULT for cost in costs) else costs[0].name]
+        memory = int(config.memory * 2**30)
         sizes = {
-            f"{config.memory:g} GB": int(config.memory * 2**30),
-            f"this machine's free {gib(estimator.free)}": estimator.free,
+            f"{config.memory:g} GB": (memory, int(USABLE * memory)),
+            f"this machine's free {gib(estimator.free)}": (estimator.free, estimator.size),
         }
-        room = {name: estimator.room(first, size) for name, size in sizes.items()}
+        room = {name: estimator.room(first, *both) for name, both in sizes.items()}
     return Estimate(costs, missing, refused, retraining, room, estimator.interpreter, _share(rows), estimator.attacks())
 
 
