@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from expunge.attack import Level
-from expunge.config.commands import Plan
+from expunge.config.commands import Unlearn
 from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
@@ -101,7 +101,7 @@ class Work(NamedTuple):
 class Estimator:
     """Costs of one model, its rows and this machine. What takes time (traces, timings) is done once."""
 
-    def __init__(self, config: Plan, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
+    def __init__(self, config: Unlearn, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
         self.config, self.rows, self.runtime = config, rows, runtime
         on_cpu = runtime.device.type == "cpu"
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
@@ -125,6 +125,16 @@ class Estimator:
         used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, self.size)
         moving = self._made(needs, subspace).moving
         return replace(self._cost(name, subspace, moving, work, used), linear=linear)
+
+    def row_passes(self, method: Method) -> float:
+        """Of one method's steps, at most; nothing is timed."""
+        subspace = self.builder.chosen(self._set(method, self.size).subspace, self.runtime.device, self.size)
+        return self._work(method, self.rows, subspace).steps.row_passes
+
+    def row_passes_anew(self, kept: Sequence[Row], chosen: Training) -> float:
+        """Of training on the rows that are left."""
+        windows = encode(kept, self.rows.rendering, self.rows.tokenizer)
+        return training.cost(windows, chosen, self.config.seed).row_passes
 
     def _set(self, method: Method, free: int) -> Setting:
         """What decides the memory of a method's run: own matrices of an adapter are planned for as our own LoRA."""
