@@ -336,6 +336,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     variants: Mapping[str, Options] | None = None,
     generations: Literal["benchmark", "short", "answers"] = "benchmark",
+    evidence: commands.Evidence = "quick",
     tokens: int | None = None,
     gradient_checkpointing: bool = False,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",

@@ -9,7 +9,7 @@ import pytest
 
 import expunge
 from expunge import registry
-from expunge.comparison import cells
+from expunge.comparison import variants
 from expunge.config import commands, options, recipes, shipped
 from expunge.config.bounds import fields_naming
 from expunge.errors import InputError
@@ -36,7 +36,7 @@ def test_recipe(file: Path) -> None:
     assert len(local) >= 2
     assert all(Path(path).is_absolute() for path in local)  # resolved against the recipe, wherever one stands
     if kind is commands.Compare:
-        assert cells.variants(recipe)
+        assert variants.variants(recipe)
     else:
         assert recipe.output
         options.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))

@@ -11,6 +11,7 @@ import expunge
 from expunge import registry
 from expunge.cli.command_line import main
 from expunge.comparison import cells
+from expunge.comparison.variants import Variant
 from expunge.config import commands
 from expunge.loop.trial import method_of
 
@@ -169,7 +170,7 @@ def test_a_further_twin_makes_no_finished_cell_anew(monkeypatch: pytest.MonkeyPa
     def keys(*twins: str) -> list[str]:
         work = object.__new__(cells._Work)
         work.key, work.twins, work.config = twins[0], list(twins), commands.Compare()
-        variant = cells.Variant("npo", "npo", method_of("npo", {}), False)
+        variant = Variant("npo", "npo", method_of("npo", {}), False)
         found = [work._cell_key("npo", 0, variant), work._cell_key("original", None, None)]
         return found + [work._cell_key("retrained", place, None) for place in range(len(twins))]
 

@@ -136,6 +136,8 @@ class Compare(Inputs):
     generations: Literal["benchmark", "short", "answers"] = "benchmark"
     """short: a few tokens beyond each reference, without the benchmark's official scores, much faster; answers: short,
     for questions only, so without verdicts, faster still."""
+    evidence: Evidence = "quick"
+    """full and audit: each model also under the attacks of that level, as unlearn has them (expunge list attacks)."""
     tokens: Count | None = None
     """Budget of tokens through the model in optimiser steps, the same for all methods; none: each its own steps."""
     gradient_checkpointing: bool = False
