@@ -1,4 +1,4 @@
-"""Methods under attack, beside a retrained model: `expunge compare --evidence audit` on LUME rows, `full` on a real model.
+"""Methods under attack, beside a twin: `expunge compare --evidence audit` on LUME rows, `full` on a real model.
 
     python benchmarks/under_attack.py lume --lume FOLDER --output FOLDER [--seeds 0 1 2]
     python benchmarks/under_attack.py real --output FOLDER [--seeds 0 1 2]
