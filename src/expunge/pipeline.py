@@ -188,8 +188,6 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     """Trains the retrained twins, or takes them from the cache. Raises `InputError`."""
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
-    if config.seeds < 1:
-        raise InputError(f"--seeds {config.seeds}: expected 1 or more.")
     output = outputs.check_output(_required(config.output, "output"))
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)

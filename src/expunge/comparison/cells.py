@@ -299,7 +299,7 @@ def _code() -> list[Path]:
 
 def _shared(config: commands.Compare) -> dict[str, Any]:
     """What a cell's configuration takes over: all fields that `compare` and `unlearn` have in common."""
-    names = {one.name for one in fields(commands.Unlearn)} - {"seed", "output", "config", "retrained"}
+    names = {one.name for one in fields(commands.Unlearn)} - {"seed", "output", "recipe", "retrained"}
     return {one.name: getattr(config, one.name) for one in fields(config) if one.name in names}
 
 

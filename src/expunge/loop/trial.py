@@ -78,7 +78,7 @@ def run(
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
     if kept:
         config, linear = replace(config, subspace=kept["subspace"]), kept["linear"]
-    as_adapter = config.save == "adapter"
+    as_adapter = config.save_as == "adapter"
     chosen = choose(problem, config.options.needs, config.subspace, linear, say, as_adapter)
     subspace = replace(chosen.subspace, reason=kept["reason"]) if kept else chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)

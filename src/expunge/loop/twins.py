@@ -95,7 +95,7 @@ def make_twins(
     original = float(row_losses(problem, problem.model, kept).mean())
     twins = []
     with atomic_folder(output) as folder:
-        for seed in range(config.seed, config.seed + config.seeds):
+        for seed in range(config.seed, config.seed + config.twins):
             single = replace(config, seed=seed)
             key = distributed.from_main(partial(_cache_key, single, rows, problem.rendering, training))
             cached = distributed.from_main(partial(private, cache_folder() / "twins")) / key
@@ -104,7 +104,7 @@ def make_twins(
             else:
                 _train_into(cached, single, rows, problem, training, checkpoints.below(key))
             twin = load_other(config, str(cached), assembled, torch.float32)
-            place = f"seed-{seed}" if config.seeds > 1 else ""
+            place = f"seed-{seed}" if config.twins > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
             settings = {"training": asdict(training), "seed": seed, "rows": len(rows)}
             if distributed.main_process():

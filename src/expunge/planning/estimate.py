@@ -107,7 +107,7 @@ class Estimator:
         self.free = free_memory(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
         self.given, self.scheme = load.adapter_of(str(config.model)) is not None, quantised.scheme(shape)
-        saved = "adapter" if self.given and config.save == "auto" else config.save
+        saved = "adapter" if self.given and config.save_as == "auto" else config.save_as
         self.setting = Setting(config.subspace, saved, shipped, bool(config.base), bool(config.retrained))
         self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)
         self._curves = cache(
@@ -169,7 +169,7 @@ class Estimator:
         if self.builder.chosen(asked.subspace, self.runtime.device, size) != "lora":
             yield flag, lora, self.rows
         if asked.save != "adapter":
-            yield f"{flag} --save adapter", replace(lora, save="adapter"), self.rows
+            yield f"{flag} --save-as adapter", replace(lora, save="adapter"), self.rows
         for context in CONTEXTS:
             if context < self.rows.longest:
                 yield f"{flag} --context {context}", lora, self.rows.cut(context)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.config import commands, recipes
+from expunge.config import commands, flags, recipes
 from expunge.errors import InputError, Interrupted
 from expunge.runs import distributed, environment, purge, workspace
 from expunge.runs.checkpoint import Checkpoints
@@ -83,7 +83,7 @@ def _begin(checkpoints: Checkpoints, identity: Mapping[str, str], output: Path) 
     return int(begun["processes"])
 
 
-def identity(command: str, inputs: commands.Inputs, hashes: Mapping[str, str]) -> dict[str, str]:
+def identity(command: str, inputs: flags.Inputs, hashes: Mapping[str, str]) -> dict[str, str]:
     """What must be the same for a run to go on, by the name that a refusal gives it; `hashes` of inputs by role."""
     plain = {key: value for key, value in recipes.resolved(inputs).items() if key not in (*commands.ROWS, "output")}
     found = {"command": command} | {f"--{key.replace('_', '-')}": _text(value) for key, value in plain.items()}
