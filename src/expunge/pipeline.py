@@ -27,12 +27,12 @@ from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, requests, reuse
+from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, replacing, requests, reuse
 from expunge.records.attribution import Attribution
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
-from expunge.runs import distributed, outputs, unfinished
+from expunge.runs import distributed, unfinished
 from expunge.runs.distributed import Runtime
 
 Say = Callable[[str], None]
@@ -52,7 +52,7 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
 def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
     config = replace(config, options=method)
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     checked = check(config, method.needs)
     config = gguf.opened(config, say)
     given = reuse.given(config, checked, say)
@@ -89,7 +89,7 @@ def _unlearn(
     found = audit(models.evidence["original"], config, say)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
-    with save.atomic_folder(output) as folder:
+    with save.atomic_folder(output, replaces=config.overwrite) as folder:
         distributed.from_main((folder / "expunge").mkdir)
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
             done = trial.run(config, assembled, base, folder, log, say, models.clock, None, begun.checkpoints, linear)
@@ -110,7 +110,7 @@ def _unlearn(
 
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
     """Judges an unlearned model. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
     config = gguf.opened(config, say)
@@ -140,7 +140,7 @@ def _evaluate(
             models.record_other(name, path, assembled)
     nothing: dict[str, Any] = dict.fromkeys(("subspace", "method", "save", "audit")) | {"history": []}
     nothing |= {"lineage": lineage, "hashes": hashed}
-    with save.atomic_folder(output) as folder:
+    with save.atomic_folder(output, replaces=config.overwrite) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
     return replace(run, output=output)
 
@@ -188,7 +188,7 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     """Trains the retrained twins, or takes them from the cache. Raises `InputError`."""
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
     config = gguf.opened(config, say)
@@ -201,13 +201,13 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
     """Fits the curvature of what is to be kept; returns its folder. Raises `InputError`."""
     config = replace(config, options=trial.method_of(config.method, config.options))
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
 
 
 def run_influences(config: commands.Influence, say: Say = lambda line: None) -> Attribution:
     """For each forget row the training rows on which what the model knows of it depends most. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     needs = trial.method_of(commands.Unlearn().method, None).needs
     checked = check(config, asked=("forget", "train"))
     return attribution.find(gguf.opened(config, say), checked, needs, output, say)
@@ -215,12 +215,12 @@ def run_influences(config: commands.Influence, say: Say = lambda line: None) -> 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """Compares methods over seeds; finished cells are kept. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
         content = cells.compare(config, say, begun.checkpoints)
-        with save.atomic_folder(output) as folder:
+        with save.atomic_folder(output, replaces=config.overwrite) as folder:
             comparison_pages.write(folder, content)
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))

@@ -89,7 +89,12 @@ OWN: dict[str, dict[str, Any]] = {
 def run(name: str, given: dict[str, Any], output: Path) -> None:
     own = {field.name for field in dataclasses.fields(CALLS[name])}
     settings = {key: value for key, value in given.items() if key in own} | OWN.get(name, {})
-    getattr(expunge, name)(**settings | ({"output": output} if "output" in own else {}))
+    if "output" in own:
+        output.mkdir()
+        (output / "influence.jsonl").touch()  # of an earlier run, to be replaced
+        settings |= {"output": output, "overwrite": True}
+    getattr(expunge, name)(**settings)
+    assert "output" not in own or (name == "influences") == (output / "influence.jsonl").is_file()
 
 
 def unread(kind: type[Any], read: set[str]) -> set[str]:

@@ -122,7 +122,7 @@ def _evaluate(config: Any) -> Answer:
 def _report(config: Any) -> Answer:
     from expunge.records import pages
 
-    page = pages.report(config.record, config.output)
+    page = pages.report(config.record, config.output, overwrite=config.overwrite)
     _say(f"report: {page}")
     return Answer(0, {"report": page})
 

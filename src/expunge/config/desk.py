@@ -72,7 +72,7 @@ class Seal(flags.Yes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document(flags.Written, flags.OnLedger):
+class Document(flags.Overwrite, flags.Written, flags.OnLedger):
     """Writes the document of a request: two pages to print and to sign, from its record and the ledger.
 
     The ledger is the one that the record names, if none is given.

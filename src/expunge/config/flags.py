@@ -144,7 +144,13 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Overwrite:
+    overwrite: bool = False
+    """Replace what expunge wrote to this output before, once the new one is whole; anything else there is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(Overwrite):
     output: Folder = None
     """Folder to write (filter: a file); must not exist, unless this command says so."""
 

@@ -10,7 +10,7 @@ from expunge.config.bounds import Names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(flags.Written):
+class Report(flags.Overwrite, flags.Written):
     """Writes the report of a record again: report.html and report.md."""
 
     record: Annotated[str, Names("folder")]

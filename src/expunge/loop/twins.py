@@ -94,7 +94,7 @@ def make_twins(
     kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     original = float(row_losses(problem, problem.model, kept).mean())
     twins = []
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, replaces=config.overwrite) as folder:
         for seed in range(config.seed, config.seed + config.twins):
             single = replace(config, seed=seed)
             key = distributed.from_main(partial(_cache_key, single, rows, problem.rendering, training))
