@@ -73,7 +73,7 @@ def _unlearn(
     begun: unfinished.Run,
     say: Say,
 ) -> Run:
-    lineage = trace(config, checked, say)
+    lineage, log = trace(config, checked, say), begun.log(say)
     config = replace(config, date=config.date or begun.kept("date", datetime.date.today().isoformat()))
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
@@ -91,8 +91,10 @@ def _unlearn(
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
     with save.atomic_folder(output, replaces=config.overwrite) as folder:
         distributed.from_main((folder / "expunge").mkdir)
-        with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
-            done = trial.run(config, assembled, base, folder, log, say, models.clock, None, begun.checkpoints, linear)
+        done = trial.run(
+            config, assembled, base, folder, log.part(), say, models.clock, None, begun.checkpoints, linear
+        )
+        log.deliver(folder)
         models.record_written(done.delivered.problem, assembled)
         details = {
             "subspace": applied.subspace(done.subspace),
@@ -195,7 +197,7 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart) as begun:
-        return make_twins(config, checked, training, output, say, begun.checkpoints)
+        return make_twins(config, checked, training, output, say, begun.checkpoints, begun.log(say))
 
 
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
@@ -219,9 +221,11 @@ def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Compa
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        content = cells.compare(config, say, begun.checkpoints)
+        log = begun.log(say)
+        content = cells.compare(config, say, begun.checkpoints, log)
         with save.atomic_folder(output, replaces=config.overwrite) as folder:
             comparison_pages.write(folder, content)
+            log.deliver(folder)
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
     return finished

@@ -34,6 +34,7 @@ from expunge.problem import Problem
 from expunge.reporting import standings
 from expunge.runs import environment, workspace
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 from expunge.runs.peak import Peak
 from expunge.scoring.evidence import Evidence
 
@@ -86,7 +87,7 @@ def _fitting(config: commands.Compare, chosen: Sequence[Variant], say: Say) -> t
     return fitting, checked
 
 
-def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dict[str, Any]:
+def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints, log: Growing) -> dict[str, Any]:
     """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written.
 
     Of a cell that was interrupted `checkpoints` hold what is needed to go on with it.
@@ -97,7 +98,7 @@ def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dic
     twins = load.twins(config.retrained) if config.retrained else []
     chosen, checked = _fitting(config, chosen, say)
     assembled = assemble(config, checked)
-    work = _Work(config, checked, assembled, twins, say, checkpoints)
+    work = _Work(config, checked, assembled, twins, say, checkpoints, log)
     cells = [work.cell("original", None, None)]
     cells += [work.cell("retrained", place, None) for place in range(len(twins))]
     cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
@@ -126,6 +127,7 @@ class _Work:
     twins: list[str]
     say: Say
     checkpoints: Checkpoints
+    log: Growing
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
     kept: dict[str, divergence.Kept] | None = None
@@ -192,8 +194,8 @@ class _Work:
         tokens = self.config.tokens if variant.budgeted else None
         checkpoints = self.checkpoints.below(key)
         with workspace.temporary("cell") as folder:
-            log: list[Any] = []
-            done = trial.run(config, here, self.base, folder, log.append, self.say, clock, tokens, checkpoints)
+            log = self.log.part(cell=variant.label, seed=seed)
+            done = trial.run(config, here, self.base, folder, log, self.say, clock, tokens, checkpoints)
             with clock.stage("evaluate"):
                 found = self._record(done.delivered.problem)
         checkpoints.clear()

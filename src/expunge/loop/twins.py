@@ -33,6 +33,7 @@ from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 from expunge.runs import distributed, environment
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 from expunge.runs.workspace import cache_folder, private
 
 WITHIN = 0.1
@@ -80,6 +81,7 @@ def make_twins(
     output: Path,
     say: Callable[[str], None],
     checkpoints: Checkpoints,
+    log: Growing,
 ) -> list[Twin]:
     """Trains the twins, or takes them from the cache, and writes them to `output` with a small record each.
 
@@ -102,7 +104,7 @@ def make_twins(
             if distributed.from_main(cached.is_dir):
                 say(f"the twin of seed {seed} is taken from the cache")
             else:
-                _train_into(cached, single, rows, problem, training, checkpoints.below(key))
+                _train_into(cached, single, rows, problem, training, checkpoints.below(key), log)
             twin = load_other(config, str(cached), assembled, torch.float32)
             place = f"seed-{seed}" if config.twins > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
@@ -112,6 +114,7 @@ def make_twins(
             word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
             say(f"loss on the kept rows: twin {made.loss:.3f}, original {original:.3f}: {word}")
             twins.append(made)
+        log.deliver(folder)
     for made in twins:
         say(f"twin: {made.output}")
     return twins
@@ -131,6 +134,7 @@ def _train_into(
     problem: Problem,
     training: Training,
     checkpoints: Checkpoints,
+    log: Growing,
 ) -> None:
     assert config.base is not None
     torch.manual_seed(config.seed)
@@ -149,6 +153,7 @@ def _train_into(
         problem.portions,
         config.gradient_checkpointing,
         checkpoints,
+        log.part(twin=config.seed),
     )
     with atomic_folder(folder) as temporary:
         if like and distributed.main_process():

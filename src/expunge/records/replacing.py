@@ -17,12 +17,13 @@ from expunge.intake.sets import trust
 from expunge.model import load
 from expunge.records import record
 from expunge.registry import SUFFIX
-from expunge.runs import outputs
+from expunge.runs import growing, outputs
 
+LOG = f"expunge/{growing.NAME}"
 ALONE = (  # all that other commands write, the first of which tells them
     ("curvature.json", "factors.safetensors"),
     ("influence.jsonl",),
-    ("comparison.json", *(f"comparison.{end}" for end in ("html", "md", "csv", "tex", "svg")), "cells.csv"),
+    ("comparison.json", *(f"comparison.{end}" for end in ("html", "md", "csv", "tex", "svg")), "cells.csv", LOG),
     ("report.html", "report.md"),
     ("document.html", "document.pdf"),
 )
@@ -62,7 +63,7 @@ def _stranger(folder: Path) -> str:
         own = str(file.relative_to(folder))
         known = {own, str(Path(own).with_name(record.SEALED)), *record.read_whole(file)["files"]}
     elif twins := {str(file.parent.parent.relative_to(folder)) for file in folder.rglob(TWIN)}:
-        known = {name for name in found for twin in twins if twin == "." or name.startswith(f"{twin}/")}
+        known = {LOG} | {name for name in found for twin in twins if twin == "." or name.startswith(f"{twin}/")}
     else:
         known = next(({*names} for names in ALONE if names[0] in found), set())
         if not known:

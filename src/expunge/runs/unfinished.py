@@ -6,7 +6,7 @@ What a run keeps while it lasts (checkpoints, evidence, which holds text) lies i
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any
 
 from expunge.config import commands, flags, recipes
 from expunge.errors import InputError, Interrupted
-from expunge.runs import distributed, environment, purge, workspace
+from expunge.runs import distributed, environment, growing, purge, workspace
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 
 BEGUN = "begun"
 
@@ -32,6 +33,13 @@ class Run:
         found: str = distributed.from_main(lambda: self.checkpoints.read(name)) or value
         self.checkpoints.save(name, found)
         return found
+
+    def log(self, say: Callable[[str], None]) -> Growing:
+        """The log of the run, which grows in its working folder."""
+        if not distributed.main_process():
+            return Growing(None)
+        say(f"log: {self.checkpoints.folder / growing.NAME}")
+        return Growing(self.checkpoints.folder / growing.NAME)
 
 
 @contextmanager
