@@ -74,7 +74,7 @@ def compare(folder: Path, recipe: dict[str, Any], seeds: list[int]) -> None:
         own.write_text(json.dumps(recipe | {"seeds": seeds[:upto], "variants": METHODS, "generations": "short"}))
         output = folder / f"seeds-{upto}"
         if not output.exists():
-            run("compare", "--config", str(own), "--output", str(output))
+            run("compare", "--recipe", str(own), "--output", str(output))
 
 
 def table(folder: Path) -> str:

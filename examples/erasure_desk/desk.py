@@ -143,8 +143,8 @@ def story(folder: Path, run: Callable[..., int], company: Company) -> None:
     decide(folder / "request-R1" / "decisions.jsonl", company.copies)
     select("R1", one, *mentions)
     passed = serve("R1", "model", "model-1") == 0
-    all_the_same = () if passed else ("--force",)  # which the document says
-    run("seal", str(folder / "model-1"), "--ledger", ledger, "--rows", "--yes", *all_the_same)
+    all_the_same = () if passed else ("--despite-verdict",)  # which the document says
+    run("seal", str(folder / "model-1"), "--ledger", ledger, "--remove-rows", "--yes", *all_the_same)
     run("document", str(folder / "model-1"), "--output", str(folder / "document-R1"))
 
     train = keep_out(folder / "train.jsonl", folder / "train-2.jsonl")

@@ -116,7 +116,7 @@ def test_recipes_of_the_contest_run_dry(name: str, olmo: Path, folds: Path) -> N
     assert values["model"].startswith("llmunlearningsemeval2025organization/") and values["base"].startswith("allenai/")
     known = {field.name for field in fields(commands.Plan)}
     settings = {key: value for key, value in values.items() if key in known}
-    lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data": str(folds)}).lines
+    lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data_root": str(folds)}).lines
     assert "olmo" in lines[0]
     assert any(line.startswith("forget: 12 rows, 6 documents, 6 answers") for line in lines)
     assert any(f"subspace: {values['subspace']} (asked for)" in line for line in lines)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import chromium
-from expunge.cli import command_line, erasure_desk
+from expunge.cli import command_line, erasure_desk, parsing
 from expunge.config.desk import Document
 from expunge.desk import document
 from expunge.errors import InputError
@@ -182,7 +182,7 @@ def test_the_page_tells_the_story_with_commands_that_are_taken(told: tuple[Path,
     assert {line.split()[0] for line in said} == {*erasure_desk.COMMANDS, "unlearn"} == {one[0] for one in told[1]}
     for line in said:
         command, *rest = shlex.split(line)
-        assert command_line._parse(command, rest)
+        assert parsing.parse(command, command_line.COMMANDS[command], rest)
 
 
 @pytest.fixture(scope="module")

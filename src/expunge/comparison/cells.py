@@ -36,6 +36,7 @@ from expunge.problem import Problem
 from expunge.reporting import standings
 from expunge.runs import environment, workspace
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 from expunge.runs.peak import Peak
 from expunge.scoring.evidence import Evidence
 
@@ -43,7 +44,7 @@ Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
 
 
-def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dict[str, Any]:
+def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints, log: Growing) -> dict[str, Any]:
     """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written.
 
     Of a cell that was interrupted `checkpoints` hold what is needed to go on with it.
@@ -59,7 +60,7 @@ def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dic
     twins = load.twins(config.retrained) if config.retrained else []
     chosen, checked = fitting(config, chosen, say)
     assembled = assemble(config, checked)
-    work = _Work(config, checked, assembled, twins, say, checkpoints)
+    work = _Work(config, checked, assembled, twins, say, checkpoints, log)
     cells = [work.cell("original", None, None)]
     cells += [work.cell("retrained", place, None) for place in range(len(twins))]
     cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
@@ -88,6 +89,7 @@ class _Work:
     twins: list[str]
     say: Say
     checkpoints: Checkpoints
+    log: Growing
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
     attacking: Attacking | None = None
@@ -159,8 +161,8 @@ class _Work:
         tokens = self.config.tokens if variant.budgeted else None
         checkpoints = self.checkpoints.below(key)
         with workspace.temporary("cell") as folder:
-            log: list[Any] = []
-            done = trial.run(config, here, self.base, folder, log.append, self.say, clock, tokens, checkpoints)
+            log = self.log.part(cell=variant.label, seed=seed)
+            done = trial.run(config, here, self.base, folder, log, self.say, clock, tokens, checkpoints)
             with clock.stage("evaluate"):
                 found = self._record(done.delivered.problem)
                 evidence = {"original": original, "unlearned": found} if original else {}
@@ -270,7 +272,7 @@ def _code() -> list[Path]:
 
 def _shared(config: commands.Compare) -> dict[str, Any]:
     """What a cell's configuration takes over: all fields that `compare` and `unlearn` have in common."""
-    names = {one.name for one in fields(commands.Unlearn)} - {"seed", "output", "config", "retrained"}
+    names = {one.name for one in fields(commands.Unlearn)} - {"seed", "output", "recipe", "retrained"}
     return {one.name: getattr(config, one.name) for one in fields(config) if one.name in names}
 
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM
 
-from expunge.config.commands import Inputs
+from expunge.config import flags
+from expunge.config.commands import Unlearning
+from expunge.config.flags import Inputs
 from expunge.data import offsets
 from expunge.data.passes import Passes, measuring
 from expunge.data.portions import Portions
@@ -128,7 +130,7 @@ def judged_of(splits: Mapping[str, Split], most_kept: int | None) -> dict[str, S
     return judged
 
 
-def cost(problem: Problem, inputs: Inputs) -> Passes:
+def cost(problem: Problem, inputs: Unlearning) -> Passes:
     """What settling the rendering takes, and measuring the rows under the base, of a problem without a model."""
     forget = problem.splits["forget"]
     probed = [window for window in forget.windows if window.row < MOST_PROBED]
@@ -201,7 +203,7 @@ def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype
     given = load.adapter_of(inputs.model, trust(inputs))
     if given and given.trains_whole_modules and not quantised.scheme(config):
         return torch.float32  # whole modules move in float32, and pass it on to the layers around them
-    if getattr(inputs, "subspace", "auto") not in ("auto", "lora", "adapter"):
+    if isinstance(inputs, flags.Subspace) and inputs.subspace not in ("auto", "lora", "adapter"):
         return torch.float32
     need = 4 * count_parameters(config, inputs.trust_remote_code)
     if need <= 0.5 * memory.usable(runtime.device):

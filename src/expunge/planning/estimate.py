@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from expunge.attack import Level
-from expunge.config.commands import Unlearn
+from expunge.config.commands import Unlearning
 from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
@@ -101,14 +101,14 @@ class Work(NamedTuple):
 class Estimator:
     """Costs of one model, its rows and this machine. What takes time (traces, timings) is done once."""
 
-    def __init__(self, config: Unlearn, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
+    def __init__(self, config: Unlearning, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
         self.config, self.rows, self.runtime = config, rows, runtime
         on_cpu = runtime.device.type == "cpu"
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
         self.free, self.size = machine.free(runtime.device), machine.usable(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
         self.given, self.scheme = load.adapter_of(str(config.model)) is not None, quantised.scheme(shape)
-        saved = "adapter" if self.given and config.save == "auto" else config.save
+        saved = "adapter" if self.given and config.save_as == "auto" else config.save_as
         self.setting = Setting(config.subspace, saved, shipped, bool(config.base), bool(config.retrained))
         self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)
         self._curves = cache(
@@ -181,7 +181,7 @@ class Estimator:
         if self.builder.chosen(asked.subspace, self.runtime.device, size) != "lora":
             yield flag, lora, self.rows
         if asked.save != "adapter":
-            yield f"{flag} --save adapter", replace(lora, save="adapter"), self.rows
+            yield f"{flag} --save-as adapter", replace(lora, save="adapter"), self.rows
         for context in CONTEXTS:
             if context < self.rows.longest:
                 yield f"{flag} --context {context}", lora, self.rows.cut(context)
