@@ -14,6 +14,7 @@ from typing import Literal
 from expunge import pipeline
 from expunge.comparison.result import Comparison
 from expunge.config import commands, flags
+from expunge.config.lora import Lora
 from expunge.intake.in_memory import Model, Rows, Tokenizer, called, silent
 from expunge.loop.twins import Twin
 from expunge.planning.plan import Planned
@@ -37,7 +38,7 @@ def unlearn(
     overwrite: bool = False,
     method: Path = "margin_newton",
     options: Options | None = None,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     train: Rows | None = None,
     retrained: Model | None = None,
@@ -90,7 +91,7 @@ def plan(
     base: Model | None = None,
     method: Path = "all",
     options: Options | None = None,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     train: Rows | None = None,
     retrained: Model | None = None,
@@ -177,7 +178,7 @@ def fit_curvature(
     overwrite: bool = False,
     method: Path = "margin_newton",
     options: Options | None = None,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     data_root: Path | None = None,
     benchmark: str = "rows",
@@ -209,7 +210,7 @@ def influences(
     *,
     output: Path | None = None,
     overwrite: bool = False,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     data_root: Path | None = None,
     benchmark: str = "rows",
@@ -290,7 +291,7 @@ def compare(
     output: Path | None = None,
     overwrite: bool = False,
     methods: Sequence[Path] = (),
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     train: Rows | None = None,
     retrained: Model | None = None,

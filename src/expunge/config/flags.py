@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from expunge.config.bounds import AtLeast, Count, Names
+from expunge.config import lora
+from expunge.config.bounds import AtLeast, Count, Names, Told
 
 RowFile = Annotated[str | None, tyro.conf.arg(metavar="FILE"), Names("rows")]
 RowFiles = Annotated[tuple[str, ...], Names("rows")]
@@ -171,9 +172,9 @@ class Restart:
 
 @dataclass(frozen=True, kw_only=True)
 class Subspace:
-    subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
-    (merged in memory; not for a curvature)."""
+    subspace: Annotated[str, Told(lora.text)] = "auto"
+    """auto, full, lora, lora with settings (lora:r=16,alpha=32,targets=q_proj+v_proj), or a pattern of parameter names;
+    for an adapter: auto, adapter (its own matrices) or full (merged in memory; not for a curvature)."""
 
 
 @dataclass(frozen=True, kw_only=True)
