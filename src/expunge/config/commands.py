@@ -45,7 +45,7 @@ class Unlearning(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unlearn(flags.OnLedger, flags.Restart, flags.Output, flags.Mmlu, flags.RetrainedLog, Unlearning):
+class Unlearn(flags.OnLedger, flags.ReportTo, flags.Restart, flags.Output, flags.Mmlu, flags.RetrainedLog, Unlearning):
     """Removes the forget rows from the model and reports how far that worked.
 
     With --ledger the run is entered there, and earlier requests are judged again while their rows exist.
@@ -57,6 +57,7 @@ class Unlearn(flags.OnLedger, flags.Restart, flags.Output, flags.Mmlu, flags.Ret
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(
+    flags.ReportTo,
     flags.Restart,
     flags.Output,
     flags.Dtype,
@@ -104,6 +105,7 @@ class Plan(flags.Training, Unlearning):
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain(
+    flags.ReportTo,
     flags.Restart,
     flags.Output,
     flags.Recompute,

@@ -19,6 +19,7 @@ Settings = Annotated[str | None, tyro.conf.arg(metavar="FILE"), Names("settings"
 RecipeFile = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER"), Names("folder")]
 Place = Annotated[str, Names("folder")]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 EvidenceLevel = Literal["quick", "full", "audit"]
 
 
@@ -162,6 +163,13 @@ class Written:
 
     output: Place
     """Folder to write (filter: a file); must not exist, unless this command says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportTo:
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers that get the figures of the log while the run lasts, never text or names. tensorboard's files lie in
+    OUTPUT.tensorboard."""
 
 
 @dataclass(frozen=True, kw_only=True)
