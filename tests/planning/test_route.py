@@ -76,7 +76,7 @@ def test_what_is_trained_anew_is_the_twin(world: Path, tmp_path: Path, monkeypat
 
 def planned(given: dict[str, Any], **more: Any) -> tuple[str, ...]:
     return expunge.plan(
-        **{name: value for name, value in given.items() if name != "force"} | {"method": AUTO} | more
+        **{name: value for name, value in given.items() if name not in ("force", "output")} | {"method": AUTO} | more
     ).lines
 
 
