@@ -306,7 +306,7 @@ def commands(folder: Path) -> Found:
     for output, seeds in (("one", 1), ("two", 2)):
         twins += expunge.retrain(**given, **training, output=str(folder / output), seeds=seeds)
     run = expunge.evaluate(**given, unlearned=str(twins[0].output), output=str(folder / "judged"))
-    scores = {f"{one['metric']} of {one['set']}, {one['model']}": one["value"] for one in run.record["scores"]}
+    scores = {f"{one.metric} of {one.set}, {one.model}": one.value for one in run.record.scores}
     return {f"twin {place}": twin.loss for place, twin in enumerate(twins)} | scores
 
 

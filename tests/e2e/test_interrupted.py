@@ -81,7 +81,7 @@ def test_it_goes_on_where_it_was(given: dict[str, Any], tmp_path: Path, stopping
     stopping.after(whole // 2)  # it would not come to its end from the beginning with that
     finished = expunge.unlearn(**given, output=str(output))
     assert reliability.fingerprint(output) == undisturbed
-    assert finished.record["interruptions"] == 1
+    assert finished.record.interruptions == 1
     assert not list((workspace.state_folder() / "runs").iterdir())
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from expunge.evaluation import suite
+from expunge.files.typed import plain
 from html_pages import Record
 
 HOSTILE = "<script>alert('x')</script> | `tick` \"quote\"\nnext [a](b) \u202eRTL אב & **bold**"
@@ -60,7 +61,7 @@ def build_record(
         if trained else None,
         "history": _history() if trained else [],
         "scores": _scores(models, rows, retain),
-        "metrics": suite.metrics(),
+        "metrics": {name: plain(one) for name, one in suite.metrics().items()},
         "losses": losses,
         "rows": [_row(n, losses["forget"], models, forgotten, rows) for n in range(rows)],
         "verdict": _verdict(rows, forgotten),

@@ -21,6 +21,7 @@ from expunge.reporting import findings, latex, proposals, scatter, sheets, stand
 from expunge.reporting.comparison_pages import write
 from expunge.reporting.plots import Plot
 from html_pages import FORBIDDEN, Make, Page, Record, outside, uneven
+from reporting.conftest import build_proposal
 
 HOSTILE = "=<script>alert('x')</script> | `tick` \"q\"\nnext [a](b) \u202eRTL & **b** $x_1$ \\input{/x} %_#~^{ ]"
 FILES = {"comparison.html", "comparison.md", "comparison.csv", "comparison.tex", "comparison.svg", "comparison.json"}
@@ -212,7 +213,7 @@ def hostile(content: Record) -> Record:
     content["machine"] = content["benchmark"] = content["created"] = content["config"][HOSTILE] = HOSTILE
     content["cells"].append(cell(HOSTILE, 0, 0.5, 0.5) | {"settings": HOSTILE, "flags": [HOSTILE]})
     content["cells"].append(cell(HOSTILE, 1, 0.5, 0.5, error=HOSTILE))
-    words = {"phase": HOSTILE, "step": None, "refused": HOSTILE, "notes": {"warning": HOSTILE, "damping": HOSTILE}}
+    words = build_proposal(step=None, phase=HOSTILE, refused=HOSTILE, notes={"warning": HOSTILE, "damping": HOSTILE})
     content["cells"][-2]["proposals"] = [words]
     content["columns"][0]["label"] = content["columns"][1]["label"] = content["columns"][2]["label"] = HOSTILE
     content["cells"][0]["verdict"]["forget"] = HOSTILE

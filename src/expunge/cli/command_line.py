@@ -207,8 +207,7 @@ def _plan(config: Any) -> Answer:
 
 def _judged(run: Any) -> Answer:
     """Of a run with a verdict."""
-    judged = run.record["verdict"]
-    told = {name: judged[name] for name in ("passes", "sentence", "forget", "rest", "counts")}
+    told = {name: getattr(run.verdict, name) for name in ("passes", "sentence", "forget", "rest", "counts")}
     return Answer(0 if run.passes else NOT_PASSED, {"output": run.output, "report": run.report} | told)
 
 

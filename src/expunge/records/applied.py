@@ -1,37 +1,53 @@
 """What was applied to a model, as the record has it: the subspace and the method."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from expunge import registry
 from expunge.config import commands
 from expunge.loop.trial import Trial
+from expunge.loop.watch import Outcome
 from expunge.model.select import Subspace
 from expunge.records.reuse import Given
+from expunge.reporting import record
 
 
-def subspace(chosen: Subspace) -> dict[str, Any]:
+def subspace(chosen: Subspace) -> record.Subspace:
     """What could move."""
     total = sum(parameter.numel() for parameter in chosen.model.parameters())
     moving = sum(parameter.numel() for parameter in chosen.movable.values())
-    return {"name": chosen.name, "reason": chosen.reason, "parameters": moving, "of": total}
+    return record.Subspace(chosen.name, chosen.reason, moving, total)
 
 
-def method(config: commands.Unlearn, done: Trial, given: Given | None) -> dict[str, Any]:
+def method(config: commands.Unlearn, done: Trial, given: Given | None) -> record.Method:
     """How the method's run went, which layers it moved, and what was given to it."""
     outcome, notes = done.outcome, dict(done.outcome.notes)
     notes |= {"layers": done.linear._asdict()} if done.linear else {}
     notes |= {"curvature": given.figures()} if given else {}
-    return {
-        "name": registry.title(config.method),
-        "options": asdict(config.options),
-        "notes": notes,
-        "learning_rate": outcome.learning_rate,
-        "steps": outcome.steps,
-        "tokens": outcome.tokens,
-        "row_passes": outcome.row_passes,
-        "stopped": outcome.stopped,
-        "attempts": outcome.attempts,
-        "probe": outcome.probe,
-        "proposals": outcome.proposals,
+    return record.Method(
+        name=registry.title(config.method),
+        options=asdict(config.options),
+        notes=notes,
+        learning_rate=outcome.learning_rate,
+        steps=outcome.steps,
+        tokens=outcome.tokens,
+        row_passes=outcome.row_passes,
+        stopped=outcome.stopped,
+        attempts=tuple(record.Attempt(**one) for one in outcome.attempts),
+        probe=outcome.probe,
+        proposals=tuple(map(_proposal, outcome.proposals)),
+    )
+
+
+def history(outcome: Outcome) -> tuple[record.Check, ...]:
+    """The looks at the losses on the way."""
+    return tuple(record.Check(**one) for one in outcome.history)
+
+
+def _proposal(entry: Mapping[str, Any]) -> record.Proposal:
+    changes = {
+        name: None if entry[name] is None else record.Change(**entry[name]) for name in ("predicted", "measured")
     }
+    ends = {name: record.Ends(**entry[name]) for name in ("forget", "retain_kl", "retain_rise", "distance")}
+    return record.Proposal(**{**entry, **changes, **ends})

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from expunge.reporting import proposals
 from expunge.reporting.provenance import Table, pairs
+from expunge.reporting.record import Proposal
 from expunge.reporting.standings import (
     NO_BAND,
     ORIGINAL,
@@ -154,7 +157,7 @@ def proposed(found: Standings) -> Table:
         (f"{name_of(model)}, seed {seed_of(cell['seed'])}", *line)
         for model in found.models
         for cell in model.done
-        for line in proposals.lines(cell["proposals"], cell["sophia"])
+        for line in proposals.lines(msgspec.convert(cell["proposals"], tuple[Proposal, ...]), cell["sophia"])
     )
     return Table(proposals.TITLE, ("Cell", *proposals.HEADERS), lines, wide=True)
 

@@ -1,13 +1,14 @@
 """What a run found, as its record has it: verdict, attacks, scores, official scores, rows.
 
-Frozen structs of msgspec: its dataclasses let unknown keys pass, these refuse them. Losses are in nats per token; a
-number that was not finite is None. By model: "original", "unlearned" and "retrained".
+Losses are in nats per token; a number that was not finite is None. By model: "original", "unlearned" and "retrained".
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, UnsetType
+
+from expunge.files.typed import Part
 
 RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell", "failed"]
 RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell", "failed"]
@@ -20,15 +21,11 @@ Kind = Literal["document", "answer"]
 Other = Literal["retrained", "judging"]
 
 Number = float | None
-Maybe = float | None | UnsetType  # what only some entries have
+Maybe = float | UnsetType | None  # what only some entries have
 Count = Annotated[int, Meta(ge=0)]
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Lines = tuple[str, ...]
 Ids = tuple[Hash, ...]
-
-
-class Part(Struct, frozen=True, forbid_unknown_fields=True):
-    """Part of a record."""
 
 
 class Interval(Part, frozen=True):

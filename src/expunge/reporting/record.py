@@ -6,13 +6,13 @@ whoever ran.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from expunge.errors import InputError
-from expunge.files.visible import visible
+from expunge.files.typed import Part, taken
 from expunge.reporting.finding import (
     Attacks,
     Benchmark,
@@ -24,15 +24,13 @@ from expunge.reporting.finding import (
     Maybe,
     Metric,
     Number,
-    Part,
     Row,
     Score,
     Verdict,
 )
 
-SCHEMA = 2
+SCHEMA: Literal[2] = 2
 REMEDY = "Name a record.json, or the output folder of a run; a newer or older expunge may write another schema."
-EDITED = "Was it cut off or edited? Take the one that the run wrote."
 
 
 class Attempt(Part, frozen=True):
@@ -263,23 +261,23 @@ class Record(Part, frozen=True, kw_only=True):
         return {row.id for row in (*self.rows, *earlier)} | set(self.parent.served if self.parent else ())
 
 
-def decoded(content: Any, where: str) -> Record:
+def decoded(content: object, where: str) -> Record:
     """A record from what its JSON holds. Raises `InputError` in one line: the file, the place in it and the remedy."""
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is not int or schema != SCHEMA:
         raise InputError(f"{where}: not a record of schema {SCHEMA}. {REMEDY}")
-    try:
-        return msgspec.convert(content, Record)
-    except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at ")
-        line = " ".join(visible(what).split()).replace("`", "")
-        raise InputError(f"{where}, at {place.strip('`') or '$'}: {line}. {EDITED}") from None
+    return taken(content, Record, where)
 
 
-def plain(part: Part) -> dict[str, Any]:
-    """A part as JSON has it, in the order of its fields; numbers in full."""
-    made: dict[str, Any] = msgspec.to_builtins(part, enc_hook=lambda value: value.tolist())
-    return made
+class Text(TypedDict):
+    """What `--show-rows` hands over of a row beside the record; `generated` by model, None where there is none."""
+
+    prompt: str | None
+    completion: str | None
+    generated: Mapping[str, str | None]
+
+
+Texts = Mapping[str, Text]  # by row name
 
 
 def schema() -> dict[str, Any]:
