@@ -29,7 +29,7 @@ def whole() -> str:
         context=None,
         say=print,
     )
-    twins = expunge.retrain("base", "forget.jsonl", "train.jsonl", train_config="training.yaml", output="twin", seeds=3)
+    twins = expunge.retrain("base", "forget.jsonl", "train.jsonl", train_config="training.yaml", output="twin", twins=3)
     judged = expunge.evaluate("model", run.output, ROWS, retrained=twins[0].output, output="judged")
     compared = expunge.compare("model", ROWS, methods=("npo", "margin_newton"), seeds=(0, 1), output="compared")
     page: Path = expunge.report(run.output, "pages")

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from expunge import registry
 from expunge.comparison import cells
 from expunge.comparison.result import Comparison
-from expunge.config import commands, housekeeping, options, recipes
+from expunge.config import commands, flags, housekeeping, options, recipes
 from expunge.demo import demo
 from expunge.errors import InputError
 from expunge.evaluation import official
@@ -17,25 +18,28 @@ from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake import copies
 from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
 from expunge.intake.sets import Checked, check, trust
-from expunge.loop import delivery, trial
+from expunge.loop import delivery, retraining, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
 from expunge.model import gguf, load, save
 from expunge.model.without_data import NotFollowed
 from expunge.planning import plan as planned
+from expunge.planning import route
 from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, requests, reuse
+from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, replacing, requests, reuse
 from expunge.records.attribution import Attribution
 from expunge.records.dossier import Details
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
-from expunge.reporting.record import Saved
-from expunge.runs import distributed, outputs, unfinished
+from expunge.reporting.record import Method, Saved
+from expunge.runs import distributed, unfinished
 from expunge.runs.distributed import Runtime
+from expunge.runs.environment import Clock
+from expunge.runs.growing import Growing
 
 Say = Callable[[str], None]
 Hashes = Mapping[str, str]  # of code, models and rows, by role
@@ -53,16 +57,16 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
 
 def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
-    config = replace(config, options=method)
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     checked = check(config, method.needs)
-    config = gguf.opened(config, say)
+    config, training = route.settled(gguf.opened(config, say), checked, say)
+    config = config if training else replace(config, options=method)
     given = reuse.given(config, checked, say)
     config = reuse.with_its_subspace(config, given)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked)) | reuse.hashed(given)
-    identity = unfinished.identity("unlearn", config, hashed)
+    identity = unfinished.identity("unlearn", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _unlearn(config, checked, hashed, given, output, begun, say)
+        done = _unlearn(config, checked, hashed, given or training, output, begun, say)
     return _finished(done, say)
 
 
@@ -70,20 +74,18 @@ def _unlearn(
     config: commands.Unlearn,
     checked: Checked,
     hashed: Hashes,
-    given: reuse.Given | None,
+    given: reuse.Given | Training | None,
     output: Path,
     begun: unfinished.Run,
     say: Say,
 ) -> Run:
-    lineage = trace(config, checked, say)
+    """`given`: a curvature, or how to train anew in place of unlearning."""
+    lineage, log = trace(config, checked, say), begun.log(say)
     config = replace(config, date=config.date or begun.kept("date", datetime.date.today().isoformat()))
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
         delivery.check_dtype(config, assembled.problem.model)
-        base = trial.base_of(config, assembled)
-    assembled.problem.fitted = given.state if given else None
-    linear = reuse.linear(given, config.options.needs.linear)
     _say_inputs(config, checked, assembled, say)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
@@ -91,16 +93,16 @@ def _unlearn(
     found = audit(models.evidence["original"], config, say)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
-    with save.atomic_folder(output) as folder:
+    with save.atomic_folder(output, replaces=config.overwrite) as folder:
         distributed.from_main((folder / "expunge").mkdir)
-        with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
-            done = trial.run(config, assembled, base, folder, log, say, models.clock, None, begun.checkpoints, linear)
+        done, method = _changed(config, checked, assembled, given, folder, log, say, models.clock, begun)
+        log.deliver(folder)
         models.record_written(done.delivered.problem, assembled)
         details = Details(
             lineage=lineage,
             hashes=hashed,
             subspace=applied.subspace(done.subspace),
-            method=applied.method(config, done, given),
+            method=method,
             save=Saved(**done.delivered.saved),
             history=applied.history(done.outcome),
             targets=done.outcome.targets,
@@ -110,9 +112,32 @@ def _unlearn(
     return replace(run, output=output)
 
 
+def _changed(
+    config: commands.Unlearn,
+    checked: Checked,
+    assembled: Assembled,
+    given: reuse.Given | Training | None,
+    folder: Path,
+    log: Growing,
+    say: Say,
+    clock: Clock,
+    begun: unfinished.Run,
+) -> tuple[trial.Trial, Method]:
+    """The model written to `folder`, unlearned or trained anew, and how the record tells it."""
+    if isinstance(given, Training):
+        done = retraining.run(config, checked, assembled, given, folder, log, say, clock, begun.checkpoints)
+        return done, applied.method(retraining.NAME, given, done, None)
+    with clock.stage("load"):
+        base = trial.base_of(config, assembled)
+    assembled.problem.fitted = given.state if given else None
+    linear = reuse.linear(given, config.options.needs.linear)
+    done = trial.run(config, assembled, base, folder, log.part(), say, clock, None, begun.checkpoints, linear)
+    return done, applied.method(registry.title(config.method), config.options, done, given)
+
+
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
     """Judges an unlearned model. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
     checked = check(config)
     config = gguf.opened(config, say)
@@ -140,10 +165,9 @@ def _evaluate(
     for name, path in others.items():
         if path:
             models.record_other(name, path, assembled)
-    with save.atomic_folder(output) as folder:
-        run = _write(
-            folder, folder, "evaluate", config, checked, assembled, models, Details(lineage=lineage, hashes=hashed)
-        )
+    details = Details(lineage=lineage, hashes=hashed)
+    with save.atomic_folder(output, replaces=config.overwrite) as folder:
+        run = _write(folder, folder, "evaluate", config, checked, assembled, models, details)
     return replace(run, output=output)
 
 
@@ -156,6 +180,7 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
     lines += notes_on(rows.checked, rows.rendering, rows.tokenizer) + copies.told(rows.checked.echoes)
     trace(config, rows.checked, lines.append)
+    config, _ = route.settled(config, rows.checked, lines.append)
     if config.method != "all":
         reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
     given = load.adapter_of(str(config.model), trust(config))
@@ -190,42 +215,42 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     """Trains the retrained twins, or takes them from the cache. Raises `InputError`."""
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
-    if config.seeds < 1:
-        raise InputError(f"--seeds {config.seeds}: expected 1 or more.")
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
     config = gguf.opened(config, say)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart) as begun:
-        return make_twins(config, checked, training, output, say, begun.checkpoints)
+        return make_twins(config, checked, training, output, say, begun.checkpoints, begun.log(say))
 
 
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
     """Fits the curvature of what is to be kept; returns its folder. Raises `InputError`."""
     config = replace(config, options=trial.method_of(config.method, config.options))
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
 
 
 def run_influences(config: commands.Influence, say: Say = lambda line: None) -> Attribution:
     """For each forget row the training rows on which what the model knows of it depends most. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
-    needs = trial.method_of(commands.Unlearn().method, None).needs
+    output = replacing.place(config)
+    needs = trial.method_of(flags.METHOD, None).needs
     checked = check(config, asked=("forget", "train"))
     return attribution.find(gguf.opened(config, say), checked, needs, output, say)
 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """Compares methods over seeds; finished cells are kept. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        content = cells.compare(config, say, begun.checkpoints)
-        with save.atomic_folder(output) as folder:
+        log = begun.log(say)
+        content = cells.compare(config, say, begun.checkpoints, log)
+        with save.atomic_folder(output, replaces=config.overwrite) as folder:
             comparison_pages.write(folder, content)
+            log.deliver(folder)
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
     return finished

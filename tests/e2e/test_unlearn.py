@@ -89,7 +89,7 @@ def test_resolved_config_replays_to_the_same_weights(little_world: Path, tmp_pat
     run = expunge.unlearn(**everything(little_world), output=str(tmp_path / "out"), options=LITTLE)
     recipe = run.output / "expunge" / "config.yaml"
     again = tmp_path / "again"
-    assert command_line.main(["unlearn", "--config", str(recipe), "--output", str(again)]) in (0, 3)
+    assert command_line.main(["unlearn", "--recipe", str(recipe), "--output", str(again)]) in (0, 3)
     before, first, second = (
         load_file(folder / "model.safetensors") for folder in (little_world / "original", run.output, again)
     )
@@ -112,7 +112,7 @@ def test_forget_alone_on_lora_as_adapter(little_world: Path, tmp_path: Path) -> 
         subspace="lora",
         batch_tokens=600,
         gradient_checkpointing=True,
-        save="adapter",
+        save_as="adapter",
         options=LITTLE,
     )
     assert (run.output / "adapter_model.safetensors").is_file()

@@ -10,7 +10,7 @@ from transformers import OlmoConfig
 
 import expunge
 import forked
-from expunge.cli import command_line
+from expunge.cli import parsing
 from expunge.config import commands
 from expunge.errors import InputError
 from expunge.planning import table
@@ -104,27 +104,29 @@ def test_weights_are_not_needed_to_plan_but_to_run(olmo: Path, tmp_path: Path) -
 
 def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("method: loss_matching\noptions: {steps: 7}\noutput: out\nsave: merged\n", encoding="utf-8")
-    parsed = command_line._parse("plan", ["--config", str(recipe), "--memory", "80"])
+    recipe.write_text("method: loss_matching\noptions: {steps: 7}\noutput: out\nsave_as: merged\n", encoding="utf-8")
+    parsed = parsing.parse("plan", commands.Plan, ["--recipe", str(recipe), "--memory", "80"])
     assert type(parsed) is commands.Plan
     assert (parsed.method, parsed.options.steps, parsed.memory) == ("loss_matching", 7, 80.0)
-    every = command_line._parse("plan", ["--config", str(recipe), "--method", "all"])
+    every = parsing.parse("plan", commands.Plan, ["--recipe", str(recipe), "--method", "all"])
     assert (every.method, every.options) == ("all", {"steps": 7})
-    assert command_line._parse("plan", []).method == "all"
-    assert command_line._parse("plan", ["--method", "loss_matching", "--options.steps", "9"]).options.steps == 9
+    assert parsing.parse("plan", commands.Plan, []).method == "all"
+    assert (
+        parsing.parse("plan", commands.Plan, ["--method", "loss_matching", "--options.steps", "9"]).options.steps == 9
+    )
     with pytest.raises(InputError, match="did you mean 'loss_matching'"):
-        command_line._parse("plan", ["--method", "loss_machting"])
+        parsing.parse("plan", commands.Plan, ["--method", "loss_machting"])
 
 
-def cost(name: str, seconds: float) -> Cost:
+def cost(name: str, seconds: float, row_passes: float = 1234.4) -> Cost:
     memory = Memory({"measuring": 5, "unlearning": 3 * GIB})
-    return Cost(name, "full", 20, 1234.4, 3e12, 1e12, memory, seconds, 99.6, seconds / 3)
+    return Cost(name, "full", 20, row_passes, 3e12, 1e12, memory, seconds, 99.6, seconds / 3)
 
 
 def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
-    method = cost("loss_matching", 100.0)
-    assert table.recommendation(method, cost("retraining", 149.0)).startswith("recommended: retrain")
-    assert table.recommendation(method, cost("retraining", 160.0)).startswith("recommended: unlearn")
+    method = cost("loss_matching", 100.0, 1000.0)
+    assert table.recommendation(method, cost("retraining", 1.0, 1490.0)).startswith("recommended: retrain")
+    assert table.recommendation(method, cost("retraining", 1.0, 1600.0)).startswith("recommended: unlearn")
     assert "--base and --train" in table.recommendation(method, None)
 
 

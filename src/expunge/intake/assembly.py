@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM
 
-from expunge.config.commands import Inputs
+from expunge.config import flags
+from expunge.config.commands import Unlearning
+from expunge.config.flags import Inputs
 from expunge.data import offsets
 from expunge.data.passes import Passes, measuring
 from expunge.data.portions import Portions
@@ -19,9 +21,9 @@ from expunge.data.tokens import JOINS, Rendering, Window, encode, ends, special_
 from expunge.errors import InputError
 from expunge.intake.sets import Checked, benchmark_of, check_kinds, trust
 from expunge.model import generation, load, quantised
-from expunge.model.select import free_memory
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
+from expunge.runs import memory
 from expunge.runs.distributed import Runtime
 
 MOST_PROBED = 64
@@ -128,7 +130,7 @@ def judged_of(splits: Mapping[str, Split], most_kept: int | None) -> dict[str, S
     return judged
 
 
-def cost(problem: Problem, inputs: Inputs) -> Passes:
+def cost(problem: Problem, inputs: Unlearning) -> Passes:
     """What settling the rendering takes, and measuring the rows under the base, of a problem without a model."""
     forget = problem.splits["forget"]
     probed = [window for window in forget.windows if window.row < MOST_PROBED]
@@ -196,15 +198,15 @@ def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: An
 
 
 def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype:
-    """Float32 where it takes at most half of the free memory or full weights are to move, else the stored dtype."""
+    """Float32 where it takes at most half of the usable memory or full weights are to move, else the stored dtype."""
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
     if given and given.trains_whole_modules and not quantised.scheme(config):
         return torch.float32  # whole modules move in float32, and pass it on to the layers around them
-    if getattr(inputs, "subspace", "auto") not in ("auto", "lora", "adapter"):
+    if isinstance(inputs, flags.Subspace) and inputs.subspace not in ("auto", "lora", "adapter"):
         return torch.float32
     need = 4 * count_parameters(config, inputs.trust_remote_code)
-    if need <= 0.5 * free_memory(runtime.device):
+    if need <= 0.5 * memory.usable(runtime.device):
         return torch.float32
     return load.stored_dtype(inputs.model, trust(inputs))
 

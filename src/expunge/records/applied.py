@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from expunge import registry
-from expunge.config import commands
 from expunge.loop.trial import Trial
 from expunge.loop.watch import Outcome
 from expunge.model.select import Subspace
@@ -20,14 +18,14 @@ def subspace(chosen: Subspace) -> record.Subspace:
     return record.Subspace(chosen.name, chosen.reason, moving, total)
 
 
-def method(config: commands.Unlearn, done: Trial, given: Given | None) -> record.Method:
-    """How the method's run went, which layers it moved, and what was given to it."""
+def method(name: str, options: Any, done: Trial, given: Given | None) -> record.Method:
+    """How the method's run went, which layers it moved, and what was given to it; `options`: a dataclass."""
     outcome, notes = done.outcome, dict(done.outcome.notes)
     notes |= {"layers": done.linear._asdict()} if done.linear else {}
     notes |= {"curvature": given.figures()} if given else {}
     return record.Method(
-        name=registry.title(config.method),
-        options=asdict(config.options),
+        name=name,
+        options=asdict(options),
         notes=notes,
         learning_rate=outcome.learning_rate,
         steps=outcome.steps,

@@ -6,16 +6,17 @@ What a run keeps while it lasts (checkpoints, evidence, which holds text) lies i
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.config import commands, recipes
+from expunge.config import commands, flags, recipes
 from expunge.errors import InputError, Interrupted
-from expunge.runs import distributed, environment, purge, workspace
+from expunge.runs import distributed, environment, growing, purge, workspace
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 
 BEGUN = "begun"
 
@@ -32,6 +33,13 @@ class Run:
         found: str = distributed.from_main(lambda: self.checkpoints.read(name)) or value
         self.checkpoints.save(name, found)
         return found
+
+    def log(self, say: Callable[[str], None]) -> Growing:
+        """The log of the run, which grows in its working folder."""
+        if not distributed.main_process():
+            return Growing(None)
+        say(f"log: {self.checkpoints.folder / growing.NAME}")
+        return Growing(self.checkpoints.folder / growing.NAME)
 
 
 @contextmanager
@@ -83,7 +91,7 @@ def _begin(checkpoints: Checkpoints, identity: Mapping[str, str], output: Path) 
     return int(begun["processes"])
 
 
-def identity(command: str, inputs: commands.Inputs, hashes: Mapping[str, str]) -> dict[str, str]:
+def identity(command: str, inputs: flags.Inputs, hashes: Mapping[str, str]) -> dict[str, str]:
     """What must be the same for a run to go on, by the name that a refusal gives it; `hashes` of inputs by role."""
     plain = {key: value for key, value in recipes.resolved(inputs).items() if key not in (*commands.ROWS, "output")}
     found = {"command": command} | {f"--{key.replace('_', '-')}": _text(value) for key, value in plain.items()}
