@@ -35,7 +35,7 @@ from expunge.records.dossier import Details
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
-from expunge.reporting.record import Method, Saved
+from expunge.reporting.record import Method, Saved, checks
 from expunge.runs import distributed, unfinished
 from expunge.runs.distributed import Runtime
 from expunge.runs.environment import Clock
@@ -104,7 +104,7 @@ def _unlearn(
             subspace=applied.subspace(done.subspace),
             method=method,
             save=Saved(**done.delivered.saved),
-            history=applied.history(done.outcome),
+            history=checks(done.outcome.history),
             targets=done.outcome.targets,
             audit=found,
         )

@@ -37,7 +37,7 @@ def test_a_cell_keeps_numbers_of_the_notes_only() -> None:
     notes = {"damping": 0.1, "examples": 9, "warning": "words", "rows": ["words"], "options": {"a": "words"}}
     entry = build_proposal(step=None, refused="why") | {"notes": notes}
     kept = cells._figures(entry)
-    assert kept == entry | {"notes": {"damping": 0.1, "examples": 9}} and len(notes) == 5
-    (line,) = proposals.lines(taken([kept]), None)
+    assert kept == taken([entry | {"notes": {"damping": 0.1, "examples": 9}}])[0] and len(notes) == 5
+    (line,) = proposals.lines([kept], None)
     found = dict(zip(proposals.HEADERS, line, strict=True))
     assert found["Damping"] == "0.1" and found["Step"] == "refused: why"

@@ -108,7 +108,7 @@ def _compare(config: Any) -> Answer:
     from expunge import pipeline
 
     made = pipeline.run_compare(config, _say)
-    told = {"output": made.output, "report": made.report, "cells": len(made.content["cells"]), "failed": made.failed}
+    told = {"output": made.output, "report": made.report, "cells": len(made.content.cells), "failed": made.failed}
     return Answer(FAILED if made.failed else 0, told)
 
 

@@ -1,11 +1,9 @@
 """What was applied to a model, as the record has it: the subspace and the method."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from expunge.loop.trial import Trial
-from expunge.loop.watch import Outcome
 from expunge.model.select import Subspace
 from expunge.records.reuse import Given
 from expunge.reporting import record
@@ -34,18 +32,5 @@ def method(name: str, options: Any, done: Trial, given: Given | None) -> record.
         stopped=outcome.stopped,
         attempts=tuple(record.Attempt(**one) for one in outcome.attempts),
         probe=outcome.probe,
-        proposals=tuple(map(_proposal, outcome.proposals)),
+        proposals=tuple(map(record.proposal, outcome.proposals)),
     )
-
-
-def history(outcome: Outcome) -> tuple[record.Check, ...]:
-    """The looks at the losses on the way."""
-    return tuple(record.Check(**one) for one in outcome.history)
-
-
-def _proposal(entry: Mapping[str, Any]) -> record.Proposal:
-    changes = {
-        name: None if entry[name] is None else record.Change(**entry[name]) for name in ("predicted", "measured")
-    }
-    ends = {name: record.Ends(**entry[name]) for name in ("forget", "retain_kl", "retain_rise", "distance")}
-    return record.Proposal(**{**entry, **changes, **ends})

@@ -28,6 +28,11 @@ Lines = tuple[str, ...]
 Ids = tuple[Hash, ...]
 
 
+def known(value: Maybe) -> Number:
+    """What is there: a number, or none."""
+    return None if value is UNSET else value
+
+
 class Interval(Part, frozen=True):
     """A mean of `count` values with its interval."""
 

@@ -13,8 +13,9 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from expunge.reporting.finding import known
 from expunge.reporting.plots import COLOURS, FAINT, INK, REST, STYLE, Plot, plain_frame, svg_element
-from expunge.reporting.proposals import known, noted
+from expunge.reporting.proposals import noted
 from expunge.reporting.record import Change, Proposal, Record
 from expunge.reporting.words import number
 

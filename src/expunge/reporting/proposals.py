@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
-from msgspec import UNSET, UnsetType
-
+from expunge.reporting.finding import known
 from expunge.reporting.record import Change, Proposal
 from expunge.reporting.words import number
 
@@ -53,11 +52,6 @@ def noted(notes: Mapping[str, Any], *names: str) -> float | None:
         value = value.get(name) if isinstance(value, Mapping) else None
     known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if known else None
-
-
-def known(value: float | UnsetType | None) -> float | None:
-    """What is there: a number, or none."""
-    return None if value is UNSET else value
 
 
 def _line(place: int, entry: Proposal) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ another form: an unknown key is refused as a missing one is. `Mapping[str, Any]`
 whoever ran.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
@@ -259,6 +259,18 @@ class Record(Part, frozen=True, kw_only=True):
         """Keyed hashes of all rows that this run and those before it were to remove."""
         earlier = self.earlier.rows if self.earlier else ()
         return {row.id for row in (*self.rows, *earlier)} | set(self.parent.served if self.parent else ())
+
+
+def proposal(entry: Mapping[str, Any]) -> Proposal:
+    """From the entry that `loop.proposals` writes."""
+    changes = {name: None if entry[name] is None else Change(**entry[name]) for name in ("predicted", "measured")}
+    ends = {name: Ends(**entry[name]) for name in ("forget", "retain_kl", "retain_rise", "distance")}
+    return Proposal(**{**entry, **changes, **ends})
+
+
+def checks(entries: Iterable[Mapping[str, Any]]) -> tuple[Check, ...]:
+    """From the entries of a run's history."""
+    return tuple(Check(**one) for one in entries)
 
 
 def decoded(content: object, where: str) -> Record:
