@@ -18,6 +18,7 @@ from expunge.evaluation.kept_evidence import Shelf
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import benchmark_of
 from expunge.problem import Problem
+from expunge.reporting.record import Audit
 from expunge.runs import unfinished
 from expunge.runs.environment import Clock
 from expunge.scoring.evidence import Candidates, Evidence, OtherAnswers, SetEvidence, Tokens
@@ -130,7 +131,7 @@ class Models:
         return Shelf.opened(self.config.benchmark, generating, circumstances)
 
 
-def audit(original: Evidence, config: commands.Unlearn, say: Say) -> dict[str, Any]:
+def audit(original: Evidence, config: commands.Unlearn, say: Say) -> Audit:
     """Are the rows in the model at all? Raises `InputError` where they are not, unless forced."""
     rows = verdict.judge_rows(original, original, None)
     found, reasons = verdict.judge_forget_set(rows)
@@ -143,4 +144,4 @@ def audit(original: Evidence, config: commands.Unlearn, say: Say) -> dict[str, A
             f"{config.forget}: the original shows no more of these {len(rows)} rows than of rows it never saw "
             f"({reasons[0]}), so there is nothing to remove. Check --model and --join, or pass --force."
         )
-    return {"in_model": inside, "rows": len(rows), "reasons": reasons}
+    return Audit(inside, len(rows), tuple(reasons))
