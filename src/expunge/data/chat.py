@@ -17,11 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.data import offsets
 from expunge.data.offsets import Placed, Span
 from expunge.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Turns = tuple[tuple[str, str], ...]
 MARK = "\ue000"  # of the private use area: hardly a text holds it (then it is doubled), and nothing strips it
@@ -77,7 +80,7 @@ class Rendered:
     ending: str
 
 
-def render(talk: Talk, tokenizer: Any, where: str) -> Rendered:
+def render(talk: Talk, tokenizer: "PreTrainedTokenizerBase", where: str) -> Rendered:
     """Renders a conversation. `where` names the row in messages.
 
     Raises `InputError` where the tokenizer has no chat template, where that refuses the turns or leaves tool calls
@@ -101,12 +104,12 @@ def render(talk: Talk, tokenizer: Any, where: str) -> Rendered:
     return Rendered(text, tuple(spans), tuple(bare), ending)
 
 
-def encode(text: str, tokenizer: Any) -> Placed:
+def encode(text: str, tokenizer: "PreTrainedTokenizerBase") -> Placed:
     """Ids of a rendered text, tokenised once. Special tokens are the template's business: none are added."""
     return offsets.place(text, tokenizer, add_special_tokens=False)
 
 
-def end_token(talk: Talk, tokenizer: Any, where: str) -> int | None:
+def end_token(talk: Talk, tokenizer: "PreTrainedTokenizerBase", where: str) -> int | None:
     """The first token of what ends the last turn, where that is a single added token; else None."""
     ending = render(talk, tokenizer, where).ending.strip()
     first = next((piece for piece in _pieces(ending, tokenizer) if piece), "")
@@ -114,7 +117,7 @@ def end_token(talk: Talk, tokenizer: Any, where: str) -> int | None:
     return None if found is None else int(found)
 
 
-def writes_date(talk: Talk, tokenizer: Any, where: str) -> bool:
+def writes_date(talk: Talk, tokenizer: "PreTrainedTokenizerBase", where: str) -> bool:
     """Whether the template writes the day or the time into a conversation.
 
     Raises `InputError` where it writes something else that is another at each rendering.
@@ -130,7 +133,7 @@ def writes_date(talk: Talk, tokenizer: Any, where: str) -> bool:
     return texts[0] != texts[1]
 
 
-def _check_complete(talk: Talk, text: str, tokenizer: Any, where: str) -> None:
+def _check_complete(talk: Talk, text: str, tokenizer: "PreTrainedTokenizerBase", where: str) -> None:
     """Raises `InputError` for a template that drops tool calls or tools: rows would not say what they hold."""
     calling = [place for place in talk.more if talk.has_more(place) and "tool_calls" in talk.more[place]]
     without = {f"the tool calls of turn {place + 1}": replace(talk, more=_less(talk, place)) for place in calling}
@@ -148,7 +151,7 @@ def _less(talk: Talk, place: int) -> dict[int, Mapping[str, Any]]:
     return {**talk.more, place: less}
 
 
-def _content(talk: Talk, place: int, text: str, tokenizer: Any, where: str) -> Span | None:
+def _content(talk: Talk, place: int, text: str, tokenizer: "PreTrainedTokenizerBase", where: str) -> Span | None:
     """Where the content of a turn stands in the whole text; None where the template takes contents apart, or where the
     turn holds more than that."""
     if talk.has_more(place):
@@ -161,7 +164,7 @@ def _content(talk: Talk, place: int, text: str, tokenizer: Any, where: str) -> S
     return Span(start, stop) if found else None
 
 
-def _marked(talk: Talk, place: int, text: str, tokenizer: Any, where: str) -> tuple[str, str]:
+def _marked(talk: Talk, place: int, text: str, tokenizer: "PreTrainedTokenizerBase", where: str) -> tuple[str, str]:
     """What the template puts before and after a mark that stands for the content of a turn."""
     mark = MARK
     while mark in text:
@@ -170,7 +173,7 @@ def _marked(talk: Talk, place: int, text: str, tokenizer: Any, where: str) -> tu
     return before, after
 
 
-def _turn(talk: Talk, place: int, text: str, tokenizer: Any, where: str) -> Span:
+def _turn(talk: Talk, place: int, text: str, tokenizer: "PreTrainedTokenizerBase", where: str) -> Span:
     """A turn from the header that calls for it on, for templates that take contents apart."""
     opening = _apply(talk.first(place), tokenizer, where, calling=True)
     through = _apply(talk.first(place + 1), tokenizer, where).rstrip("\n")
@@ -182,7 +185,9 @@ def _turn(talk: Talk, place: int, text: str, tokenizer: Any, where: str) -> Span
     return Span(len(opening), len(through))
 
 
-def _apply(talk: Talk, tokenizer: Any, where: str, calling: bool = False, moment: datetime | None = None) -> str:
+def _apply(
+    talk: Talk, tokenizer: "PreTrainedTokenizerBase", where: str, calling: bool = False, moment: datetime | None = None
+) -> str:
     """The rendered text. `calling`: ends with the header that calls for the assistant's turn; `moment`: the time it is,
     in place of the date's."""
     if not tokenizer.chat_template:
@@ -231,7 +236,7 @@ def _clock(moment: datetime) -> Iterator[None]:
         chat_template_utils.datetime = before
 
 
-def _shared(ending: str, following: str, tokenizer: Any) -> str:
+def _shared(ending: str, following: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """As much of what ends the last turn as follows another turn too, without newlines; added tokens stay whole."""
     shared = ""
     for one, other in zip(_pieces(ending + "\n", tokenizer), _pieces(following, tokenizer), strict=False):
@@ -248,7 +253,7 @@ def _beginning(one: str, other: str) -> str:
     return "".join(letter for letter, _ in same)
 
 
-def _pieces(text: str, tokenizer: Any) -> list[str]:
+def _pieces(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """A text cut before and after every added token."""
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
     return re.split(f"({'|'.join(map(re.escape, added))})", text) if added else [text]

@@ -8,9 +8,12 @@ without a character. So white space alone never makes a token of a header a targ
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from expunge.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Placed:
         return whole or bool(self.text[max(own.start, span.start) : min(own.stop, span.stop)].strip())
 
 
-def check(tokenizer: Any, where: str) -> None:
+def check(tokenizer: "PreTrainedTokenizerBase", where: str) -> None:
     """Raises `InputError` for a tokenizer that cannot say where its tokens stand, or that loses text."""
     if not tokenizer.is_fast:
         raise InputError(
@@ -67,7 +70,7 @@ def check(tokenizer: Any, where: str) -> None:
         )
 
 
-def place(text: str, tokenizer: Any, add_special_tokens: bool = True) -> Placed:
+def place(text: str, tokenizer: "PreTrainedTokenizerBase", add_special_tokens: bool = True) -> Placed:
     """Tokenises a text once."""
     encoded = tokenizer(
         text, return_offsets_mapping=True, add_special_tokens=add_special_tokens, return_attention_mask=False

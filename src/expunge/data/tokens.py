@@ -9,13 +9,16 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from expunge.data import chat, offsets
 from expunge.data.offsets import Span
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.scoring.words import halves
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Join = Literal["space", "newline", "nothing"]
 LossOn = Literal["completion", "all"]
@@ -66,7 +69,7 @@ class Prompt:
         return (self.expected // 16 if padded else 0), -self.room if padded else 0, len(self.ids)
 
 
-def encode(rows: Sequence[Row], rendering: Rendering, tokenizer: Any) -> list[Window]:
+def encode(rows: Sequence[Row], rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> list[Window]:
     """Windows of all rows, in row order; `Window.row` indexes `rows`."""
     windows: list[Window] = []
     for index, row in enumerate(rows):
@@ -75,7 +78,7 @@ def encode(rows: Sequence[Row], rendering: Rendering, tokenizer: Any) -> list[Wi
     return windows
 
 
-def encode_row(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], list[bool]]:
+def encode_row(row: Row, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[bool]]:
     """Token ids of one row and, for each, whether it is a target. The first token never is: nothing predicts it.
 
     Raises `InputError` where no token counts, naming the row.
@@ -86,7 +89,7 @@ def encode_row(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int
     return ids, counted
 
 
-def ends(row: Row, rendering: Rendering, tokenizer: Any) -> Window | None:
+def ends(row: Row, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> Window | None:
     """An answer's tokens, what ends it being its only targets, in one window of any length.
 
     None where nothing ends it, and where nothing else counts.
@@ -98,7 +101,7 @@ def ends(row: Row, rendering: Rendering, tokenizer: Any) -> Window | None:
     return Window(0, tuple(ids), ending) if any(ending) and any(bare) else None
 
 
-def _tokens(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], list[bool]]:
+def _tokens(row: Row, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[bool]]:
     talk = _talk(row, rendering)
     ids, counted = _conversation(row, talk, rendering, tokenizer) if talk else _plain(row, rendering, tokenizer)
     if counted:
@@ -106,7 +109,7 @@ def _tokens(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], 
     return ids, counted
 
 
-def _plain(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], list[bool]]:
+def _plain(row: Row, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[bool]]:
     """Ids and targets of a document, or of an answer without a chat template."""
     text, start = _text(row, rendering)
     placed = _begun_once(offsets.place(text, tokenizer), tokenizer)
@@ -122,14 +125,16 @@ def _plain(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], l
     return ids, counted
 
 
-def _begun_once(placed: offsets.Placed, tokenizer: Any) -> offsets.Placed:
+def _begun_once(placed: offsets.Placed, tokenizer: "PreTrainedTokenizerBase") -> offsets.Placed:
     """Without a second BOS before a text that spells one out, as one that a template made does: no training saw two."""
     begin, ids = tokenizer.bos_token_id, placed.ids
     twice = begin is not None and ids[:2] == [begin, begin] and placed.spans[0] is None and placed.spans[1] is not None
     return replace(placed, ids=ids[1:], spans=placed.spans[1:]) if twice else placed
 
 
-def _conversation(row: Row, talk: chat.Talk, rendering: Rendering, tokenizer: Any) -> tuple[list[int], list[bool]]:
+def _conversation(
+    row: Row, talk: chat.Talk, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[list[int], list[bool]]:
     """Ids of the rendered turns up to the last target, and which are targets: the assistant's, or all of them."""
     rendered = chat.render(talk, tokenizer, row.place)
     spans = rendered.spans if rendering.end_answers else rendered.bare
@@ -139,7 +144,7 @@ def _conversation(row: Row, talk: chat.Talk, rendering: Rendering, tokenizer: An
     return placed.ids[:length], counted[:length]
 
 
-def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int], str]:
+def prompt_ids(row: Row, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], str]:
     """Ids to generate from, and the text that would continue them: the answer, or the second half of a document.
 
     The prompt of an answer is the part of the *joined* text's tokens before the first target, so that generation
@@ -160,7 +165,7 @@ def prompt_ids(row: Row, rendering: Rendering, tokenizer: Any) -> tuple[list[int
     return ids[-rendering.context :], _shown(expected, tokenizer)
 
 
-def _opening(row: Row, tokenizer: Any) -> tuple[list[int], str]:
+def _opening(row: Row, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], str]:
     """Ids of a document's first half, and the rest of its text: see `halves`; of what EOS parts, the longest part."""
     before, text = "", row.completion
     if not (row.cut or row.prompt) and (end := tokenizer.eos_token) and end in text:
@@ -181,7 +186,7 @@ def _opening(row: Row, tokenizer: Any) -> tuple[list[int], str]:
     return ids, rest
 
 
-def _shown(text: str, tokenizer: Any) -> str:
+def _shown(text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """What a generation of a text shows of it: nothing behind EOS, no special tokens."""
     if tokenizer.eos_token:
         text = next((part for part in text.split(tokenizer.eos_token) if part.strip()), text)
@@ -189,19 +194,19 @@ def _shown(text: str, tokenizer: Any) -> str:
     return special.sub("", text) if special else text
 
 
-def special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | None:
     """Finds special tokens that a text spells out, which count as the tokens that they name; None: there are none."""
     names = sorted((one.content for one in tokenizer.added_tokens_decoder.values() if one.special), key=len)
     return re.compile("|".join(map(re.escape, reversed(names)))) if names else None
 
 
-def end_of_answer(row: Row, rendering: Rendering, tokenizer: Any) -> int | None:
+def end_of_answer(row: Row, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The token that ends the assistant's turn where the chat template puts one there: not always EOS."""
     talk = _talk(row, rendering)
     return chat.end_token(talk, tokenizer, row.place) if talk else None
 
 
-def writes_date(row: Row, rendering: Rendering, tokenizer: Any) -> bool:
+def writes_date(row: Row, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the chat template writes the date into the row."""
     talk = _talk(row, rendering)
     return talk is not None and chat.writes_date(talk, tokenizer, row.place)

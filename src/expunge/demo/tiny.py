@@ -1,7 +1,6 @@
 """Small Llama-type models with byte-level tokenizers, built from a config: for the demo, benchmarks and tests."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -31,7 +30,9 @@ def byte_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END)
 
 
-def llama(tokenizer: Any, *, width: int, layers: int, heads: int, context: int, seed: int) -> LlamaForCausalLM:
+def llama(
+    tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, heads: int, context: int, seed: int
+) -> LlamaForCausalLM:
     """A Llama with random weights from `seed` and tied embeddings, in float32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -18,13 +18,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from expunge.errors import InputError
 from expunge.gradients.rules import Rule, rules_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 MOST_ELEMENTS = 2**25  # of one parameter's per-example gradients in memory at once
 Take = Callable[[str, Tensor, slice], None]
@@ -175,7 +179,7 @@ class Capture:
 
 @contextmanager
 def capturing(
-    model: Any, movable: Mapping[str, Tensor], take: Take, receive: Receive | None = None
+    model: "PreTrainedModel | PeftModel", movable: Mapping[str, Tensor], take: Take, receive: Receive | None = None
 ) -> Iterator[Capture]:
     """Hooks on the layers that hold `movable`, removed at the end. Raises `InputError` for a layer without a rule."""
     rules = rules_of(model, dict(movable))

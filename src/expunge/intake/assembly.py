@@ -4,10 +4,10 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.config import flags
 from expunge.config.commands import Unlearning
@@ -79,7 +79,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     return Assembled(problem, judged, joins, dtype, notes)
 
 
-def first_rendering(inputs: Inputs, checked: Checked, tokenizer: Any, context: int) -> Rendering:
+def first_rendering(inputs: Inputs, checked: Checked, tokenizer: PreTrainedTokenizerBase, context: int) -> Rendering:
     """How rows are rendered, as far as that is known without the model. Raises `InputError`."""
     assert inputs.model is not None
     offsets.check(tokenizer, inputs.model)
@@ -104,7 +104,7 @@ def _date(inputs: Inputs) -> str:
     return given.isoformat()
 
 
-def notes_on(checked: Checked, rendering: Rendering, tokenizer: Any) -> list[str]:
+def notes_on(checked: Checked, rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What there is to say of how rows become tokens: a date that the template writes, special tokens spelled out."""
     found = []
     if rendering.date:
@@ -157,7 +157,7 @@ def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dty
     return replace(problem, model=model, adapter=False, movable={})
 
 
-def _check_ids(path: str, model: Any, split: Split) -> None:
+def _check_ids(path: str, model: PreTrainedModel, split: Split) -> None:
     """Raises `InputError` for a row with a token that has no row in the embeddings.
 
     A tokenizer may well be longer than the embeddings are (by a token that no row has, as for images), or have holes:
@@ -173,14 +173,16 @@ def _check_ids(path: str, model: Any, split: Split) -> None:
             )
 
 
-def count_parameters(config: Any, trust_remote_code: bool = False) -> int:
+def count_parameters(config: PreTrainedConfig, trust_remote_code: bool = False) -> int:
     """Number of parameters from a configuration alone; no weights are made."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def token_counts(checked: Checked, rendering: Rendering, tokenizer: Any) -> dict[str, dict[str, int]]:
+def token_counts(
+    checked: Checked, rendering: Rendering, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, dict[str, int]]:
     """Rows, documents, answers, windows, tokens and merged duplicates per part, for plans and records."""
     counts = {}
     for name, rows in checked.parts.items():
@@ -197,11 +199,11 @@ def token_counts(checked: Checked, rendering: Rendering, tokenizer: Any) -> dict
     return counts
 
 
-def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: Any) -> Split:
+def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> Split:
     return Split(name, rows, tuple(encode(rows, rendering, tokenizer)))
 
 
-def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype:
+def _working_dtype(inputs: Inputs, config: PreTrainedConfig, runtime: Runtime) -> torch.dtype:
     """Float32 where it takes at most half of the usable memory or full weights are to move, else the stored dtype."""
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))

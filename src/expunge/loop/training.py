@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.config import lora
 from expunge.config.bounds import Told
@@ -61,8 +62,8 @@ def steps_of(windows: Sequence[Window], training: Training) -> int:
 
 
 def fine_tune(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     rendering: Rendering,
     training: Training,

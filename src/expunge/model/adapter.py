@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from expunge.errors import InputError, first_line
 from expunge.files.reading import check_inside, check_name, check_regular, read_json
@@ -120,7 +121,7 @@ def settings_of(file: Path) -> dict[str, Any]:
     return settings
 
 
-def _base(file: Path, settings: Mapping[str, Any], given: str | None) -> str:
+def _base(file: Path, settings: Mapping[str, object], given: str | None) -> str:
     """Where the base lies: as given, else the folder named (absolute, here, beside the adapter), else the name."""
     if given:
         return given
@@ -139,7 +140,7 @@ def _base(file: Path, settings: Mapping[str, Any], given: str | None) -> str:
     return named
 
 
-def attach(base: Any, adapter: Adapter) -> PeftModel:
+def attach(base: PreTrainedModel, adapter: Adapter) -> PeftModel:
     """Base plus adapter, whose own parameters are trainable and float32. Raises `InputError` where they do not fit."""
     tensors = adapter.tensors()
     ends = [f".{name}." for name in _ends(base)]  # which it may hold beside its own matrices, and more than once
@@ -171,7 +172,7 @@ def attach(base: Any, adapter: Adapter) -> PeftModel:
     return wrapped.eval()
 
 
-def fresh(base: Any, adapter: Adapter) -> PeftModel:
+def fresh(base: PreTrainedModel, adapter: Adapter) -> PeftModel:
     """A new, untrained adapter of the same kind around a base."""
     _fit_vocabulary(base, adapter.tensors())
     with warnings.catch_warnings():
@@ -179,7 +180,7 @@ def fresh(base: Any, adapter: Adapter) -> PeftModel:
         return get_peft_model(base, adapter.configuration(), adapter_name=NAME)
 
 
-def _fit_vocabulary(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+def _fit_vocabulary(base: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
     """As many rows in the base's embeddings as the adapter holds, where its fine-tune added tokens."""
     names = _ends(base)
     rows = [len(tensors[f"{PREFIX}{name}.weight"]) for name in names if f"{PREFIX}{name}.weight" in tensors]
@@ -188,7 +189,7 @@ def _fit_vocabulary(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
         base.resize_token_embeddings(rows[0], mean_resizing=False)
 
 
-def _ends(base: Any) -> list[str]:
+def _ends(base: PreTrainedModel) -> list[str]:
     """Names of the embeddings and of the output head."""
     ends = {base.get_input_embeddings(), base.get_output_embeddings()}
     return [name for name, module in base.named_modules() if module in ends]

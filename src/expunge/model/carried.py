@@ -12,13 +12,16 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import snapshot_download
 
 from expunge.files.reading import check_inside, check_regular
 from expunge.model.adapter import settings_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CONFIG, CODE = "config.json", "*.py"
 TOKENIZER = (
@@ -51,7 +54,7 @@ def folder_of(path: str) -> Path | None:
         return None
 
 
-def carry_tokenizer(path: str, tokenizer: Any, folder: Path) -> None:
+def carry_tokenizer(path: str, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """Copies a tokenizer's files, with code of its own; saves it anew where there are none to copy."""
     source = folder_of(path)
     if source is None or not _copied(source, folder, _with_code(source, "tokenizer_config.json", TOKENIZER)):
@@ -64,7 +67,7 @@ def carry_settings(source: Path, folder: Path) -> None:
     _copied(source, folder, _with_code(source, CONFIG, MODEL))
 
 
-def carry_config(source: Path, folder: Path, changed: dict[str, Any], dtype: torch.dtype | None) -> None:
+def carry_config(source: Path, folder: Path, changed: dict[str, object], dtype: torch.dtype | None) -> None:
     """`config.json` as it came, but for what `changed` and the `dtype`, where that is another one now."""
     content = settings_of(source / CONFIG)
     if not changed and dtype is None:

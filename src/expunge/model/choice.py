@@ -17,9 +17,10 @@ those beside it in the same module are the MLP's; all others of the decoder laye
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from expunge.errors import InputError
 from expunge.model.layers import linear_weights, stack
@@ -66,7 +67,7 @@ class Place(NamedTuple):
     kinds: frozenset[str]
 
 
-def places(model: Any) -> dict[str, Place]:
+def places(model: nn.Module) -> dict[str, Place]:
     """By the name of the layer; of a wrapped one, that of the layer that it wraps."""
     prefixes = [f"{name}." for name in stack(model).names()]
     by_depth: dict[int | None, list[str]] = {}
@@ -89,7 +90,7 @@ def layer_of(weight: str) -> str:
     return OWN.sub("", weight.removesuffix(".weight"))
 
 
-def chosen(model: Any, which: str, unfit: Collection[str] = ()) -> set[str]:
+def chosen(model: nn.Module, which: str, unfit: Collection[str] = ()) -> set[str]:
     """Names of the layers, those that are `unfit` left out. Raises `InputError` where there is none."""
     known = places(model) if which != "all" else {}
     odd = set(map(layer_of, unfit))
@@ -133,7 +134,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    model: Any,
+    model: nn.Module,
     asked: LinearLayers,
     moves: Callable[[Iterable[str]], Shapes],
     left: int,

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from expunge.errors import InputError
 
 Effective = Mapping[str, tuple[Tensor, ...]]  # a full tensor as (W,), a product as (left [O, K], right [K, I])
 
 
-def read(model: Any, movable: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
+def read(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
     """The effective weights of what may move: of a LoRA its layers by name. Raises `InputError` for other adapters."""
     layers = _lora_layers(model, movable)
     found: dict[str, tuple[Tensor, ...]] = {}
@@ -59,7 +59,7 @@ def mixed(parts: Sequence[tuple[float, Effective]]) -> dict[str, tuple[Tensor, .
 
 
 @torch.no_grad()
-def write(model: Any, movable: Mapping[str, Tensor], effective: Effective) -> float:
+def write(model: nn.Module, movable: Mapping[str, Tensor], effective: Effective) -> float:
     """Puts effective weights in place; returns the largest share of a product's norm that its rank did not hold.
 
     A product that fits is written as its factors are, one that is too large as its `R` largest singular values.
@@ -109,7 +109,7 @@ class _Factor:
         self.value, self.name, self.scale = value, name, scale
 
 
-def _lora_layers(model: Any, movable: Mapping[str, Tensor]) -> dict[str, dict[str, tuple[_Factor, _Factor]]]:
+def _lora_layers(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, dict[str, tuple[_Factor, _Factor]]]:
     """Factors B and A by layer and adapter. Raises `InputError` for adapters whose weights are no such product."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, dict[str, tuple[_Factor, _Factor]]] = {}

@@ -12,7 +12,7 @@ By induction over the steps no token depends on the batch, also for a batch of o
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from expunge.errors import InputError, first_line
 from expunge.model.key_values import with_room
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 NEAR = 1e-4  # of the largest logit; rounding in float32 batches was seen to reach 5e-6 of it
 SMALL = 100_000_000  # parameters
@@ -33,7 +37,7 @@ def batch_size(parameters: int) -> int:
 
 @torch.no_grad()
 def generate(
-    model: Any,
+    model: "PreTrainedModel | PeftModel",
     ids: Tensor,
     attention: Tensor,
     end: int | None,
@@ -67,7 +71,7 @@ def generate(
     return output
 
 
-def check(path: str, model: Any) -> None:
+def check(path: str, model: "PreTrainedModel | PeftModel") -> None:
     """Raises `InputError` for a model that does not generate: evidence is what it says, so none could be had."""
     ids = torch.tensor([[0, 1, 0]] * 2, device=model.device)
     try:
@@ -80,7 +84,9 @@ def check(path: str, model: Any) -> None:
         ) from None
 
 
-def greedy(model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None) -> list[list[int]]:
+def greedy(
+    model: "PreTrainedModel | PeftModel", prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None
+) -> list[list[int]]:
     """New ids of each prompt, at most `tokens[i]` and without `end`; in float32 they do not depend on the batch.
 
     In lower precision rounding is too coarse to look at every near tie again, and batches may differ.
@@ -97,7 +103,12 @@ def greedy(model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end:
 
 
 def drawn(
-    model: Any, prompts: Sequence[list[int]], tokens: Sequence[int], end: int | None, seed: int, top_p: float
+    model: "PreTrainedModel | PeftModel",
+    prompts: Sequence[list[int]],
+    tokens: Sequence[int],
+    end: int | None,
+    seed: int,
+    top_p: float,
 ) -> list[list[int]]:
     """The same as samples, from a seed; the global chance stays as it was. They depend on the batch."""
     with torch.random.fork_rng():
@@ -106,7 +117,12 @@ def drawn(
 
 
 def _settled(
-    model: Any, prompt: list[int], most: int, end: int | None, new: list[int], near: Sequence[int]
+    model: "PreTrainedModel | PeftModel",
+    prompt: list[int],
+    most: int,
+    end: int | None,
+    new: list[int],
+    near: Sequence[int],
 ) -> list[int]:
     """The new ids of a prompt with the steps at near ties decided by the prompt alone."""
     for step in near:
@@ -123,14 +139,14 @@ def _settled(
 
 
 @torch.no_grad()
-def _next(model: Any, ids: list[int]) -> int:
+def _next(model: "PreTrainedModel | PeftModel", ids: list[int]) -> int:
     """The likeliest next id."""
     given = torch.tensor([ids], device=model.device)
     logits = model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False).logits
     return int(logits[0, -1].float().argmax())
 
 
-def padding_is_harmless(model: Any, prompts: Sequence[list[int]]) -> bool:
+def padding_is_harmless(model: "PreTrainedModel | PeftModel", prompts: Sequence[list[int]]) -> bool:
     """Whether the shortest prompt gives the same next token's logits alone and padded to the longest's width.
 
     Not so for models that take no attention mask or count positions over the padding.
@@ -168,7 +184,7 @@ class _Margins(LogitsProcessor):  # type: ignore[misc]
 
 
 def _batch(
-    model: Any,
+    model: "PreTrainedModel | PeftModel",
     prompts: Sequence[list[int]],
     tokens: Sequence[int],
     end: int | None,
@@ -192,12 +208,12 @@ def _until(ids: list[int], end: int | None) -> list[int]:
     return ids[: ids.index(end)] if end in ids else ids
 
 
-def _full_precision(model: Any) -> bool:
+def _full_precision(model: "PreTrainedModel | PeftModel") -> bool:
     return model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
 
 
 @contextmanager
-def _own_settings_aside(model: Any, plain: GenerationConfig) -> Iterator[None]:
+def _own_settings_aside(model: "PreTrainedModel | PeftModel", plain: GenerationConfig) -> Iterator[None]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own, outer = inner.generation_config, getattr(model, "generation_config", None)
     inner.generation_config = model.generation_config = plain

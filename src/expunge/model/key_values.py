@@ -7,10 +7,14 @@ whole room is made at the first token, and what is new is written behind what is
 Shapes: B prompts, H heads, T tokens so far, D width of a head.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class _Room(DynamicLayer):  # type: ignore[misc]
@@ -22,7 +26,7 @@ class _Room(DynamicLayer):  # type: ignore[misc]
         self.most = most
         self._rooms: tuple[Tensor, ...] = ()
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin = self.get_seq_length()
@@ -43,7 +47,7 @@ def _wider(states: Tensor, most: int) -> Tensor:
     return states.new_empty((*states.shape[:2], most, states.shape[3]))
 
 
-def with_room(model: Any, most: int) -> DynamicCache | None:
+def with_room(model: "PreTrainedModel | PeftModel", most: int) -> DynamicCache | None:
     """An empty cache with room for `most` tokens; None where the model's own is not one of plain layers throughout
     (sliding windows, recurrent states), so that `generate` makes it."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -5,7 +5,7 @@ Shapes: I layer input, O layer output.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Stack:
         return [f"{self.name}.{index}" for index in range(len(self.layers))]
 
 
-def of_text(model: Any) -> Callable[[Tensor], bool]:
+def of_text(model: "PreTrainedModel | PeftModel") -> Callable[[Tensor], bool]:
     """Whether a parameter is one that predicts text: of a composite model, of its decoder or its output head.
 
     A vision tower and what projects from it have no gradient by text, so they are never among what may move.
@@ -47,7 +51,7 @@ def of_text(model: Any) -> Callable[[Tensor], bool]:
     return lambda parameter: id(parameter) in known
 
 
-def stack(model: Any) -> Stack:
+def stack(model: nn.Module) -> Stack:
     """The outermost `nn.ModuleList` with the most parameters: experts and heads stand in lists too, but within layers
     or in smaller ones. Raises `InputError` where there is none."""
     found: list[tuple[int, Stack]] = []
@@ -132,14 +136,14 @@ def linear_weights(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str,
     return found
 
 
-def shared_inputs(model: Any) -> dict[str, str]:
+def shared_inputs(model: nn.Module) -> dict[str, str]:
     """`leaders` of all linear weights, in a pass over two tokens."""
     layers = linear_weights(model, dict(model.named_parameters()))
     ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
     return leaders(model, layers, lambda: model(input_ids=ids, use_cache=False))
 
 
-def unfit(model: Any) -> dict[str, str]:
+def unfit(model: nn.Module) -> dict[str, str]:
     """Linear weights that no pair of factors is defined for, and why: seen in a pass over two windows of three tokens.
 
     What is fit is called once in a pass, on every token of every window.
@@ -165,7 +169,7 @@ def _misfit(seen: Sequence[bool]) -> str:
     return "" if seen[0] else "called on other than each token of each window"
 
 
-def leaders(model: nn.Module, layers: Mapping[str, Linear], run: Callable[[], Any]) -> dict[str, str]:
+def leaders(model: nn.Module, layers: Mapping[str, Linear], run: Callable[[], object]) -> dict[str, str]:
     """For each linear layer the first that gets the very same input (q, k and v do), in the pass that `run` makes."""
     own = dict(model.named_parameters())
     names = {id(own[name]): name for name in layers}
@@ -187,7 +191,7 @@ def _looking(
     model: nn.Module,
     names: Mapping[int, str],
     look: Callable[[nn.Module, tuple[Tensor, ...]], None],
-    run: Callable[[], Any],
+    run: Callable[[], object],
 ) -> None:
     """Runs a pass in which `look` sees what comes into each layer whose weight has a name."""
     # A LoRA's wrapper shows the weight of what it wraps as its own, and is no linear layer.

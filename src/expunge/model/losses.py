@@ -10,14 +10,18 @@ chunk, K kept entries of the original's distribution.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from expunge.data.batches import Batch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 MOST_LOGITS = 2**25  # entries B * T * V that are made at once: 128 MiB in float32
 CHUNK_LOGITS = 2**23  # entries n * V of a chunk, of which a backward pass holds about four
@@ -57,7 +61,7 @@ def read_targets(model: torch.nn.Module, batch: Batch, read: Read, *given: Tenso
 
 
 def read_logits(
-    model: Any, inputs: tuple[Tensor, Tensor], pick: Pick, read: Read, *given: Tensor
+    model: "PreTrainedModel | PeftModel", inputs: tuple[Tensor, Tensor], pick: Pick, read: Read, *given: Tensor
 ) -> tuple[Tensor, ...]:
     """As `read_targets`, for ids and attention [B, T] and the places that `pick` takes: [B, T, ...] to [N, ...]."""
     config = getattr(model, "config", None)
@@ -88,7 +92,7 @@ def are_few(targets: int, places: int) -> bool:
     return targets < FEW_TARGETS * places
 
 
-def _states(model: Any, ids: Tensor, attention: Tensor) -> Tensor | None:
+def _states(model: "PreTrainedModel | PeftModel", ids: Tensor, attention: Tensor) -> Tensor | None:
     """What comes into the output head [B, T, D]; None where the logits are not just what the head makes of it.
 
     The head gets the first place only, and what it makes of that is compared with what the model returns: some models
@@ -117,7 +121,7 @@ def _states(model: Any, ids: Tensor, attention: Tensor) -> Tensor | None:
     return caught[0] if same else None
 
 
-def _logits(model: Any, ids: Tensor, attention: Tensor) -> Tensor:
+def _logits(model: nn.Module, ids: Tensor, attention: Tensor) -> Tensor:
     logits: Tensor = model(input_ids=ids, attention_mask=attention.long(), use_cache=False).logits
     return logits
 

@@ -22,6 +22,7 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import ExpungeError
@@ -87,7 +88,7 @@ def write_folded(adapter: Adapter, change: Change, folder: Path, dtype: torch.dt
     return _write(state, ranks, folder)
 
 
-def write_alone(model: Any, base: str, change: Change, folder: Path) -> Written:
+def write_alone(model: PreTrainedModel, base: str, change: Change, folder: Path) -> Written:
     """The change as a LoRA of its own over the model in `base`, float32. Raises `ExpungeError` where nothing moved."""
     if not change:
         raise ExpungeError("nothing moved, so there is no change to write as an adapter. Use --save-as merged.")

@@ -5,11 +5,14 @@ Their weights cannot move; they are accepted under an adapter, whose matrices ar
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from expunge.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 LIBRARIES = {
     "bitsandbytes": ("bitsandbytes",),
@@ -20,7 +23,7 @@ LIBRARIES = {
 }
 
 
-def scheme(config: Any) -> str | None:
+def scheme(config: "PreTrainedConfig | Mapping[str, object]") -> str | None:
     """How the weights are quantised, from a configuration (object or plain values); None where they are not."""
     found = config.get("quantization_config") if isinstance(config, Mapping) else None
     found = found or getattr(config, "quantization_config", None)
@@ -48,7 +51,7 @@ def check_library(path: str, name: str) -> None:
 
 
 @torch.no_grad()
-def check_runs(path: str, name: str, model: Any) -> None:
+def check_runs(path: str, name: str, model: "PreTrainedModel") -> None:
     """One forward pass over two tokens. Raises `InputError` where the kernels do not run on this device."""
     try:
         finite = bool(torch.isfinite(model(torch.tensor([[0, 1]], device=model.device)).logits).all())

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -20,7 +21,7 @@ from expunge.errors import InputError
 Around = Callable[[], AbstractContextManager[object]]
 
 
-def recompute_layers(model: Any, around: Around = nullcontext) -> bool:
+def recompute_layers(model: nn.Module, around: Around = nullcontext) -> bool:
     """Makes every layer of a model keep nothing but its input; False where there is none that did not do so yet.
 
     `around` makes the context that layers are recomputed in.
@@ -32,7 +33,7 @@ def recompute_layers(model: Any, around: Around = nullcontext) -> bool:
     return bool(keeping)
 
 
-def allow(portions: Portions, model: Any, asked: bool) -> None:
+def allow(portions: Portions, model: nn.Module, asked: bool) -> None:
     """Recomputes at once where that was asked for, else as soon as memory does not hold a single window.
 
     Raises `InputError` where it was asked for and the model has no such layers.
@@ -42,17 +43,17 @@ def allow(portions: Portions, model: Any, asked: bool) -> None:
     portions.lighter = partial(recompute_layers, model)
 
 
-def recomputes(model: Any) -> bool:
+def recomputes(model: nn.Module) -> bool:
     """Whether any layer of a model is recomputed."""
     return any(_recomputes(layer) for layer in model.modules())
 
 
-def _recomputes(layer: Any) -> bool:
+def _recomputes(layer: nn.Module) -> bool:
     own = vars(layer).get("forward")
     return isinstance(own, partial) and own.func is _recomputed
 
 
-def _recomputed(forward: Callable[..., Any], around: Around, *arguments: Any, **named: Any) -> Any:
+def _recomputed(forward: Callable[..., object], around: Around, *arguments: object, **named: Any) -> object:
     if not torch.is_grad_enabled():
         return forward(*arguments, **named)
     contexts = partial(_contexts, around)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, GenerationConfig
+from peft import PeftModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
@@ -32,7 +33,7 @@ def atomic_folder(output: Path, private: bool = False, replaces: bool = False) -
     distributed.wait()
 
 
-def merge(model: Any, adapter: bool) -> Any:
+def merge(model: PreTrainedModel | PeftModel, adapter: bool) -> PreTrainedModel:
     """The plain model in float32 or wider, an adapter merged into it: W + s B A of each layer, in that dtype.
 
     Consumes the wrapped model.
@@ -58,7 +59,11 @@ class Shipped:
 
 
 def write(
-    model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | None, source: carried.Source | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype | None,
+    source: carried.Source | None = None,
 ) -> Shipped:
     """Weights as safetensors, config and tokenizer. The model itself stays as it is where dtypes agree.
 
@@ -94,7 +99,7 @@ def write(
 
 
 def _cast(
-    model: Any, dtype: torch.dtype | None, usual: torch.dtype, given: Mapping[str, stored.Stored]
+    model: PreTrainedModel, dtype: torch.dtype | None, usual: torch.dtype, given: Mapping[str, stored.Stored]
 ) -> dict[str, torch.Tensor]:
     """A model's tensors in the dtype that was asked for, or each in the one it came in; tied ones stay one tensor.
 
@@ -110,7 +115,7 @@ def _cast(
     return state
 
 
-def _save(model: Any, folder: Path, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+def _save(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
     """As transformers writes it, in shards where it is large."""
     transformers_logging.disable_progress_bar()  # a bar per file would be noise
     before = model.config.dtype
@@ -128,14 +133,14 @@ def _save(model: Any, folder: Path, state: dict[str, torch.Tensor], dtype: torch
     model.config.dtype = before
 
 
-def write_adapter(model: Any, folder: Path) -> None:
+def write_adapter(model: PeftModel, folder: Path) -> None:
     """Our own adapter alone, float32."""
     settings = model.peft_config["default"]
     settings.base_model_name_or_path = adapters.in_full(settings.base_model_name_or_path or "")
     model.save_pretrained(folder)
 
 
-def _changed(config: Any, given: Any) -> dict[str, Any]:
+def _changed(config: PreTrainedConfig, given: PreTrainedConfig) -> dict[str, object]:
     """What a model's configuration says otherwise than the one it came with: rows of the embeddings, tied ends."""
     now, before = config.get_text_config(), given.get_text_config()
     changed = {"vocab_size": now.vocab_size} if now.vocab_size != before.vocab_size else {}
@@ -144,6 +149,6 @@ def _changed(config: Any, given: Any) -> dict[str, Any]:
     return changed
 
 
-def says_tied(config: Any) -> bool:
+def says_tied(config: PreTrainedConfig) -> bool:
     """Whether a configuration says that both ends are one matrix; some do not know the word."""
     return bool(getattr(config, "tie_word_embeddings", False))

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
-from transformers import AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from expunge.config import lora
@@ -85,7 +86,7 @@ class Opened(NamedTuple):
     reason: str
 
 
-def opened(model: Any, asked: str, linear: bool, device: torch.device) -> Opened:
+def opened(model: PreTrainedModel | PeftModel, asked: str, linear: bool, device: torch.device) -> Opened:
     """An adapter as it is, or merged into its base where whole weights are to move (see `choose_of_adapter`).
 
     Raises `InputError` for a subspace that the kind of model does not have.
@@ -115,7 +116,7 @@ def check_subspace(asked: str, is_adapter: bool, scheme: str | None = None) -> N
 
 
 def select(
-    model: Any,
+    model: PreTrainedModel | PeftModel,
     asked: str,
     device: torch.device,
     layers: Callable[[int], Sequence[int]] | None = None,
@@ -155,7 +156,7 @@ def select(
     return Subspace(model, movable, name, reason, adapter=False)
 
 
-def moving(model: Any, subspace: str) -> Callable[[Iterable[str]], dict[str, torch.Size]]:
+def moving(model: nn.Module, subspace: str) -> Callable[[Iterable[str]], dict[str, torch.Size]]:
     """Given names of linear layers, the shapes of the weights that have a gradient at first, if those may move; of
     a model on which our own LoRA is not yet, of that B alone."""
     weights = dict(model.named_parameters())
@@ -178,7 +179,7 @@ def moving(model: Any, subspace: str) -> Callable[[Iterable[str]], dict[str, tor
 
 
 def _within(
-    model: Any, layers: Callable[[int], Sequence[int]] | None, linear: str = "", unfit: Collection[str] = ()
+    model: nn.Module, layers: Callable[[int], Sequence[int]] | None, linear: str = "", unfit: Collection[str] = ()
 ) -> Callable[[str], bool]:
     """Whether a module or parameter of that name may move."""
     if linear:
@@ -193,7 +194,7 @@ def _within(
     return lambda name: f"{name}.".startswith(chosen)
 
 
-def _lora(model: Any, asked: Lora, reason: str, within: Callable[[str], bool], kept: bool) -> Subspace:
+def _lora(model: PreTrainedModel, asked: Lora, reason: str, within: Callable[[str], bool], kept: bool) -> Subspace:
     """A fresh LoRA of our own on the linear layers, in float32."""
     names = [name for name in targeted(model, asked) if within(name)]
     if not names:
@@ -219,7 +220,7 @@ def _lora(model: Any, asked: Lora, reason: str, within: Callable[[str], bool], k
 
 
 @contextlib.contextmanager
-def _without_family(config: Any) -> Iterator[None]:
+def _without_family(config: PreTrainedConfig) -> Iterator[None]:
     """Hides a model's type from peft, which takes some names of some families for those of other layers (fused experts
     for an ordinary MLP), or refuses them; we name modules in full, and mean those."""
     own = vars(config).get("model_type")
@@ -232,7 +233,7 @@ def _without_family(config: Any) -> Iterator[None]:
             config.model_type = own
 
 
-def unnameable(model: Any, names: Sequence[str]) -> list[str]:
+def unnameable(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
     """Of linear layers those that an adapter of peft's cannot hold: it refuses their name in this family of models, or
     takes it for something else. Asked of peft, by a model of the same type with one layer of the name."""
 
@@ -255,7 +256,7 @@ def unnameable(model: Any, names: Sequence[str]) -> list[str]:
     return [name for name in names if not held_leaves[name.rpartition(".")[2]]]
 
 
-def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
+def _own(model: PeftModel, reason: str, within: Callable[[str], bool]) -> Subspace:
     """An adapter's own matrices. Raises `InputError` where nothing of it is left to move."""
     given = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     own = of_text(model)
@@ -267,7 +268,7 @@ def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
     return Subspace(model, movable, "adapter", reason, adapter=False)
 
 
-def targeted(model: Any, asked: Lora) -> list[str]:
+def targeted(model: PreTrainedModel, asked: Lora) -> list[str]:
     """Names of the linear layers that a LoRA stands on. Raises `InputError` for a target that is none of them."""
     names = linear_layers(model)
     for target in asked.targets:
@@ -277,7 +278,7 @@ def targeted(model: Any, asked: Lora) -> list[str]:
     return [name for name in names if asked.holds(name)]
 
 
-def check_targets(config: Any, asked: str, trust_remote_code: bool) -> None:
+def check_targets(config: PreTrainedConfig, asked: str, trust_remote_code: bool) -> None:
     """The same from the configuration of a model alone, before its weights are loaded."""
     if lora.is_lora(asked) and lora.of(asked).targets:
         with torch.device("meta"):
@@ -285,7 +286,7 @@ def check_targets(config: Any, asked: str, trust_remote_code: bool) -> None:
         targeted(model, lora.of(asked))
 
 
-def linear_layers(model: Any) -> list[str]:
+def linear_layers(model: PreTrainedModel) -> list[str]:
     """Names of all linear layers but the output head. Raises `InputError` where there is none."""
     head, own = model.get_output_embeddings(), of_text(model)
     found = [

@@ -8,19 +8,23 @@ Shapes: T tokens, V vocabulary.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from expunge.errors import InputError, first_line
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 PROBED, KEPT = 8, 3  # tokens of the probe, and of them those that stay
 AHEAD = 1e-4  # of the later logits' change: rounding stays below 1e-6, a fresh BERT's even attention makes 4e-3
 AHEAD_ROUNDED = 2e-2  # in half precision, where a product over other experts' tokens rounds otherwise
 
 
-def check(path: str, model: Any) -> None:
+def check(path: str, model: "PreTrainedModel | PeftModel") -> None:
     """Raises `InputError` for weights or logits that are not finite, and for a model that looks ahead."""
     if name := first_unfinished(model.named_parameters()):
         raise InputError(
@@ -62,7 +66,7 @@ def first_unfinished(tensors: Iterator[tuple[str, Tensor]]) -> str | None:
     return None
 
 
-def _ids(config: Any, vocabulary: int) -> Tensor:
+def _ids(config: "PreTrainedConfig", vocabulary: int) -> Tensor:
     """Ids [1, 2 T] from all over the vocabulary, without those that stand for images or ends."""
     special = {value for key, value in config.to_dict().items() if key.endswith(("_token_id", "_token_index"))}
     usual = [one for one in range(min(vocabulary, 1000)) if one not in special] or [0]
@@ -70,6 +74,6 @@ def _ids(config: Any, vocabulary: int) -> Tensor:
 
 
 @torch.no_grad()
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def _logits(model: "PreTrainedModel | PeftModel", ids: Tensor) -> Tensor:
     logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return logits.float()

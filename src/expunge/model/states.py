@@ -33,11 +33,11 @@ class _Stop(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_instead"], name)
 
-    def forward(self, *arguments: Any, **others: Any) -> Tensor:
+    def forward(self, *arguments: Tensor, **others: Tensor) -> Tensor:
         raise _Reached(arguments[0] if arguments else others["hidden_states"])
 
 
-def hidden_states(model: Any, batch: Batch, layer: int) -> Tensor:
+def hidden_states(model: nn.Module, batch: Batch, layer: int) -> Tensor:
     """States [B, T, D] after 0-based `layer`, which must not be the last; with a graph where gradients are recorded.
 
     Raises `InputError` for a layer that the model does not have.
@@ -51,7 +51,7 @@ def hidden_states(model: Any, batch: Batch, layer: int) -> Tensor:
 
 
 @contextmanager
-def _stopping_after(model: Any, layer: int) -> Iterator[None]:
+def _stopping_after(model: nn.Module, layer: int) -> Iterator[None]:
     found = stack(model)
     layers = found.layers
     if not 0 <= layer < len(layers) - 1:

@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 
 from expunge.errors import InputError
 from expunge.files.reading import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100 << 20  # bytes; what safetensors itself allows
@@ -164,7 +167,7 @@ def dtype(found: Mapping[str, Stored]) -> torch.dtype | None:
     return KINDS[counts.most_common(1)[0][0]] if counts else None
 
 
-def check_loaded(path: str, model: Any, info: Mapping[str, Any]) -> None:
+def check_loaded(path: str, model: "PreTrainedModel", info: Mapping[str, Any]) -> None:
     """Raises `InputError` for tensors that lack, that the model has no place for, or that have another shape.
 
     Masks and tables that older versions of transformers saved, and newer ones make anew, are let through.

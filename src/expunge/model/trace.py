@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from expunge.config import lora
@@ -85,7 +85,7 @@ class Blueprint:
 
 
 def blueprint(
-    config: Any,
+    config: PreTrainedConfig,
     subspace: str,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
@@ -132,7 +132,7 @@ class Stack:
 
     def __init__(
         self,
-        config: Any,
+        config: PreTrainedConfig,
         subspace: str,
         dtype: torch.dtype,
         trust_remote_code: bool = False,
@@ -179,7 +179,9 @@ class Stack:
         return figures[0] + self.reach * (figures[-1] - figures[0])
 
 
-def _shorter(config: Any, made: Callable[[Any], Blueprint]) -> tuple[list[Any], float]:
+def _shorter(
+    config: PreTrainedConfig, made: Callable[[PreTrainedConfig], Blueprint]
+) -> tuple[list[PreTrainedModel], float]:
     """Models of two depths, and how far from the first the whole one lies in steps between them.
 
     None where the stack is shallow, its layers differ, or a shorter one cannot be made of the configuration or would
@@ -199,18 +201,18 @@ def _shorter(config: Any, made: Callable[[Any], Blueprint]) -> tuple[list[Any], 
     return ([small.model, large.model], reach) if exact else ([], 0.0)
 
 
-def depth_of(config: Any) -> int:
+def depth_of(config: PreTrainedConfig) -> int:
     """Layers of the text model; 0 where the configuration does not say."""
     return int(getattr(config.get_text_config(decoder=True), "num_hidden_layers", None) or 0)
 
 
-def alike(config: Any) -> bool:
+def alike(config: PreTrainedConfig) -> bool:
     """Whether all layers of the text model have the same settings, as far as the configuration has any by layer."""
     kinds = getattr(config.get_text_config(decoder=True), "layer_types", None)  # a property, in some families
     return all(len(set(map(repr, one))) <= 1 for one in (*_by_layer(config).values(), kinds or ()))
 
 
-def with_layers(config: Any, layers: int) -> Any:
+def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """The configuration with fewer layers in its text model, settings by layer cut to as many."""
     piece = copy.deepcopy(config)
     text = piece.get_text_config(decoder=True)
@@ -220,14 +222,14 @@ def with_layers(config: Any, layers: int) -> Any:
     return piece
 
 
-def _by_layer(config: Any) -> dict[str, list[Any]]:
+def _by_layer(config: PreTrainedConfig) -> dict[str, list[object]]:
     """Settings of the text model that are lists of one entry a layer (its attention, its MLP)."""
     depth = depth_of(config)
     own = vars(config.get_text_config(decoder=True))
     return {name: list(one) for name, one in own.items() if isinstance(one, list | tuple) and len(one) == depth}
 
 
-def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -> Traced:
+def trace(model: nn.Module, windows: int, tokens: int, targets: int, training: bool) -> Traced:
     """Runs one pass on the meta device as training, or as measuring, does: logits of the targets in float32."""
     found = _traced(model, windows, tokens, targets, training, counter())
     if training and recomputes(model):  # the counter's hooks hold on to what is recomputed
@@ -236,7 +238,7 @@ def trace(model: Any, windows: int, tokens: int, targets: int, training: bool) -
 
 
 def _traced(
-    model: Any, windows: int, tokens: int, targets: int, training: bool, count: FlopCounterMode | None
+    model: nn.Module, windows: int, tokens: int, targets: int, training: bool, count: FlopCounterMode | None
 ) -> Traced:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] if training else []
     for parameter in parameters:
@@ -263,7 +265,7 @@ def _traced(
 
 
 @torch.no_grad()
-def cache_bytes(model: Any) -> int:
+def cache_bytes(model: nn.Module) -> int:
     """Bytes of keys and values that generation keeps for each token of each window; 0 for models that keep none."""
     ids = torch.zeros(1, 4, dtype=torch.long, device="meta")
     with following(model), Live([]), Fused():
@@ -272,13 +274,13 @@ def cache_bytes(model: Any) -> int:
     return int(sum(tensor.nbytes for tensor in kept if tensor is not None)) // 4
 
 
-def shared_inputs(model: Any) -> dict[str, str]:
+def shared_inputs(model: nn.Module) -> dict[str, str]:
     """`layers.shared_inputs` of a model without data."""
     with following(model), Live([]), Fused():
         return layers.shared_inputs(model)
 
 
-def unfit(model: Any) -> dict[str, str]:
+def unfit(model: nn.Module) -> dict[str, str]:
     """`layers.unfit` of a model without data; none where it cannot be followed."""
     try:
         with following(model), Live([]), Fused():
@@ -296,7 +298,7 @@ def counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=fused)
 
 
-def _attention_flops(products: int, skip: int = 0) -> Any:
+def _attention_flops(products: int, skip: int = 0) -> Callable[..., int]:
     """The counter's own rule for fused attention: two products forward, five backward, one of them made again."""
 
     def flops(*shapes: Any, **_: Any) -> int:
@@ -306,7 +308,7 @@ def _attention_flops(products: int, skip: int = 0) -> Any:
     return flops
 
 
-def _losses(model: Any, ids: Tensor, chosen: Tensor) -> Tensor:
+def _losses(model: nn.Module, ids: Tensor, chosen: Tensor) -> Tensor:
     """As `model.losses`, with the targets chosen by place: a mask would need data."""
 
     def read(logits: Tensor, labels: Tensor) -> tuple[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +24,7 @@ class NotFollowed(InputError):
 
 
 @contextmanager
-def following(model: Any) -> Iterator[None]:
+def following(model: nn.Module) -> Iterator[None]:
     """Raises `NotFollowed` for whatever a model raises that asks for values which the meta device does not have."""
     try:
         yield
@@ -75,7 +75,7 @@ class Live(TorchDispatchMode):
         Distribution.set_default_validate_args(False)
         return super().__enter__()  # type: ignore[no-any-return]
 
-    def __exit__(self, *raised: Any) -> None:
+    def __exit__(self, *raised: object) -> None:
         Distribution.set_default_validate_args(self.validating)
         super().__exit__(*raised)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode_row
@@ -18,7 +18,7 @@ MOST_TOKENS = 60
 PAST = 20  # tokens shown before the first that counts
 
 
-def rendered_example(row: Row, rendering: Rendering, tokenizer: Any, show_rows: bool) -> list[str]:
+def rendered_example(row: Row, rendering: Rendering, tokenizer: PreTrainedTokenizerBase, show_rows: bool) -> list[str]:
     """One row token by token; tokens that count in the loss stand in [brackets].
 
     Without `show_rows` each token's letters are replaced by x and digits by 0, so that the mask can be checked and
@@ -42,7 +42,7 @@ def rendered_example(row: Row, rendering: Rendering, tokenizer: Any, show_rows: 
 
 
 def subspace_plan(
-    config: Any,
+    config: PreTrainedConfig,
     asked: str,
     device: torch.device,
     trust_remote_code: bool,
@@ -68,7 +68,7 @@ def subspace_plan(
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
 
 
-def _wrapped(model: Any, given: Adapter) -> Any:
+def _wrapped(model: PreTrainedModel, given: Adapter) -> Any:
     configuration = given.configuration()
     try:
         return get_peft_model(model, configuration)

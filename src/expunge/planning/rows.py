@@ -1,7 +1,7 @@
 """The user's rows as windows, before any model is loaded: what plans are made for."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.data.tokens import Rendering, encode
 from expunge.intake.assembly import judged_of
@@ -10,6 +10,9 @@ from expunge.loop.trial import SAMPLE_TOKENS, SAMPLES
 from expunge.problem import Problem, Split
 from expunge.reference.replay import Expected, expected
 from expunge.runs.distributed import Runtime
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SEEN = ("forget", "retain", "guard", "unseen", "counterfactual")
 
@@ -25,7 +28,7 @@ class Rows:
     tokenizer: Any
 
     @classmethod
-    def of(cls, checked: Checked, rendering: Rendering, tokenizer: Any) -> "Rows":
+    def of(cls, checked: Checked, rendering: Rendering, tokenizer: "PreTrainedTokenizerBase") -> "Rows":
         splits = {
             name: Split(name, rows, tuple(encode(rows, rendering, tokenizer))) for name, rows in checked.parts.items()
         }

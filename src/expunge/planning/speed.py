@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from expunge.config import lora
@@ -64,7 +65,7 @@ class Speed:
         return _timed(chosen.model, list(chosen.movable.values()), windows, tokens, self.runtime)
 
 
-def _timed(model: Any, moved: list[torch.Tensor], windows: int, tokens: int, runtime: Runtime) -> Rates:
+def _timed(model: nn.Module, moved: list[torch.Tensor], windows: int, tokens: int, runtime: Runtime) -> Rates:
     ids = torch.zeros(windows, tokens, dtype=torch.long, device=runtime.device)
     fitting = max(1, int(MOST_FLOPS / (2 * _numel(model) * (PROMPT + NEW))))
     prompts = ids.new_zeros(min(GENERATED, fitting), PROMPT)  # as many as are generated at a time: few would be slower
@@ -133,7 +134,7 @@ def _count(shape: Any, trust_remote_code: bool) -> int:
         return _numel(AutoModelForCausalLM.from_config(shape, trust_remote_code=trust_remote_code))
 
 
-def _numel(model: Any) -> int:
+def _numel(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -148,7 +149,7 @@ def _filled(shape: Any, device: torch.device, trust_remote_code: bool) -> Any:
     return model
 
 
-def _loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
+def _loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
 
