@@ -107,11 +107,11 @@ class Benchmark(Protocol):
         """What the official score hides, in sentences."""
         ...
 
-    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, object]:
         """JSON in the form of other tools by file name, numbers only; none where no other tool has one."""
         ...
 
-    def read_log(self, content: Any, where: str) -> Any:
+    def read_log(self, content: object, where: str) -> object:
         """Scores of a retrained model from JSON of another tool, for `Circumstances.log`. Raises `InputError`."""
         ...
 

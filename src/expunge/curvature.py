@@ -12,7 +12,7 @@ Vectors are mappings by the names of `Problem.movable`; a name that is missing c
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,19 @@ STATE_SHARE = 0.5  # of the free memory that a fitted state may take; plans refu
 DROWNS = 10.0  # times the mean of the spectrum: more damping than that, and the curvature hardly counts
 NARROWEST = 128  # of a strip of a triangular product
 BARE = 1e-4  # times the median: less damping than that, and the flattest directions decide
+
+
+class Saved(TypedDict):
+    """A `CurvatureState` as checkpoints and folders have it."""
+
+    tensors: dict[str, Tensor]
+    mean: float
+    median: float
+    means: dict[str, float]
+    examples: int
+    tokens: int
+    notes: dict[str, Any]
+    shared: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -53,10 +66,10 @@ class CurvatureState:
     def alive(self) -> frozenset[str]:
         return frozenset(self.means)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Saved:
         """Tensors and plain values; without what can be derived from them."""
         names = ("tensors", "mean", "median", "means", "examples", "tokens", "notes", "shared")
-        return {name: getattr(self, name) for name in names}
+        return cast(Saved, {name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class Stepper(Protocol):
         """Following 0-based `step`."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What it needs to go on, but for the optimiser."""
         ...
 
@@ -207,7 +207,7 @@ class PlainStepper:
     def after(self, step: int) -> None:
         return
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from expunge.data.rows import Row
 from expunge.data.splits import deal
 from expunge.data.tokens import Rendering, Window
 from expunge.runs.distributed import Runtime
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class Problem:
     base: NDArray[np.float64] | None = None
     base_margins: Tensor | None = None
     shared: Mapping[str, str] = field(default_factory=dict)
-    fitted: "Callable[[Problem], Mapping[str, Any]] | None" = None
+    fitted: "Callable[[Problem], Mapping[str, object]] | None" = None
     portions: Portions = field(default_factory=Portions)
     low_rank: float | None = None
 
@@ -86,7 +90,7 @@ class Problem:
             self.portions.each(batch, lambda part: work(part.to(self.runtime.device)))
 
     @contextmanager
-    def original(self) -> Iterator[Any]:
+    def original(self) -> "Iterator[PreTrainedModel | PeftModel]":
         """The original model: the same weights with our own LoRA off.
 
         With full weights, and with an adapter that was given as the model (the original is base *plus* that adapter;

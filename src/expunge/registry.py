@@ -48,7 +48,7 @@ def source(catalogue: str, name: str) -> Path:
     return Path(str(_module(catalogue, name)[0].__file__))
 
 
-def sources(catalogue: str, name: str, options: Mapping[str, Any]) -> list[Path]:
+def sources(catalogue: str, name: str, options: Mapping[str, object]) -> list[Path]:
     """The files that an entry with these options runs beside this package: its own, and those that an option names by
     path, such as another catalogue's entry."""
     named = [Path(value) for value in options.values() if isinstance(value, str) and value.endswith(SUFFIX)]

@@ -14,7 +14,7 @@ exposure is what to compare with.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -107,10 +107,10 @@ class Canaries:
         found = [_beyond_chance(unlearned, retrained), _lost(unlearned, original), _bad_fits(unlearned)]
         return [flag for flag in found if flag]
 
-    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, object]:
         return {}
 
-    def read_log(self, content: Any, where: str) -> Any:
+    def read_log(self, content: object, where: str) -> object:
         raise no_log(where, self.title)
 
 

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict, cast
 
 import numpy as np
 
@@ -106,11 +106,11 @@ class Lume:
     generating: ClassVar[Generating] = Generating(rows=None, tokens=256, clean_up=True)
     own_sets: ClassVar[Mapping[str, str]] = {}
 
-    def make_row(self, file: str, line: int, record: Any) -> Row:
+    def make_row(self, file: str, line: int, record: object) -> Row:
         """A document for an id that ends in sc and a digit, an answer for qa. Raises `InputError`."""
-        _check(place(file, line), record)
-        text, wanted, task = record["input"], record["output"], record["task"]
-        if record["id"][:-1].endswith("sc"):
+        given = _checked(place(file, line), record)
+        text, wanted, task = given["input"], given["output"], given["task"]
+        if given["id"][:-1].endswith("sc"):
             return Row(file, line, "document", "", f"{text} {wanted}", task, cut=len(text) + 1)
         return Row(file, line, "answer", text, wanted, task)
 
@@ -133,10 +133,10 @@ class Lume:
         found = [_zero(unlearned), _collapsed(unlearned, original), _nothing_done(unlearned, original)]
         return [flag for flag in [*found, _over_forgets(unlearned, retrained)] if flag]
 
-    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, object]:
         return {}
 
-    def read_log(self, content: Any, where: str) -> Any:
+    def read_log(self, content: object, where: str) -> object:
         raise no_log(where, self.title)
 
 
@@ -166,7 +166,14 @@ def as_read_back(generation: str) -> str:
     return "nan" if generation in READ_AS_MISSING else generation
 
 
-def _check(where: str, record: Any) -> None:
+class _Record(TypedDict):
+    id: str
+    input: str
+    output: str
+    task: str
+
+
+def _checked(where: str, record: object) -> _Record:
     if not isinstance(record, dict):
         raise InputError(f"{where}: expected an object with columns {KNOWN}, found {type(record).__name__}.")
     lacking = [column for column in COLUMNS if column not in record]
@@ -181,6 +188,7 @@ def _check(where: str, record: Any) -> None:
         )
     if record["task"] not in TASKS:
         raise InputError(f"{where}: its task is none of {', '.join(TASKS)}.")
+    return cast(_Record, record)
 
 
 def _rows(evidence: Evidence, names: Sequence[str], ended: bool) -> RowScores:

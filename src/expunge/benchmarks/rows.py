@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from expunge.benchmark import Circumstances, Generating, Official, no_log
 from expunge.data.rows import MakeRow
@@ -29,8 +29,8 @@ class Rows:
     def flags(self, unlearned: Official, original: Official | None, retrained: Sequence[Official]) -> list[str]:
         return []
 
-    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, object]:
         return {}
 
-    def read_log(self, content: Any, where: str) -> Any:
+    def read_log(self, content: object, where: str) -> object:
         raise no_log(where, self.title)

@@ -26,7 +26,7 @@ methods may train on.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -122,19 +122,19 @@ class Tofu:
         "world_facts": "world_facts_perturbed",
     }
 
-    def make_row(self, file: str, line: int, record: Any) -> Row:
+    def make_row(self, file: str, line: int, record: object) -> Row:
         """A question and its answer, with the other answers that it has. Raises `InputError`."""
         where = place(file, line)
-        _check(where, record)
-        paraphrased = record.get("paraphrased_answer")
+        given = _checked(where, record)
+        paraphrased = given.get("paraphrased_answer")
         return Row(
             file,
             line,
             "answer",
-            record["question"],
-            record["answer"],
+            given["question"],
+            given["answer"],
             paraphrased=() if paraphrased is None else (paraphrased,),
-            perturbed=tuple(record.get("perturbed_answer", ())),
+            perturbed=tuple(given.get("perturbed_answer", ())),
         )
 
     def official(self, evidence: Evidence, circumstances: Circumstances) -> Official:
@@ -154,7 +154,7 @@ class Tofu:
         found = [_zero(unlearned), _collapsed(unlearned, original), _nothing_done(unlearned, original)]
         return [flag for flag in [*found, _over_forgets(unlearned, retrained)] if flag]
 
-    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, Any]:
+    def exports(self, evidence: Evidence, circumstances: Circumstances) -> Mapping[str, object]:
         """TOFU_EVAL.json and TOFU_SUMMARY.json of open-unlearning."""
         official, figures = self.official(evidence, circumstances), figures_of(evidence, circumstances.holdout)
         named = {"forget_quality": QUALITY, "model_utility": UTILITY, "privleak": LEAK}
@@ -164,7 +164,7 @@ class Tofu:
         content = open_unlearning.evaluation(figures, totals, tokens.counts if tokens else None)
         return {open_unlearning.EVALUATION: content, open_unlearning.SUMMARY: open_unlearning.summary(content)}
 
-    def read_log(self, content: Any, where: str) -> Figures:
+    def read_log(self, content: object, where: str) -> Figures:
         """Of TOFU_EVAL.json, or of TOFU's own eval_log_aggregated.json. Raises `InputError`."""
         return open_unlearning.read(content, where)
 
@@ -199,7 +199,14 @@ def _reference(figures: Figures, circumstances: Circumstances) -> Figures | Miss
     return Missing(f"the log has {theirs} forget rows and this run {ours}: give the log of the same split")
 
 
-def _check(where: str, record: Any) -> None:
+class _Record(TypedDict):
+    question: str
+    answer: str
+    paraphrased_answer: NotRequired[str]
+    perturbed_answer: NotRequired[Sequence[str]]
+
+
+def _checked(where: str, record: object) -> _Record:
     if not isinstance(record, dict):
         raise InputError(f"{where}: expected an object with columns {KNOWN}, found {type(record).__name__}.")
     lacking = [column for column in COLUMNS[:2] if column not in record]
@@ -214,6 +221,7 @@ def _check(where: str, record: Any) -> None:
         raise InputError(f"{where}: column 'perturbed_answer' must be a list of texts, found {type(wrong).__name__}.")
     for text in wrong:
         check_filled(where, "perturbed_answer", text)
+    return cast(_Record, record)
 
 
 def _values(figures: Figures, name: str, of: Callable[[Answers], Floats]) -> Floats | Missing:

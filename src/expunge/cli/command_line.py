@@ -8,7 +8,7 @@ import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge import registry
 from expunge.cli import erasure_desk, parsing
@@ -19,6 +19,9 @@ from expunge.config.options import check_values
 from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.records import record
+
+if TYPE_CHECKING:
+    from expunge.records.run import Run
 
 COMMANDS: dict[str, type[Any]] = {
     **commands.BY_NAME,
@@ -62,7 +65,7 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def _plan(config: Any) -> Answer:
+def _plan(config: commands.Plan) -> Answer:
     from expunge import pipeline
 
     made = pipeline.run_plan(config, _say)
@@ -71,19 +74,19 @@ def _plan(config: Any) -> Answer:
     return Answer(0, {"lines": list(made.lines)})
 
 
-def _judged(run: Any) -> Answer:
+def _judged(run: "Run") -> Answer:
     """Of a run with a verdict."""
     told = {name: getattr(run.verdict, name) for name in ("passes", "sentence", "forget", "rest", "counts")}
     return Answer(0 if run.passes else NOT_PASSED, {"output": run.output, "report": run.report} | told)
 
 
-def _unlearn(config: Any) -> Answer:
+def _unlearn(config: commands.Unlearn) -> Answer:
     from expunge import pipeline
 
     return _judged(pipeline.run_unlearn(config, _say))
 
 
-def _retrain(config: Any) -> Answer:
+def _retrain(config: commands.Retrain) -> Answer:
     from expunge import pipeline
 
     twins = pipeline.run_retrain(config, _say)
@@ -91,20 +94,20 @@ def _retrain(config: Any) -> Answer:
     return Answer(0 if all(twin.comparable for twin in twins) else NOT_PASSED, {"twins": told})
 
 
-def _curvature(config: Any) -> Answer:
+def _curvature(config: commands.Curvature) -> Answer:
     from expunge import pipeline
 
     return Answer(0, {"output": pipeline.run_fit_curvature(config, _say)})
 
 
-def _influence(config: Any) -> Answer:
+def _influence(config: commands.Influence) -> Answer:
     from expunge import pipeline
 
     made = pipeline.run_influences(config, _say)
     return Answer(0, {"output": made.output, "rows": len(made.rows)})
 
 
-def _compare(config: Any) -> Answer:
+def _compare(config: commands.Compare) -> Answer:
     from expunge import pipeline
 
     made = pipeline.run_compare(config, _say)
@@ -112,13 +115,13 @@ def _compare(config: Any) -> Answer:
     return Answer(FAILED if made.failed else 0, told)
 
 
-def _evaluate(config: Any) -> Answer:
+def _evaluate(config: commands.Evaluate) -> Answer:
     from expunge import pipeline
 
     return _judged(pipeline.run_evaluate(config, _say))
 
 
-def _report(config: Any) -> Answer:
+def _report(config: housekeeping.Report) -> Answer:
     from expunge.records import pages
 
     page = pages.report(config.record, config.output, overwrite=config.overwrite)
@@ -126,7 +129,7 @@ def _report(config: Any) -> Answer:
     return Answer(0, {"report": page})
 
 
-def _verify(config: Any) -> Answer:
+def _verify(config: housekeeping.Verify) -> Answer:
     from expunge.records.verify import verify
 
     items = verify(config)
@@ -139,7 +142,7 @@ def _verify(config: Any) -> Answer:
     return Answer(NOT_PASSED if found["differs"] else 0, told)
 
 
-def _purge(config: Any) -> Answer:
+def _purge(config: housekeeping.Purge) -> Answer:
     from expunge.reporting.words import size
     from expunge.runs import purge
 
@@ -158,13 +161,13 @@ def _purge(config: Any) -> Answer:
     return Answer(FAILED if stay else 0, {"removed": gone, "left": stay})
 
 
-def _demo(config: Any) -> Answer:
+def _demo(config: housekeeping.Demo) -> Answer:
     from expunge import pipeline
 
     return _judged(pipeline.run_demo(config, _say))
 
 
-def _list(config: Any) -> Answer:
+def _list(config: housekeeping.List) -> Answer:
     known = (*registry.CATALOGUES, shipped.CATALOGUE)
     if not config.catalogue:
         raise InputError(f"which catalogue? Known: {', '.join(known)}.")

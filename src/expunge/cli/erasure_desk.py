@@ -15,21 +15,21 @@ COMMANDS: dict[str, type[Any]] = {
 }
 
 
-def _select(config: Any) -> Answer:
+def _select(config: desk.Select) -> Answer:
     from expunge.desk import select
 
     found = select.run(config, say)
     return Answer(0, {"output": found.output, "rows": found.counts, "reasons": found.reasons})
 
 
-def _filter(config: Any) -> Answer:
+def _filter(config: desk.Filter) -> Answer:
     from expunge.desk import keep_out
 
     found = keep_out.run(config, say)
     return Answer(0, {"output": found.output, "rows": found.counts})
 
 
-def _ledger(config: Any) -> Answer:
+def _ledger(config: desk.Ledger) -> Answer:
     from expunge.records import ledger
 
     found = ledger.read(config.ledger).requests.values()
@@ -42,7 +42,7 @@ def _ledger(config: Any) -> Answer:
     return Answer(0, {"requests": told})
 
 
-def _seal(config: Any) -> Answer:
+def _seal(config: desk.Seal) -> Answer:
     from expunge.desk import seal
     from expunge.files.typed import plain
 
@@ -55,7 +55,7 @@ def _seal(config: Any) -> Answer:
     return Answer(0 if found.done else FAILED, told)
 
 
-def _document(config: Any) -> Answer:
+def _document(config: desk.Document) -> Answer:
     from expunge.desk import document
 
     return Answer(0, {"output": document.run(config, say)})

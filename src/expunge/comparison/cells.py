@@ -141,7 +141,7 @@ class _Work:
             identity += [registry.title(variant.method), given, budget, made]
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
-    def _judged(self, label: str, place: int | None) -> dict[str, Any]:
+    def _judged(self, label: str, place: int | None) -> dict[str, object]:
         """A model that is only judged: the original, or a twin."""
         clock = environment.Clock()
         with clock.stage("evaluate"):
@@ -152,7 +152,7 @@ class _Work:
             )
         return self._read(found) | {"seconds": sum(clock.seconds.values())}
 
-    def _unlearned(self, variant: Variant, seed: int, key: str) -> dict[str, Any]:
+    def _unlearned(self, variant: Variant, seed: int, key: str) -> dict[str, object]:
         clock = environment.Clock()
         config = commands.Unlearn(**_shared(self.config), method=variant.method, options=variant.options, seed=seed)
         if self.base is None:
@@ -224,7 +224,7 @@ class _Work:
             self.kept = divergence.keep(self._original(), self.assembled.judged)
         return evidence.record(problem, self.assembled.judged, ("samples",), generating, self.kept, original)
 
-    def _read(self, found: Evidence, judge: bool = False) -> dict[str, Any]:
+    def _read(self, found: Evidence, judge: bool = False) -> dict[str, object]:
         """Scores, the rows behind them, and for an unlearned model the benchmark's flags."""
         scores, rows = columns.read_off(found)
         benchmark = benchmark_of(self.config)

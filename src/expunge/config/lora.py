@@ -76,7 +76,7 @@ def made(given: Mapping[str, Any], source: str) -> Lora:
     return Lora(**given)
 
 
-def text(value: Any, source: str) -> Any:
+def text(value: object, source: str) -> object:
     """What stands for a subspace in a configuration: of a LoRA its text, whatever form it was given in."""
     if isinstance(value, Mapping):
         return str(made(value, source))
@@ -85,7 +85,7 @@ def text(value: Any, source: str) -> Any:
     return value
 
 
-def _number(value: str) -> Any:
+def _number(value: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(value)

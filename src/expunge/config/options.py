@@ -19,7 +19,7 @@ from expunge.files import reading
 LARGEST = 2**63 - 1  # what a seed may be
 
 
-def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
+def build(kind: type[Any], values: Mapping[str, object], source: str) -> Any:
     """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values = {key: _meant(value, fields[key].type, source) if key in fields else value for key, value in values.items()}
@@ -64,7 +64,7 @@ def check_values(config: Any) -> None:
             _meant(one, field.type, "given")
 
 
-def _meant(value: Any, declared: Any, source: str) -> Any:
+def _meant(value: object, declared: Any, source: str) -> object:
     """`1e-5`, which YAML 1.1 takes for text, as the number it means; a list as a tuple, a path as its text."""
     inner, notes = parts(declared)
     for note in notes:
@@ -81,7 +81,7 @@ def _meant(value: Any, declared: Any, source: str) -> Any:
     return value
 
 
-def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
+def _check_type(key: str, value: object, declared: Any, source: str) -> None:
     inner, _ = parts(declared)
     allowed = get_args(inner)
     if get_origin(inner) is Literal:
@@ -106,7 +106,7 @@ def _check_type(key: str, value: Any, declared: Any, source: str) -> None:
     _check_number(key, value, declared, source)
 
 
-def _check_number(key: str, value: Any, declared: Any, source: str) -> None:
+def _check_number(key: str, value: object, declared: Any, source: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if isinstance(value, int) and abs(value) > LARGEST:

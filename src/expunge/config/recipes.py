@@ -5,12 +5,12 @@ import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from expunge import registry
-from expunge.config import commands, options, shipped
+from expunge.config import commands, flags, options, shipped
 from expunge.config.bounds import fields_naming
 from expunge.config.commands import EARLIER, HUB, MODELS, ROWS
 from expunge.errors import InputError
@@ -21,7 +21,7 @@ PLANNED: dict[type[Any], type[Any]] = {commands.Plan: commands.Unlearn}  # whose
 UNRECORDED = ("recipe", "restart", "overwrite", "report_to")  # the resolved configuration is without them
 
 
-def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
+def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, object]:
     """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
 
     Relative paths in a recipe resolve against the recipe (see `shipped.find` for a shipped one), unless a data root is
@@ -33,15 +33,15 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
     check_known(kind, content, str(path))
     _refuse_code(content, str(path))
     recipe = shipped.find(path)
-    root = root or content.get("data_root") or os.environ.get(DATA_ROOT)
+    below_root = bool(root or content.get("data_root") or os.environ.get(DATA_ROOT))
     resolved = dict(content)
-    if isinstance(content.get("data_root"), str):
-        resolved["data_root"] = str(recipe.beside(content["data_root"]))
+    if isinstance(named := content.get("data_root"), str):
+        resolved["data_root"] = str(recipe.beside(named))
 
-    def place(key: str, value: Any) -> Any:
+    def place(key: str, value: object) -> object:
         if isinstance(value, str):
             reading.check_name(value, f"{path}: {key}")
-        if not isinstance(value, str) or (root and key in (*ROWS, EARLIER)):
+        if not isinstance(value, str) or (below_root and key in (*ROWS, EARLIER)):
             return value
         beside = recipe.beside(value)
         is_name = (key in MODELS and not value.startswith(".")) or (key in (*ROWS, EARLIER) and value.startswith(HUB))
@@ -54,7 +54,7 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
     return resolved
 
 
-def check_known(kind: type[Any], given: Iterable[Any], source: str) -> None:
+def check_known(kind: type[Any], given: Iterable[object], source: str) -> None:
     """Raises `InputError` for a key that a command does not take, with the commands that do or a near miss."""
     for key in given:
         if key in (known := _names(kind)):
@@ -68,7 +68,7 @@ def _names(kind: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def _refuse_code(value: Any, path: str) -> None:
+def _refuse_code(value: object, path: str) -> None:
     """Raises `InputError` where a recipe, which may be somebody else's, names a Python file to be run."""
     if isinstance(value, str) and value.endswith(registry.SUFFIX):
         raise InputError(
@@ -79,7 +79,7 @@ def _refuse_code(value: Any, path: str) -> None:
         _refuse_code(one, path)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, object]:
     """A YAML mapping, from a file or a shipped recipe's name. Raises `InputError`."""
     file = shipped.find(path).file
     content = strict_yaml.parse(reading.read_text(file, "the recipe"), str(path))
@@ -90,18 +90,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def data_path(inputs: Any, role: str) -> str | None:
+def data_path(inputs: flags.Inputs, role: str) -> str | None:
     """The path of a file of rows, below the data root where one is given and the path is relative; None for a command
     that takes no such rows."""
     return _below_root(inputs, getattr(inputs, role, None))
 
 
-def earlier_paths(inputs: Any) -> list[str]:
+def earlier_paths(inputs: flags.Inputs) -> list[str]:
     """The files of rows of earlier requests, placed as `data_path` places the others; none for some commands."""
     return [str(_below_root(inputs, path)) for path in getattr(inputs, EARLIER, ())]
 
 
-def _below_root(inputs: Any, value: str | None) -> str | None:
+def _below_root(inputs: flags.Inputs, value: str | None) -> str | None:
     root = inputs.data_root or os.environ.get(DATA_ROOT)
     if value is None or root is None or Path(value).is_absolute():
         return value
@@ -109,7 +109,7 @@ def _below_root(inputs: Any, value: str | None) -> str | None:
     return value if value.startswith(HUB) and not below.exists() else str(below)
 
 
-def resolved(config: Any) -> dict[str, Any]:
+def resolved(config: flags.Inputs) -> dict[str, object]:
     """The configuration as plain values, which replays the run when given as a recipe."""
     plain = {
         key: value for key, value in dataclasses.asdict(config).items() if key not in UNRECORDED and value is not None
@@ -134,12 +134,12 @@ def _in_full(path: str) -> str:
     return path if path.startswith(HUB) and not Path(path).exists() else str(Path(path).absolute())
 
 
-def to_yaml(values: Mapping[str, Any]) -> str:
+def to_yaml(values: Mapping[str, object]) -> str:
     """A recipe that `--recipe` reads back."""
     return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
 
 
-def configuration(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+def configuration(kind: type[Any], settings: Mapping[str, object]) -> Any:
     """What is given over the recipe that it may name (`recipe`) over the defaults. Raises `InputError`."""
     source = kind.__name__.lower()
     check_known(kind, settings, source)
@@ -147,6 +147,6 @@ def configuration(kind: type[Any], settings: Mapping[str, Any]) -> Any:
         return options.build(kind, settings, source)
     if not isinstance(recipe, str | os.PathLike):
         raise InputError(f"{source}: recipe must name a file or a shipped recipe, found {type(recipe).__name__}.")
-    root = settings.get("data_root")
+    root = cast("str | os.PathLike[str] | None", settings.get("data_root"))
     values = from_yaml(os.fspath(recipe), kind, None if root is None else os.fspath(root))
     return options.build(kind, values | dict(settings), source)

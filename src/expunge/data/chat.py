@@ -45,7 +45,7 @@ class Talk:
     tools: tuple[Any, ...] = ()
     date: str = ""
 
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[dict[str, object]]:
         """As templates take them."""
         return [
             {"role": role, "content": content, **self.more.get(place, {})}
@@ -146,7 +146,7 @@ def _check_complete(talk: Talk, text: str, tokenizer: "PreTrainedTokenizerBase",
             )
 
 
-def _less(talk: Talk, place: int) -> dict[int, Mapping[str, Any]]:
+def _less(talk: Talk, place: int) -> dict[int, Mapping[str, object]]:
     less = {key: value for key, value in talk.more[place].items() if key != "tool_calls"}
     return {**talk.more, place: less}
 

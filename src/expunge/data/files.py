@@ -78,7 +78,7 @@ def _json(file: Path, text: str, array: bool) -> Records:
     return _jsonl(file, text)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     """None for what is no JSON."""
     try:
         return parse_json(text)
@@ -86,7 +86,7 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _rows_within(whole: dict[str, Any]) -> list[Any]:
+def _rows_within(whole: dict[str, object]) -> list[Any]:
     """The rows of a JSON object: the one list of objects in it, its columns side by side, or the object itself.
 
     Turns, columns of lists, are no rows: they stand under a name of `forms`.
@@ -101,12 +101,13 @@ def _rows_within(whole: dict[str, Any]) -> list[Any]:
     return [whole]
 
 
-def _column(value: Any) -> list[Any] | None:
+def _column(value: object) -> list[Any] | None:
     """The cells of a column: a list of plain ones, or any as pandas writes them, by number; None for anything else."""
     if isinstance(value, dict) and value and all(key.isdigit() for key in value):
         return list(value.values())
-    plain = isinstance(value, list) and not any(isinstance(one, dict | list) for one in value)
-    return value if plain else None
+    if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
+        return value
+    return None
 
 
 def _broken_array(file: Path, text: str) -> Records:

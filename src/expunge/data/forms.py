@@ -9,7 +9,6 @@ been part of the prompt, the record is refused with the flags that settle it.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from expunge.data import turns
 from expunge.data.turns import QUOTE, Conversation
@@ -89,7 +88,7 @@ def asked(columns: Sequence[str]) -> Columns:
     return made
 
 
-def content(where: str, record: Any, columns: Columns) -> Content:
+def content(where: str, record: object, columns: Columns) -> Content:
     """What a record says. Raises `InputError` that begins with `where` and holds no text of the record."""
     if not isinstance(record, dict):
         what = f"expected an object with named columns, found {type(record).__name__}"
@@ -115,7 +114,7 @@ def content(where: str, record: Any, columns: Columns) -> Content:
     return Content(form, prompt, completion)
 
 
-def _form(where: str, record: Mapping[Any, Any], columns: Columns) -> Form:
+def _form(where: str, record: Mapping[object, object], columns: Columns) -> Form:
     present = {str(key): value for key, value in record.items() if str(key) not in METADATA}
     given = {key: value for key, value in present.items() if value is not None}
     if columns and all(name in given for column in columns.values() for name in _names(column)):
@@ -142,7 +141,7 @@ def _form(where: str, record: Mapping[Any, Any], columns: Columns) -> Form:
     return Form(tuple(parts.items()), tuple(sorted(name for name in given if name not in used and given[name] != "")))
 
 
-def _readings(given: Mapping[str, Any]) -> list[dict[str, str]]:
+def _readings(given: Mapping[str, object]) -> list[dict[str, str]]:
     """Every form whose columns are there. What is empty is no second prompt."""
     found = [{"messages": name} for name in TALKS if name in given]
     found += [{"text": name} for name in TEXTS if name in given]
@@ -163,14 +162,14 @@ def _names(column: str) -> list[str]:
     return re.findall(r"\{(\w+)\}", column) or [column]
 
 
-def _value(where: str, record: Mapping[Any, Any], column: str) -> Any:
+def _value(where: str, record: Mapping[object, object], column: str) -> object:
     if "{" not in column or column in record:
         return record[column]
     texts = {name: _text(where, name, record[name], False) for name in _names(column)}
     return re.sub(r"\{(\w+)\}", lambda found: texts[found[1]], column)
 
 
-def _text(where: str, column: str, value: Any, needed: bool) -> str:
+def _text(where: str, column: str, value: object, needed: bool) -> str:
     name = shown(column)
     if not isinstance(value, str):
         raise InputError(f"{where}: column {name} must be text, found {type(value).__name__}. {QUOTE}")
@@ -180,14 +179,14 @@ def _text(where: str, column: str, value: Any, needed: bool) -> str:
     return value
 
 
-def _talk(where: str, value: Any, system: Any, tools: Any) -> Conversation:
+def _talk(where: str, value: object, system: object, tools: object) -> Conversation:
     """A conversation, after the system's word where that stands in a column of its own."""
     if system and isinstance(value, list):
         value = [turns.said("system", system), *value]
     return turns.read(where, value, tools)
 
 
-def _joined(first: Any, last: Any) -> list[Any]:
+def _joined(first: object, last: object) -> list[object]:
     """A prompt and what follows it as one list of turns, also where what follows begins with the prompt again."""
     opening = first if isinstance(first, list) else [turns.said("user", first)] if first else []
     closing = last if isinstance(last, list) else [turns.said("assistant", last)]
@@ -195,7 +194,7 @@ def _joined(first: Any, last: Any) -> list[Any]:
     return closing if again and len(closing) > len(opening) else [*opening, *closing]
 
 
-def _says(turn: Any) -> Any:
+def _says(turn: object) -> object:
     return turn.get("content", turn.get("value")) if isinstance(turn, dict) else turn
 
 

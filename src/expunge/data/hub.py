@@ -23,7 +23,7 @@ SYNTAX = f"{HUB}owner/name:split or {HUB}owner/name/config:split"
 BATCH = 256
 
 
-def records(source: str) -> list[tuple[int, Any]]:
+def records(source: str) -> list[tuple[int, object]]:
     """Number and record of every row; without a split in the name, those of the only one that the data set has.
 
     Raises `InputError` for another syntax, an unknown name, config or split, and where the hub cannot be reached.

@@ -5,9 +5,9 @@ were: the same rows are drawn, and a step is the mean over all of them, however 
 differ, and what is random by batch rather than by row (dropout, sampled replay, Sophia's noise).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 from expunge.data.batches import Batch
 from expunge.errors import DoesNotFit
@@ -15,6 +15,20 @@ from expunge.runs.distributed import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 REMEDIES = "Use --gradient-checkpointing, --subspace lora, a smaller --context, or a device with more memory."
+
+
+class Learnt(TypedDict):
+    """What memory has taught, for checkpoints."""
+
+    tokens: int | None
+    texts: int | None
+    halvings: int
+
+
+class Figures(Learnt):
+    """The same for the record and the log, with where the limit began."""
+
+    begun: int | None
 
 
 @dataclass(slots=True)
@@ -71,15 +85,15 @@ class Portions:
                 self.texts = len(some) // 2
                 self.halvings += 1
 
-    def state_dict(self) -> dict[str, int | None]:
+    def state_dict(self) -> Learnt:
         """What memory has taught, for checkpoints: parts of other sizes would round otherwise."""
         return {"tokens": self.tokens, "texts": self.texts, "halvings": self.halvings}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Learnt) -> None:
         """Puts back what `state_dict` returned."""
         self.tokens, self.texts, self.halvings = state["tokens"], state["texts"], state["halvings"]
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figures:
         """For the record and the log: where the limit began and stands, and how often it was halved."""
         return {"begun": self.begun, "tokens": self.tokens, "halvings": self.halvings, "texts": self.texts}
 

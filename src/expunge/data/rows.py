@@ -7,7 +7,7 @@ expected, and holds no text of the row: errors are redacted like everything else
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -160,7 +160,7 @@ def without(rows: RowSet, removed: RowSet) -> tuple[Row, ...]:
     return tuple(row for row in rows.rows if row.identity not in gone)
 
 
-def check_filled(where: str, column: str, value: Any) -> None:
+def check_filled(where: str, column: str, value: object) -> None:
     """Raises `InputError` where a benchmark's column is not a text with something in it."""
     if not isinstance(value, str) or not value.strip():
         found = "is empty" if isinstance(value, str) else f"must be text, found {type(value).__name__}"
@@ -168,9 +168,10 @@ def check_filled(where: str, column: str, value: Any) -> None:
     turns.check_text(f"{where}: column {column!r}", value)
 
 
-def _row(source: str, line: int, record: Any, columns: Columns) -> tuple[Row, Form]:
+def _row(source: str, line: int, record: object, columns: Columns) -> tuple[Row, Form]:
     where = place(source, line)
     found = forms.content(where, record, columns)
+    assert isinstance(record, dict)
     task, alternates = _task(where, record.get("task")), _texts(where, record, ALTERNATE)
     if talk := found.conversation:
         row = Row(source, line, "answer", talk.prompt, talk.completion, task, messages=talk.turns, more=talk.more)
@@ -189,7 +190,7 @@ def _told(seen: Counter[Form]) -> str:
     return " | ".join(lines) + (" | and others" if len(told) > MOST_TOLD else "")
 
 
-def _task(where: str, value: Any) -> str:
+def _task(where: str, value: object) -> str:
     if value is not None and not isinstance(value, str | int):
         what = f"must be text or a whole number, found {type(value).__name__}"
         raise InputError(f"{where}: column 'task' {what}. {turns.QUOTE}")
@@ -197,7 +198,7 @@ def _task(where: str, value: Any) -> str:
     return task
 
 
-def _texts(where: str, record: Any, column: str) -> tuple[str, ...]:
+def _texts(where: str, record: Mapping[str, object], column: str) -> tuple[str, ...]:
     """The texts of a column, of which none may be missing. Raises `InputError`."""
     value = record.get(column)
     texts = [] if value is None or value == "" else value if isinstance(value, list) else [value]

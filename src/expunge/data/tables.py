@@ -8,10 +8,13 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from expunge.errors import InputError
 from expunge.files import reading
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, Scalar, Table
 
 MOST_BYTES = 4 << 30  # of one set of rows, unpacked
 BATCH = 256
@@ -19,7 +22,7 @@ MOST_LISTED = 20
 SINGLE, MANY = "state.json", "dataset_dict.json"
 
 
-def parquet(file: Path, role: str) -> Iterator[tuple[int, Any]]:
+def parquet(file: Path, role: str) -> Iterator[tuple[int, object]]:
     """Number and record of every row of a Parquet file. Raises `InputError`, also for one that unpacks to too much."""
     from pyarrow import parquet as format  # pyarrow takes a quarter of a second, which other formats need not pay
 
@@ -33,7 +36,7 @@ def parquet(file: Path, role: str) -> Iterator[tuple[int, Any]]:
         yield from records(str(file), opened.iter_batches(batch_size=rows))
 
 
-def folder(path: Path, split: str) -> Iterator[tuple[int, Any]]:
+def folder(path: Path, split: str) -> Iterator[tuple[int, object]]:
     """Number and record of every row of a data set that `save_to_disk` wrote, or of one split of several.
 
     Raises `InputError`; where splits are there and none or another one was named, it lists them.
@@ -42,7 +45,7 @@ def folder(path: Path, split: str) -> Iterator[tuple[int, Any]]:
     if (path / MANY).is_file():
         splits = _described(path / MANY, "splits")
         if split not in splits:
-            listed = ", ".join(splits[:MOST_LISTED]) or "none"
+            listed = ", ".join(map(str, splits[:MOST_LISTED])) or "none"
             raise InputError(f"{path}: splits in this folder: {listed}. Name one of them, as {path}:SPLIT.")
         path = path / split
     elif split and (path / SINGLE).is_file():
@@ -54,7 +57,7 @@ def folder(path: Path, split: str) -> Iterator[tuple[int, Any]]:
     return _arrow(source, path, [_filename(path, entry) for entry in _described(path / SINGLE, "_data_files")])
 
 
-def records(source: str, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+def records(source: str, batches: Iterable["RecordBatch | Table"]) -> Iterator[tuple[int, object]]:
     """Number and record of every row of Arrow record batches or tables. Raises `InputError` beyond 4 GiB."""
     number, size = 0, 0
     for batch in batches:
@@ -71,7 +74,7 @@ def records(source: str, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
             yield number, row
 
 
-def _arrow(source: str, path: Path, names: list[str]) -> Iterator[tuple[int, Any]]:
+def _arrow(source: str, path: Path, names: list[str]) -> Iterator[tuple[int, object]]:
     with _readable(source, "the data set"):
         for name in names:
             reading.check_regular(path / name, "the data file")
@@ -80,7 +83,7 @@ def _arrow(source: str, path: Path, names: list[str]) -> Iterator[tuple[int, Any
         yield from records(source, (_whole(batch) for name in names for batch in _batches(path / name)))
 
 
-def _batches(file: Path) -> Iterator[Any]:
+def _batches(file: Path) -> Iterator["RecordBatch"]:
     """Record batches of a memory-mapped Arrow file in the stream format, or in the file format of newer versions."""
     import pyarrow
 
@@ -93,13 +96,13 @@ def _batches(file: Path) -> Iterator[Any]:
             yield from pyarrow.ipc.open_stream(mapped)
 
 
-def _whole(batch: Any) -> Any:
+def _whole(batch: "RecordBatch") -> "RecordBatch":
     """The batch, after a look at its offsets: Arrow's reader trusts them, and wrong ones would end the process."""
     batch.validate(full=True)
     return batch
 
 
-def _weight(value: Any) -> int:
+def _weight(value: object) -> int:
     """About the bytes of a value, each use of a text counted: a dictionary in a file holds it only once."""
     if isinstance(value, dict):
         return sum(len(str(key)) + _weight(part) for key, part in value.items())
@@ -108,7 +111,7 @@ def _weight(value: Any) -> int:
     return len(value) if isinstance(value, str | bytes) else 8
 
 
-def _cell(source: str, number: int, cell: Any) -> Any:
+def _cell(source: str, number: int, cell: "Scalar") -> object:
     try:
         return cell.as_py()
     except (ValueError, OverflowError):  # text that is no UTF-8, moments beyond the calendar
@@ -141,7 +144,7 @@ def _check_size(source: str, size: int) -> None:
         )
 
 
-def _described(file: Path, key: str) -> list[Any]:
+def _described(file: Path, key: str) -> list[object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))[key]
     except OSError as error:
@@ -153,7 +156,7 @@ def _described(file: Path, key: str) -> list[Any]:
     return content
 
 
-def _filename(path: Path, entry: Any) -> str:
+def _filename(path: Path, entry: object) -> str:
     """The name of a data file beside `state.json`; never one outside the folder."""
     name = entry.get("filename") if isinstance(entry, dict) else None
     if not isinstance(name, str) or Path(name).name != name:

@@ -43,17 +43,17 @@ class Conversation:
         return self.turns[-1][1] or json.dumps(json.loads(self.more)["turns"][str(last)]["tool_calls"])
 
 
-def is_turns(value: Any) -> bool:
+def is_turns(value: object) -> bool:
     """Whether a value can only be meant as turns."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
-def said(role: str, text: str) -> dict[str, str]:
+def said(role: str, text: object) -> dict[str, object]:
     """A turn."""
     return {"role": role, "content": text}
 
 
-def read(where: str, value: Any, tools: Any = None) -> Conversation:
+def read(where: str, value: object, tools: object = None) -> Conversation:
     """A conversation that ends with the assistant's turn. Raises `InputError` that begins with `where`."""
     given = _listed(value)
     if not isinstance(given, list):
@@ -69,7 +69,7 @@ def read(where: str, value: Any, tools: Any = None) -> Conversation:
     return Conversation(tuple(turns), json.dumps(held, sort_keys=True) if held else "")
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     """JSON in a cell as what it says, and the lists by key that `datasets` makes of a sequence of turns as turns."""
     if isinstance(value, str):
         with contextlib.suppress(NotJSON):
@@ -81,7 +81,7 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _tools(where: str, value: Any) -> list[Any]:
+def _tools(where: str, value: object) -> list[object]:
     """The tools on offer: a list, or JSON of one."""
     given = _listed(value)
     if not isinstance(given, list):
@@ -89,7 +89,7 @@ def _tools(where: str, value: Any) -> list[Any]:
     return [_without_nulls(one) for one in given]
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _without_nulls(one) for key, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
@@ -106,7 +106,7 @@ def _check_order(where: str, roles: Sequence[str]) -> None:
         raise InputError(f"{where}: a system turn must be the first. Move it there; most chat templates refuse others.")
 
 
-def _turn(where: str, turn: Any) -> tuple[str, str, dict[str, Any]]:
+def _turn(where: str, turn: object) -> tuple[str, str, dict[str, object]]:
     """Role, text, and what is kept beside them."""
     if not isinstance(turn, dict):
         raise InputError(f"{where}: expected an object with role and content, found {type(turn).__name__}. {TURNS}")
@@ -130,7 +130,7 @@ def _turn(where: str, turn: Any) -> tuple[str, str, dict[str, Any]]:
     return role, text, kept
 
 
-def _form(where: str, given: Mapping[str, Any]) -> tuple[str, str]:
+def _form(where: str, given: Mapping[str, object]) -> tuple[str, str]:
     """The keys of role and text."""
     calls = given.get("tool_calls") or isinstance(given.get(CALL), dict)
     fitting = [form for form in FORMS if form[0] in given and (form[1] in given or calls)]
@@ -140,7 +140,7 @@ def _form(where: str, given: Mapping[str, Any]) -> tuple[str, str]:
     return fitting[0]
 
 
-def _as_calls(text: Any) -> dict[str, Any]:
+def _as_calls(text: object) -> dict[str, object]:
     """ShareGPT's turn that is a call, as calls; a text that is none stays what the assistant said."""
     with contextlib.suppress(NotJSON):
         parsed = parse_json(text) if isinstance(text, str) else text
@@ -151,7 +151,7 @@ def _as_calls(text: Any) -> dict[str, Any]:
     return {}
 
 
-def _check_weight(where: str, role: str, given: Mapping[str, Any]) -> None:
+def _check_weight(where: str, role: str, given: Mapping[str, object]) -> None:
     weighed = next((key for key in WEIGHTS if key in given and not given[key]), None)
     if weighed and role == "assistant":
         raise InputError(
@@ -160,7 +160,7 @@ def _check_weight(where: str, role: str, given: Mapping[str, Any]) -> None:
         )
 
 
-def _text(where: str, value: Any) -> str:
+def _text(where: str, value: object) -> str:
     """Text, or parts that are all text, put together."""
     if isinstance(value, list) and value:
         texts = [one.get("text") for one in value if isinstance(one, dict) and one.get("type") == "text"]

@@ -8,15 +8,16 @@ a second time shows the same output at once.
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from expunge.config import commands, housekeeping
 from expunge.demo import real
 from expunge.demo.models import cached_models
 from expunge.files import hashing
 from expunge.model.save import atomic_folder
+from expunge.reporting.record import Texts
 from expunge.runs.workspace import cache_folder
 
 QUESTIONS = 3
@@ -29,7 +30,7 @@ class Shown(Protocol):
     @property
     def output(self) -> Path: ...
     @property
-    def texts(self) -> Mapping[str, Any]: ...
+    def texts(self) -> Texts: ...
     @property
     def sentence(self) -> str: ...
     @property
@@ -38,7 +39,7 @@ class Shown(Protocol):
 
 Finished = TypeVar("Finished", bound=Shown)
 Unlearn = Callable[[commands.Unlearn, Say], Finished]
-Reopen = Callable[[Path, Mapping[str, Any]], Finished]
+Reopen = Callable[[Path, Texts], Finished]
 
 
 def run(

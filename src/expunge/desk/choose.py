@@ -10,7 +10,7 @@ What is undecided is neither forgotten nor kept: it stays out of both until it i
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from expunge.data.rows import Made, Row
 from expunge.desk import names
@@ -54,7 +54,7 @@ class Rule:
             values[one.column].add(same_text(one.value))
         return cls(conditions, names.read(mentions, file), dict(values))
 
-    def owners(self, record: Any) -> list[str]:
+    def owners(self, record: object) -> list[str]:
         """The columns of the record that hold what was asked for."""
         return [
             column
@@ -62,7 +62,7 @@ class Rule:
             if any(same_text(cell) in values for cell in cells(record, column))
         ]
 
-    def mentioned(self, record: Any) -> list[str]:
+    def mentioned(self, record: object) -> list[str]:
         """Where those names were given that stand anywhere in the record."""
         return self.names.within(words("\n".join(names.texts(record)))) if self.names.forms else []
 
@@ -151,11 +151,11 @@ def _by_rule(made: Sequence[Made], rule: Rule) -> tuple[dict[int, Reason], dict[
     return (forget if rule.where else {place: reasons[0] for place, reasons in mentions.items()}), mentions
 
 
-def _owned(rule: Rule, record: Any) -> list[Reason]:
+def _owned(rule: Rule, record: object) -> list[Reason]:
     return [Reason(f"holds the value that was asked for in {column}") for column in rule.owners(record)]
 
 
-def _mentioned(rule: Rule, record: Any) -> list[Reason]:
+def _mentioned(rule: Rule, record: object) -> list[Reason]:
     return [Reason("mentions a name that was asked for:", label) for label in rule.mentioned(record)]
 
 
@@ -168,7 +168,7 @@ def _by_identity(rows: Sequence[Row]) -> list[list[int]]:
     return [places[identity] for identity in identities]
 
 
-def _spread(found: Mapping[int, Any], same: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+def _spread(found: Mapping[int, object], same: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
     """Places that were found with those of the same rows that were not."""
     for place in list(found):
         for twin in same[place]:
@@ -176,7 +176,7 @@ def _spread(found: Mapping[int, Any], same: Sequence[Sequence[int]]) -> Iterator
                 yield place, twin
 
 
-def cells(record: Any, column: str) -> list[str]:
+def cells(record: object, column: str) -> list[str]:
     """What a column of a record holds, as texts: one, or those of a list."""
     found = _cell(record, column)
     return [
@@ -184,7 +184,7 @@ def cells(record: Any, column: str) -> list[str]:
     ]
 
 
-def _cell(record: Any, column: str) -> Any:
+def _cell(record: object, column: str) -> object:
     """The cell of a column, also of one whose own name has dots."""
     if not isinstance(record, dict) or column in record:
         return record.get(column) if isinstance(record, dict) else None

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, cast, get_args
 
 from expunge.data.rows import Row
 from expunge.desk.choose import Chosen, Verdict
@@ -83,7 +83,14 @@ def _line(row: Row, reasons: list[str], said: Verdict, secret: bytes, show: bool
     return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _entry(where: str, line: str) -> dict[str, Any]:
+class _Entry(TypedDict):
+    line: int
+    id: str
+    reasons: list[str]
+    decide: Verdict
+
+
+def _entry(where: str, line: str) -> _Entry:
     try:
         entry = parse_json(line)
     except NotJSON as error:
@@ -95,4 +102,4 @@ def _entry(where: str, line: str) -> dict[str, Any]:
         raise InputError(f'{where}: "reasons" is a list of texts. {REMEDY}')
     if entry.get("decide") not in WORDS:
         raise InputError(f'{where}: "decide" must be one of {", ".join(WORDS)}. {REMEDY}')
-    return entry
+    return cast(_Entry, entry)

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge.config.desk import Filter
 from expunge.data.files import raw_lines
@@ -117,7 +116,7 @@ class _Asked:
                 for one in selection.rule.mentions:
                     self._names[one.words][one.name] = request.id
 
-    def reasons(self, record: Any) -> Iterator[Reason]:
+    def reasons(self, record: object) -> Iterator[Reason]:
         """Why a record may belong to a request."""
         for column, value, owner in self._where:
             if value in {value_hash(cell, self._secret) for cell in cells(record, column)}:

@@ -9,7 +9,7 @@ Other spellings, initials and short forms are other names: they belong into the 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from expunge.errors import InputError
 from expunge.files.reading import read_text
@@ -65,7 +65,7 @@ def read(mentions: Sequence[str], file: str | None) -> Names:
     return Names.of(given)
 
 
-def texts(value: Any) -> Iterator[str]:
+def texts(value: object) -> Iterator[str]:
     """Every text in a record, whatever column or list it stands in; numbers as they are written."""
     if isinstance(value, dict):
         for one in value.values():

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from expunge.config.desk import Select
 from expunge.data.files import raw_lines
@@ -127,7 +127,7 @@ def read_request(folder: Path) -> SelectionFile | None:
     return taken(content, SelectionFile, str(folder / REQUEST), AGAIN)
 
 
-def _asked(config: Select, rule: Rule, made: Sequence[Made], secret: bytes) -> dict[str, Any]:
+def _asked(config: Select, rule: Rule, made: Sequence[Made], secret: bytes) -> dict[str, object]:
     """What must be the same for decisions to hold: files, and the rule with values and names under the key."""
     where = [{"column": one.column, "value": value_hash(one.value, secret)} for one in rule.where]
     named = [{"words": len(form), "name": hashing.run_hash(form, secret)} for form in rule.names.forms]
@@ -150,10 +150,10 @@ def _content(path: str, secret: bytes) -> str:
     return hashing.keyed_file_hash(Path(path), secret) if Path(path).exists() else path
 
 
-def _check_same(output: Path, asked: Mapping[str, Any]) -> None:
+def _check_same(output: Path, asked: Mapping[str, object]) -> None:
     """Decisions of one request are never applied to another. Raises `InputError`."""
     before = read_request(output)
-    told: dict[str, Any] = plain_json.plain(plain(before) if before else asked)
+    told = cast("dict[str, object]", plain_json.plain(plain(before) if before else asked))
     changed = [name for name in SAME if told[name] != asked[name]]
     if changed:
         raise InputError(
@@ -162,7 +162,7 @@ def _check_same(output: Path, asked: Mapping[str, Any]) -> None:
         )
 
 
-def _request(asked: Mapping[str, Any], found: Selected, decided: decisions.Decisions) -> bytes:
+def _request(asked: Mapping[str, object], found: Selected, decided: decisions.Decisions) -> bytes:
     said = Counter(decided.by_place.values())
     content = {"schema": SCHEMA, "created": datetime.now(UTC).isoformat(timespec="seconds"), **asked}
     content |= {"counts": found.counts, "reasons": found.reasons}

@@ -2,20 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """JSON in the order of reading (see `plain`)."""
     path.write_text(as_text(content), encoding="utf-8")
 
 
-def as_text(content: Any) -> str:
+def as_text(content: object) -> str:
     """The same as a text."""
     return json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n"
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """A value as JSON has it: seven digits of every number, null for those that are not finite."""
     if isinstance(value, dict):
         return {str(name): plain(part) for name, part in value.items()}

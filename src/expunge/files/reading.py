@@ -12,7 +12,7 @@ import re
 import stat
 import zlib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from expunge.errors import InputError
 
@@ -107,7 +107,7 @@ def _unpacked(file: Path, what: str, most: int) -> bytes:
     return raw
 
 
-def read_json(file: str | Path, what: str, remedy: str, endless: bool = False) -> Any:
+def read_json(file: str | Path, what: str, remedy: str, endless: bool = False) -> object:
     """Strict JSON of a file of settings or of a record. Raises `InputError`; its message ends with the remedy.
 
     `endless`: Infinity and NaN are numbers, as in the config.json of models with an open range.
@@ -119,7 +119,7 @@ def read_json(file: str | Path, what: str, remedy: str, endless: bool = False) -
         raise InputError(f"{where}: {what} is {error}. {remedy}") from None
 
 
-def parse_json(text: str, decoder: json.JSONDecoder | None = None) -> Any:
+def parse_json(text: str, decoder: json.JSONDecoder | None = None) -> object:
     """JSON in which no key stands twice and, by the usual decoder, all numbers are finite. Raises `NotJSON`."""
     try:
         return (decoder or DECODER).decode(text)
@@ -152,7 +152,7 @@ def _line_of_element(text: str) -> int | None:
     return None
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -3,7 +3,7 @@
 An alias is refused since a few lines of them can stand for more values than there is memory for.
 """
 
-from typing import Any
+from collections.abc import Hashable
 
 import yaml
 
@@ -23,7 +23,7 @@ class _Refused(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise _refused("an alias (*name), which is not read here", self.peek_event())
         if self.depth == DEEPEST:
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         """Values that do not fit their tag (!!int x, a date that does not exist) get a line too."""
         try:
             value = super().construct_object(node, deep)
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
             raise _refused("a number of over 63 bits", node)
         return value
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         keys = [key for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
         seen: set[str] = set()
@@ -53,13 +53,13 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_scalar(self, node: Any) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         if isinstance(node, yaml.ScalarNode) and any(unsafe(sign) for sign in node.value):
             raise _refused("a control character", node)
         return super().construct_scalar(node)
 
 
-def parse(text: str, source: str) -> Any:
+def parse(text: str, source: str) -> object:
     """The value of a YAML text. Raises `InputError` with `source` and line."""
     if len(text) > MOST_CHARACTERS:
         raise InputError(f"{source}: {len(text):,} characters, and {MOST_CHARACTERS:,} is the most. {REMEDY}")
@@ -73,5 +73,5 @@ def parse(text: str, source: str) -> Any:
     raise InputError(f"{source}, line {line}: not YAML{what}. {REMEDY}")
 
 
-def _refused(what: str, at: Any) -> _Refused:
-    return _Refused(problem=what, problem_mark=at.start_mark)
+def _refused(what: str, at: yaml.Node | yaml.Event) -> _Refused:
+    return _Refused(problem=what, problem_mark=at.start_mark)  # type: ignore[arg-type]

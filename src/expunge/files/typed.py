@@ -44,7 +44,7 @@ def _told(message: str) -> str:
     return f"{place or '$'}: {what.replace('`', '')}"
 
 
-def plain(part: Part) -> dict[str, Any]:
+def plain(part: Part) -> dict[str, object]:
     """A part as JSON has it, in the order of its fields; numbers in full."""
     made: dict[str, Any] = msgspec.to_builtins(part, enc_hook=lambda value: value.tolist())
     return made

@@ -88,7 +88,9 @@ class Capture:
             for name in list(self._pending):
                 self.take(name, self._pending.pop(name)[None], slice(0, 1))
 
-    def saw(self, module: nn.Module, arguments: tuple[Any, ...], others: dict[str, Any], output: Tensor) -> Tensor:
+    def saw(
+        self, module: nn.Module, arguments: tuple[object, ...], others: dict[str, object], output: Tensor
+    ) -> Tensor:
         """Forward hook."""
         if self._busy:  # a rule calls the layer again
             return output
@@ -115,8 +117,10 @@ class Capture:
         output.register_hook(partial(self._arrived, rules, call))
         return output
 
-    def _arrived(self, rules: Mapping[str, Rule], call: tuple[tuple[Any, ...], Any], gradient: Tensor) -> None:
-        folded = self._folded(gradient.detach())
+    def _arrived(
+        self, rules: Mapping[str, Rule], call: tuple[tuple[object, ...], dict[str, object]], gradient: Tensor
+    ) -> None:
+        folded = self._in_windows(gradient.detach())
         for name, rule in rules.items():
             uses = self._uses.setdefault(name, [])
             came_in = call if rule.whole_call else call[0][0]
@@ -124,19 +128,22 @@ class Capture:
             if len(uses) == self._expected.get(name, 1):
                 self._hand_over(name)
 
-    def _folded(self, value: Any) -> Any:
+    def _folded(self, value: object) -> object:
         """What came in or out, detached, with tokens in a row put back into their windows."""
         if isinstance(value, Tensor):
-            windows, tokens = len(self._rows), len(self._rows) * self._width
-            flat = value.dim() == 2 and len(value) == tokens and tokens != windows
-            if value.dim() == 4 and len(value) == windows and 1 in value.shape[1:3]:
-                return value.detach().flatten(1, 2)
-            return value.detach().unflatten(0, (windows, self._width)) if flat else value.detach()
+            return self._in_windows(value)
         if isinstance(value, tuple):
             return tuple(self._folded(one) for one in value)
         if isinstance(value, dict):
             return {name: self._folded(one) for name, one in value.items()}
         return value
+
+    def _in_windows(self, value: Tensor) -> Tensor:
+        windows, tokens = len(self._rows), len(self._rows) * self._width
+        flat = value.dim() == 2 and len(value) == tokens and tokens != windows
+        if value.dim() == 4 and len(value) == windows and 1 in value.shape[1:3]:
+            return value.detach().flatten(1, 2)
+        return value.detach().unflatten(0, (windows, self._width)) if flat else value.detach()
 
     @torch.no_grad()
     def _hand_over(self, name: str) -> None:
@@ -202,7 +209,7 @@ def capturing(
             parameter.requires_grad_(True)
 
 
-def _anchored(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+def _anchored(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
     """What the backward pass goes back to under checkpointing, since no parameter requires a gradient."""
     return _rooted(output) if torch.is_grad_enabled() else output
 
@@ -211,11 +218,11 @@ class _Root(torch.autograd.Function):
     """The same values as the start of a graph: no leaf, so a model may change them in place, and nothing is kept."""
 
     @staticmethod
-    def forward(context: Any, output: Tensor, root: Tensor) -> Tensor:
+    def forward(context: object, output: Tensor, root: Tensor) -> Tensor:
         return output.data
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[None, None]:
+    def backward(context: object, *gradients: Tensor) -> tuple[None, None]:
         return None, None
 
 
@@ -241,12 +248,13 @@ def _pieces(rows: Tensor, most: int) -> Iterator[tuple[slice, list[slice]]]:
         first_row, first = last_row, last
 
 
-def _widened(value: Any, windows: int) -> Any:
-    one = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == 1
-    return value.expand(windows, *value.shape[1:]) if one else value
+def _widened(value: object, windows: int) -> object:
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == 1:
+        return value.expand(windows, *value.shape[1:])
+    return value
 
 
-def _picked(came_in: Any, windows: slice, count: int, dtype: torch.dtype) -> Any:
+def _picked(came_in: object, windows: slice, count: int, dtype: torch.dtype) -> object:
     """The part of a layer's input that belongs to some windows, in the dtype of accumulation."""
     if isinstance(came_in, Tensor):
         part = came_in[windows] if came_in.dim() > 0 and came_in.shape[0] == count else came_in

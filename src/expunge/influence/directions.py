@@ -8,7 +8,7 @@ most for a given retain KL, d' C d / 2.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from expunge.curvature import (
     Curvature,
     CurvatureState,
     Damping,
+    Saved,
     Solution,
     Vector,
     Whitening,
@@ -45,7 +46,7 @@ class Fitting(Protocol):
     @property
     def curvature(self) -> str: ...
     @property
-    def curvature_options(self) -> Any: ...
+    def curvature_options(self) -> dict[str, object]: ...
     @property
     def damping(self) -> float: ...
     @property
@@ -92,6 +93,20 @@ def rule(options: Stepping, share: float = 1.0) -> StepRule:
     return RetainBudget(budget=share * options.budget)
 
 
+class _Added(TypedDict):
+    value: float
+    relative: float
+    by_parameter: Mapping[str, float]
+    warning: str
+
+
+class FitState(TypedDict):
+    """What is kept of a `Fit`."""
+
+    state: Saved
+    damping: _Added
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """A curvature of the catalogue, fitted to a problem, and the damping that goes with it."""
@@ -122,7 +137,7 @@ class Fit:
             return None
         return inner(direction, self.curvature.matvec(self.problem, self.state, direction))
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, object]:
         """For the record."""
         return {
             "curvature": registry.title(self.name),
@@ -137,18 +152,18 @@ class Fit:
             "parameters_alive": len(self.state.alive),
         } | self.state.notes
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> FitState:
         """What is carried from phase to phase, and kept in checkpoints: the options that made it are the method's."""
-        return {"state": self.state.state_dict(), "damping": asdict(self.damping)}
+        return {"state": self.state.state_dict(), "damping": cast(_Added, asdict(self.damping))}
 
 
-def fit_from(problem: Problem, options: Fitting, saved: Mapping[str, Any]) -> Fit:
+def fit_from(problem: Problem, options: Fitting, saved: FitState) -> Fit:
     """A fit as `Fit.state_dict` left it."""
     curvature = curvature_of(options.curvature, options.curvature_options)
     return Fit(options.curvature, curvature, problem, CurvatureState(**saved["state"]), Damping(**saved["damping"]))
 
 
-def curvature_of(name: str, options: Mapping[str, Any] | None) -> Curvature:
+def curvature_of(name: str, options: Mapping[str, object] | None) -> Curvature:
     """An entry of the curvatures with options. Raises `InputError` for unknown names, keys and values.
 
     Values that are texts are read as YAML: the command line, which does not know the keys, has nothing but texts.
@@ -180,11 +195,11 @@ def fit_on(
     split: Split,
     options: Fitting,
     per_layer: bool = False,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, object] | None = None,
 ) -> Fit:
     """The same on rows of a split; or of a state that is `given` (as `CurvatureState.state_dict` has it), without."""
     curvature = curvature_of(options.curvature, options.curvature_options)
-    state = curvature.init(problem, split) if given is None else CurvatureState(**given)
+    state = curvature.init(problem, split) if given is None else CurvatureState(**cast(Saved, given))
     damping = damping_for(state, options.damping, options.absolute_damping, per_layer)
     return Fit(options.curvature, curvature, problem, state, damping)
 
@@ -268,7 +283,7 @@ def _proposal(
     direction: dict[str, Tensor],
     gradient: Vector,
     uphill: Vector,
-    notes: Mapping[str, Any],
+    notes: Mapping[str, object],
 ) -> Proposal:
     """The direction with its slopes and bend, and the cosines of forget and retain gradients, plain and in the metric
     of the damped inverse; `uphill` is the solve of the forget gradient."""
@@ -289,7 +304,7 @@ def _proposal(
     )
 
 
-def _solved(fitted: Fit, solution: Solution) -> dict[str, Any]:
+def _solved(fitted: Fit, solution: Solution) -> dict[str, object]:
     """How a solve went, for the record, with a warning where it ended early.
 
     Raises `NumericalError` where what came out is no direction to take.
@@ -299,7 +314,11 @@ def _solved(fitted: Fit, solution: Solution) -> dict[str, Any]:
             f"the solve through the curvature broke down after {solution.iterations} iterations (likely causes: too "
             "little damping, or weights that are broken already)"
         )
-    figures = {"solve": solution.status, "residual": solution.residual, "iterations": solution.iterations}
+    figures: dict[str, object] = {
+        "solve": solution.status,
+        "residual": solution.residual,
+        "iterations": solution.iterations,
+    }
     if solution.status == "solved":
         return figures
     said = (

@@ -9,7 +9,6 @@ the method sets, and "fit", "whitening", "fitted at" and "pairs", which are set 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from expunge.influence import directions, low_rank
 from expunge.influence.directions import Fitting
@@ -25,7 +24,7 @@ FITTED_AT = "fitted at"  # the same of the curvature, where it is not the origin
 FITTED_FOR = "fitted for"  # the iteration that it was fitted for
 
 
-def fit(problem: Problem, state: State, options: Fitting, given: Mapping[str, Any] | None = None) -> None:
+def fit(problem: Problem, state: State, options: Fitting, given: Mapping[str, object] | None = None) -> None:
     """Fits the curvature at the current weights, or takes the state of one that was fitted before."""
     fitted = directions.fit_on(problem, state.caches["fit rows"], options, per_layer=True, given=given)
     state.caches |= {"fit": fitted, "whitening": fitted.whitening(release=True)}

@@ -87,7 +87,7 @@ class SophiaStepper:
         self._strayed = not low <= share <= high
         self.note("sophia", {"step": step + 1, "unclipped": share, "gamma": self.optimiser.gamma})
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {
             "tokens": self.tokens,
             "rows": self.rows,

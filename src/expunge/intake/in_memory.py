@@ -62,7 +62,7 @@ def called(pipeline: ModuleType, kind: type[Any]) -> Callable[[Callable[P, R]], 
 
 
 @contextmanager
-def put(settings: Mapping[str, Any], kind: type[Any], tokenizer: Tokenizer | None) -> Iterator[dict[str, Any]]:
+def put(settings: Mapping[str, object], kind: type[Any], tokenizer: Tokenizer | None) -> Iterator[dict[str, object]]:
     """The settings of a command, files in place of what is in memory. Raises `InputError`, naming keyword and row."""
     rows, models = fields_naming(kind, "rows"), fields_naming(kind, "model")
     held = [key for key in (*rows, *models) if _in_memory(settings.get(key))]
@@ -80,13 +80,13 @@ def put(settings: Mapping[str, Any], kind: type[Any], tokenizer: Tokenizer | Non
         yield {**settings, **files, **folders}
 
 
-def _in_memory(value: Any) -> bool:
+def _in_memory(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(not isinstance(one, PLACE) for one in value)
     return value is not None and not isinstance(value, PLACE)
 
 
-def _rows(folder: Path, key: str, given: Any) -> str | list[str]:
+def _rows(folder: Path, key: str, given: object) -> str | list[str]:
     """One file of rows; of a keyword that takes several, such as `earlier`, a file each."""
     if isinstance(given, list | tuple) and not any(isinstance(one, Mapping) for one in given):
         parts = enumerate(given, start=1)
@@ -94,7 +94,7 @@ def _rows(folder: Path, key: str, given: Any) -> str | list[str]:
     return _file(folder, key, given)
 
 
-def _file(folder: Path, key: str, rows: Any) -> str:
+def _file(folder: Path, key: str, rows: object) -> str:
     """The rows as JSON lines."""
     if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
         raise InputError(
@@ -112,7 +112,7 @@ def _file(folder: Path, key: str, rows: Any) -> str:
     return str(file)
 
 
-def _model(folder: Path, key: str, model: Any, tokenizer: Tokenizer | None) -> str:
+def _model(folder: Path, key: str, model: object, tokenizer: Tokenizer | None) -> str:
     """A folder with a loaded model and its tokenizer."""
     if not hasattr(model, "save_pretrained"):
         raise InputError(f"{key}: expected a folder, a hub name or a loaded model, found {type(model).__name__}.")

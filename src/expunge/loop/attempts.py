@@ -25,11 +25,11 @@ class Attempts:
     made: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What makes it again."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
-    def add(self, check: Check, steps: int, broken: str, weights: dict[str, Tensor]) -> dict[str, Any]:
+    def add(self, check: Check, steps: int, broken: str, weights: dict[str, Tensor]) -> dict[str, object]:
         """Takes an attempt into account, with its last check and the weights it ended at; returns its figures."""
         reason = broken or check.reason()
         figures = {"learning_rate": self.rate, "steps": steps, "outcome": reason} | check.figures()

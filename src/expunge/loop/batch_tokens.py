@@ -6,7 +6,7 @@ run computes does not depend, not even in rounding, on what else the machine was
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from expunge.errors import InputError
 from expunge.model.recompute import allow
@@ -23,7 +23,7 @@ class Settings(Protocol):
     """What a configuration says of memory."""
 
     @property
-    def batch_tokens(self) -> Any: ...
+    def batch_tokens(self) -> int | Literal["auto"]: ...
     @property
     def gradient_checkpointing(self) -> bool: ...
     @property

@@ -82,7 +82,7 @@ class DescendRunner:
         self.unlearning.descents += 1
         return End(reason)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         assert self._minimiser is not None
         attempts = self._attempts
         return {
@@ -204,7 +204,7 @@ class DescendRunner:
         problem.model.eval()  # no dropout: targets and the original's distributions were measured without it
         place = {"phase": phase.name, "during": title, "attempt": self._number}
 
-        def note(name: str, figures: Mapping[str, Any]) -> None:
+        def note(name: str, figures: Mapping[str, object]) -> None:
             self.outcome.notes.setdefault(name, []).append(place | dict(figures))
 
         stepper = phase.optimiser.begin(problem, pool, seed, note)

@@ -82,7 +82,7 @@ class Minimiser:
                 break
         return self.step
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What it needs to go on, but for the weights; the global random states are part of it."""
         return {
             "step": self.step,

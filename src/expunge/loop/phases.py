@@ -183,7 +183,7 @@ class _Walk:
         """Before anything moves; `row_passes` went into what `init` computed."""
         listed, logged = _listed(phases), list[Any]()
 
-        def remembered(entry: Mapping[str, Any]) -> None:
+        def remembered(entry: Mapping[str, object]) -> None:
             said = {"batch_tokens": problem.portions.tokens} | dict(entry)  # an interrupted run's lines have theirs
             logged.append(said)
             log(said)
@@ -230,7 +230,7 @@ class _Walk:
         outcome.stopped, outcome.change = _in_words(self.ends), self.unlearning.state.carried.get(CHANGE, {})
         return outcome
 
-    def _runner(self, step: Step, saved: Mapping[str, Any] | None) -> Runner:
+    def _runner(self, step: Step, saved: Mapping[str, object] | None) -> Runner:
         if isinstance(step, Descend) and self.unlearning.budget is not None:
             rest = [self.phases[index].step for index in self.due]
             left = self.unlearning.budget - self.unlearning.outcome.tokens
@@ -238,12 +238,12 @@ class _Walk:
             return RUNNERS[Descend].runner(self.unlearning, step, steps_within(rest, ground, left))
         return RUNNERS[type(step)].runner(self.unlearning, step)
 
-    def _offer(self, within: Callable[[], dict[str, Any]]) -> None:
+    def _offer(self, within: Callable[[], dict[str, object]]) -> None:
         """Keeps where the run is in the midst of a phase, where that costs little."""
         if self.checkpoints is not None:
             self.checkpoints.offer(NAME, lambda: self.state_dict(within()))
 
-    def state_dict(self, within: Mapping[str, Any] | None) -> dict[str, Any]:
+    def state_dict(self, within: Mapping[str, object] | None) -> dict[str, object]:
         """All that changed since the original; `within`: the state of the runner at work."""
         problem = self.unlearning.problem
         return {
@@ -259,12 +259,12 @@ class _Walk:
             "within": within,
         }
 
-    def _measured(self) -> list[Any] | None:
+    def _measured(self) -> list[object] | None:
         """What is known of the current weights, so that a run that goes on measures as often as one that was whole."""
         acceptance = self.unlearning.acceptance
         return None if acceptance is None else [acceptance.here.forget, acceptance.here.retain]
 
-    def _load(self) -> Mapping[str, Any] | None:
+    def _load(self) -> Mapping[str, object] | None:
         """Puts back what was kept, if anything; returns what the runner that was interrupted needs."""
         saved = self.checkpoints.load(NAME) if self.checkpoints else None
         if saved is None:

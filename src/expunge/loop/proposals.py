@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.data.passes import MEASURING, Passes, measuring
+from expunge.data.passes import MEASURING, Passes, Weighed, measuring
 from expunge.errors import NumericalError
 from expunge.loop.acceptance import Here, chosen
 from expunge.loop.unlearning import End, Ground, Unlearning
@@ -44,7 +44,7 @@ def work(phase: Propose, ground: Ground) -> Passes:
     )
 
 
-def _passing(passes: Mapping[str, float], ground: Ground) -> list[Any]:
+def _passing(passes: Mapping[str, float], ground: Ground) -> Weighed:
     """The passes that the proposal itself takes."""
     pool = ground.pool
     return [part for name, times in passes.items() if name in pool for part in measuring(pool[name].windows, times)]
@@ -78,10 +78,10 @@ class ProposeRunner:
         self.unlearning, self.phase = unlearning, phase
         self.problem, self.acceptance = unlearning.problem, unlearning.acceptance
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {}
 
-    def run(self, saved: Mapping[str, Any] | None = None) -> End:
+    def run(self, saved: Mapping[str, object] | None = None) -> End:
         """Takes the step that the rule finds, or restores the weights; the figures go to `Outcome.proposals`.
 
         Tokens of the search are counted in both.

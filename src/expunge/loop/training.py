@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from peft import PeftModel
@@ -73,7 +73,7 @@ def fine_tune(
     recompute: bool = False,
     checkpoints: Checkpoints | None = None,
     log: Log = lambda entry: None,
-) -> tuple[Any, float]:
+) -> tuple[PreTrainedModel, float]:
     """Plain training of a model on rows; returns the model and the last epoch's mean loss.
 
     `portions`: how many tokens at a time; none: what memory holds. `recompute`: with gradient checkpointing.

@@ -1,7 +1,6 @@
 """Runs a change of the weights outside any optimiser."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -27,10 +26,10 @@ class TransformRunner:
     def __init__(self, unlearning: Unlearning, phase: Transform) -> None:
         self.unlearning, self.phase = unlearning, phase
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {}
 
-    def run(self, saved: Mapping[str, Any] | None = None) -> End:
+    def run(self, saved: Mapping[str, object] | None = None) -> End:
         """Changes the weights, or takes the change back where a weight of it is not finite."""
         problem, outcome = self.unlearning.problem, self.unlearning.outcome
         before = problem.snapshot()

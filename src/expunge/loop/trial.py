@@ -121,7 +121,7 @@ def add_samples(assembled: Assembled) -> None:
         assembled.judged["samples"] = replace(found.split, name="samples")
 
 
-def method_of(name: str, options: Any, source: str = "options") -> Method:
+def method_of(name: str, options: object, source: str = "options") -> Method:
     """An entry of the methods, that of `auto` included, with what a recipe or a caller gave for it. Raises
     `InputError`."""
     kind = registry.load("methods", METHOD if name == AUTO else name)

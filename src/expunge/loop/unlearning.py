@@ -53,11 +53,11 @@ class End:
 class Runner(Protocol):
     """Runs one phase. Made for it from (unlearning, phase), or (unlearning, phase, steps) for a descent in a budget."""
 
-    def run(self, saved: Mapping[str, Any] | None = None) -> End:
+    def run(self, saved: Mapping[str, object] | None = None) -> End:
         """Runs the phase, or what is left of it after the state that an earlier process saved."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What `run` needs to go on, but for the weights and `State.carried`; plain values and tensors."""
         ...
 

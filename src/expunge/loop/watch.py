@@ -41,11 +41,11 @@ class Outcome:
     targets: list[float] | None = None
     change: dict[str, Any] = field(default_factory=dict)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Plain values, for checkpoints."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Puts back what `state_dict` returned."""
         for name, value in state.items():
             setattr(self, name, value)

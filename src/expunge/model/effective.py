@@ -8,7 +8,6 @@ Shapes: O outputs, I inputs, R the adapter's rank, K the rank of a sum.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -132,7 +131,7 @@ def _lora_layers(model: nn.Module, movable: Mapping[str, Tensor]) -> dict[str, d
     return found
 
 
-def _check_kind(name: str, module: Any) -> None:
+def _check_kind(name: str, module: LoraLayer) -> None:
     if not isinstance(module, LoraLayer):
         raise InputError(
             f"{name}: {type(module).__name__} is no LoRA, and this method adds up weights. Merge the adapter into its "
@@ -145,7 +144,7 @@ def _check_kind(name: str, module: Any) -> None:
         )
 
 
-def _pair(module: Any, adapter: str) -> tuple[Tensor, Tensor] | None:
+def _pair(module: LoraLayer, adapter: str) -> tuple[Tensor, Tensor] | None:
     """B [O, R] and A [R, I] of one adapter, of a linear layer or an embedding."""
     if adapter in module.lora_A:
         return module.lora_B[adapter].weight, module.lora_A[adapter].weight

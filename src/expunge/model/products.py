@@ -15,7 +15,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -123,7 +122,7 @@ def scale_of(config: LoraConfig, name: str, rank: int) -> float:
 
 def _patterns(
     config: LoraConfig, state: Mapping[str, Tensor], ranks: Mapping[str, int], scales: Mapping[str, float]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Every layer with matrices by its full name, with its rank and the alpha that leaves its scale as it was."""
     embedded = [name.removeprefix(PREFIX).removesuffix(".lora_embedding_A") for name in state if "embedding_A" in name]
     ranks = dict(ranks) | {name: len(state[f"{PREFIX}{name}.lora_embedding_A"]) for name in embedded}

@@ -143,7 +143,8 @@ def check(folder: Path) -> None:
         raise InputError(f"{folder}: its weights are empty: {SINGLE} has no tensors. Save the model anew.")
     config = folder / "config.json"
     odd = next((name for name, one in found.items() if name.endswith(".weight") and one.dtype not in KINDS), None)
-    if odd and "quantization_config" not in read_json(config, "settings", "Save anew.", endless=True):
+    settings = read_json(config, "settings", "Save anew.", endless=True) if odd else None
+    if odd and not (isinstance(settings, dict) and "quantization_config" in settings):
         raise InputError(
             f"{found[odd].file}: {odd} is stored as {found[odd].dtype}, so it is quantised, and config.json does not "
             "say how (quantization_config). Give the model in bfloat16, float16 or float32."
@@ -221,7 +222,7 @@ def _wrapped_by(unexpected: Iterable[str], missing: Iterable[str]) -> str | None
     return None
 
 
-def _map(index: Path) -> dict[str, Any]:
+def _map(index: Path) -> dict[str, str]:
     content = read_json(index, "the index of weights", "Save the model anew.")
     found = content.get("weight_map") if isinstance(content, dict) else None
     return found if isinstance(found, dict) else {}

@@ -301,7 +301,7 @@ def counter() -> FlopCounterMode:
 def _attention_flops(products: int, skip: int = 0) -> Callable[..., int]:
     """The counter's own rule for fused attention: two products forward, five backward, one of them made again."""
 
-    def flops(*shapes: Any, **_: Any) -> int:
+    def flops(*shapes: Sequence[int], **_: object) -> int:
         query, key = shapes[skip], shapes[skip + 1]
         return products * 2 * int(query[0] * query[1] * query[2] * query[3] * key[2])
 

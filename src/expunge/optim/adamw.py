@@ -1,7 +1,6 @@
 """AdamW as every descent and every training here takes it: fused where the device has that."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ def adamw(parameters: Sequence[Tensor], weight_decay: float = 0.0) -> torch.opti
     return made
 
 
-def _aligned(optimiser: torch.optim.Optimizer, *given: Any) -> None:
+def _aligned(optimiser: torch.optim.Optimizer, *given: object) -> None:
     """Gradients laid out as their weights: the fused step on a CPU walks through both as through one piece of memory,
     and where they differ it moves each weight by another one's gradient, without a word (torch 2.13)."""
     for parameter in (one for group in optimiser.param_groups for one in group["params"]):

@@ -6,7 +6,7 @@ Passes become FLOPs, peak memory and time on this machine, and what fits into ho
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import torch
@@ -36,6 +36,9 @@ from expunge.planning.rows import Rows
 from expunge.planning.speed import Rates, Speed
 from expunge.runs import memory as machine
 from expunge.runs.distributed import Runtime
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 CONTEXTS = (512, 256, 128)
 
@@ -102,7 +105,9 @@ class Work(NamedTuple):
 class Estimator:
     """Costs of one model, its rows and this machine. What takes time (traces, timings) is done once."""
 
-    def __init__(self, config: Unlearning, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
+    def __init__(
+        self, config: Unlearning, shape: "PreTrainedConfig", rows: Rows, runtime: Runtime, stored: torch.dtype
+    ) -> None:
         self.config, self.rows, self.runtime = config, rows, runtime
         on_cpu = runtime.device.type == "cpu"
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0

@@ -7,7 +7,7 @@ they are the GPU's. On a CPU the interpreter with its libraries comes on top and
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +17,9 @@ from expunge.method import Needs
 from expunge.model.select import choose
 from expunge.model.trace import MOMENTS, SINGLE, Blueprint, Stack, blueprint, shared_inputs, unfit
 from expunge.reference.cache import EXACT_UP_TO, KEPT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,9 @@ class Memory:
 class Builder:
     """Blueprints and traced passes of one configuration, each made once."""
 
-    def __init__(self, shape: Any, stored: torch.dtype, trust_remote_code: bool, recompute: bool = False) -> None:
+    def __init__(
+        self, shape: "PreTrainedConfig", stored: torch.dtype, trust_remote_code: bool, recompute: bool = False
+    ) -> None:
         self.stored = stored
         self.blueprint = cache(
             lambda subspace, dtype, layers=None, linear="": blueprint(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from expunge import registry
 from expunge.config.commands import Plan
@@ -24,6 +24,9 @@ from expunge.planning.table import gib
 from expunge.runs.distributed import Runtime
 from expunge.runs.memory import USABLE
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -40,7 +43,7 @@ class Planned:
         return "\n".join(self.lines)
 
 
-def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
+def estimate(config: Plan, shape: "PreTrainedConfig", rows: Rows) -> Estimate:
     """Costs from the model's configuration and the user's rows. Raises `InputError` for wrong options."""
     named = METHOD if config.method == AUTO else config.method
     asked = registry.names("methods") if named == "all" else (named,)

@@ -1,9 +1,7 @@
 """What `expunge plan` shows: a rendered example with its loss mask, and which parameters would move."""
 
-from typing import Any
-
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.data.rows import Row
@@ -68,7 +66,7 @@ def subspace_plan(
     return f"parameters: {count:,}; subspace: {name} ({reason}), {moving:,} would move"
 
 
-def _wrapped(model: PreTrainedModel, given: Adapter) -> Any:
+def _wrapped(model: PreTrainedModel, given: Adapter) -> PeftModel:
     configuration = given.configuration()
     try:
         return get_peft_model(model, configuration)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from expunge.data.tokens import Rendering, encode
 from expunge.intake.assembly import judged_of
 from expunge.intake.sets import Checked
@@ -35,7 +37,7 @@ class Rows:
         samples = expected(SAMPLES, SAMPLE_TOKENS, rendering.context)
         return cls(checked, splits, samples, rendering, tokenizer)
 
-    def problem(self, runtime: Runtime, seed: int, shapes: Any = None) -> Problem:
+    def problem(self, runtime: Runtime, seed: int, shapes: dict[str, Tensor] | None = None) -> Problem:
         """The problem that a method gets, without a model; `shapes`: what may move, as tensors without data."""
         given = {name: self.splits[name] for name in SEEN if name in self.splits}
         return Problem(None, self.tokenizer, runtime, self.rendering, given, seed, movable=shapes or {})

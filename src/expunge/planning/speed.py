@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from expunge.config import lora
 from expunge.model import generation
@@ -46,7 +45,7 @@ class Rates:
 class Speed:
     """Rates of one configuration on this machine. Shapes are timed at powers of two, each once, for about a second."""
 
-    def __init__(self, shape: Any, runtime: Runtime, trust_remote_code: bool) -> None:
+    def __init__(self, shape: PreTrainedConfig, runtime: Runtime, trust_remote_code: bool) -> None:
         self.piece, self.runtime, self.trust_remote_code = _piece(shape, trust_remote_code), runtime, trust_remote_code
         self._matrices = _count(self.piece, trust_remote_code)
         self._rates = cache(self._timed)
@@ -99,7 +98,7 @@ def _power(count: int) -> int:
     return 1 << max(0, round(math.log2(max(1, count))))
 
 
-def _piece(shape: Any, trust_remote_code: bool) -> Any:
+def _piece(shape: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedConfig:
     """The configuration itself where it is small; else cut, where that can be and one layer is small; else another."""
     depth = depth_of(shape)
     try:
@@ -129,7 +128,7 @@ def _piece(shape: Any, trust_remote_code: bool) -> Any:
     )
 
 
-def _count(shape: Any, trust_remote_code: bool) -> int:
+def _count(shape: PreTrainedConfig, trust_remote_code: bool) -> int:
     with torch.device("meta"):
         return _numel(AutoModelForCausalLM.from_config(shape, trust_remote_code=trust_remote_code))
 
@@ -138,7 +137,7 @@ def _numel(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _filled(shape: Any, device: torch.device, trust_remote_code: bool) -> Any:
+def _filled(shape: PreTrainedConfig, device: torch.device, trust_remote_code: bool) -> PreTrainedModel:
     """The model with weights that take no time to draw; their values do not matter to its speed."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape, trust_remote_code=trust_remote_code)

@@ -6,6 +6,7 @@ not at all, that only its owner may enter.
 
 What factors hold of rows. A = mean x x' is the second moment of a layer's inputs over the tokens of all rows, S that of
 gradients. No text stands in them, and of many tokens they are an average. But hidden states of few tokens can be read
+from typing import cast
 from it (with fewer tokens than the layer is wide, A's range is spanned by just those states), and from hidden states,
 text; what rare rows have in common stands out among many. So the folder is to be kept as the rows themselves are, and
 to be removed when they have to be; and a request may be about rows that were kept when the curvature was fitted, which
@@ -17,11 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from expunge.config.commands import Curvature
+from expunge.curvature import CurvatureState, Saved
+from expunge.data.tokens import Rendering
 from expunge.errors import InputError
 from expunge.files import hashing, plain_json
 from expunge.files.reading import check_regular, read_json
@@ -57,7 +60,7 @@ class Artefact:
         """Keyed hashes of the rows that it was fitted on."""
         return frozenset(self.content["rows"]["ids"])
 
-    def state(self, device: torch.device) -> dict[str, Any]:
+    def state(self, device: torch.device) -> Saved:
         """`CurvatureState.state_dict` with its tensors on the device. Raises `InputError` where they are not those that
         the settings describe."""
         saved, layers = self._saved()["state"], self.content["layers"]
@@ -72,7 +75,7 @@ class Artefact:
                 if abs(float(found.diagonal().double().mean()) - mean) > NEAR * abs(mean):
                     raise _broken(self.folder, f"the factor of the {side} of {name} is not the one that was written")
         saved["tensors"] = {key: tensor.to(device) for key, tensor in tensors.items()}
-        return dict(saved)
+        return cast(Saved, dict(saved))
 
     def diagonals(self, whole: bool) -> dict[str, torch.Tensor]:
         """Of the factors, or of those of its first rows alone."""
@@ -118,7 +121,7 @@ def write(
     config: Curvature,
     factors: TwoFactors,
     identity: Mapping[str, str],
-    rendering: Any,
+    rendering: Rendering,
 ) -> None:
     """Both files. `identity` of the model; no row's text is written."""
     secret, state = hashing.key(), made.fit.state
@@ -147,7 +150,7 @@ def write(
         file.chmod(0o600)
 
 
-def _layer(state: Any, name: str, layer: Linear) -> dict[str, Any]:
+def _layer(state: CurvatureState, name: str, layer: Linear) -> dict[str, object]:
     leader = state.shared[name]
     means = [float(state.tensors[key].diagonal().double().mean()) for key in (f"{name} outputs", f"{leader} inputs")]
     sizes = {"outputs": layer.outputs, "inputs": layer.inputs}
@@ -175,15 +178,15 @@ def _broken(folder: Path, what: str) -> InputError:
     return InputError(f"{folder}: {what}. {REMEDY}")
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: object) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(one, str) for one in value.values())
 
 
-def _ids(value: Any) -> bool:
+def _ids(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) and HASH.fullmatch(one) for one in value)
 
 
-def _one_layer(value: Any) -> bool:
+def _one_layer(value: object) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("leader"), str)

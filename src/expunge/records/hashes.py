@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge import registry
 from expunge.config import commands, recipes
 from expunge.config.commands import EARLIER
+from expunge.config.flags import Inputs, Method
 from expunge.data.rows import Row
 from expunge.files import hashing
 from expunge.intake.sets import Checked, trust
 from expunge.model import load
 
 
-def of_inputs(config: Any, checked: Checked) -> dict[str, str]:
+def of_inputs(config: Inputs, checked: Checked) -> dict[str, str]:
     """Plain hashes of code and models by role, keyed hashes of the rows' contents."""
     found, secret = {"code": hashing.code_hash()}, hashing.key()
-    if (method := getattr(config, "method", None)) and is_dataclass(config.options):
-        found |= of_method(method, asdict(config.options))  # type: ignore[arg-type]
+    if isinstance(config, Method) and config.method and is_dataclass(config.options):
+        found |= of_method(config.method, asdict(config.options))  # type: ignore[arg-type]
     for role in ("model", "base", "retrained", "unlearned"):
         found |= of_model(role, getattr(config, role, None) or "", trust(config))
     return found | {role: of_rows(checked.sets[role].rows, secret) for role in checked.sets}
@@ -35,7 +35,7 @@ def identity(path: str, trusted: load.Trust) -> dict[str, str]:
     return of_model("model", path, trusted) or {"model": path}
 
 
-def of_method(name: str, options: Mapping[str, Any]) -> dict[str, str]:
+def of_method(name: str, options: Mapping[str, object]) -> dict[str, str]:
     """The hash of the files that a method and its options name by path; the package's code is hashed as a whole."""
     files = registry.sources("methods", name, options)
     return {"method": hashing.file_hash(files)} if files else {}
@@ -48,7 +48,7 @@ def of_rows(rows: Sequence[Row], secret: bytes) -> str:
     )
 
 
-def of_row_files(config: Any, checked: Checked, secret: bytes) -> dict[str, str]:
+def of_row_files(config: Inputs, checked: Checked, secret: bytes) -> dict[str, str]:
     """Keyed hashes of the files of rows as they lie; nothing for hub data sets and splits of a folder."""
     paths = {role: Path(recipes.data_path(config, role) or "") for role in commands.ROWS if role in checked.sets}
     paths |= {f"{EARLIER} {place}": Path(path) for place, path in enumerate(recipes.earlier_paths(config), 1)}

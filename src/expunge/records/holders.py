@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from expunge.config import recipes
+from expunge.config.commands import Evaluate, Unlearn
 from expunge.reporting.record import Holder, Saved
 from expunge.runs import workspace
 
@@ -12,10 +12,10 @@ EARLIER = ", of earlier requests"
 UNKNOWN = Holder("checkpoints, copies and backups of the original", "not known here")
 
 
-def holders(config: Any, saved: Saved | None, before: Iterable[Holder]) -> tuple[Holder, ...]:
+def holders(config: Unlearn | Evaluate, saved: Saved | None, before: Iterable[Holder]) -> tuple[Holder, ...]:
     """Things and where they lie, in full. `before`: what the record of the run before names."""
-    found = [_of("the original model", config.model), UNKNOWN]
-    if not Path(config.model).exists():
+    found = [_of("the original model", str(config.model)), UNKNOWN]
+    if not Path(str(config.model)).exists():
         found.append(_of("the original model as downloaded", "the cache of the hub (HF_HOME)"))
     if saved and isinstance(saved.base, str):
         found.append(_of("the base of this adapter, if the rows were in it", saved.base))

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 from expunge.data.rows import Row
 from expunge.errors import InputError
@@ -176,16 +176,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _write(folder: Path, lines: tuple[str, ...], entry: Mapping[str, Any], before: str, secret: bytes) -> None:
+def _write(folder: Path, lines: tuple[str, ...], entry: Mapping[str, object], before: str, secret: bytes) -> None:
     line = json.dumps({**entry, "mark": _mark(entry, before, secret)})
     whole.write_whole(folder / NAME, "".join(f"{one}\n" for one in (*lines, line)).encode())
 
 
-def _mark(entry: Mapping[str, Any], before: str, secret: bytes) -> str:
+def _mark(entry: Mapping[str, object], before: str, secret: bytes) -> str:
     return hashing.keyed_hash(("entry", before, json.dumps(entry, sort_keys=True)), secret)
 
 
-def _entry(file: Path, number: int, line: str) -> dict[str, Any]:
+def _entry(file: Path, number: int, line: str) -> dict[str, object]:
     try:
         entry = parse_json(line)
     except NotJSON as error:

@@ -8,11 +8,10 @@ once to be forgotten are refused; and where the earlier rows themselves are give
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from expunge.config.commands import EARLIER
+from expunge.config.commands import EARLIER, Evaluate, Unlearning
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.evaluation import verdict
@@ -40,13 +39,13 @@ class Lineage:
     holders: tuple[Holder, ...] = ()
 
 
-def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
+def trace(config: Unlearning | Evaluate, checked: Checked, say: Callable[[str], None]) -> Lineage:
     """Looks at where the model comes from, before it is loaded, and says what there is to say.
 
     Raises `InputError` where all forget rows were served and forgotten (unless forced), where a row to keep was once
     served, and for a record that cannot be read.
     """
-    file = Path(config.model) / "expunge" / "record.json"
+    file = Path(str(config.model)) / "expunge" / "record.json"
     if not file.is_file():
         return Lineage()
     secret, content = hashing.key(), record.read(file)
@@ -57,7 +56,7 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
         for name, found in checked.sets.items()
     }
     _refuse_kept(ids.get("retain", {}), content.served, str(file))
-    parent = _parent(config.model, file, content, secret, ids["forget"].keys(), ids.get(EARLIER, {}).keys())
+    parent = _parent(str(config.model), file, content, secret, ids["forget"].keys(), ids.get(EARLIER, {}).keys())
     if not getattr(config, "force", True):
         _refuse_done(config, parent, ids["forget"].keys(), done)
     for line in _lines(parent, len(ids["forget"])):
@@ -104,7 +103,7 @@ def _parent(
     )
 
 
-def _refuse_done(config: Any, parent: Parent, forget: KeysView[str], done: frozenset[str]) -> None:
+def _refuse_done(config: Unlearning | Evaluate, parent: Parent, forget: KeysView[str], done: frozenset[str]) -> None:
     if forget <= done:
         raise InputError(
             f"{config.forget}: all {len(forget)} rows were served already: the run of {parent.created[:10]} that "

@@ -7,19 +7,20 @@ would name a run that is gone.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from expunge.config import recipes
 from expunge.config.bounds import fields_naming
-from expunge.config.commands import EARLIER
+from expunge.config.commands import EARLIER, Compare, Curvature, Evaluate, Influence, Retrain, Unlearn
 from expunge.errors import InputError
 from expunge.intake.sets import trust
 from expunge.model import load
 from expunge.records import overwritable, record
 from expunge.registry import SUFFIX
 
+Writing = Unlearn | Evaluate | Compare | Retrain | Curvature | Influence
 
-def place(config: Any) -> Path:
+
+def place(config: Writing) -> Path:
     """Where a command that reads rows writes. Raises `InputError`, before anything is computed or written."""
     if not config.output:
         raise InputError("--output is missing. Give it as a flag or in the recipe.")
@@ -29,7 +30,7 @@ def place(config: Any) -> Path:
     return output
 
 
-def _inputs(config: Any) -> Iterator[tuple[str, str]]:
+def _inputs(config: Writing) -> Iterator[tuple[str, str]]:
     """Everything that a command reads, by its flag."""
     kind = type(config)
     for name in fields_naming(kind):
@@ -48,7 +49,7 @@ def _inputs(config: Any) -> Iterator[tuple[str, str]]:
             yield f"the base of --{role.replace('_', '-')}", found.base
 
 
-def _check_ledger(output: Path, config: Any) -> None:
+def _check_ledger(output: Path, config: Writing) -> None:
     """Raises `InputError` where a request was served by this output, or another one tried to be."""
     if not (file := record.find(output)).is_file():
         return

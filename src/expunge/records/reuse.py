@@ -7,12 +7,13 @@ used, and recorded; where it is large, the run warns and goes on.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from expunge.config import lora
 from expunge.config.commands import Unlearning
+from expunge.curvature import Saved
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.files import hashing
@@ -45,7 +46,7 @@ class Given:
     drift: Drift | None = None
     same_rendering: bool = True
 
-    def state(self, problem: Problem) -> dict[str, Any]:
+    def state(self, problem: Problem) -> Saved:
         """`Problem.fitted`: of a child, the drift is measured first. Raises `InputError` for other layers."""
         found = linear_weights(problem.model, problem.movable)
         _check_layers(self.artefact, {name: (one.outputs, one.inputs) for name, one in found.items()})
@@ -68,7 +69,7 @@ class Given:
             f"{self.drift.cosine:.2f}, size {self.drift.size:.2f} of its diagonals); expunge curvature fits it anew"
         )
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, object]:
         """For the record."""
         content = self.artefact.content
         return {

@@ -45,7 +45,7 @@ def inside(found: Sequence[float]) -> int:
     return sum(BAND[0] <= share <= BAND[1] for share in found)
 
 
-def noted(notes: Mapping[str, Any], *names: str) -> float | None:
+def noted(notes: Mapping[str, object], *names: str) -> float | None:
     """A finite number among notes, or among the notes within them; None for whatever else stands there."""
     value: Any = notes
     for name in names:

@@ -135,7 +135,8 @@ def _data(data: Mapping[str, Counts]) -> Table:
 
 def _rendering(rendering: Rendering) -> Table | None:
     values = as_json(rendering)
-    tried = {f"loss when joined by {join}": number(loss) for join, loss in values.pop("losses").items()}
+    del values["losses"]
+    tried = {f"loss when joined by {join}": number(loss) for join, loss in rendering.losses.items()}
     return pairs("How rows were turned into tokens", values | tried)
 
 

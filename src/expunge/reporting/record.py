@@ -292,7 +292,7 @@ class Text(TypedDict):
 Texts = Mapping[str, Text]  # by row name
 
 
-def schema() -> dict[str, Any]:
+def schema() -> dict[str, object]:
     """The form of a record as JSON Schema."""
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, "title": f"expunge record, schema {SCHEMA}", **msgspec.json.schema(Record)}

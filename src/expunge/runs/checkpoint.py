@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,7 +35,7 @@ SEQUENCES: dict[str, Any] = {"list": list, "tuple": tuple, "frozenset": frozense
 class Checkpoints:
     """The checkpoints of one run, by name, in a folder; `types` are the dataclasses that may stand in them."""
 
-    def __init__(self, folder: Path, types: Sequence[type[Any]] = ()) -> None:
+    def __init__(self, folder: Path, types: Sequence[type[object]] = ()) -> None:
         self.folder, self._types = folder, {kind.__name__: kind for kind in types}
         self._not_before = 0.0
 
@@ -63,7 +64,7 @@ class Checkpoints:
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file}: not a checkpoint ({type(error).__name__}). Begin anew with --restart.") from None
 
-    def save(self, name: str, value: Any) -> None:
+    def save(self, name: str, value: object) -> None:
         """Writes it, in place of the one before; of several processes the main one does.
 
         Raises `ExpungeError` where the disk is full; the old one is kept.
@@ -85,7 +86,7 @@ class Checkpoints:
         now = time.monotonic()
         self._not_before = now + (now - began) / SHARE
 
-    def offer(self, name: str, value: Callable[[], Any]) -> None:
+    def offer(self, name: str, value: Callable[[], object]) -> None:
         """Saves it where little of the time has gone into saving so far."""
         if distributed.main_process() and time.monotonic() >= self._not_before:
             self.save(name, value())
@@ -99,7 +100,7 @@ class Checkpoints:
         return self.folder / f"{name}.safetensors"
 
 
-def _pack(value: Any, tensors: dict[str, Tensor], types: Mapping[str, type[Any]]) -> Any:
+def _pack(value: object, tensors: dict[str, Tensor], types: Mapping[str, type[object]]) -> object:
     """A JSON tree; tensors go to `tensors` under numbers. Everything but plain scalars is a list that says its kind."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -118,7 +119,7 @@ def _pack(value: Any, tensors: dict[str, Tensor], types: Mapping[str, type[Any]]
     return ["class", type(value).__name__, held]
 
 
-def _held(value: Tensor | np.ndarray[Any, Any], tensors: dict[str, Tensor]) -> str:
+def _held(value: Tensor | NDArray[np.generic], tensors: dict[str, Tensor]) -> str:
     """The number of the tensor among those to write, where one that is there twice stands once."""
     given = torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value.detach()
     tensor = given.cpu().contiguous()

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,10 +27,16 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 
+class Store(Protocol):
+    """What the processes share: numbers by key, added to by whoever comes."""
+
+    def add(self, key: str, amount: int, /) -> int: ...
+
+
 class Company:
     """The processes of one run, met. Each holds it from the start to say who speaks when something fails."""
 
-    def __init__(self, store: Any = None) -> None:
+    def __init__(self, store: Store | None = None) -> None:
         """`store`: the key-value store that the processes share."""
         self._store = store
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TypedDict
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "rouge_score", "numpy", "scipy")
 
@@ -36,7 +36,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def environment() -> dict[str, Any]:
+class Environment(TypedDict):
+    """Where and when a process ran; bytes at its peak."""
+
+    created: str
+    versions: dict[str, str]
+    machine: str
+    peak_memory_bytes: int
+
+
+def environment() -> Environment:
     """Versions, machine, time and peak memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return {

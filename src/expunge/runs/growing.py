@@ -35,7 +35,7 @@ class Growing:
             if lines and not lines[-1].endswith("\n"):  # killed while it was written
                 self._cut(lines[-1:])
 
-    def part(self, **tags: Any) -> Log:
+    def part(self, **tags: str | int) -> Log:
         """What logs one piece of work of several, whose lines bear these tags, once the one before it has ended.
 
         What an earlier process wrote of it is gone on with where that stands at the end, else begun anew.
@@ -61,7 +61,7 @@ class Growing:
             (output / "expunge").mkdir(exist_ok=True)
             shutil.copyfile(self._file, output / "expunge" / NAME)
 
-    def _add(self, tags: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+    def _add(self, tags: Mapping[str, str | int], entry: Mapping[str, object]) -> None:
         assert self._file is not None
         line = json.dumps({**tags, **entry}) + "\n"
         self._place += 1

@@ -1,7 +1,6 @@
 """Peak memory of a stage."""
 
 import threading
-from typing import Any
 
 import psutil
 import torch
@@ -10,7 +9,7 @@ import torch
 class Peak:
     """Peak memory of a stage in bytes: what CUDA allocated, else resident memory, looked at 20 times a second."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self.bytes = 0
         self._cuda = str(device).startswith("cuda")
         self._device, self._done = device, threading.Event()

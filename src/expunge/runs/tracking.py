@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from accelerate.state import PartialState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from expunge.errors import InputError
 from expunge.runs.growing import Hears
@@ -41,7 +40,7 @@ def check(names: Sequence[str]) -> None:
             )
 
 
-def figures(entry: Mapping[str, Any]) -> dict[str, float]:
+def figures(entry: Mapping[str, object]) -> dict[str, float]:
     """The numbers of a line by their place in it, such as `forget/before`."""
     found: dict[str, float] = {}
     for name, value in entry.items():
@@ -73,7 +72,7 @@ def told(names: Sequence[str], run: str, folder: Path, say: Callable[[str], None
             tracker.finish()
 
 
-def _tracker(name: str, run: str, folder: Path) -> Any:
+def _tracker(name: str, run: str, folder: Path) -> GeneralTracker:
     # only the process that writes has one, so accelerate need not meet the others to find that out
     kind = type(name, (LOGGER_TYPE_TO_CLASS[name],), {"main_process_only": False})
     if name == "tensorboard":
@@ -84,10 +83,10 @@ def _tracker(name: str, run: str, folder: Path) -> Any:
     return made
 
 
-def _telling(tracker: Any) -> Hears:
+def _telling(tracker: GeneralTracker) -> Hears:
     steps = tracker.requires_logging_directory  # the others count by themselves, and take no smaller one than the last
 
-    def tell(piece: str, place: int, entry: Mapping[str, Any]) -> None:
+    def tell(piece: str, place: int, entry: Mapping[str, object]) -> None:
         named = {f"{piece}/{name}" if piece else name: value for name, value in figures(entry).items()}
         tracker.log(named, step=place if steps else None)
 

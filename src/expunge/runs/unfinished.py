@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge.config import commands, flags, recipes
 from expunge.errors import InputError, Interrupted
@@ -49,7 +48,7 @@ class Run:
 
 @contextmanager
 def run(
-    output: Path, identity: Mapping[str, str], restart: bool = False, types: Sequence[type[Any]] = ()
+    output: Path, identity: Mapping[str, str], restart: bool = False, types: Sequence[type[object]] = ()
 ) -> Iterator[Run]:
     """The run that writes `output`: new, or what is left of one with the same `identity` (texts by name).
 
@@ -113,5 +112,5 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)

@@ -12,7 +12,7 @@ extracted.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,7 +38,7 @@ LOGS = {
 Content = Mapping[str, Any]
 
 
-def evaluation(figures: Figures, totals: Mapping[str, float], lengths: Floats | None = None) -> dict[str, Any]:
+def evaluation(figures: Figures, totals: Mapping[str, float], lengths: Floats | None = None) -> dict[str, object]:
     """The content of TOFU_EVAL.json. `totals`: forget_quality, model_utility and privleak, those that there are;
     `lengths` [n]: tokens of the forget answers, which their extraction strength needs."""
     found: dict[str, Any] = {name: {"agg_value": value} for name, value in totals.items()}
@@ -84,7 +84,7 @@ def read(content: Any, where: str) -> Figures:
     return Figures(sets, scores[0], scores[1], attacks)
 
 
-def _of_set(name: str, prefix: str, one: Answers) -> dict[str, Any]:
+def _of_set(name: str, prefix: str, one: Answers) -> dict[str, dict[str, object]]:
     found = {f"{prefix}_Q_A_Prob": _losses(one.loss)}
     known = one.recall[~np.isnan(one.recall)]
     if len(known):
@@ -105,7 +105,7 @@ def _of_set(name: str, prefix: str, one: Answers) -> dict[str, Any]:
     return found
 
 
-def _losses(losses: Floats) -> dict[str, Any]:
+def _losses(losses: Floats) -> dict[str, object]:
     """Of one answer a row [n], or of several [n, K]."""
     probabilities = arithmetic.probability(losses)
     means = probabilities
@@ -117,27 +117,31 @@ def _losses(losses: Floats) -> dict[str, Any]:
     return {"agg_value": _mean(means), "value_by_index": by_index}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: float | list[float]) -> float | list[float] | None:
     """None for what is not a number; of a list, what is one."""
     if isinstance(value, list):
         return [one for one in value if not math.isnan(one)]
+    return _number(value)
+
+
+def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _scored(values: Floats) -> dict[str, Any]:
+def _scored(values: Floats) -> dict[str, object]:
     return _by_index(values, "score")
 
 
-def _by_index(values: Floats, key: str) -> dict[str, Any]:
+def _by_index(values: Floats, key: str) -> dict[str, object]:
     by_index = {str(index): {key: _plain(value)} for index, value in enumerate(values.tolist())}
     return {"agg_value": _mean(values), "value_by_index": by_index}
 
 
 def _mean(values: Floats) -> float | None:
-    return _plain(float(values.mean())) if len(values) else None
+    return _number(float(values.mean())) if len(values) else None
 
 
-def _attack(found: Attacked) -> dict[str, Any]:
+def _attack(found: Attacked) -> dict[str, object]:
     above = (found.others[None, :] > found.members[:, None]).mean()
     area = float(above + 0.5 * (found.others[None, :] == found.members[:, None]).mean())
     return {"forget": _scored(found.members), "holdout": _scored(found.others), "auc": area, "agg_value": area}
@@ -186,9 +190,10 @@ def _needed(found: Content, key: str) -> Floats:
     return _table([one[key] for _, one in ordered])
 
 
-def _table(values: Sequence[Any]) -> Floats:
+def _table(values: Sequence[float] | Sequence[list[float]]) -> Floats:
     """[n], or [n, K] with nan where a row has fewer."""
     if not values or not isinstance(values[0], list):
         return np.array(values, dtype=np.float64)
-    most = max(map(len, values))
-    return np.array([[*row, *[np.nan] * (most - len(row))] for row in values], dtype=np.float64)
+    rows = cast("Sequence[list[float]]", values)
+    most = max(map(len, rows))
+    return np.array([[*row, *[np.nan] * (most - len(row))] for row in rows], dtype=np.float64)
