@@ -42,7 +42,7 @@ COMMANDS: dict[str, type[Any]] = {
 
 HELP, ALL = ("-h", "--help"), "all"
 FRONT = (
-    *("model", "unlearned", "forget", "retain", "holdout", "base", "train", "train_config", "retrained"),
+    *("model", "unlearned", "endpoint", "forget", "retain", "holdout", "base", "train", "train_config", "retrained"),
     *("method", "methods", "seeds", "evidence", "config", "output"),
 )
 

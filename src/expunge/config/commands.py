@@ -210,7 +210,21 @@ class Evaluate(Inputs):
     """Judges an unlearned model on the user's own rows, against the original and a retrained model."""
 
     unlearned: ModelFolder = None
-    """The model to judge."""
+    """The model to judge; beside --endpoint, the folder that is said to be served, to compare the two."""
+    endpoint: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """Address of an OpenAI-compatible server (http://127.0.0.1:8000/v1) that serves the model to judge. The rows are
+    sent there; its key, if any, stands in EXPUNGE_API_KEY."""
+    served_model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the model on the server; none: the only one that it offers."""
+    endpoint_key_file: Settings = None
+    """File with the key of the server, in place of EXPUNGE_API_KEY."""
+    endpoint_requests: Count = 4
+    """Requests that the server gets at a time."""
+    endpoint_timeout: Positive = 120.0
+    """Seconds to wait for one answer."""
+    endpoint_in_clear: bool = False
+    """Send rows by plain http to a server outside this machine and private networks: whoever is on the way reads
+    them."""
     earlier: RowFiles = ()
     """Files of rows that earlier requests removed from this model: judged again, so that nothing comes back unseen."""
     evidence: Evidence = "quick"

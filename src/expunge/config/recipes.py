@@ -17,7 +17,7 @@ from expunge.errors import InputError
 from expunge.files import reading, strict_yaml
 
 DATA_ROOT = "EXPUNGE_DATA"
-UNRECORDED = ("config", "restart")  # the resolved configuration is without them
+UNRECORDED = ("config", "restart", "endpoint_requests", "endpoint_timeout")  # what changes no result
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:

@@ -100,10 +100,14 @@ def worst(words: Sequence[Word]) -> Word:
 
 
 def block(
-    level: Level, readings: Mapping[str, Readings], evidence: Mapping[str, Evidence], names: Sequence[str]
+    level: Level,
+    readings: Mapping[str, Readings],
+    evidence: Mapping[str, Evidence],
+    names: Sequence[str],
+    weights: bool = True,
 ) -> dict[str, Any]:
     """The record's block: readings by model, and what the original showed as it was written. `names`: of the forget
-    rows, of all."""
+    rows, of all; without `weights` of the unlearned model some attacks could not be tried."""
     written = attacked.as_written(evidence["original"])
     tested = attacks(level)
     found: dict[str, Any] = {
@@ -116,8 +120,10 @@ def block(
         ],
     }
     done = {result["attack"] for result in found["results"]}
-    rest = {name: attack.title for name, attack in attacks("audit").items() if name not in done}
-    return found | {"not_tested": rest}
+    rest = {name: attack for name, attack in attacks("audit").items() if name not in done}
+    asked = {name for name, attack in rest.items() if weights or not attack.needs_weights}
+    why = {name: "" if name in asked else " (needs the weights)" for name in rest}
+    return found | {"not_tested": {name: f"{attack.title}{why[name]}" for name, attack in rest.items()}}
 
 
 def result(

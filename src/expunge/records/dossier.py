@@ -50,9 +50,14 @@ def build(
     hashed = details["hashes"] | written
     here = environment.environment()
     attacked = under_attack.block(
-        config.evidence, details["attacked"], evidence, [row.name for row in checked.parts["forget"]]
+        config.evidence,
+        details["attacked"],
+        evidence,
+        [row.name for row in checked.parts["forget"]],
+        weights="served" not in details,
     )
-    return {
+    served = {"served": details["served"]} if "served" in details else {}
+    return served | {
         "schema": record.SCHEMA,
         "command": command,
         "created": here["created"],
@@ -182,7 +187,7 @@ def _rows(
             "kind": row.kind,
             "verdict": one.verdict,
             "reason": one.reason,
-            "loss": {model: float(one.loss[index]) for model, one in sets.items()} | nothing,
+            "loss": {model: None if one.no_losses else float(one.loss[index]) for model, one in sets.items()} | nothing,
             "target": targets[index],
             "rank": one.rank,
             "resolution": one.resolution,
@@ -227,7 +232,9 @@ def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]
     names = ("forget", EARLIER, "judging", "retain", "guard", "collateral")
     return {
         name: {
-            model: recorded.sets[name].loss.tolist() for model, recorded in evidence.items() if name in recorded.sets
+            model: recorded.sets[name].loss.tolist()
+            for model, recorded in evidence.items()
+            if name in recorded.sets and not recorded.sets[name].no_losses
         }
         for name in names
         if any(name in recorded.sets for recorded in evidence.values())
@@ -236,7 +243,7 @@ def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]
 
 def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> list[str]:
     """Which claims are weaker because something was not given, or because of what was."""
-    found = []
+    found = list(details.get("served_limits", ()))
     if echoes := [one.row.name for one in checked.echoes if one.role == "retain"]:
         found.append(
             f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "

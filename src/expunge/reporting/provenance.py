@@ -26,6 +26,7 @@ def tables(record: Record) -> tuple[Table, ...]:
     found = (
         _run(record),
         pairs("Time per stage", {stage: duration(time) for stage, time in record["seconds"].items()}),
+        pairs("The served model", record.get("served"), wide=True),
         _parent(record["parent"]),
         _earlier(record["earlier"]),
         _holders(record["holders"]),
