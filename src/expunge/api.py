@@ -32,8 +32,9 @@ def unlearn(
     holdout: Rows | None = None,
     base: Model | None = None,
     output: Path | None = None,
-    method: Path = "margin_newton",
+    method: Path = "auto",
     options: Options | None = None,
+    train_config: Path | None = None,
     subspace: str = "auto",
     adapter_base: Model | None = None,
     train: Rows | None = None,
@@ -248,10 +249,8 @@ def influences(
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Attribution:
-    """Names, for each forget row, the training rows on which what the model knows of it depends most.
-
-    An influence is by how much the row's mean margin would fall without the training row, to first order (see
-    `influence.ranking`). Raises `InputError`.
+    """Names, for each forget row, the training rows on which what the model knows of it depends most: by how much its
+    mean margin would fall without the training row, to first order (`influence.ranking`). Raises `InputError`.
     """
     ...
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from expunge import registry
 from expunge.comparison import cells
 from expunge.comparison.result import Comparison
 from expunge.config import commands, housekeeping, options, recipes
@@ -17,13 +18,15 @@ from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake import copies
 from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
 from expunge.intake.sets import Checked, check, trust
-from expunge.loop import delivery, trial
+from expunge.loop import delivery, retraining, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
+from expunge.loop.watch import Log
 from expunge.model import gguf, load, save
 from expunge.model.served import Served
 from expunge.model.without_data import NotFollowed
 from expunge.planning import plan as planned
+from expunge.planning import route
 from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
@@ -35,6 +38,7 @@ from expunge.records.run import Run
 from expunge.reporting import comparison_pages
 from expunge.runs import distributed, outputs, unfinished
 from expunge.runs.distributed import Runtime
+from expunge.runs.environment import Clock
 
 Say = Callable[[str], None]
 Hashes = Mapping[str, str]  # of code, models and rows, by role
@@ -52,16 +56,16 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
 
 def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
-    config = replace(config, options=method)
     output = outputs.check_output(_required(config.output, "output"))
     checked = check(config, method.needs)
-    config = gguf.opened(config, say)
+    config, training = route.settled(gguf.opened(config, say), checked, say)
+    config = config if training else replace(config, options=method)
     given = reuse.given(config, checked, say)
     config = reuse.with_its_subspace(config, given)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked)) | reuse.hashed(given)
-    identity = unfinished.identity("unlearn", config, hashed)
+    identity = unfinished.identity("unlearn", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _unlearn(config, checked, hashed, given, output, begun, say)
+        done = _unlearn(config, checked, hashed, given or training, output, begun, say)
     return _finished(done, say)
 
 
@@ -69,20 +73,18 @@ def _unlearn(
     config: commands.Unlearn,
     checked: Checked,
     hashed: Hashes,
-    given: reuse.Given | None,
+    given: reuse.Given | Training | None,
     output: Path,
     begun: unfinished.Run,
     say: Say,
 ) -> Run:
+    """`given`: a curvature, or how to train anew in place of unlearning."""
     lineage = trace(config, checked, say)
     config = replace(config, date=config.date or begun.kept("date", datetime.date.today().isoformat()))
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
         delivery.check_dtype(config, assembled.problem.model)
-        base = trial.base_of(config, assembled)
-    assembled.problem.fitted = given.state if given else None
-    linear = reuse.linear(given, config.options.needs.linear)
     _say_inputs(config, checked, assembled, say)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
@@ -93,11 +95,11 @@ def _unlearn(
     with save.atomic_folder(output) as folder:
         distributed.from_main((folder / "expunge").mkdir)
         with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
-            done = trial.run(config, assembled, base, folder, log, say, models.clock, None, begun.checkpoints, linear)
+            done, method = _changed(config, checked, assembled, given, folder, log, say, models.clock, begun)
         models.record_written(done.delivered.problem, assembled)
         details = {
             "subspace": applied.subspace(done.subspace),
-            "method": applied.method(config, done, given),
+            "method": method,
             "save": done.delivered.saved,
             "history": done.outcome.history,
             "targets": done.outcome.targets,
@@ -107,6 +109,29 @@ def _unlearn(
         }
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
     return replace(run, output=output)
+
+
+def _changed(
+    config: commands.Unlearn,
+    checked: Checked,
+    assembled: Assembled,
+    given: reuse.Given | Training | None,
+    folder: Path,
+    log: Log,
+    say: Say,
+    clock: Clock,
+    begun: unfinished.Run,
+) -> tuple[trial.Trial, dict[str, Any]]:
+    """The model written to `folder`, unlearned or trained anew, and how the record tells it."""
+    if isinstance(given, Training):
+        done = retraining.run(config, checked, assembled, given, folder, say, clock, begun.checkpoints)
+        return done, applied.method(retraining.NAME, given, done, None)
+    with clock.stage("load"):
+        base = trial.base_of(config, assembled)
+    assembled.problem.fitted = given.state if given else None
+    linear = reuse.linear(given, config.options.needs.linear)
+    done = trial.run(config, assembled, base, folder, log, say, clock, None, begun.checkpoints, linear)
+    return done, applied.method(registry.title(config.method), config.options, done, given)
 
 
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
@@ -167,6 +192,7 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
     lines += notes_on(rows.checked, rows.rendering, rows.tokenizer) + copies.told(rows.checked.echoes)
     trace(config, rows.checked, lines.append)
+    config, _ = route.settled(config, rows.checked, lines.append)
     if config.method != "all":
         reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
     given = load.adapter_of(str(config.model), trust(config))
@@ -223,7 +249,7 @@ def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) 
 def run_influences(config: commands.Influence, say: Say = lambda line: None) -> Attribution:
     """For each forget row the training rows on which what the model knows of it depends most. Raises `InputError`."""
     output = outputs.check_output(_required(config.output, "output"))
-    needs = trial.method_of(commands.Unlearn().method, None).needs
+    needs = trial.method_of(commands.METHOD, None).needs
     checked = check(config, asked=("forget", "train"))
     return attribution.find(gguf.opened(config, say), checked, needs, output, say)
 

@@ -10,6 +10,9 @@ import pytest
 import expunge
 from expunge import registry
 from expunge.cli.command_line import main
+from expunge.comparison import cells
+from expunge.config import commands
+from expunge.loop.trial import method_of
 
 BUDGET = 8000
 VARIANTS = {
@@ -157,3 +160,18 @@ def test_several_twins_from_one_folder(world: Path, tmp_path: Path) -> None:
     weights = [(Path(folder) / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] != weights[1]
     assert load.twins(str(world / "retrained")) == [str(world / "retrained")]
+
+
+def test_a_further_twin_makes_no_finished_cell_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are judged beside the first twin; each twin is a cell of its own, also where its place is the same."""
+    monkeypatch.setattr(cells.load, "identity", lambda path: f"content of {path}")
+
+    def keys(*twins: str) -> list[str]:
+        work = object.__new__(cells._Work)
+        work.key, work.twins, work.config = twins[0], list(twins), commands.Compare()
+        variant = cells.Variant("npo", "npo", method_of("npo", {}), False)
+        found = [work._cell_key("npo", 0, variant), work._cell_key("original", None, None)]
+        return found + [work._cell_key("retrained", place, None) for place in range(len(twins))]
+
+    one, two, other = keys("a"), keys("a", "b"), keys("a", "c")
+    assert one == two[:3] == other[:3] and len({*two, *other}) == 5

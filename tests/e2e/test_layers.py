@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 import expunge
 from e2e.newton import OPTIONS, settings
 from expunge.errors import InputError
-from expunge.loop import moving, trial
+from expunge.loop import trial
+from expunge.runs import memory
 
 
 def moved(world: Path, output: Path) -> set[str]:
@@ -38,7 +39,7 @@ def test_an_interrupted_run_goes_on_with_the_layers_that_it_began_with(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moving, "free_memory", lambda device: 0)
+        patch.setattr(memory, "usable", lambda device: 0)
         patch.setattr(trial, "apply", stop)
         with pytest.raises(KeyboardInterrupt):
             expunge.unlearn(**given)

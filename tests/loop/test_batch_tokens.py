@@ -9,6 +9,7 @@ import pytest
 from expunge.loop import batch_tokens as guess
 from expunge.loop.batch_tokens import begin, tokens_within
 from expunge.problem import Problem
+from expunge.runs import memory
 from problems import uneven
 
 
@@ -48,7 +49,7 @@ def settings(**given: Any) -> Any:
 
 def begun(problem: Problem, free: int, monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(guess, "free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "free", lambda device: free)
     begin(problem, "full", settings(**given), said.append)
     return said
 

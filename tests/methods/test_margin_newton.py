@@ -50,6 +50,16 @@ def test_a_restoration_lowers_the_retain_kl_and_leaves_the_forget_rows(weights: 
         assert abs(one["forget"]["after"] - one["forget"]["before"]) < 0.25
 
 
+def test_a_budget_is_kept_and_rows_stop_short(weights: dict[str, torch.Tensor]) -> None:
+    """The dial of `--method auto`: every step towards the targets ends within it, and no budget ends beyond."""
+    free = apply(FAST, trained(weights), lambda entry: None)
+    most = max(one["retain_kl"]["after"] for one in free.proposals if one["phase"] == "removal")
+    outcome = apply(replace(FAST, budget=most / 10), trained(weights), lambda entry: None)
+    steps = [one for one in outcome.proposals if one["phase"] == "removal" and one["step"]]
+    assert steps and all(one["retain_kl"]["after"] <= most / 10 for one in steps)
+    assert max(one["forget"]["after"] for one in steps) < free.proposals[-1]["forget"]["after"]
+
+
 def test_only_linear_weights_move(weights: dict[str, torch.Tensor]) -> None:
     problem = trained(weights)
     before = {name: tensor.detach().clone() for name, tensor in problem.model.named_parameters()}

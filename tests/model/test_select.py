@@ -19,6 +19,7 @@ from expunge.model.select import (
     linear_layers,
     select,
 )
+from expunge.runs import memory
 from problems import lora_of
 
 CPU = torch.device("cpu")
@@ -140,9 +141,9 @@ def test_patterns_that_match_nothing_are_refused(make_llama: Callable[..., Any],
 
 @pytest.mark.parametrize(("parameters", "name"), [(520, "full"), (530, "lora")])
 def test_auto_goes_by_memory(monkeypatch: pytest.MonkeyPatch, parameters: int, name: str) -> None:
-    # 24,000 bytes are free, 70 % of them 16,800; eight float32 copies take 32 bytes a parameter: 525 parameters
+    # 24,000 bytes are usable, 70 % of them 16,800; eight float32 copies take 32 bytes a parameter: 525 parameters
     assert (FULL_COPIES, MEMORY_SHARE) == (8, 0.7)
-    monkeypatch.setattr(module, "free_memory", lambda device: 24_000)
+    monkeypatch.setattr(memory, "usable", lambda device: 24_000)
     chosen, reason = choose("auto", parameters, CPU)
     assert chosen == name and "GiB" in reason
     for asked in ("full", "lora", "model.*"):
@@ -150,9 +151,9 @@ def test_auto_goes_by_memory(monkeypatch: pytest.MonkeyPatch, parameters: int, n
 
 
 def test_auto_reaches_the_model(monkeypatch: pytest.MonkeyPatch, make_llama: Callable[..., Any]) -> None:
-    monkeypatch.setattr(module, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "usable", lambda device: 1000)
     assert select(make_llama(), "auto", CPU).adapter
-    monkeypatch.setattr(module, "free_memory", lambda device: 10**12)
+    monkeypatch.setattr(memory, "usable", lambda device: 10**12)
     assert not select(make_llama(), "auto", CPU).adapter
 
 
@@ -251,7 +252,3 @@ def test_over_a_quantised_base_its_own_matrices_move() -> None:
     assert subspace.name == "adapter" and "bitsandbytes weights cannot move" in subspace.reason
     assert subspace.movable and all("lora_" in name for name in subspace.movable)
     assert linear_weights(model, dict(model.named_parameters())).keys() == subspace.movable.keys()
-
-
-def test_free_memory_is_that_of_the_machine() -> None:
-    assert 10**7 < module.free_memory(CPU) < 10**14

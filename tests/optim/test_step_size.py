@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from expunge.errors import InputError
 from expunge.optim.search import Found, Measured, Refused
-from expunge.optim.step_size import TOLERANCE, Fixed, LineSearch, Restore, RetainBudget, ToTargets
+from expunge.optim.step_size import TOLERANCE, Fixed, LineSearch, Planned, Restore, RetainBudget, ToTargets
 
 BUDGET = RetainBudget(budget=0.01)
 EXACT = 0.1  # where a quadratic of curvature 2 is at the budget: step^2 = 0.01
@@ -190,3 +190,24 @@ def test_restore_takes_the_newton_step_or_halves_it() -> None:
     assert isinstance(long, Found) and long.step == 0.125  # 0.25 measures 0.25, 0.125 measures 0.0625, 0.0625 0.39
     upward = Restore().find(lambda step: Measured(retain_kl=1 + step, retain_rise=0.0), 1.0)
     assert isinstance(upward, Refused) and upward.measurements == 22
+
+
+def linear(step: float) -> Measured:
+    """A nat of forget loss for a step of 1, at a retain KL of 0.08 step^2."""
+    return Measured(retain_kl=0.08 * step * step, retain_rise=0.0, distance=None, way=None, forget=step)
+
+
+@pytest.mark.parametrize(
+    ("budget", "step"),
+    [(None, 1.0), (0.08, 1.0), (0.02, 0.5), (0.06, 0.5 * (1 + math.sqrt(5)) / 2), (0.01, 0.25)],
+)  # KL 0.02 at 0.5, and 0.0524 at 0.809, by the golden ratio longer
+def test_a_planned_step_within_a_budget(budget: float | None, step: float) -> None:
+    rule = Planned(budget=budget)
+    found = rule.find(linear, 1.0, 1.0)
+    assert isinstance(found, Found) and found.step == pytest.approx(step)
+    assert rule.needs_retain == (budget is not None)
+
+
+def test_a_planned_step_where_the_budget_is_used_up() -> None:
+    found = Planned(budget=0.05).find(lambda step: replace(linear(step), retain_kl=0.06 + step), 1.0, 1.0)
+    assert isinstance(found, Refused) and "no step is within the budget of 0.05 nats" in found.reason

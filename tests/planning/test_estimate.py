@@ -13,7 +13,6 @@ import expunge
 from expunge import pipeline, registry
 from expunge.config import commands, options
 from expunge.curvature import STATE_SHARE
-from expunge.curvatures import block
 from expunge.curvatures.block import Block
 from expunge.data.passes import MEASURING, Passes, Weighed
 from expunge.errors import InputError
@@ -24,6 +23,7 @@ from expunge.model.trace import Blueprint
 from expunge.planning import estimate, memory
 from expunge.planning.estimate import Estimator, Fit
 from expunge.planning.rows import Rows
+from expunge.runs import memory as machine
 from expunge.runs.distributed import Runtime
 from problems import METHODS, problem_of, short, text_model, write_model
 
@@ -242,7 +242,7 @@ def fit_at(folder: Path, size: int) -> Fit:
     """What a plan says of a run as it is asked for, in so much memory."""
     made = estimator(folder, subspace="lora")
     made.interpreter = 0
-    return made.room(short("fisher_removal", **BLOCK), size)[0]
+    return made.room(short("fisher_removal", **BLOCK), size, size)[0]
 
 
 def run_is_refused(folder: Path, free: int, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -250,7 +250,7 @@ def run_is_refused(folder: Path, free: int, monkeypatch: pytest.MonkeyPatch) -> 
     made = estimator(folder, subspace="lora")
     chosen = select(text_model(**SIZES), "lora", torch.device("cpu"))
     problem = problem_of(chosen.model, {"curvature": made.rows.splits["retain"]}, tokenizer=made.rows.tokenizer)
-    monkeypatch.setattr(block, "free_memory", lambda device: free)
+    monkeypatch.setattr(machine, "free", lambda device: free)
     try:
         Block(gradients=M).init(problem, problem.splits["curvature"])
     except InputError as error:
@@ -288,9 +288,9 @@ def test_room_that_looks_at_the_peak_alone_would_be_seen(folder: Path, monkeypat
 def test_the_first_flags_that_fit_are_the_last_that_are_tried(folder: Path) -> None:
     made = estimator(folder, subspace="full")
     made.interpreter = 0
-    tried = made.room(short("gradient_difference"), 2**40)
+    tried = made.room(short("gradient_difference"), 2**40, 2**40)
     assert len(tried) == 1 and tried[0].fits and tried[0].flags == ""
-    none = made.room(short("gradient_difference"), 2**10)
+    none = made.room(short("gradient_difference"), 2**10, 2**10)
     assert [one.flags for one in none][:3] == ["", "--subspace lora", "--subspace lora --save adapter"]
     assert not any(one.fits for one in none)
 
@@ -326,7 +326,7 @@ def test_a_plan_says_with_which_layers_seven_billion_fit_into_24_gb(folder: Path
     assert used < size
     every, used = unlearning("all")
     assert every.layers == 7 * 32 and used > size
-    fit = made.room(method_of("margin_newton", {}), size)[0]
+    fit = made.room(method_of("margin_newton", {}), size, size)[0]
     assert (fit.linear, fit.when) == (linear, "measuring what was written") and not fit.fits
 
 

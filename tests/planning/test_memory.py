@@ -20,6 +20,7 @@ from expunge.data.tokens import Window
 from expunge.intake import assembly
 from expunge.method import Needs
 from expunge.planning import memory
+from expunge.runs import memory as machine
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 PROGRAM = """
@@ -161,7 +162,7 @@ def test_the_working_dtype_is_that_of_a_run(subspace: str, models: float, monkey
     shape = LlamaConfig(vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
     made = memory.Builder(shape, torch.bfloat16, trust_remote_code=False)
     free = int(models * 4 * made.plain().total)
-    monkeypatch.setattr(assembly, "free_memory", lambda device: free)
+    monkeypatch.setattr(machine, "usable", lambda device: free)
     monkeypatch.setattr(assembly.load, "stored_dtype", lambda path, trust: torch.bfloat16)
     from expunge.runs.distributed import Runtime
 

@@ -116,15 +116,15 @@ def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
         command_line._parse("plan", ["--method", "loss_machting"])
 
 
-def cost(name: str, seconds: float) -> Cost:
+def cost(name: str, seconds: float, row_passes: float = 1234.4) -> Cost:
     memory = Memory({"measuring": 5, "unlearning": 3 * GIB})
-    return Cost(name, "full", 20, 1234.4, 3e12, 1e12, memory, seconds, 99.6, seconds / 3)
+    return Cost(name, "full", 20, row_passes, 3e12, 1e12, memory, seconds, 99.6, seconds / 3)
 
 
 def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
-    method = cost("loss_matching", 100.0)
-    assert table.recommendation(method, cost("retraining", 149.0)).startswith("recommended: retrain")
-    assert table.recommendation(method, cost("retraining", 160.0)).startswith("recommended: unlearn")
+    method = cost("loss_matching", 100.0, 1000.0)
+    assert table.recommendation(method, cost("retraining", 1.0, 1490.0)).startswith("recommended: retrain")
+    assert table.recommendation(method, cost("retraining", 1.0, 1600.0)).startswith("recommended: unlearn")
     assert "--base and --train" in table.recommendation(method, None)
 
 

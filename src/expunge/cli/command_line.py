@@ -132,7 +132,8 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
     if asks_help and not named:
         print(f"methods: {', '.join(registry.names('methods'))}; with --method NAME --help, its options follow\n")
         return _tyro(_without_options(kind), rest, command, None)
-    method = registry.load("methods", str(named or default.method))
+    name = str(named or default.method)
+    method = registry.load("methods", commands.METHOD if name == commands.AUTO else name)
     chosen = build(method, options or {}, source)
     taking = dataclasses.make_dataclass(
         kind.__name__,

@@ -160,7 +160,7 @@ class _Work:
     def _cell_key(self, label: str, seed: int | None, variant: Variant | None) -> str:
         identity: list[Any] = [self.key, seed]
         if variant is None:
-            identity += [label]
+            identity += [label, load.identity(self.twins[seed]) if seed else ""]
         else:
             budget = self.config.tokens if variant.budgeted else None
             given = asdict(variant.options)
@@ -271,7 +271,7 @@ class _Work:
     def _key(self) -> str:
         """Hash of what all cells share."""
         models = {role: load.identity(path) for role in ("model", "base") if (path := getattr(self.config, role))}
-        models |= {f"retrained {place}": load.identity(path) for place, path in enumerate(self.twins)}
+        models |= {"retrained": load.identity(self.twins[0])} if self.twins else {}  # further ones are beside no cell
         contents = {
             name: [(row.kind, *row.content, row.task, row.paraphrased, row.perturbed, row.alternates) for row in rows]
             for name, rows in sorted(self.checked.parts.items())

@@ -19,6 +19,7 @@ Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER"), Names("folder")]
 Evidence = Literal["quick", "full", "audit"]
 HUB = "hub:"  # what the name of a hub data set starts with
 EARLIER = "earlier"
+AUTO, METHOD = "auto", "margin_newton"  # which way is found by sizes; what unlearns then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +88,13 @@ class Unlearn(Inputs):
     subspace: str = "auto"
     """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
     (merged in memory)."""
-    method: str = "margin_newton"
-    """Entry of the methods catalogue (expunge list methods), or a Python file with one."""
+    method: str = AUTO
+    """auto (margin_newton; or retraining, where that takes as little and --train-config says how), an entry of the
+    methods catalogue (expunge list methods), or a Python file with one."""
     options: Any = None
-    """The method's own options."""
+    """The method's own options; with auto, those of margin_newton."""
+    train_config: Settings = None
+    """How retraining would train (YAML, as for retrain): with --base and --train, --method auto may choose it."""
     output: Folder = None
     """Folder to write; must not exist."""
     save: Literal["auto", "merged", "adapter"] = "auto"
@@ -148,9 +152,7 @@ class Plan(Unlearn):
     """Checks the data and shows what a run would do and cost; takes the flags of unlearn."""
 
     method: str = "all"
-    """Entry of the methods catalogue to plan for, or all."""
-    train_config: Settings = None
-    """How retraining would train (YAML, as for retrain); without it, the defaults."""
+    """Entry of the methods catalogue to plan for, auto, or all."""
     memory: Positive = 24.0
     """GiB of memory that a run should fit into."""
 
@@ -178,7 +180,7 @@ class Curvature(Inputs):
 
     subspace: str = "auto"
     """auto, full, lora, or a pattern of parameter names; for an adapter: auto or adapter (its own matrices)."""
-    method: str = "margin_newton"
+    method: str = METHOD
     """Entry of the methods catalogue that takes a curvature of two factors a layer, or a Python file with one."""
     options: Any = None
     """The method's own options: those of the curvature count, and the rows that it is fitted on."""

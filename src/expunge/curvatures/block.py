@@ -36,8 +36,8 @@ from expunge.data.splits import spread
 from expunge.errors import InputError
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.per_example import Stacked, measure
-from expunge.model.select import free_memory
 from expunge.problem import Problem, Split
+from expunge.runs import memory
 
 ALL = "all parameters"
 
@@ -63,7 +63,7 @@ class Block(Curvature):
 
     def init(self, problem: Problem, split: Split) -> CurvatureState:
         need = self.bytes({name: tensor.shape for name, tensor in problem.movable.items()})
-        free = free_memory(problem.runtime.device)
+        free = memory.free(problem.runtime.device)
         if need > STATE_SHARE * free:
             parameters = sum(tensor.numel() for tensor in problem.movable.values())
             raise InputError(

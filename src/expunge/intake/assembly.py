@@ -19,9 +19,9 @@ from expunge.data.tokens import JOINS, Rendering, Window, encode, ends, special_
 from expunge.errors import InputError
 from expunge.intake.sets import Checked, benchmark_of, check_kinds, trust
 from expunge.model import generation, load, quantised
-from expunge.model.select import free_memory
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
+from expunge.runs import memory
 from expunge.runs.distributed import Runtime
 
 MOST_PROBED = 64
@@ -196,7 +196,7 @@ def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: An
 
 
 def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype:
-    """Float32 where it takes at most half of the free memory or full weights are to move, else the stored dtype."""
+    """Float32 where it takes at most half of the usable memory or full weights are to move, else the stored dtype."""
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
     if given and given.trains_whole_modules and not quantised.scheme(config):
@@ -204,7 +204,7 @@ def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype
     if getattr(inputs, "subspace", "auto") not in ("auto", "lora", "adapter"):
         return torch.float32
     need = 4 * count_parameters(config, inputs.trust_remote_code)
-    if need <= 0.5 * free_memory(runtime.device):
+    if need <= 0.5 * memory.usable(runtime.device):
         return torch.float32
     return load.stored_dtype(inputs.model, trust(inputs))
 

@@ -87,7 +87,7 @@ class Acceptance:
             kl, loss = self.retain()
             assert self.start.retain is not None
             rise = loss - self.start.retain[1]
-        if not (rule.needs_distance or not rule.needs_retain or whole):
+        if not (rule.needs_distance or rule.needs_forget or whole):
             return Measured(retain_kl=kl, retain_rise=rise)
         losses = self.forget()
         mean = float(losses.mean())

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from expunge.errors import InputError
 from expunge.model.recompute import allow
-from expunge.model.select import free_memory
 from expunge.model.trace import MOMENTS, SINGLE, Stack
 from expunge.problem import Problem
+from expunge.runs import memory
 
 MOST_WINDOWS = 32  # of a batch, see `data.batches`
 SNAPSHOTS = 3  # copies of the moved weights at the worst time
@@ -40,7 +40,7 @@ def begin(problem: Problem, subspace: str, settings: Settings, say: Callable[[st
         return
     width = max(len(window.ids) for split in problem.splits.values() for window in split.windows)
     moving = SINGLE * sum(tensor.numel() for tensor in problem.movable.values())
-    free = SHARE * free_memory(problem.runtime.device) - (1 + MOMENTS + SNAPSHOTS) * moving
+    free = SHARE * memory.free(problem.runtime.device) - (1 + MOMENTS + SNAPSHOTS) * moving
     found = tokens_within(free, width, _passes(problem, subspace, settings))
     if found < MOST_WINDOWS * width:
         problem.portions.begin(found)

@@ -8,9 +8,10 @@ from expunge.method import Needs
 from expunge.model import choice
 from expunge.model.choice import Choice
 from expunge.model.layers import shared_inputs, unfit
-from expunge.model.select import Subspace, free_memory, moving, opened, select
+from expunge.model.select import Subspace, moving, opened, select
 from expunge.model.select import choose as subspace_for
 from expunge.problem import Problem
+from expunge.runs import memory
 
 
 class Moving(NamedTuple):
@@ -28,7 +29,7 @@ def choose(
     say: Callable[[str], None],
     kept: bool = False,
 ) -> Moving:
-    """Freezes everything else, by the memory that is free now where that was left to us; `linear`: layers that were
+    """Freezes everything else, by the size of the memory where that was left to us; `linear`: layers that were
     chosen before, in place of the method's own; `kept`: a LoRA is to be kept as an adapter. Raises `InputError`."""
     device, found, odd = problem.runtime.device, None, dict[str, str]()
     model, asked, reason = opened(problem.model, asked, needs.linear is not None, device)
@@ -38,7 +39,8 @@ def choose(
         wanted = replace(needs.linear, which=linear or needs.linear.which)
         odd = unfit(model)
         shared = shared_inputs(model)
-        found = choice.choose(model, wanted, moving(model, name), free_memory(device), shared, odd)
+        left = memory.usable(device) - sum(tensor.nbytes for tensor in model.parameters())
+        found = choice.choose(model, wanted, moving(model, name), left, shared, odd)
     subspace = select(model, asked, device, needs.layers, found.which if found else "", odd, kept)
     subspace = replace(subspace, reason=reason or subspace.reason)
     say(f"subspace: {subspace.name} ({subspace.reason})")

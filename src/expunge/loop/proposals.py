@@ -33,7 +33,7 @@ def work(phase: Propose, ground: Ground) -> Passes:
     rule = phase.step
     search = [
         (rule.usual if rule.needs_retain else 1, accepted),
-        (rule.usual if rule.needs_distance or not rule.needs_retain else 1, forget),
+        (rule.usual if rule.needs_distance or rule.needs_forget else 1, forget),
     ]
     return Passes(
         trained=_passing(phase.passes, ground),

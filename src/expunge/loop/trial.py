@@ -12,6 +12,7 @@ import torch
 
 from expunge import registry
 from expunge.config import commands
+from expunge.config.commands import AUTO, METHOD
 from expunge.config.options import build
 from expunge.errors import InputError
 from expunge.influence.low_rank import SHARE
@@ -123,8 +124,9 @@ def add_samples(assembled: Assembled) -> None:
 
 
 def method_of(name: str, options: Any, source: str = "options") -> Method:
-    """An entry of the methods with what a recipe or a caller gave for it. Raises `InputError`."""
-    kind = registry.load("methods", name)
+    """An entry of the methods, that of `auto` included, with what a recipe or a caller gave for it. Raises
+    `InputError`."""
+    kind = registry.load("methods", METHOD if name == AUTO else name)
     if isinstance(options, kind):
         return options  # type: ignore[no-any-return]
     if not isinstance(options, Mapping | None):

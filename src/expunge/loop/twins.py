@@ -85,7 +85,7 @@ def make_twins(
 
     One twin is `output` itself; several, with seeds from `config.seed` on, are its folders seed-N.
     """
-    _check_start(config, training)
+    check_start(config, training)
     assembled = assemble(config, checked)
     problem = assembled.problem
     gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
@@ -97,12 +97,7 @@ def make_twins(
     with atomic_folder(output) as folder:
         for seed in range(config.seed, config.seed + config.seeds):
             single = replace(config, seed=seed)
-            key = distributed.from_main(partial(_cache_key, single, rows, problem.rendering, training))
-            cached = distributed.from_main(partial(private, cache_folder() / "twins")) / key
-            if distributed.from_main(cached.is_dir):
-                say(f"the twin of seed {seed} is taken from the cache")
-            else:
-                _train_into(cached, single, rows, problem, training, checkpoints.below(key))
+            cached = trained(single, rows, problem, training, say, checkpoints)
             twin = load_other(config, str(cached), assembled, torch.float32)
             place = f"seed-{seed}" if config.seeds > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
@@ -115,6 +110,24 @@ def make_twins(
     for made in twins:
         say(f"twin: {made.output}")
     return twins
+
+
+def trained(
+    config: Retrain,
+    rows: Sequence[Row],
+    problem: Problem,
+    training: Training,
+    say: Callable[[str], None],
+    checkpoints: Checkpoints,
+) -> Path:
+    """The folder of the twin of a seed in the cache, where it is trained unless it is there."""
+    key = distributed.from_main(partial(_cache_key, config, rows, problem.rendering, training))
+    cached: Path = distributed.from_main(partial(private, cache_folder() / "twins")) / key
+    if distributed.from_main(cached.is_dir):
+        say(f"the twin of seed {config.seed} is taken from the cache")
+    else:
+        _train_into(cached, config, rows, problem, training, checkpoints.below(key))
+    return cached
 
 
 def _deliver(cached: Path, folder: Path, made: Twin, settings: Mapping[str, Any]) -> None:
@@ -166,7 +179,7 @@ def _adapter_to_be_like(config: Retrain, training: Training) -> Adapter | None:
     return load.adapter_of(config.model, trust(config)) if training.subspace == "adapter" else None
 
 
-def _check_start(config: Retrain, training: Training) -> None:
+def check_start(config: Retrain, training: Training) -> None:
     """Raises `InputError` where the twin cannot be trained from what was given as its base."""
     assert config.base is not None and config.model is not None
     if adapter.is_adapter(config.base):

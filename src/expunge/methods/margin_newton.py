@@ -103,6 +103,9 @@ class MarginNewton(Method):
     refit_every: Annotated[int | None, AtLeast(0)] = None
     """Iterations after which the curvature is fitted anew, at the weights that there are; 0: never; none: for large
     requests 2 (our choice)."""
+    budget: Positive | None = None
+    """Most retain KL, in nats per token of acceptance rows, that a step towards the targets may end at: rows then stop
+    short of them where that would cost more; none: they go all the way (our choice)."""
     durable_rounds: Annotated[int, AtLeast(0)] = 0
     """Rounds that put away what relearning half of the rows brings back of the others, each followed by an iteration;
     three are nearly as hard to bring back as rows never seen, for twice the price (our choice)."""
@@ -223,7 +226,7 @@ class MarginNewton(Method):
         return Propose(
             name="removal",
             propose=partial(self._remove, share, refit),
-            step=Planned(),
+            step=Planned(budget=self.budget),
             passes=self._passes(problem, {"forget": times, "held": times, "fit": float(bool(refit) and not restored)}),
             bytes=partial(self._kept, problem),
         )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from transformers.pytorch_utils import Conv1D
@@ -22,7 +21,7 @@ from expunge.errors import InputError
 from expunge.model import choice, quantised
 from expunge.model.layers import is_linear, linear_weights, of_text, stack
 from expunge.model.save import merge
-from expunge.runs import distributed, launcher
+from expunge.runs import distributed, memory
 
 LORA_RANK = 32
 LORA_ALPHA = 32
@@ -46,22 +45,22 @@ class Subspace:
     adapter: bool
 
 
-def choose(asked: str, parameters: int, device: torch.device, free: int | None = None) -> tuple[str, str]:
-    """Resolves `auto`: full weights where eight float32 copies of them fit in 70 % of the free memory, else LoRA.
+def choose(asked: str, parameters: int, device: torch.device, size: int | None = None) -> tuple[str, str]:
+    """Resolves `auto`: full weights where eight float32 copies of them fit in 70 % of the usable memory, else LoRA.
 
-    `free` bytes stand for the device's own where they are given.
+    `size` bytes stand for the device's own where they are given.
     """
     if asked != "auto":
         return asked, "asked for"
-    need, free = parameters * 4 * FULL_COPIES, free_memory(device) if free is None else free
-    figures = f"{need / 2**30:.1f} of {free / 2**30:.1f} GiB"
-    if need <= MEMORY_SHARE * free:
+    need, size = parameters * 4 * FULL_COPIES, memory.usable(device) if size is None else size
+    figures = f"{need / 2**30:.1f} of {size / 2**30:.1f} GiB"
+    if need <= MEMORY_SHARE * size:
         return "full", f"full weights and their optimiser fit in memory ({figures})"
     return "lora", f"full weights and their optimiser would not fit in memory ({figures})"
 
 
 def choose_of_adapter(
-    asked: str, linear: bool, scheme: str | None, parameters: int, device: torch.device, free: int | None = None
+    asked: str, linear: bool, scheme: str | None, parameters: int, device: torch.device, size: int | None = None
 ) -> tuple[str, str]:
     """Resolves `auto` for an adapter: its own matrices, unless the method moves linear layers alone (`linear`).
 
@@ -73,7 +72,7 @@ def choose_of_adapter(
         return "adapter", OWN
     if scheme:
         return "adapter", f"{OWN}: {scheme} weights cannot move"
-    name, reason = choose("auto", parameters, device, free)
+    name, reason = choose("auto", parameters, device, size)
     return ("full", f"{MERGED}; {reason}") if name == "full" else ("adapter", f"{OWN}; {reason}")
 
 
@@ -112,13 +111,6 @@ def check_subspace(asked: str, is_adapter: bool, scheme: str | None = None) -> N
         )
     if asked == "adapter" and not is_adapter:
         raise InputError("--subspace adapter: the model is no adapter. Use auto, full, lora or a pattern.")
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device for this process: the same on each of several, which decide alike."""
-    if device.type == "cuda":
-        return distributed.least(int(torch.cuda.mem_get_info(device)[0]))
-    return distributed.least(int(psutil.virtual_memory().available) // launcher.neighbours())
 
 
 def select(

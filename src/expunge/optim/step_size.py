@@ -25,6 +25,7 @@ from expunge.optim.search import (
 )
 
 BELOW = 2  # halvings of the guess at which the budget's search begins, so that it comes from below
+GOLDEN = (1 + math.sqrt(5)) / 2
 TOLERANCE = 0.05  # relative: a step that is a twentieth longer was outside the budget
 HALVINGS = 20  # of a Newton step, at most
 FINE = 0.05  # width in log step at which the line search ends
@@ -38,6 +39,7 @@ class Fixed:
     """The step that was given, unless what it measures is not finite."""
 
     needs_distance: ClassVar[bool] = False
+    needs_forget: ClassVar[bool] = True
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = 1
 
@@ -65,6 +67,7 @@ class LineSearch:
     """
 
     needs_distance: ClassVar[bool] = True
+    needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = USUAL
 
@@ -105,6 +108,7 @@ class RetainBudget:
     """
 
     needs_distance: ClassVar[bool] = False
+    needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = USUAL
 
@@ -169,6 +173,7 @@ class ToTargets:
     """
 
     needs_distance: ClassVar[bool] = True
+    needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = USUAL
 
@@ -212,6 +217,7 @@ class Restore:
     """
 
     needs_distance: ClassVar[bool] = False
+    needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = USUAL
 
@@ -243,6 +249,7 @@ class Valley:
     """
 
     needs_distance: ClassVar[bool] = False
+    needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = True
     usual: ClassVar[int] = 4
 
@@ -273,16 +280,22 @@ class Planned:
 
     `find` is told the plan (`Proposal.forget_aim`). A step that went more than `over` of the planned way is shortened
     by the factor 0.6, one that went less than `under` of it lengthened by 1.5, at most `most` times; the step that came
-    nearest is taken.
+    nearest is taken. With a `budget` (nats per token of retain KL, against the original) it is halved until it is
+    within that, then lengthened once by the golden ratio where it stays so; what is returned was measured inside.
     """
 
     needs_distance: ClassVar[bool] = False
-    needs_retain: ClassVar[bool] = False
+    needs_forget: ClassVar[bool] = True
     usual: ClassVar[int] = 2
 
     over: float = 1.3
     under: float = 0.6
     most: int = 4
+    budget: float | None = None
+
+    @property
+    def needs_retain(self) -> bool:
+        return self.budget is not None
 
     def guess(self, bend: float | None, otherwise: float, last: float | None = None) -> float:
         return 1.0
@@ -310,7 +323,21 @@ class Planned:
         known = {one: share for one, share in shares.items() if math.isfinite(share)}
         if not known:
             return tried.refused(f"no step down to {min(shares):.3g} measures a finite loss")
-        return tried.found(min(known, key=lambda one: abs(known[one] - 1)))
+        return self._within(tried, min(known, key=lambda one: abs(known[one] - 1)))
+
+    def _within(self, tried: "Tried", step: float) -> Found | Refused:
+        """The step, or what of it is within the budget."""
+
+        def inside(one: float) -> bool:
+            return self.budget is None or (tried(one).finite and tried(one).kl <= self.budget)
+
+        if inside(step):
+            return tried.found(step)
+        inner = next((one for n in range(1, HALVINGS) if inside(one := step * 2.0**-n)), None)
+        if inner is None:
+            return tried.refused(f"no step is within the budget of {self.budget:.3g} nats per token of retain KL")
+        longer = inner * GOLDEN
+        return tried.found(longer if inside(longer) else inner)
 
 
 StepRule = Fixed | LineSearch | RetainBudget | ToTargets | Restore | Valley | Planned

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from expunge.attack import Level
-from expunge.config.commands import Plan
+from expunge.config.commands import Unlearn
 from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
@@ -27,12 +27,13 @@ from expunge.method import Method, Needs
 from expunge.model import generation, load, quantised
 from expunge.model.choice import Choice, choose
 from expunge.model.load import DTYPES
-from expunge.model.select import choose_of_adapter, free_memory, moving
+from expunge.model.select import choose_of_adapter, moving
 from expunge.model.trace import Blueprint, Curve
 from expunge.planning import memory
 from expunge.planning.memory import Builder, Memory, Setting
 from expunge.planning.rows import Rows
 from expunge.planning.speed import Rates, Speed
+from expunge.runs import memory as machine
 from expunge.runs.distributed import Runtime
 
 CONTEXTS = (512, 256, 128)
@@ -100,11 +101,11 @@ class Work(NamedTuple):
 class Estimator:
     """Costs of one model, its rows and this machine. What takes time (traces, timings) is done once."""
 
-    def __init__(self, config: Plan, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
+    def __init__(self, config: Unlearn, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
         self.config, self.rows, self.runtime = config, rows, runtime
         on_cpu = runtime.device.type == "cpu"
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
-        self.free = free_memory(runtime.device)
+        self.free, self.size = machine.free(runtime.device), machine.usable(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
         self.given, self.scheme = load.adapter_of(str(config.model)) is not None, quantised.scheme(shape)
         saved = "adapter" if self.given and config.save == "auto" else config.save
@@ -117,13 +118,23 @@ class Estimator:
 
     def unlearning(self, name: str, method: Method) -> Cost:
         """The cost of one method."""
-        setting = self._set(method, self.free)
-        subspace = self.builder.chosen(setting.subspace, self.runtime.device, self.free)
-        linear, needs = self._linear(method.needs, subspace, setting.subspace, self.free)
+        setting = self._set(method, self.size)
+        subspace = self.builder.chosen(setting.subspace, self.runtime.device, self.size)
+        linear, needs = self._linear(method.needs, subspace, setting.subspace, self.size)
         work = self._work(method, self.rows, subspace, needs)
-        used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, self.free)
+        used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, self.size)
         moving = self._made(needs, subspace).moving
         return replace(self._cost(name, subspace, moving, work, used), linear=linear)
+
+    def row_passes(self, method: Method) -> float:
+        """Of one method's steps, at most; nothing is timed."""
+        subspace = self.builder.chosen(self._set(method, self.size).subspace, self.runtime.device, self.size)
+        return self._work(method, self.rows, subspace).steps.row_passes
+
+    def row_passes_anew(self, kept: Sequence[Row], chosen: Training) -> float:
+        """Of training on the rows that are left."""
+        windows = encode(kept, self.rows.rendering, self.rows.tokenizer)
+        return training.cost(windows, chosen, self.config.seed).row_passes
 
     def _set(self, method: Method, free: int) -> Setting:
         """What decides the memory of a method's run: own matrices of an adapter are planned for as our own LoRA."""
@@ -139,13 +150,14 @@ class Estimator:
         windows = encode(kept, self.rows.rendering, self.rows.tokenizer)
         work = Work(training.cost(windows, chosen, self.config.seed), Passes(plain=measuring(windows, 2)))
         asked = "lora" if chosen.subspace == "adapter" else chosen.subspace
-        subspace = self.builder.chosen(asked, self.runtime.device, self.free)
-        used = memory.retraining(self.builder, work.steps, work.beside, subspace, self.runtime.device, self.free)
+        subspace = self.builder.chosen(asked, self.runtime.device, self.size)
+        used = memory.retraining(self.builder, work.steps, work.beside, subspace, self.runtime.device, self.size)
         moving = self.builder.blueprint(subspace, torch.float32).moving
         return self._cost("retraining", subspace, moving, work, used)
 
-    def room(self, method: Method, size: int) -> tuple[Fit, ...]:
-        """Whether a run fits into `size` free bytes as it is asked for, and else with which flags.
+    def room(self, method: Method, free: int, size: int) -> tuple[Fit, ...]:
+        """Whether a run fits into so many free bytes as it is asked for, and else with which flags. `size`: bytes that
+        choices count on.
 
         A curvature may take `STATE_SHARE` of what the weights leave, or it is refused when it is fitted.
         """
@@ -156,9 +168,9 @@ class Estimator:
             work = self._work(method, rows, subspace, needs)
             used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, size)
             weights = self.builder.blueprint(subspace, self.builder.working_dtype(setting.subspace, size)).weight_bytes
-            refused = work.steps.bytes > STATE_SHARE * max(0, size - weights)
+            refused = work.steps.bytes > STATE_SHARE * max(0, free - weights)
             peak, when = used.peak + self.interpreter, "fitting the curvature" if refused else used.when
-            tried.append(Fit(flags, subspace, peak, when, peak <= size and not refused, linear))
+            tried.append(Fit(flags, subspace, peak, when, peak <= free and not refused, linear))
             if tried[-1].fits:
                 break
         return tuple(tried)
@@ -180,7 +192,7 @@ class Estimator:
         return found
 
     def _linear(self, needs: Needs, subspace: str, asked: str, size: int) -> tuple[Choice | None, Needs]:
-        """Which linear layers would move with so much free memory, and the needs with them in place of `auto`."""
+        """Which linear layers would move with so much usable memory, and the needs with them in place of `auto`."""
         if needs.linear is None:
             return None, needs
         model = self.builder.plain().model
@@ -189,8 +201,8 @@ class Estimator:
         return found, replace(needs, linear=replace(needs.linear, which=found.which))
 
     def _work(self, method: Method, rows: Rows, subspace: str, needs: Needs | None = None) -> Work:
-        """`needs`: the method's own with its linear layers chosen; by this machine's free memory where they are not."""
-        needs = needs or self._linear(method.needs, subspace, self._set(method, self.free).subspace, self.free)[1]
+        """`needs`: the method's own with its linear layers chosen; else by the size of this machine's memory."""
+        needs = needs or self._linear(method.needs, subspace, self._set(method, self.size).subspace, self.size)[1]
         problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable)
         if needs.linear:
             problem.shared, problem.adapter = self.builder.shared(), subspace == "lora" and not self.given

@@ -54,15 +54,15 @@ class Builder:
         self.unfit = cache(lambda: unfit(self.plain().model))
         self._cache = cache(lambda dtype: self.stack("full", dtype).cache_bytes())
 
-    def working_dtype(self, subspace: str, free: int) -> torch.dtype:
+    def working_dtype(self, subspace: str, size: int) -> torch.dtype:
         """As `assemble`: float32 for full weights and where it takes half of the memory at most, else as stored."""
         plain = self.plain()
-        roomy = SINGLE * plain.total <= 0.5 * free
+        roomy = SINGLE * plain.total <= 0.5 * size
         return torch.float32 if roomy or subspace not in ("auto", "lora") else self.stored
 
-    def chosen(self, asked: str, device: torch.device, free: int) -> str:
-        """The subspace that a run takes with so much free memory."""
-        return choose(asked, self.plain().total, device, free)[0]
+    def chosen(self, asked: str, device: torch.device, size: int) -> str:
+        """The subspace that a run takes with so much usable memory."""
+        return choose(asked, self.plain().total, device, size)[0]
 
     def width(self) -> int:
         """Of a state: what comes into the output head."""
@@ -107,14 +107,14 @@ class Setting:
 
 
 def unlearning(
-    builder: Builder, needs: Needs, steps: Passes, judging: Passes, setting: Setting, device: torch.device, free: int
+    builder: Builder, needs: Needs, steps: Passes, judging: Passes, setting: Setting, device: torch.device, size: int
 ) -> Memory:
-    """Peak bytes of `unlearn` by stage, on a machine with so much free memory (which decides the working dtype).
+    """Peak bytes of `unlearn` by stage, on a machine with so much usable memory (which decides the working dtype).
 
     `needs` of the method; `steps`: what it takes, its `init` included; `judging`: what every model is measured by.
     """
-    subspace = builder.chosen(setting.subspace, device, free)
-    dtype = builder.working_dtype(setting.subspace, free)
+    subspace = builder.chosen(setting.subspace, device, size)
+    dtype = builder.working_dtype(setting.subspace, size)
     made: Blueprint = builder.blueprint(subspace, dtype, needs.layers, needs.linear.which if needs.linear else "")
     single, weights, moved = SINGLE * made.total, made.weight_bytes, SINGLE * made.moving
     adapter = moved if subspace == "lora" else 0
@@ -135,10 +135,10 @@ def unlearning(
 
 
 def retraining(
-    builder: Builder, steps: Passes, judging: Passes, subspace: str, device: torch.device, free: int
+    builder: Builder, steps: Passes, judging: Passes, subspace: str, device: torch.device, size: int
 ) -> Memory:
     """Peak bytes of `retrain`: the original is loaded, and the base is trained beside it in float32."""
-    original = builder.plain().total * builder.working_dtype("auto", free).itemsize
+    original = builder.plain().total * builder.working_dtype("auto", size).itemsize
     made: Blueprint = builder.blueprint(subspace, torch.float32)
     adapter = SINGLE * made.moving if subspace == "lora" else 0
     training = original + made.weight_bytes + adapter + _steps(builder, made, steps, torch.float32, device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge import registry
-from expunge.config.commands import Plan, Unlearn
+from expunge.config.commands import AUTO, METHOD, Plan
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
 from expunge.errors import InputError
@@ -17,11 +17,11 @@ from expunge.method import Method
 from expunge.model import load
 from expunge.model.without_data import NotFollowed
 from expunge.planning.estimate import Cost, Estimate, Estimator
+from expunge.planning.route import share_of
 from expunge.planning.rows import Rows
 from expunge.planning.table import gib
 from expunge.runs.distributed import Runtime
-
-DEFAULT = Unlearn().method
+from expunge.runs.memory import USABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Planned:
 
 def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
     """Costs from the model's configuration and the user's rows. Raises `InputError` for wrong options."""
-    asked = registry.names("methods") if config.method == "all" else (config.method,)
+    named = METHOD if config.method == AUTO else config.method
+    asked = registry.names("methods") if named == "all" else (named,)
     methods = {registry.title(name): _method(config, name) for name in asked}
     training = Training()
     if config.train_config:
@@ -60,20 +61,16 @@ def estimate(config: Plan, shape: Any, rows: Rows) -> Estimate:
         missing |= {} if config.base else {"retraining": "--base"}
     room = {}
     if costs:
-        first = possible[DEFAULT if any(cost.name == DEFAULT for cost in costs) else costs[0].name]
+        first = possible[METHOD if any(cost.name == METHOD for cost in costs) else costs[0].name]
+        memory = int(config.memory * 2**30)
         sizes = {
-            f"{config.memory:g} GB": int(config.memory * 2**30),
-            f"this machine's free {gib(estimator.free)}": estimator.free,
+            f"{config.memory:g} GB": (memory, int(USABLE * memory)),
+            f"this machine's free {gib(estimator.free)}": (estimator.free, estimator.size),
         }
-        room = {name: estimator.room(first, size) for name, size in sizes.items()}
-    return Estimate(costs, missing, refused, retraining, room, estimator.interpreter, _share(rows), estimator.attacks())
-
-
-def _share(rows: Rows) -> float | None:
-    """Of the rows trained in, as far as they are known, how many are to be forgotten."""
-    sets, forget = rows.checked.sets, len(rows.checked.forget)
-    known = len(sets["train"]) if "train" in sets else forget + len(sets["retain"]) if "retain" in sets else 0
-    return forget / known if known else None
+        room = {name: estimator.room(first, *both) for name, both in sizes.items()}
+    return Estimate(
+        costs, missing, refused, retraining, room, estimator.interpreter, share_of(rows.checked), estimator.attacks()
+    )
 
 
 def _costs(
@@ -94,5 +91,5 @@ def _costs(
 
 def _method(config: Plan, name: str) -> Method:
     """A method with its default options, or with the recipe's where they are for it."""
-    theirs = name == (DEFAULT if config.method == "all" else config.method)
+    theirs = name == (METHOD if config.method == "all" else config.method)
     return method_of(name, config.options if theirs and config.options is not None else {})

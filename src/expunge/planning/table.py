@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from expunge.config.commands import Unlearn
+from expunge.config.commands import METHOD
 from expunge.influence.amounts import LARGE
 from expunge.model.choice import Choice
 from expunge.planning.estimate import Cost, Estimate, Fit
+from expunge.planning.route import ABOUT_AS_LITTLE
 
-DEFAULT = Unlearn().method
-ABOUT_AS_LITTLE = 1.5  # times a method's time at which retraining, which is exact, is recommended
 HEADINGS = (
     "method",
     "subspace",
@@ -49,7 +48,7 @@ def lines(estimate: Estimate) -> list[str]:
             f"peak memory is that of models and passes; Python takes {gib(estimate.interpreter)} beside, and freed "
             "blocks below 32 MiB, which the allocator may keep"
         )
-    compared = next((cost for cost in estimate.methods if cost.name == DEFAULT), None)
+    compared = next((cost for cost in estimate.methods if cost.name == METHOD), None)
     compared = compared or next(iter(estimate.methods), None)
     if compared:
         found.append(recommendation(compared, estimate.retraining, estimate.share))
@@ -57,9 +56,8 @@ def lines(estimate: Estimate) -> list[str]:
 
 
 def recommendation(unlearning: Cost, retraining: Cost | None, share: float | None = None) -> str:
-    """Retrain where that takes at most 1.5 times the method's time, since retraining is exact; and where more than a
-    quarter (`share`) of what was trained in is to go, whatever it takes: what nobody gives is then not held
-    (docs/results/margin_newton.md)."""
+    """By the rule of `--method auto` (`planning.route`): where retraining is about as cheap, in row passes, and where
+    more than a quarter (`share`) of what was trained in is to go, whatever it takes."""
     if share is not None and share > LARGE:
         how = "expunge retrain" if retraining else "expunge retrain, from the model before its fine-tuning"
         return (
@@ -68,13 +66,13 @@ def recommendation(unlearning: Cost, retraining: Cost | None, share: float | Non
         )
     if retraining is None:
         return "retraining: with --base and --train the plan says what it would cost"
-    share = retraining.seconds / unlearning.seconds
-    if share <= ABOUT_AS_LITTLE:
+    times = retraining.row_passes / unlearning.row_passes
+    if times <= ABOUT_AS_LITTLE:
         return (
-            f"recommended: retrain (expunge retrain). It takes {share:.0%} of the time of {unlearning.name} at its "
-            "most, and is exact"
+            f"recommended: retrain (expunge retrain). It takes {times:.0%} of the row passes of {unlearning.name} at "
+            "its most, and is exact"
         )
-    return f"recommended: unlearn. Retraining takes {share:.1f} times as long as {unlearning.name} at its most"
+    return f"recommended: unlearn. Retraining takes {times:.1f} times the row passes of {unlearning.name} at its most"
 
 
 def layers(linear: Choice) -> str:

@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-from expunge import registry
-from expunge.config import commands
 from expunge.loop.trial import Trial
 from expunge.model.select import Subspace
 from expunge.records.reuse import Given
@@ -17,14 +15,14 @@ def subspace(chosen: Subspace) -> dict[str, Any]:
     return {"name": chosen.name, "reason": chosen.reason, "parameters": moving, "of": total}
 
 
-def method(config: commands.Unlearn, done: Trial, given: Given | None) -> dict[str, Any]:
-    """How the method's run went, which layers it moved, and what was given to it."""
+def method(name: str, options: Any, done: Trial, given: Given | None) -> dict[str, Any]:
+    """How the method's run went, which layers it moved, and what was given to it; `options`: a dataclass."""
     outcome, notes = done.outcome, dict(done.outcome.notes)
     notes |= {"layers": done.linear._asdict()} if done.linear else {}
     notes |= {"curvature": given.figures()} if given else {}
     return {
-        "name": registry.title(config.method),
-        "options": asdict(config.options),
+        "name": name,
+        "options": asdict(options),
         "notes": notes,
         "learning_rate": outcome.learning_rate,
         "steps": outcome.steps,

@@ -1,0 +1,71 @@
+"""Retraining in place of unlearning: the twin itself is delivered, where `--method auto` takes that way.
+
+The model is trained as `expunge retrain` trains a twin, and taken from the same cache; then it is written in the dtype
+and form of the original, read back and judged like any other.
+"""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from expunge.config import commands
+from expunge.config.commands import EARLIER
+from expunge.data.tokens import encode
+from expunge.intake.assembly import Assembled, load_other
+from expunge.intake.sets import Checked
+from expunge.loop import training, twins
+from expunge.loop.delivery import deliver
+from expunge.loop.training import Training
+from expunge.loop.trial import Say, Trial
+from expunge.loop.watch import Outcome
+from expunge.model.select import Subspace
+from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.environment import Clock
+
+NAME = "retraining"
+
+
+def run(
+    config: commands.Unlearn,
+    checked: Checked,
+    assembled: Assembled,
+    settings: Training,
+    folder: Path,
+    say: Say,
+    clock: Clock,
+    checkpoints: Checkpoints,
+) -> Trial:
+    """Trains the base on all rows but those to forget, and delivers that model to `folder`."""
+    problem = assembled.problem
+    gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
+    rows = twins.rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
+    say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
+    with clock.stage("unlearn"):
+        made = twins.trained(like_retrain(config), rows, problem, settings, say, checkpoints)
+    twin = load_other(config, str(made), assembled, torch.float32)
+    form = "adapter" if isinstance(twin.model, PeftModel) else "merged"
+    weights = dict(twin.model.named_parameters())
+    moved = {name: one for name, one in weights.items() if form == "merged" or "lora_" in name}
+    subspace = Subspace(twin.model, moved, settings.subspace, "trained anew from the base", adapter=False)
+    passes = training.cost(encode(rows, problem.rendering, problem.tokenizer), settings, config.seed)
+    with clock.stage("save"):
+        delivered = deliver(config, twin, folder, assembled, say, form)
+    outcome = Outcome(
+        stopped=f"trained for {settings.epochs} epochs on {len(rows)} rows",
+        learning_rate=settings.learning_rate,
+        steps=round(passes.updates),
+        tokens=round(passes.tokens),
+        row_passes=passes.row_passes,
+        notes={"training": asdict(settings)},
+    )
+    return Trial(outcome, subspace, None, delivered)
+
+
+def like_retrain(config: commands.Unlearn) -> commands.Retrain:
+    """The configuration that `expunge retrain` would have for the same twin."""
+    own = {one.name for one in fields(commands.Retrain)}
+    shared: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(config) if one.name in own}
+    return commands.Retrain(**shared)
