@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real desk test test-oldest test-serving test-llama-cpp check docs lume lume-compare lume-second-order clean
+.PHONY: demo real desk test test-oldest test-serving test-llama-cpp test-endpoint check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -74,6 +74,15 @@ $(LLAMA)/.ready:
 test-llama-cpp: $(READY) $(LLAMA)/.ready
 	PYTHONPATH=$(LLAMA)/site $(BIN)/python tests/serving/llama_cpp.py $(OUTPUT) $(LLAMA)
 
+# `expunge evaluate --endpoint` against `transformers serve`, whose own needs lie in a folder beside the environment.
+ENDPOINT := .venv-endpoint
+$(ENDPOINT)/.ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(ENDPOINT)/site fastapi==0.165.0 uvicorn==0.54.0 openai==3.57.0
+	touch $@
+
+test-endpoint: $(READY) $(ENDPOINT)/.ready
+	PYTHONPATH=tests $(BIN)/python tests/serving/endpoint.py transformers $(ENDPOINT)/site
+
 # The pages of docs/methods and docs/curvatures, from the docstrings.
 docs: $(READY)
 	$(BIN)/python docs/catalogue.py
@@ -92,4 +101,4 @@ lume-second-order: $(READY)
 	$(BIN)/python benchmarks/second_order.py --lume $(LUME) --page docs/results/lume_second_order.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(SERVING) $(LLAMA) build
+	rm -rf $(VENV) $(OLDEST) $(SERVING) $(LLAMA) $(ENDPOINT) build
