@@ -169,6 +169,8 @@ def _evaluate(
         say(note)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
+    if server and (samples := assembled.judged.pop("samples", None)):
+        assembled.judged |= {"samples": one} if (one := asking.askable(server, samples)) else {}
     models.record_original(assembled)
     nothing: dict[str, Any] = dict.fromkeys(("subspace", "method", "save", "audit")) | {"history": []}
     nothing |= {"lineage": lineage, "hashes": hashed}

@@ -13,13 +13,14 @@ import problems
 from expunge.attacks.paraphrase import WAYS
 from expunge.benchmarks.rows import Rows
 from expunge.data.rows import Row
+from expunge.data.tokens import Window
 from expunge.errors import ExpungeError
 from expunge.evaluation import asking, attacked, evidence, verdict
 from expunge.evaluation.asking import Asking
 from expunge.evaluation.models import KEPT, SILENT
 from expunge.model.endpoint import Endpoint
 from expunge.model.served import met
-from expunge.problem import Problem
+from expunge.problem import Problem, Split
 from expunge.runs.checkpoint import Checkpoints
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.seen import FIGURES
@@ -138,6 +139,18 @@ def test_the_check_rejects(
         check_same(Evidence({"forget": folder.sets["forget"]}), found)
 
 
+def test_samples_that_no_text_stands_for_are_left_out(problem: Problem, kept: Checkpoints) -> None:
+    half = Window(1, (0, 130, 70), (False, True, True))  # a byte that begins a letter, and no other after it
+    rows = problem.splits["forget"].rows[:2]
+    split = Split("samples", rows, (replace(problem.splits["forget"].windows[0], row=0), half))
+    with serving(Tiny(problem.model, problem.tokenizer, ids=False)) as url:
+        found = asking.askable(asked(problem, kept, url).served, split)
+        assert found is not None and found.rows == rows[:1] and len(found.windows) == 1
+        assert asking.askable(asked(problem, kept, url).served, split.of([1], "samples")) is None
+    with serving(Tiny(problem.model, problem.tokenizer)) as url:
+        assert asking.askable(asked(problem, kept, url).served, split) == split
+
+
 def test_prompts_that_are_cut_are_refused(problem: Problem, kept: Checkpoints) -> None:
     def cut(found: Json) -> Json:
         found["usage"]["prompt_tokens"] = min(20, found["usage"]["prompt_tokens"])
@@ -252,5 +265,9 @@ def test_beside_the_folder(said: str, loss: float, alike: bool) -> None:
     found = asking.beside(folder, Evidence({"retain": rows(10, loss, said), "forget": rows(9, 9.0, "-")}))
     assert found["alike"] == alike and found["answers"] == 10
     assert found["loss_apart"]["most"] == pytest.approx(loss - 0.1, abs=0.03)
+    tie = replace(rows(10, 0.1, "word {n}"), generations=("else", *(f"word {n}" for n in range(1, 10))))
+    assert asking.beside(folder, Evidence({"retain": tie}))["alike"]  # losses tell that it is one
+    silent = replace(tie, no_losses="none given", token_loss=np.empty(0))
+    assert not asking.beside(folder, Evidence({"retain": silent}))["alike"]
     without = asking.beside(folder, Evidence({"retain": rows(10, 0.1, "word {n}", "none given")}))
     assert without["alike"] and without["loss_apart"] is None and "not known" in asking.told(without)

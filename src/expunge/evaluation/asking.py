@@ -35,6 +35,7 @@ from expunge.scoring.seen import Seen
 
 Call = Callable[[], str]
 SAME_LOSS = 0.05  # nats per token, of a row: rounding to 16 bits stays below it
+FEW_ANSWERS = 0.05  # of a set
 NOTES = "served-notes"  # checkpoints of an interrupted run
 
 
@@ -234,17 +235,34 @@ def meet(config: commands.Evaluate, checked: Checked, say: Callable[[str], None]
     return found
 
 
+def askable(served: Served, split: Split) -> Split | None:
+    """The rows of a split that the server can be asked for exactly; None where none can. For samples of the original,
+    which are as good as others: a text of its own tokens is often cut into other ones."""
+    exact = [served.prompt(window.ids).exact for window in split.windows]
+    not_all = {window.row for window, one in zip(split.windows, exact, strict=True) if not one}
+    kept = [place for place in range(len(split)) if place not in not_all]
+    return split.of(kept, split.name) if kept else None
+
+
 def beside(delivered: Evidence, served: Evidence) -> dict[str, Any]:
     """How far what is served is from the folder that was delivered, on the same rows: answers that are the same, and
-    losses (of rows, in nats per token)."""
+    losses (of rows, in nats per token).
+
+    `alike`: all losses are near, and of each set few answers differ: rounding decides near ties otherwise.
+    """
     pairs = [(rows, served.sets[name]) for name, rows in delivered.sets.items()]
-    said = [both for a, b in pairs for both in zip(a.generations, b.generations, strict=True) if both[0] is not None]
-    same = sum(mine.strip() == (theirs or "").strip() for mine, theirs in said if mine is not None)
     taken = [np.abs(a.loss - b.loss) for a, b in pairs if not b.no_losses]
     apart = np.concatenate(taken) if taken else None
     losses = None if apart is None else {"mean": float(apart.mean()), "most": float(apart.max())}
-    alike = same == len(said) and (losses is None or losses["most"] <= SAME_LOSS)
-    return {"answers": len(said), "same_answers": same, "loss_apart": losses, "alike": alike}
+    counts = []
+    for a, b in pairs:
+        said = [(mine, other) for mine, other in zip(a.generations, b.generations, strict=True) if mine is not None]
+        counts.append((len(said), sum(mine.strip() != (other or "").strip() for mine, other in said)))
+    spare = 0 if losses is None else 1
+    few = all(differ <= max(spare, int(FEW_ANSWERS * count)) for count, differ in counts)
+    answers, differ = sum(count for count, _ in counts), sum(differ for _, differ in counts)
+    alike = few and (losses is None or losses["most"] <= SAME_LOSS)
+    return {"answers": answers, "same_answers": answers - differ, "loss_apart": losses, "alike": alike}
 
 
 class CannotAsk(ExpungeError):

@@ -114,7 +114,7 @@ def block(
         "level": level,
         "rows": {name: len(seen.kinds) for name, seen in written.items()},
         "results": [
-            result(name, attack, readings, written, names)
+            result(name, attack, readings, written, names, bool(evidence["unlearned"].sets["forget"].no_losses))
             for name, attack in tested.items()
             if readings.get("unlearned", {}).get(name)
         ],
@@ -127,9 +127,15 @@ def block(
 
 
 def result(
-    name: str, attack: Attack, readings: Mapping[str, Readings], written: Mapping[str, Seen], names: Sequence[str]
+    name: str,
+    attack: Attack,
+    readings: Mapping[str, Readings],
+    written: Mapping[str, Seen],
+    names: Sequence[str],
+    answers_alone: bool = False,
 ) -> dict[str, Any]:
-    """One attack: its settings, each with its figures, and the word for all."""
+    """One attack: its settings, each with its figures, and the word for all. From answers alone, without losses of the
+    unlearned model, nothing is said to be forgotten."""
     by_model = {model: {one.setting: one for one in found[name]} for model, found in readings.items() if name in found}
     settings = [
         _setting(
@@ -140,6 +146,8 @@ def result(
         )
         for one in readings["unlearned"][name]
     ]
+    if answers_alone:
+        settings = [one | ({"verdict": "cannot tell"} if one["verdict"] == "forgotten" else {}) for one in settings]
     return {
         "attack": name,
         "title": attack.title,
