@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real desk test test-oldest test-serving test-llama-cpp test-endpoint check docs lume lume-compare lume-second-order clean
+.PHONY: demo real desk test test-oldest test-serving test-llama-cpp test-endpoint test-endpoint-llama check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -82,6 +82,14 @@ $(ENDPOINT)/.ready: $(READY)
 
 test-endpoint: $(READY) $(ENDPOINT)/.ready
 	PYTHONPATH=tests $(BIN)/python tests/serving/endpoint.py transformers $(ENDPOINT)/site
+
+# The same against the server of llama-cpp-python, which is compiled here first: half an hour on two cores.
+test-endpoint-llama: $(READY) $(ENDPOINT)/.ready-llama
+	PYTHONPATH=tests $(BIN)/python tests/serving/endpoint.py llama-cpp-python $(ENDPOINT)/llama
+
+$(ENDPOINT)/.ready-llama: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(ENDPOINT)/llama "llama-cpp-python[server]==$(LLAMA_VERSION)"
+	touch $@
 
 # The pages of docs/methods and docs/curvatures, from the docstrings.
 docs: $(READY)

@@ -92,9 +92,10 @@ class Tiny:
         logits = self.model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(dim=1)
         own = logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
         best = logits.max(dim=1)
-        names = self.tokenizer.convert_ids_to_tokens(best.indices.tolist())
-        tops = [{name: value} for name, value in zip(names, best.values.tolist(), strict=True)]
-        return {"token_logprobs": [None, *own], "top_logprobs": [None, *tops]}
+        named, likeliest = ([self.tokenizer.decode([token]) for token in of] for of in (ids, best.indices.tolist()))
+        both = zip(likeliest, best.values.tolist(), named[1:], own, strict=True)
+        tops = [{top: highest, name: value} for top, highest, name, value in both]
+        return {"tokens": named, "token_logprobs": [None, *own], "top_logprobs": [None, *tops]}
 
     def _usage(self, ids: list[int], new: list[int]) -> Json:
         return {"usage": {"prompt_tokens": len(ids), "completion_tokens": len(new)}} if self.counts else {}

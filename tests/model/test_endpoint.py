@@ -4,7 +4,7 @@ import datetime
 import email.utils
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -213,19 +213,59 @@ def test_a_prompt_in_the_answer_is_refused(tiny: Tiny) -> None:
         meet(replace(tiny, ids=False, fault=repeated))
 
 
-@pytest.mark.parametrize("places", [1, -1])
-def test_log_probabilities_in_the_wrong_places_are_not_used(tiny: Tiny, places: int) -> None:
-    """One earlier: llama-cpp-python's, where no begin token stands before a text."""
+def _later(logprobs: Json) -> None:
+    """As llama-cpp-python has them where no begin token stands before a text: of what follows each token, and without
+    the last one."""
+    for name in ("token_logprobs", "top_logprobs"):
+        logprobs[name] = [logprobs[name][1], *logprobs[name][2:]]
+    logprobs["tokens"] = logprobs["tokens"][:-1]
 
-    def shifted(found: Json) -> Json:
+
+def _earlier(logprobs: Json) -> None:
+    for name in ("token_logprobs", "top_logprobs"):
+        logprobs[name] = [None, *logprobs[name][:-1]]
+
+
+def _of_other_tokens(logprobs: Json) -> None:
+    logprobs["tokens"] = ["", *logprobs["tokens"][:-1]]
+
+
+def _values_alone(logprobs: Json) -> None:
+    logprobs["token_logprobs"] = [None, *logprobs["token_logprobs"][:-1]]
+
+
+WRONG = {_later: (SHIFTED, NO_LOGPROBS), _earlier: (SHIFTED, NO_LOGPROBS)}
+WRONG |= {_of_other_tokens: (NO_LOGPROBS,), _values_alone: (NO_LOGPROBS,), lambda found: None: ("",)}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_log_probabilities_in_the_wrong_places_are_not_used(tiny: Tiny, wrong: Callable[[Json], None]) -> None:
+    def fault(found: Json) -> Json:
         if logprobs := found["choices"][0]["logprobs"]:
-            for name, values in logprobs.items():
-                filled = [values[1], *values[1:]]
-                logprobs[name] = [*filled[places:], filled[-1]] if places > 0 else [filled[0], *filled[:places]]
+            wrong(logprobs)
         return found
 
-    assert meet(replace(tiny, fault=shifted)).no_losses == SHIFTED
-    assert meet(replace(tiny, fault=lambda found: found)).no_losses == ""
+    assert meet(replace(tiny, fault=fault)).no_losses in WRONG[wrong]
+
+
+def test_a_begin_token_that_is_left_out(tiny: Tiny) -> None:
+    """As llama-cpp-python leaves it out, and the new token too."""
+
+    def fault(found: Json) -> Json:
+        if logprobs := found["choices"][0]["logprobs"]:
+            for name, values in logprobs.items():
+                logprobs[name] = values[1:-1]
+            logprobs["token_logprobs"][0] = None
+        return found
+
+    found = meet(replace(tiny, fault=fault))
+    prompt = found.prompt(tiny.tokenizer("some text")["input_ids"])
+    with serving(tiny) as url:
+        right = replace(found, endpoint=Endpoint(url)).score(prompt)
+    with serving(replace(tiny, fault=fault)) as url:
+        found = replace(found, endpoint=Endpoint(url))
+        scored = found.score(prompt)
+    assert found.no_losses == "" and scored and right and scored.values[2:] == right.values[2:]
 
 
 @pytest.mark.parametrize("spoilt", ["none", "positive", "fewer"])
@@ -233,7 +273,11 @@ def test_log_probabilities_that_are_none(tiny: Tiny, spoilt: str) -> None:
     def fault(found: Json) -> Json:
         if logprobs := found["choices"][0]["logprobs"]:
             values = logprobs["token_logprobs"]
-            other = {"none": None, "positive": [*values[:5], 0.5, *values[6:]], "fewer": values[4:]}
+            other = {
+                "none": None,
+                "positive": [*values[:5], 0.5, *values[6:]],
+                "fewer": values[4:],
+            }
             logprobs["token_logprobs"] = other[spoilt]
         return found
 

@@ -197,9 +197,9 @@ class Asking:
             self.notes["prompts"] = (
                 "some prompts went to the server as a text that is cut into other tokens than the training's"
             )
-        elif answer.read is not None and answer.read != asked.tokens:
+        elif answer.read is not None and answer.read != len(asked.ids):
             raise InputError(
-                f"{row.place}: the server read {answer.read} of {asked.tokens} tokens: it cuts prompts, or puts them "
+                f"{row.place}: the server read {answer.read} of {len(asked.ids)} tokens: it cuts prompts, or puts them "
                 "into a template. Give a smaller --context, or start it with a longer one and without a template."
             )
         return answer.text

@@ -50,10 +50,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A prompt as /completions takes it, of so many tokens; `exact`: they are those that were meant."""
+    """A prompt as /completions takes it, and the tokens that are meant; `exact`: it stands for just these."""
 
     value: list[int] | str
-    tokens: int
+    ids: tuple[int, ...]
     exact: bool
 
 
@@ -87,25 +87,25 @@ class Served:
     def prompt(self, ids: Sequence[int]) -> Prompted:
         """Of these ids, or of the text that stands for them where the server takes no ids: nearly always exactly."""
         if self.takes == "token ids":
-            return Prompted(list(ids), len(ids), True)
+            return Prompted(list(ids), tuple(ids), True)
         begin, own = self.tokenizer.bos_token_id, list(ids)
         begun = begin is not None and _ids(self.tokenizer, "x")[:1] == [begin]
         fits = True
         if self.takes == "text" and begun:  # the server puts the begin token there itself
             fits, own = own[:1] == [begin], own[1:] if own[:1] == [begin] else own
         text = str(self.tokenizer.decode(own, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        return Prompted(text, len(ids), fits and _ids(self.tokenizer, text, special=False) == own)
+        return Prompted(text, tuple(ids), fits and _ids(self.tokenizer, text, special=False) == own)
 
     def complete(self, prompt: Prompted, room: int, sample: Sample | None = None) -> Answer:
         """What follows, greedily unless a sample is drawn."""
         how = sample.body() if sample else GREEDY
-        choice, read, _ = _choice(self._post("/completions", {"prompt": prompt.value, "max_tokens": room, **how}))
+        choice, read = _choice(self._post("/completions", {"prompt": prompt.value, "max_tokens": room, **how}))
         return Answer(_text(choice.get("text"), "/completions"), read)
 
     def chat(self, turns: Sequence[Mapping[str, Any]], room: int, sample: Sample | None = None) -> Answer:
         """The same of a conversation that calls for an answer."""
         how = sample.body() if sample else GREEDY
-        choice, read, _ = _choice(self._post("/chat/completions", {"messages": list(turns), "max_tokens": room, **how}))
+        choice, read = _choice(self._post("/chat/completions", {"messages": list(turns), "max_tokens": room, **how}))
         message = choice.get("message")
         said = message.get("content") if isinstance(message, dict) else None
         return Answer(_text("" if said is None else said, "/chat/completions"), read)
@@ -113,23 +113,28 @@ class Served:
     def score(self, prompt: Prompted) -> Scored | None:
         """Of a prompt's tokens; None where the answer does not fit them.
 
-        One token more is asked for: some servers take 0 for no limit. The begin token is left out by some.
+        One token more is asked for: some servers take 0 for no limit. Some leave the begin token out, and some the new
+        one, so values are placed by the tokens that the server names.
         """
         body = {"prompt": prompt.value, "max_tokens": 1, "echo": True, "logprobs": 1, **GREEDY}
-        choice, read, new = _choice(self._post("/completions", body))
-        found = choice.get("logprobs") if read in (None, prompt.tokens) else None
+        choice, read = _choice(self._post("/completions", body))
+        found = choice.get("logprobs") if read in (None, len(prompt.ids)) else None
         found = found if isinstance(found, dict) else {}
-        values = found.get("token_logprobs")
-        if not isinstance(values, list) or not all(map(_is_log, values)):
+        lists = [found.get(name) for name in ("tokens", "token_logprobs", "top_logprobs")]
+        names, values, tops = parts = [one if isinstance(one, list) else [] for one in lists]
+        missing = next((count for count in (0, 1) if self._named(prompt.ids[count:], names)), None)
+        if missing is None or len(set(map(len, parts))) > 1 or not all(map(_agree, names, values, tops)):
             return None
-        likeliest = found.get("top_logprobs") or [None] * len(values)
-        kept = len(values) - (int(len(values) > prompt.tokens) if new is None else new)
-        missing = prompt.tokens - kept
-        if missing not in (0, 1) or len(likeliest) != len(values):
-            return None
-        tops = [max(one.items(), key=lambda pair: pair[1]) if one else None for one in likeliest[:kept]]
-        lacking: list[None] = [None] * missing
-        return Scored((*lacking, *values[:kept]), (*lacking, *tops))
+        likeliest = [max(one.items(), key=lambda pair: pair[1]) if one else None for one in tops]
+        kept, lacking = len(prompt.ids) - missing, [None] * missing
+        return Scored((*lacking, *values[:kept]), (*lacking, *likeliest[:kept]))
+
+    def _named(self, ids: Sequence[int], names: Sequence[Any]) -> bool:
+        """Whether the first names are those of the tokens; of parts of letters, which have none, nothing is asked."""
+        own = [self.tokenizer.decode([token]) for token in ids]
+        pairs = list(zip(own, names, strict=False))
+        same = [a.strip() == b.strip() for a, b in pairs if a.isascii() and isinstance(b, str) and b.isascii() and b]
+        return len(pairs) == len(ids) and len(same) > len(ids) // 2 and all(same)
 
     def _post(self, route: str, body: Mapping[str, Any]) -> Any:
         return self.endpoint.ask(route, {"model": self.model, **body})
@@ -249,15 +254,14 @@ def _no_chat(served: Served) -> str:
         return f"/chat/completions refuses a conversation (HTTP {refused.status}), so they go through /completions"
 
 
-def _choice(answer: Any) -> tuple[Mapping[str, Any], int | None, int | None]:
-    """The first choice of an answer, and the tokens that were read and made, where the server counts them."""
+def _choice(answer: Any) -> tuple[Mapping[str, Any], int | None]:
+    """The first choice of an answer, and how many tokens were read, where the server counts them."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise ExpungeError("the server's answer has no choices. Is it an OpenAI-compatible server?")
     usage = answer.get("usage")
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else [None]
-    read, new = (counts * 2)[:2]
-    return choices[0], read if type(read) is int else None, new if type(new) is int else None
+    read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return choices[0], read if type(read) is int else None
 
 
 def _text(said: Any, route: str) -> str:
@@ -266,8 +270,15 @@ def _text(said: Any, route: str) -> str:
     return said
 
 
-def _is_log(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and value == value)
+def _agree(name: Any, value: Any, tops: Any) -> bool:
+    """Whether a value is a number, or none, and the same among the likeliest tokens where the token is listed there;
+    parts of letters share their names."""
+    if value is not None and (type(value) not in (int, float) or value != value):
+        return False
+    if tops is not None and not (isinstance(tops, dict) and all(type(one) in (int, float) for one in tops.values())):
+        return False
+    listed = tops.get(name) if tops and isinstance(name, str) and name and name.isascii() else None
+    return listed is None or value is None or abs(listed - value) <= LEAST
 
 
 def _ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
