@@ -171,7 +171,7 @@ def served(root: Path) -> Path:
 
 
 def work_seal(folder: Path) -> None:
-    given = [str(folder / "out"), "--ledger", str(folder / "ledger"), "--rows", "--yes"]
+    given = [str(folder / "out"), "--ledger", str(folder / "ledger"), "--remove-rows", "--yes"]
     assert command_line.main(["seal", *given]) in (0, 2)  # 2: it is sealed already
 
 

@@ -46,7 +46,7 @@ NEAR = 2e-3  # relative, of losses: what rounding in other batches does, and a s
 RUNS: dict[str, dict[str, Any]] = {
     "full": {"method": "gradient_ascent", "subspace": "full"},
     "lora": {"method": "gradient_ascent", "subspace": "lora"},
-    "adapter": {"method": "gradient_ascent", "subspace": "lora", "save": "adapter"},
+    "adapter": {"method": "gradient_ascent", "subspace": "lora", "save_as": "adapter"},
     "kfac": {"method": "margin_newton", "subspace": "full"},
 }
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ SCALARS = (
     *('"\\0"', '"\\e[2J"', '"\\ud800"', "a" * 5000, "'", "\t", "? x", "<<: x", "2024-01-01", "!!set {a, b}"),
 )
 KEYS = ("model", "forget", "retain", "seed", "context", "options", "method", "join", "show_rows", "variants",
-        "output", "base", "device", "zzz", "5", "null", "[a]", "benchmark", "data", "chat_template")  # fmt: skip
+        "output", "base", "device", "zzz", "5", "null", "[a]", "benchmark", "data_root", "chat_template")  # fmt: skip
 
 
 @dataclass
@@ -154,6 +154,6 @@ def make(kind: str, seed: int, folder: Path, example: Any) -> Case:
         (folder / f"{file}.jsonl").write_bytes(lines([{"text": f"row {n} of {file}"} for n in range(8)]))
     if kind in RECIPES:
         name, expected, lined = RECIPES[kind](chance, folder)
-        return Case(kind, expected, {"config": name}, name, lined)
+        return Case(kind, expected, {"recipe": name}, name, lined)
     name, expected, lined = ROWS[kind](chance, folder)
     return Case(kind, expected, {"forget": name}, name, lined)

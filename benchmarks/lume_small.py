@@ -134,7 +134,7 @@ def run(*arguments: str) -> None:
 
 def make_twins(size: Size, seed: int) -> None:
     """Three retrained twins below `size.work`/models/retrained; kept where they are."""
-    twin(size, "forget", "retrained", "--seeds", "3", "--seed", str(seed))
+    twin(size, "forget", "retrained", "--twins", "3", "--seed", str(seed))
 
 
 def twin(size: Size, forget: str, name: str, *how: str) -> None:
@@ -151,7 +151,7 @@ def compare(work: Path) -> None:
     """Both comparisons, and a refusal where the original had not memorised its rows. Finished cells are kept."""
     for name in ("compare", "organisers"):
         output = work / name
-        run("compare", "--config", str(RECIPES / f"lume_small_{name}.yaml"), "--output", str(output))
+        run("compare", "--recipe", str(RECIPES / f"lume_small_{name}.yaml"), "--output", str(output))
         cells = json.loads((output / "comparison.json").read_text(encoding="utf-8"))["cells"]
         scores = next(cell["scores"] for cell in cells if cell["model"] == "original")
         for key, least in (("knowledge (forget)", 1.0), ("regurgitation (forget)", 0.95)):
@@ -174,7 +174,7 @@ def main() -> None:
     unlearned = SMALL.work / "unlearned"
     if unlearned.exists():
         raise SystemExit(f"{unlearned} exists already; remove it to run again")
-    run("unlearn", "--config", str(RECIPES / "lume_small.yaml"), "--seed", str(arguments.seed))
+    run("unlearn", "--recipe", str(RECIPES / "lume_small.yaml"), "--seed", str(arguments.seed))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def commands(world: Path, work: Path) -> dict[str, list[str]]:
         "unlearn, fisher_removal": ["unlearn", *given, "--subspace", "lora", "--method", "fisher_removal", *removal],
         "retrain": ["retrain", *given[:4], *base, *rows["train"], "--train-config", str(work / "training.yaml")],
         "evaluate": ["evaluate", *given, "--unlearned", str(world / "retrained")],
-        "compare": ["compare", *given, "--seeds", "0", "--config", str(work / "compare.yaml")],
+        "compare": ["compare", *given, "--seeds", "0", "--recipe", str(work / "compare.yaml")],
     }
 
 

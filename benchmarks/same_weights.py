@@ -95,7 +95,7 @@ def runs(world: Path, folder: Path, words: list[str]) -> Iterator[tuple[str, dic
     if all(word in "retrain" for word in words):
         (folder / "training.yaml").write_text("epochs: 2\nbatch_rows: 8\nlearning_rate: 0.002\n", encoding="utf-8")
         more = ["--train", str(world / "train.jsonl"), "--train-config", str(folder / "training.yaml")]
-        run(["retrain", *given, *rows, *more, "--output", str(folder / "twin")], 1, folder)
+        run(["retrain", *given, *rows[:2], *more, "--output", str(folder / "twin")], 1, folder)
         yield "retrain", tensors(folder / "twin")
 
 

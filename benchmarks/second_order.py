@@ -99,7 +99,7 @@ def compare(
     paths = {role: data / f"{name}.jsonl" for role, name in rows.items()}
     paths |= {"model": models / "original", "base": models / "base", "retrained": models / retrained}
     chosen = {name: settings for name, settings in variants().items() if name in names}
-    given = {role: str(path) for role, path in paths.items()} | {"config": str(RECIPE), "output": str(output)}
+    given = {role: str(path) for role, path in paths.items()} | {"recipe": str(RECIPE), "output": str(output)}
     done = expunge.compare(say=print, **given, variants=chosen, methods=tuple(names), seeds=seeds)
     if done.failed:
         raise SystemExit(f"{output}: {done.failed} cells failed")

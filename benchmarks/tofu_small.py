@@ -119,7 +119,7 @@ def twins(size: Size, count: int, work: Path) -> None:
     training.write_text(f"epochs: {size.epochs}\nlearning_rate: {RATE}\n", encoding="utf-8")
     files = ["--forget", str(data / "forget_perturbed.json"), "--train", str(work / "train.json")]
     models = ["--model", str(work / "original"), "--base", str(work / "base")]
-    how = ["--benchmark", "tofu", "--train-config", str(training), "--seeds", str(size.twins)]
+    how = ["--benchmark", "tofu", "--train-config", str(training), "--twins", str(size.twins)]
     how += ["--context", str(CONTEXT)]
     run("retrain", *models, *files, *how, "--output", str(data / "retrained"))
 
@@ -137,7 +137,7 @@ def compare(name: str, count: int, work: Path) -> None:
         recipe |= {"seeds": [0], "variants": {"margin_newton": {"iterations": 2}, "npo": {"epochs": 1}}}
     own = data / "compare.yaml"
     own.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
-    run("compare", "--config", str(own), "--output", str(data / "comparison"))
+    run("compare", "--recipe", str(own), "--output", str(data / "comparison"))
 
 
 def main() -> None:

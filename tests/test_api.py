@@ -45,7 +45,7 @@ def test_signatures_are_those_of_the_configurations(name: str) -> None:
     assert all(one.annotation is not inspect.Parameter.empty for one in parameters.values())
     shown = pydoc.plain(pydoc.render_doc(call))
     assert all(f"{key}: " in shown for key in parameters), name
-    assert "Rows to keep: as many as you can" in shown
+    assert "Folder or hub name of the causal language model" in shown
     other = next(kind for kind in KINDS.values() if kind is not KINDS[name])
     assert differing(call, other)
 

@@ -43,15 +43,15 @@ def recipe(tmp_path: Path) -> Path:
 
 def check_recipe(call: Callable[..., Any], recipe: Path, name: str) -> None:
     """What stands in it counts, placed beside it; a keyword goes over it, and what is in neither is the default."""
-    found = call(config=str(recipe))
+    found = call(recipe=str(recipe))
     assert type(found) is KINDS[name]
     assert (found.forget, found.model) == (str(recipe.parent / "f.jsonl"), str(recipe.parent / "model"))
     assert (found.seed, found.context, found.join) == (7, 40, "auto")
-    over = call(config=str(recipe), seed=8, forget="other.jsonl", join="space")
+    over = call(recipe=str(recipe), seed=8, forget="other.jsonl", join="space")
     assert (over.seed, over.context, over.forget, over.join) == (8, 40, "other.jsonl", "space")
-    assert call(config=recipe) == call(config=str(recipe)).__class__(**vars_of(found) | {"config": str(recipe)})
-    below = call(config=str(recipe), data="rows")
-    assert (below.forget, below.data) == ("f.jsonl", "rows")  # a data root is where rows lie
+    assert call(recipe=recipe) == call(recipe=str(recipe)).__class__(**vars_of(found) | {"recipe": str(recipe)})
+    below = call(recipe=str(recipe), data_root="rows")
+    assert (below.forget, below.data_root) == ("f.jsonl", "rows")  # a data root is where rows lie
 
 
 def vars_of(config: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _ignored(kind: type[Any], settings: dict[str, Any]) -> Any:
 
 
 def _over_the_keywords(kind: type[Any], settings: dict[str, Any]) -> Any:
-    return CONFIGURED(kind, settings | vars_of(CONFIGURED(kind, {"config": settings["config"]})))
+    return CONFIGURED(kind, settings | vars_of(CONFIGURED(kind, {"recipe": settings["recipe"]})))
 
 
 CONFIGURED = recipes.configuration
@@ -83,10 +83,10 @@ def test_a_recipe_that_does_not_count_would_be_seen(broken: Any, recipe: Path, m
 
 def test_wrong_recipes_and_keywords_are_refused(recipe: Path, tmp_path: Path) -> None:
     for settings, words in (
-        ({"config": "nowhere.yaml"}, "nowhere.yaml"),
-        ({"config": 5}, "config must name a recipe, found int"),
-        ({"config": str(recipe), "sed": 3}, "unlearn: unknown key 'sed'; did you mean 'seed'"),
-        ({"config": str(recipe), "seed": "three"}, "seed must be int, found str"),
+        ({"recipe": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"recipe": 5}, "recipe must name a file or a shipped recipe, found int"),
+        ({"recipe": str(recipe), "sed": 3}, "unlearn: unknown key 'sed'; did you mean 'seed'"),
+        ({"recipe": str(recipe), "seed": "three"}, "seed must be int, found str"),
         ({"sed": 3}, "unknown key 'sed'"),
     ):
         with pytest.raises(InputError, match=words):
@@ -94,8 +94,8 @@ def test_wrong_recipes_and_keywords_are_refused(recipe: Path, tmp_path: Path) ->
     code = tmp_path / "code.yaml"
     code.write_text("method: mine.py\n", encoding="utf-8")
     with pytest.raises(InputError, match="no recipe chooses code"):
-        expunge.unlearn(config=code)
-    assert expunge.unlearn(config=recipe, method=tmp_path / "mine.py").method == str(tmp_path / "mine.py")
+        expunge.unlearn(recipe=code)
+    assert expunge.unlearn(recipe=recipe, method=tmp_path / "mine.py").method == str(tmp_path / "mine.py")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -103,7 +103,7 @@ def test_paths_are_taken_as_objects(name: str) -> None:
     """In every field that names something on a disk, alone or in a list, and where a method's file is named."""
     kind = KINDS[name]
     named = {field.name: field for field in fields(kind) if field.name in fields_naming(kind)}
-    assert {"model", "forget", "data"} <= named.keys()
+    assert {"model", "forget", "data_root"} <= named.keys()
     given: dict[str, Any] = {key: Path("some") / key for key in named}
     wanted: dict[str, Any] = {key: str(path) for key, path in given.items()}
     for key in [key for key, field in named.items() if "tuple" in str(field.type)]:

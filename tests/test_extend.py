@@ -181,6 +181,6 @@ def test_a_recipe_cannot_run_code(folder: Path, inputs: list[str], capsys: pytes
     recipe = folder / "recipe.yaml"
     for content in ({"method": "./uniform.py"}, {"options": {"curvature": "./layer_mean.py"}, "method": "libu"}):
         recipe.write_text(json.dumps(content), encoding="utf-8")
-        assert main([*inputs, "--config", str(recipe), "--output", str(folder / "out")]) == 2
+        assert main([*inputs, "--recipe", str(recipe), "--output", str(folder / "out")]) == 2
         assert ".py" in capsys.readouterr().err
     assert not (folder / "out").exists()

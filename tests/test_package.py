@@ -107,7 +107,7 @@ def test_what_answers_at_once(run: Run) -> None:
     assert "loss_matching " in run("expunge", "list", "methods").stdout
     listed = run("expunge", "list", "recipes").stdout
     assert {line.split()[0] for line in listed.splitlines()} == {file.stem for file in ROOT.glob("recipes/*.yaml")}
-    unknown = run("expunge", "plan", "--config", "lume_smal")
+    unknown = run("expunge", "plan", "--recipe", "lume_smal")
     assert unknown.returncode == 2 and "did you mean 'lume_small'?" in unknown.stderr
 
 

@@ -25,11 +25,12 @@ def whole() -> str:
         method="margin_newton",
         options={"iterations": 3},
         curvature=factors,
+        subspace=expunge.Lora(r=16, alpha=32, targets=("q_proj", "v_proj")),
         earlier=["before.jsonl", ROWS],
         context=None,
         say=print,
     )
-    twins = expunge.retrain("base", "forget.jsonl", "train.jsonl", train_config="training.yaml", output="twin", seeds=3)
+    twins = expunge.retrain("base", "forget.jsonl", "train.jsonl", train_config="training.yaml", output="twin", twins=3)
     judged = expunge.evaluate("model", run.output, ROWS, retrained=twins[0].output, output="judged")
     compared = expunge.compare("model", ROWS, methods=("npo", "margin_newton"), seeds=(0, 1), output="compared")
     page: Path = expunge.report(run.output, "pages")

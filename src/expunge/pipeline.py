@@ -10,7 +10,7 @@ from typing import Any
 from expunge import registry
 from expunge.comparison import cells
 from expunge.comparison.result import Comparison
-from expunge.config import commands, housekeeping, options, recipes
+from expunge.config import commands, flags, housekeeping, options, recipes
 from expunge.demo import demo
 from expunge.errors import InputError
 from expunge.evaluation import asking, official
@@ -21,7 +21,6 @@ from expunge.intake.sets import Checked, check, trust
 from expunge.loop import delivery, retraining, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
-from expunge.loop.watch import Log
 from expunge.model import gguf, load, save
 from expunge.model.served import Served
 from expunge.model.without_data import NotFollowed
@@ -31,14 +30,15 @@ from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, requests, reuse
+from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, replacing, requests, reuse
 from expunge.records.attribution import Attribution
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
-from expunge.runs import distributed, outputs, unfinished
+from expunge.runs import distributed, tracking, unfinished
 from expunge.runs.distributed import Runtime
 from expunge.runs.environment import Clock
+from expunge.runs.growing import Growing
 
 Say = Callable[[str], None]
 Hashes = Mapping[str, str]  # of code, models and rows, by role
@@ -50,13 +50,14 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     Returns the run once its output folder is complete. Raises `InputError` for wrong input (nothing is written) and
     `ExpungeError` where the run fails.
     """
+    tracking.check(config.report_to)
     with requests.on_ledger(config, say) as request:
         return request.finished(request.done or _run_unlearn(request.config, say))
 
 
 def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     checked = check(config, method.needs)
     config, training = route.settled(gguf.opened(config, say), checked, say)
     config = config if training else replace(config, options=method)
@@ -64,8 +65,11 @@ def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     config = reuse.with_its_subspace(config, given)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked)) | reuse.hashed(given)
     identity = unfinished.identity("unlearn", config, hashed) | {"--train-config": repr(training)}
-    with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _unlearn(config, checked, hashed, given or training, output, begun, say)
+    with (
+        unfinished.run(output, identity, config.restart, KEPT) as begun,
+        begun.log(output, config.report_to, say) as log,
+    ):
+        done = _unlearn(config, checked, hashed, given or training, output, begun, log, say)
     return _finished(done, say)
 
 
@@ -76,6 +80,7 @@ def _unlearn(
     given: reuse.Given | Training | None,
     output: Path,
     begun: unfinished.Run,
+    log: Growing,
     say: Say,
 ) -> Run:
     """`given`: a curvature, or how to train anew in place of unlearning."""
@@ -92,10 +97,10 @@ def _unlearn(
     found = audit(models.evidence["original"], config, say)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
-    with save.atomic_folder(output) as folder:
+    with save.atomic_folder(output, replaces=config.overwrite) as folder:
         distributed.from_main((folder / "expunge").mkdir)
-        with trial.logging_to(folder / "expunge" / "log.jsonl") as log:
-            done, method = _changed(config, checked, assembled, given, folder, log, say, models.clock, begun)
+        done, method = _changed(config, checked, assembled, given, folder, log, say, models.clock, begun)
+        log.deliver(folder)
         models.record_written(done.delivered.problem, assembled)
         details = {
             "subspace": applied.subspace(done.subspace),
@@ -117,26 +122,26 @@ def _changed(
     assembled: Assembled,
     given: reuse.Given | Training | None,
     folder: Path,
-    log: Log,
+    log: Growing,
     say: Say,
     clock: Clock,
     begun: unfinished.Run,
 ) -> tuple[trial.Trial, dict[str, Any]]:
     """The model written to `folder`, unlearned or trained anew, and how the record tells it."""
     if isinstance(given, Training):
-        done = retraining.run(config, checked, assembled, given, folder, say, clock, begun.checkpoints)
+        done = retraining.run(config, checked, assembled, given, folder, log, say, clock, begun.checkpoints)
         return done, applied.method(retraining.NAME, given, done, None)
     with clock.stage("load"):
         base = trial.base_of(config, assembled)
     assembled.problem.fitted = given.state if given else None
     linear = reuse.linear(given, config.options.needs.linear)
-    done = trial.run(config, assembled, base, folder, log, say, clock, None, begun.checkpoints, linear)
+    done = trial.run(config, assembled, base, folder, log.part(), say, clock, None, begun.checkpoints, linear)
     return done, applied.method(registry.title(config.method), config.options, done, given)
 
 
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
     """Judges an unlearned model. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     if config.served_model and not config.endpoint:
         raise InputError("--served-model names a model of a server: give that too (--endpoint URL).")
     if not config.endpoint or config.unlearned:
@@ -180,7 +185,7 @@ def _evaluate(
         models.record_other("unlearned", _required(config.unlearned, "unlearned"), assembled)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
-    with save.atomic_folder(output) as folder:
+    with save.atomic_folder(output, replaces=config.overwrite) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
     return replace(run, output=output)
 
@@ -227,44 +232,48 @@ def run_demo(config: housekeeping.Demo, say: Say = lambda line: None) -> Run:
 
 def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[Twin]:
     """Trains the retrained twins, or takes them from the cache. Raises `InputError`."""
+    tracking.check(config.report_to)
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
-    if config.seeds < 1:
-        raise InputError(f"--seeds {config.seeds}: expected 1 or more.")
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
     config = gguf.opened(config, say)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
-    with unfinished.run(output, identity, config.restart) as begun:
-        return make_twins(config, checked, training, output, say, begun.checkpoints)
+    with unfinished.run(output, identity, config.restart) as begun, begun.log(output, config.report_to, say) as log:
+        return make_twins(config, checked, training, output, say, begun.checkpoints, log)
 
 
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
     """Fits the curvature of what is to be kept; returns its folder. Raises `InputError`."""
     config = replace(config, options=trial.method_of(config.method, config.options))
-    output = outputs.check_output(_required(config.output, "output"))
+    output = replacing.place(config)
     return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
 
 
 def run_influences(config: commands.Influence, say: Say = lambda line: None) -> Attribution:
     """For each forget row the training rows on which what the model knows of it depends most. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
-    needs = trial.method_of(commands.METHOD, None).needs
+    output = replacing.place(config)
+    needs = trial.method_of(flags.METHOD, None).needs
     checked = check(config, asked=("forget", "train"))
     return attribution.find(gguf.opened(config, say), checked, needs, output, say)
 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """Compares methods over seeds; finished cells are kept. Raises `InputError`."""
-    output = outputs.check_output(_required(config.output, "output"))
+    tracking.check(config.report_to)
+    output = replacing.place(config)
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
-    with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        content = cells.compare(config, say, begun.checkpoints)
-        with save.atomic_folder(output) as folder:
+    with (
+        unfinished.run(output, identity, config.restart, KEPT) as begun,
+        begun.log(output, config.report_to, say) as log,
+    ):
+        content = cells.compare(config, say, begun.checkpoints, log)
+        with save.atomic_folder(output, replaces=config.overwrite) as folder:
             comparison_pages.write(folder, content)
+            log.deliver(folder)
     finished = Comparison(output, content)
     say(f"report: {finished.report}" + (f" ({finished.failed} cells failed)" if finished.failed else ""))
     return finished

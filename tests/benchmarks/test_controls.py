@@ -16,7 +16,7 @@ from ablation_tables import FAMILIES
 from controls import sophia_shuffled
 from controls.sophia_soul import RULE, SETTINGS
 from expunge import registry
-from expunge.comparison import cells
+from expunge.comparison import variants
 from expunge.config.commands import Compare
 from expunge.curvature import damping_for
 from expunge.curvatures.diagonal import Diagonal
@@ -50,7 +50,7 @@ def test_each_is_an_entry_by_its_path(name: str) -> None:
 @pytest.mark.parametrize("program", [second_order, curvature_ablation], ids=lambda program: program.__name__)
 def test_the_variants_of_a_program_have_right_options(program: Any) -> None:
     """As `expunge.compare` builds them; those that are a program's own are named by none of the recipe's."""
-    made = cells.variants(Compare(variants=program.variants()))
+    made = variants.variants(Compare(variants=program.variants()))
     assert len(made) == len(program.variants()) > len(program.CONTROLS)
     assert not program.CONTROLS.keys() & program.read_yaml(program.RECIPE)["variants"].keys()
     for settings in program.CONTROLS.values():

@@ -15,7 +15,7 @@ from expunge.benchmark import Circumstances, Missing, Official
 from expunge.benchmarks import tofu
 from expunge.benchmarks.tofu import CLOSER, DISTANCE, LEAK, MEMBERS, MEMORISED, QUALITY, STRENGTH, UTILITY, Tofu
 from expunge.comparison import columns
-from expunge.config.commands import Inputs
+from expunge.config.commands import Unlearn
 from expunge.data.files import beside, records
 from expunge.data.rows import Row, read
 from expunge.errors import InputError
@@ -271,7 +271,7 @@ PUBLISHED = Path(os.environ.get("EXPUNGE_DATA") or Path(__file__).parents[3] / "
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the benchmark's files are not here; a little layout is read below")
 def test_the_published_files_are_read() -> None:
     for split, count in (("01", 40), ("05", 200), ("10", 400)):
-        found = read_sets(Inputs(benchmark="tofu", forget=str(PUBLISHED / f"forget{split}_perturbed.json")))
+        found = read_sets(Unlearn(benchmark="tofu", forget=str(PUBLISHED / f"forget{split}_perturbed.json")))
         sizes = {name: len(one) for name, one in found.items()}
         assert sizes == {"forget": count, "retain_perturbed": 400, "real_authors": 100, "world_facts": 117}
         wrong = {name: {len(row.perturbed) for row in one.rows} for name, one in found.items()}
@@ -287,24 +287,16 @@ def test_a_folder_that_lacks_a_file_is_refused_before_a_model_is_loaded(tmp_path
     folder = write_layout(tmp_path)
     write_model(folder / "model", width=16, layers=1)
     (folder / "world_facts_perturbed.json").unlink()
-    asked = {"model": str(folder / "model"), "data": str(folder), "benchmark": "tofu", **GIVEN}
+    asked = {"model": str(folder / "model"), "data_root": str(folder), "benchmark": "tofu", **GIVEN}
     with pytest.raises(
         InputError, match=r"world_facts_perturbed.json: the benchmark's own world_facts file does not exist"
     ):
         expunge.plan(**asked)
     (folder / "log.json").write_text("{}")
     with pytest.raises(InputError, match=r"takes no scores of other tools\. Leave out --retrained-log"):
-        expunge.plan(
-            **(
-                asked
-                | {
-                    "benchmark": "rows",
-                    "retrained_log": str(folder / "log.json"),
-                    "forget": "retain99.json",
-                    "retain": None,
-                }
-            )
-        )
+        given = {"benchmark": "rows", "retrained_log": str(folder / "log.json"), "forget": "retain99.json"}
+        model = {"unlearned": asked["model"], "output": str(folder / "out"), "retain": None}
+        expunge.evaluate(**asked | given | model)
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -312,7 +304,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     folder = write_layout(tmp_path)
     for seed, name in enumerate(("original", "unlearned", "retrained")):
         write_model(folder / name, width=16, layers=1, seed=seed)
-    asked = {"model": str(folder / "original"), "data": str(folder), "benchmark": "tofu", **GIVEN}
+    asked = {"model": str(folder / "original"), "data_root": str(folder), "benchmark": "tofu", **GIVEN}
     asked |= {"unlearned": str(folder / "unlearned"), "device": "cpu"}
     run = expunge.evaluate(retrained=str(folder / "retrained"), output=str(folder / "out"), **asked)
     models = run.record["benchmark"]["models"]

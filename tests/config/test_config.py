@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from expunge.config import recipes
-from expunge.config.commands import Evaluate, Inputs, Retrain, Unlearn
+from expunge.config.commands import Evaluate, Retrain, Unlearn
 from expunge.config.options import build
 from expunge.config.recipes import DATA_ROOT, data_path, from_yaml, read_yaml
 from expunge.errors import InputError
@@ -41,7 +41,7 @@ WRONG = {
     "number for a bool": ("show_rows: 1", ("show_rows", "bool", "found int")),
     "nothing for a number": ("seed: null", ("seed", "int", "NoneType")),
     "number for a path": ("forget: 5", ("forget", "str", "found int")),
-    "number for a folder": ("data: 5", ("data", "str", "found int")),
+    "number for a folder": ("data_root: 5", ("data_root", "str", "found int")),
     "list": ("model: [a]", ("model", "found list")),
     "no choice": ("join: tab", ("join", "auto, space, newline, nothing", "'tab'")),
     "broken": ("seed: 1\nmodel: [a\n", ("line 3", "not YAML")),
@@ -102,7 +102,7 @@ def test_batch_tokens_are_a_number_or_auto(value: Any, fine: bool) -> None:
 
 
 def test_nulls_are_defaults(tmp_path: Path) -> None:
-    assert load(recipe(tmp_path, "data:\nmodel:\ncontext:\n")) == Unlearn()
+    assert load(recipe(tmp_path, "data_root:\nmodel:\ncontext:\n")) == Unlearn()
 
 
 def test_relative_paths_start_at_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_other_inputs_start_at_the_recipe_too(tmp_path: Path, kind: type[Any], k
 
 
 def test_data_root_of_the_recipe(tmp_path: Path) -> None:
-    found = load(recipe(tmp_path, "data: sets\nforget: f.jsonl\nretain: /abs/r.jsonl\nmodel: ./m\n"))
+    found = load(recipe(tmp_path, "data_root: sets\nforget: f.jsonl\nretain: /abs/r.jsonl\nmodel: ./m\n"))
     assert data_path(found, "forget") == str(tmp_path / "sets" / "f.jsonl")
     assert data_path(found, "retain") == "/abs/r.jsonl"
     assert data_path(found, "holdout") is None
@@ -139,8 +139,8 @@ def test_data_root_of_the_recipe(tmp_path: Path) -> None:
 def test_data_root_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DATA_ROOT, "/root-of-data")
     assert data_path(load(recipe(tmp_path, "forget: f.jsonl\n")), "forget") == "/root-of-data/f.jsonl"
-    assert data_path(Inputs(forget="f.jsonl"), "forget") == "/root-of-data/f.jsonl"
-    assert data_path(Inputs(forget="f.jsonl", data="/flag"), "forget") == "/flag/f.jsonl"
+    assert data_path(Unlearn(forget="f.jsonl"), "forget") == "/root-of-data/f.jsonl"
+    assert data_path(Unlearn(forget="f.jsonl", data_root="/flag"), "forget") == "/flag/f.jsonl"
 
 
 def replayed(one: Any, folder: Path) -> Any:
@@ -166,8 +166,8 @@ def test_resolved_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root:
         base="owner/base",
         forget="f.jsonl",
         retain=str(tmp_path / "r.jsonl"),
-        data=root,
-        config="some.yaml",
+        data_root=root,
+        recipe="some.yaml",
         context=64,
         options=LossMatching(learning_rate=2.5e-5, steps=7),
         output="été",
@@ -176,7 +176,7 @@ def test_resolved_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root:
     wanted = recipes.resolved(one)
     assert wanted["forget"] == str(tmp_path / (root or "") / "f.jsonl")
     assert wanted["model"] == str(tmp_path / "model") and wanted["base"] == "owner/base"
-    assert "config" not in wanted and "data" not in wanted and "holdout" not in wanted
+    assert "recipe" not in wanted and "data_root" not in wanted and "holdout" not in wanted
     check_replay(replayed, one, tmp_path / "other")
     options = replayed(one, tmp_path / "other").options
     assert build(LossMatching, options, "options") == one.options
@@ -191,7 +191,7 @@ def test_resolved_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root:
 
 def test_resolved_holds_every_setting() -> None:
     plain = recipes.resolved(Unlearn(model="m", forget="/f", show_rows=True))
-    never = {"config", "data", "restart"}  # restart: of one process, not of the run
+    never = {"recipe", "data_root", "restart", "overwrite", "report_to"}  # of one process, not of the run
     unset = {field.name for field in dataclasses.fields(Unlearn) if getattr(Unlearn(), field.name) is None}
     assert {field.name for field in dataclasses.fields(Unlearn)} - never - unset <= plain.keys()
     assert plain["show_rows"] is True
@@ -206,14 +206,14 @@ def test_configurations_are_frozen_and_keyword_only() -> None:
 
 def test_hub_names_lie_in_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "hub:owner/rows:train"
-    for text in (f"forget: '{name}'\n", f"forget: '{name}'\ndata: sets\n"):
+    for text in (f"forget: '{name}'\n", f"forget: '{name}'\ndata_root: sets\n"):
         found = load(recipe(tmp_path / "recipes", text))
         assert data_path(found, "forget") == name and recipes.resolved(found)["forget"] == name
     monkeypatch.setenv(DATA_ROOT, str(tmp_path))
-    assert data_path(Inputs(forget=name), "forget") == name
+    assert data_path(Unlearn(forget=name), "forget") == name
     (tmp_path / "hub:owner").mkdir()
     (tmp_path / name).write_text("")  # a path that lies there wins
-    assert data_path(Inputs(forget=name), "forget") == str(tmp_path / name)
+    assert data_path(Unlearn(forget=name), "forget") == str(tmp_path / name)
     monkeypatch.delenv(DATA_ROOT)
     monkeypatch.chdir(tmp_path)
-    assert recipes.resolved(Inputs(forget=name))["forget"] == str(tmp_path / name)
+    assert recipes.resolved(Unlearn(forget=name))["forget"] == str(tmp_path / name)

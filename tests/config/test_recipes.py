@@ -9,7 +9,7 @@ import pytest
 
 import expunge
 from expunge import registry
-from expunge.comparison import cells
+from expunge.comparison import variants
 from expunge.config import commands, options, recipes, shipped
 from expunge.config.bounds import fields_naming
 from expunge.errors import InputError
@@ -36,7 +36,7 @@ def test_recipe(file: Path) -> None:
     assert len(local) >= 2
     assert all(Path(path).is_absolute() for path in local)  # resolved against the recipe, wherever one stands
     if kind is commands.Compare:
-        assert cells.variants(recipe)
+        assert variants.variants(recipe)
     else:
         assert recipe.output
         options.build(registry.load("methods", recipe.method), recipe.options or {}, str(file))
@@ -116,7 +116,7 @@ def test_recipes_of_the_contest_run_dry(name: str, olmo: Path, folds: Path) -> N
     assert values["model"].startswith("llmunlearningsemeval2025organization/") and values["base"].startswith("allenai/")
     known = {field.name for field in fields(commands.Plan)}
     settings = {key: value for key, value in values.items() if key in known}
-    lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data": str(folds)}).lines
+    lines = expunge.plan(**settings | {"model": str(olmo), "base": str(olmo), "data_root": str(folds)}).lines
     assert "olmo" in lines[0]
     assert any(line.startswith("forget: 12 rows, 6 documents, 6 answers") for line in lines)
     assert any(f"subspace: {values['subspace']} (asked for)" in line for line in lines)

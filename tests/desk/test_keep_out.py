@@ -57,7 +57,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(world: Path, **changed: Any) -> list[int]:
     """The places of the rows that may be trained on."""
-    given = {"train": str(world / "next.jsonl"), "ledger": str(world / "ledger"), "output": str(world / "clean.jsonl")}
+    given = {
+        "next_train": str(world / "next.jsonl"),
+        "ledger": str(world / "ledger"),
+        "output": str(world / "clean.jsonl"),
+    }
     keep_out.run(Filter(**given | changed), lambda line: None)
     return [NEXT.index(json.loads(line)) for line in (world / "clean.jsonl").read_text().splitlines()]
 

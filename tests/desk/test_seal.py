@@ -96,21 +96,21 @@ def test_what_holds_the_rows_goes_and_the_rest_is_listed(world: Path) -> None:
     assert reached[str(world / "forget.jsonl")] == "the rows that were given"
     end = ledger.read(world / "ledger").requests["R1"].of("sealed")[0]
     assert len(end["removed"]) == 5 and end["elsewhere"] == list(found.elsewhere) and not end["forced"]
-    items = verify(Verify(output=str(world / "out")))
+    items = verify(Verify(record=str(world / "out")))
     gone = [item for item in items if item.note == "removed when the request was sealed"]
     assert gone and not [item for item in items if item.state == "differs" and item.name.startswith("expunge/")]
     (world / "out" / "expunge" / "report.md").write_text("another", encoding="utf-8")
-    changed = [item.name for item in verify(Verify(output=str(world / "out"))) if item.state == "differs"]
+    changed = [item.name for item in verify(Verify(record=str(world / "out"))) if item.state == "differs"]
     assert "expunge/report.md" in changed
     (world / "out" / "expunge" / record.SEALED).write_text('{"files": [1]}', encoding="utf-8")
     with pytest.raises(InputError, match="not what sealing wrote"):
-        verify(Verify(output=str(world / "out")))
+        verify(Verify(record=str(world / "out")))
     with pytest.raises(InputError, match="R1 is sealed already"):
         run(world)
 
 
 def test_original_and_rows_go_only_if_asked(world: Path) -> None:
-    found, _ = run(world, original=True, rows=True)
+    found, _ = run(world, remove_original=True, remove_rows=True)
     assert not (world / "model").exists() and not (world / "forget.jsonl").exists() and state(world) == "sealed"
     assert not {str(world / "model"), str(world / "forget.jsonl")} & {one["where"] for one in found.elsewhere}
 
@@ -127,9 +127,9 @@ def test_a_stored_curvature_goes_if_asked_and_nothing_else_of_that_name(world: P
         entry = {name: last[name] for name in ("path", "passes", "verdict", "hashes", "again")}
         known.with_entry("run", "R1", entry | {"record": seal.hashing.full_hash(file)})
     with pytest.raises(InputError, match=r"holds no curvature\.json"):
-        run(world, curvature=True)
+        run(world, remove_curvature=True)
     (world / "fitted" / "curvature.json").write_text("{}", encoding="utf-8")
-    run(world, curvature=True)
+    run(world, remove_curvature=True)
     assert not (world / "fitted").exists() and state(world) == "sealed"
 
 
@@ -148,10 +148,10 @@ def stranger(world: Path) -> None:
 
 
 REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], str]] = [
-    (nested, {"original": True, "ledger": "model/ledger"}, "holds the run, its ledger"),
-    (linked, {"original": True}, "is a link"),
-    (stranger, {"original": True}, "holds no config.json"),
-    (lambda world: None, {"curvature": True}, "no stored curvature"),
+    (nested, {"remove_original": True, "ledger": "model/ledger"}, "holds the run, its ledger"),
+    (linked, {"remove_original": True}, "is a link"),
+    (stranger, {"remove_original": True}, "holds no config.json"),
+    (lambda world: None, {"remove_curvature": True}, "no stored curvature"),
     (lambda world: None, {"ledger": "nowhere"}, "no request of .* was served by this run"),
     (lambda world: None, {"run": "model"}, "the record does not exist"),
 ]

@@ -301,10 +301,11 @@ def commands(folder: Path) -> Found:
     distributed.from_main(made)
     model, rows = str(folder / "model"), {role: str(folder / f"{role}.jsonl") for role in ("forget", "retain")}
     given = {"model": model, **rows, "device": "cpu"}
-    training = {"base": model, "train": str(folder / "train.jsonl"), "train_config": str(folder / "training.yaml")}
+    asked = {"model": model, "forget": rows["forget"], "device": "cpu", "base": model}
+    asked |= {"train": str(folder / "train.jsonl"), "train_config": str(folder / "training.yaml")}
     twins = []
     for output, seeds in (("one", 1), ("two", 2)):
-        twins += expunge.retrain(**given, **training, output=str(folder / output), seeds=seeds)
+        twins += expunge.retrain(**asked, output=str(folder / output), twins=seeds)
     run = expunge.evaluate(**given, unlearned=str(twins[0].output), output=str(folder / "judged"))
     scores = {f"{one['metric']} of {one['set']}, {one['model']}": one["value"] for one in run.record["scores"]}
     return {f"twin {place}": twin.loss for place, twin in enumerate(twins)} | scores

@@ -104,7 +104,7 @@ def test_kinds_of_lora(variant: str, tmp_path: Path) -> None:
 def test_merged_on_request(variant: str, tmp_path: Path) -> None:
     """What is merged is base plus moved adapter, also where the adapter trained one of two tied ends."""
     adapter = adapters.make(tmp_path, "llama", **VARIANTS.get(variant, {}))
-    kept, merged = unlearn(adapter, tmp_path), unlearn(adapter, tmp_path, output=str(tmp_path / "m"), save="merged")
+    kept, merged = unlearn(adapter, tmp_path), unlearn(adapter, tmp_path, output=str(tmp_path / "m"), save_as="merged")
     assert merged.record["save"]["form"] == "merged" and not (merged.output / "adapter_config.json").exists()
     with torch.no_grad():
         whole, beside = plain(merged.output)(IDS).logits, served(tmp_path / "base", kept.output)(IDS).logits
@@ -131,7 +131,7 @@ def test_both_notes(tmp_path: Path) -> None:
     """Of an adapter that was given: the base never had the rows. Of our own LoRA: base and adapter still have them."""
     adapter = adapters.make(tmp_path, "llama")
     given = unlearn(adapter, tmp_path)
-    own = unlearn(tmp_path / "base", tmp_path, output=str(tmp_path / "own"), subspace="lora", save="adapter")
+    own = unlearn(tmp_path / "base", tmp_path, output=str(tmp_path / "own"), subspace="lora", save_as="adapter")
     for run, right, wrong in ((given, GIVEN_ADAPTER, OWN_ADAPTER), (own, OWN_ADAPTER, GIVEN_ADAPTER)):
         assert run.record["save"]["note"] == right and right in run.record["limits"]
         for file in (run.output / "README.md", run.output / "expunge" / "report.md"):
@@ -207,7 +207,7 @@ def test_dropout_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_resolved_config_replays(tmp_path: Path) -> None:
     run = unlearn(adapters.make(tmp_path, "llama"), tmp_path)
     recipe = str(run.output / "expunge" / "config.yaml")
-    assert command_line.main(["unlearn", "--config", recipe, "--output", str(tmp_path / "again")]) in (0, 3)
+    assert command_line.main(["unlearn", "--recipe", recipe, "--output", str(tmp_path / "again")]) in (0, 3)
     first, second = weights(run.output), weights(tmp_path / "again")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -356,6 +356,6 @@ def test_a_quantised_base_under_an_adapter(bits: int, tmp_path: Path) -> None:
     check_same_kind(adapter, run.output)
     check_seen(served(tmp_path / "packed", run.output), run, "unlearned", tmp_path)
     with pytest.raises(InputError, match="is quantised"):
-        unlearn(adapter, tmp_path, output=str(tmp_path / "merged"), save="merged")
+        unlearn(adapter, tmp_path, output=str(tmp_path / "merged"), save_as="merged")
     with pytest.raises(InputError, match="cannot move"):
         unlearn(tmp_path / "packed", tmp_path, output=str(tmp_path / "whole"))

@@ -66,7 +66,7 @@ def test_an_adapter_of_higher_rank_comes_out(family: str, tmp_path: Path) -> Non
 
 def test_whole_weights_come_out_on_request(tmp_path: Path) -> None:
     adapter = adapters.make(tmp_path, "llama", epochs=100)
-    run = unlearn(adapter, tmp_path, save="merged")
+    run = unlearn(adapter, tmp_path, save_as="merged")
     assert run.record["save"]["form"] == "merged" and "low_rank" not in run.record["method"]["notes"]
     check_seen(plain(run.output), run, "unlearned", tmp_path)
     check_seen(served(tmp_path / "base", adapter), run, "original", tmp_path)
@@ -87,8 +87,8 @@ def test_what_is_no_sum_comes_out_whole(tmp_path: Path) -> None:
     assert run.record["save"]["form"] == "merged" and run.record["subspace"]["name"] == "full"
     check_seen(plain(run.output), run, "unlearned", tmp_path)
     check_seen(served(tmp_path / "base", adapter), run, "original", tmp_path)
-    with pytest.raises(InputError, match=r"has use_dora.*--save merged, or --subspace adapter"):
-        unlearn(adapter, tmp_path, "refused", save="adapter")
+    with pytest.raises(InputError, match=r"has use_dora.*--save-as merged, or --subspace adapter"):
+        unlearn(adapter, tmp_path, "refused", save_as="adapter")
 
 
 def test_the_change_of_a_whole_model_as_an_adapter(tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_the_change_of_a_whole_model_as_an_adapter(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tmp_path / "base" / name, base)
     before = hashes(base)
-    run = unlearn(base, tmp_path, save="adapter", subspace="full")
+    run = unlearn(base, tmp_path, save_as="adapter", subspace="full")
     assert hashes(base) == before and run.record["save"]["note"] == OWN_ADAPTER
     check_seen(served(base, run.output), run, "unlearned", tmp_path)
     check_seen(plain(base), run, "original", tmp_path)
     assert unlearn(base, tmp_path, "usual", subspace="full").record["save"]["form"] == "merged"
-    with pytest.raises(InputError, match=r"--save adapter needs --subspace lora: this method moves whole weights"):
-        unlearn(base, tmp_path, "refused", save="adapter", subspace="full", method="npo", options={})
+    with pytest.raises(InputError, match=r"--save-as adapter needs --subspace lora: this method moves whole weights"):
+        unlearn(base, tmp_path, "refused", save_as="adapter", subspace="full", method="npo", options={})
 
 
 def test_an_adapter_in_bfloat16_is_judged_as_written(tmp_path: Path) -> None:

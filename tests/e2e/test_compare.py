@@ -11,6 +11,7 @@ import expunge
 from expunge import registry
 from expunge.cli.command_line import main
 from expunge.comparison import cells
+from expunge.comparison.variants import Variant
 from expunge.config import commands
 from expunge.loop.trial import method_of
 
@@ -92,7 +93,11 @@ def test_compare(world: Path, tmp_path: Path, failing: Any, monkeypatch: pytest.
     assert cells["npo", 0]["rows"] != cells["npo", 1]["rows"]  # seeds differ
     for name in ("comparison.html", "comparison.csv", "cells.csv", "comparison.tex", "comparison.svg"):
         assert (tmp_path / "whole" / name).stat().st_size > 500
-    no_text(world, [*(tmp_path / "cache" / "cells").iterdir(), *(tmp_path / "whole").iterdir()])
+    no_text(world, [*(tmp_path / "cache" / "cells").iterdir(), *files_of(tmp_path / "whole")])
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_answers_alone_are_not_judged(world: Path, tmp_path: Path) -> None:
@@ -135,14 +140,14 @@ def test_wrong_input_before_anything_is_loaded(world: Path, tmp_path: Path, caps
         (f"retrained: {world / 'nowhere'}", "no such folder"),
     ):
         recipe.write_text(shared + more)
-        assert main(["compare", "--config", str(recipe), "--output", str(tmp_path / "out")]) == 2, more
+        assert main(["compare", "--recipe", str(recipe), "--output", str(tmp_path / "out")]) == 2, more
         said = capsys.readouterr().err
         assert wanted in said and said.count("\n") == 1, (more, said)
         assert not (tmp_path / "out").exists()
 
 
 def test_several_twins_from_one_folder(world: Path, tmp_path: Path) -> None:
-    """`retrain --seeds 2` writes seed-0 and seed-1, which differ, and the folder stands for both."""
+    """`retrain --twins 2` writes seed-0 and seed-1, which differ, and the folder stands for both."""
     (tmp_path / "training.yaml").write_text("epochs: 1\nlearning_rate: 1.0e-4\n")
     twins = expunge.retrain(
         model=str(world / "original"),
@@ -150,7 +155,7 @@ def test_several_twins_from_one_folder(world: Path, tmp_path: Path) -> None:
         forget=str(world / "forget.jsonl"),
         train=str(world / "train.jsonl"),
         train_config=str(tmp_path / "training.yaml"),
-        seeds=2,
+        twins=2,
         output=str(tmp_path / "twins"),
     )
     from expunge.model import load
@@ -169,7 +174,7 @@ def test_a_further_twin_makes_no_finished_cell_anew(monkeypatch: pytest.MonkeyPa
     def keys(*twins: str) -> list[str]:
         work = object.__new__(cells._Work)
         work.key, work.twins, work.config = twins[0], list(twins), commands.Compare()
-        variant = cells.Variant("npo", "npo", method_of("npo", {}), False)
+        variant = Variant("npo", "npo", method_of("npo", {}), False)
         found = [work._cell_key("npo", 0, variant), work._cell_key("original", None, None)]
         return found + [work._cell_key("retrained", place, None) for place in range(len(twins))]
 

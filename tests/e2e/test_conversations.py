@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from expunge.cli import command_line
-from expunge.config.commands import Inputs
+from expunge.config.commands import Unlearn
 from expunge.demo.tiny import byte_tokenizer
 from expunge.evaluation import evidence
 from expunge.intake import assembly
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def assemble(inputs: Inputs) -> Assembled:
+def assemble(inputs: Unlearn) -> Assembled:
     return assembly.assemble(inputs, check(inputs))
 
 
@@ -71,7 +71,7 @@ def test_unlearns_conversations(folder: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("ending", ["<|im_end|>", "</s>"])
 def test_generated_answers_end_with_their_turn(folder: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """A model that answers, ends its turn and goes on: EOS is not what ends a turn here, so generation runs on."""
-    assembled = assemble(Inputs(model=str(folder / "model"), forget=str(folder / "forget.parquet")))
+    assembled = assemble(Unlearn(model=str(folder / "model"), forget=str(folder / "forget.parquet")))
     tokenizer, rows = assembled.problem.tokenizer, assembled.problem.splits["forget"].rows
     said = tokenizer(f"17 codes{ending}\n<|im_start|>user\nmore?", add_special_tokens=False)["input_ids"]
     monkeypatch.setattr(evidence.generation, "greedy", lambda model, prompts, *others: [said] * len(prompts))
@@ -116,6 +116,6 @@ def test_what_an_earlier_turn_answers_is_kept_by_retain_rows_too(folder: Path) -
     (folder / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in forget))
     kept = [{"text": "It is said that she lives in Arden by the sea"}, {"text": "Yes? No."}]
     (folder / "kept.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
-    inputs = Inputs(model=str(folder / "model"), forget=str(folder / "some.jsonl"), retain=str(folder / "kept.jsonl"))
+    inputs = Unlearn(model=str(folder / "model"), forget=str(folder / "some.jsonl"), retain=str(folder / "kept.jsonl"))
     found = check(inputs).echoes
     assert [(one.row.name, one.twin.name, one.how) for one in found] == [("some.jsonl:2", "kept.jsonl:1", "quoted")]

@@ -89,7 +89,7 @@ def test_a_child_takes_its_parents_factors_and_says_how_far_it_has_gone(
     assert any("has drifted" in limit for limit in run.record["limits"])
     assert str(made / "factors") in {one["where"] for one in run.record["holders"]}
     assert run.record["method"]["notes"]["rows"]["fit"] == 0
-    checked = verify.verify(verify.Verify(output=str(run.output)))
+    checked = verify.verify(verify.Verify(record=str(run.output)))
     assert [item for item in checked if item.state != "same"] == []
     assert "curvature" in {item.name for item in checked}
     grandchild = second(little_world, made, tmp_path, model=str(run.output), forget=settings(little_world)["forget"])

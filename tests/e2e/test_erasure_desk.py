@@ -1,17 +1,21 @@
 """The story of examples/erasure_desk, as docs/erasure.md tells it, and what each step leaves."""
 
+import base64
 import importlib.util
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from expunge.cli import command_line, erasure_desk
+import chromium
+from expunge.cli import command_line, erasure_desk, parsing
 from expunge.config.desk import Document
 from expunge.desk import document
 from expunge.errors import InputError
@@ -30,6 +34,7 @@ def load() -> ModuleType:
     )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for their names
     spec.loader.exec_module(module)
     return module
 
@@ -52,8 +57,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(folder / "settings"))
         patch.setenv("EXPUNGE_CACHE", str(folder / "cache"))
-        desk.make(folder)
-        desk.story(folder, run)
+        desk.make(folder, desk.small())
+        desk.story(folder, run, desk.small())
         yield folder, commands
 
 
@@ -177,4 +182,68 @@ def test_the_page_tells_the_story_with_commands_that_are_taken(told: tuple[Path,
     assert {line.split()[0] for line in said} == {*erasure_desk.COMMANDS, "unlearn"} == {one[0] for one in told[1]}
     for line in said:
         command, *rest = shlex.split(line)
-        assert command_line._parse(command, rest)
+        assert parsing.parse(command, command_line.COMMANDS[command], rest)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Tab]:
+    if (program := chromium.found()) is None:
+        pytest.skip("no Chromium is installed")
+    with chromium.tab(program, tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+def check_page(tab: chromium.Tab, file: Path) -> None:
+    """Nothing in the console, nothing asked for, as wide as the window, and two pages of A4."""
+    for width in (390, 1280):
+        tab.size(width)
+        tab.open(file)
+        for scheme in ("dark", "light"):
+            tab.media(scheme=scheme)
+            assert tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+            assert not tab.complaints and tab.requests == [file.as_uri()]
+    paper = base64.b64decode(tab.send("Page.printToPDF", **chromium.A4)["data"])
+    boxes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", paper)
+    assert len(boxes) == 2 and all(abs(float(wide) - 595) < 1 and abs(float(high) - 842) < 1 for wide, high in boxes)
+
+
+@pytest.mark.parametrize("name", ["R1", "R3"])
+def test_the_document_in_a_browser(tab: chromium.Tab, told: tuple[Path, Any], name: str) -> None:
+    check_page(tab, told[0] / f"document-{name}" / "document.html")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "<script>console.log('here')</script>",
+        "<img src='https://example.invalid/a.png'>",
+        "<p style='width: 1400px'>wide</p>",
+        "<p style='break-before: page'>a third page</p>",
+    ],
+)
+def test_the_check_of_the_page_rejects(tab: chromium.Tab, told: tuple[Path, Any], tmp_path: Path, broken: str) -> None:
+    page = (told[0] / "document-R1" / "document.html").read_text(encoding="utf-8")
+    assert "</body>" in page
+    (tmp_path / "broken.html").write_text(page.replace("</body>", f"{broken}</body>"), encoding="utf-8")
+    with pytest.raises(AssertionError):
+        check_page(tab, tmp_path / "broken.html")
+
+
+def test_the_real_company_is_asked_the_same(tmp_path: Path, capsys: Any) -> None:
+    """Its rows, without the model: the customer's own and the copy that a person decides on; mentions are kept."""
+    company = desk.real()
+    desk.make(tmp_path, replace(company, learn=lambda folder: None))
+    commands = []
+
+    def run(*words: str) -> int:
+        commands.append(words[0])
+        if words[0] == "unlearn":
+            raise StopIteration
+        return command_line.main(words)
+
+    with pytest.raises(StopIteration):
+        desk.story(tmp_path, run, company)
+    assert commands == ["select", "select", "unlearn"]
+    forget, retain = (rows(tmp_path / "request-R1" / f"{role}.jsonl") for role in ("forget", "retain"))
+    assert [row["customer_id"] for row in forget] == [1000] * 5 + [9] and len(retain) == 54
+    assert company.name in json.dumps(retain)

@@ -78,8 +78,14 @@ def test_it_goes_on_where_it_was(given: dict[str, Any], tmp_path: Path, stopping
     undisturbed, whole = run(given, output), stopping.called
     output.rename(tmp_path / "undisturbed")
     interrupted(given, output, stopping, whole - 8)
+    (log,) = (workspace.state_folder() / "runs").glob("*/log.jsonl")  # as far as it came
+    lines = (tmp_path / "undisturbed" / "expunge" / "log.jsonl").read_text().splitlines()
+    assert 0 < len(log.read_text().splitlines()) < len(lines)
     stopping.after(whole // 2)  # it would not come to its end from the beginning with that
-    finished = expunge.unlearn(**given, output=str(output))
+    said: list[str] = []
+    finished = expunge.unlearn(**given, output=str(output), say=said.append)
+    assert f"log: {log}" in said and not log.exists()
+    assert (output / "expunge" / "log.jsonl").read_text().splitlines() == lines
     assert reliability.fingerprint(output) == undisturbed
     assert finished.record["interruptions"] == 1
     assert not list((workspace.state_folder() / "runs").iterdir())

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge
 from e2e.worlds import WORLD
-from expunge.config.commands import Inputs
+from expunge.config.commands import Unlearn
 from expunge.data.rows import Row, read
 from expunge.demo.models import RENDERING
 from expunge.demo.tiny import llama
@@ -62,16 +62,16 @@ ROLES = ("forget", "retain", "holdout")
 BY_THE_FRONT_DOOR = ("retrained", "half_forgotten")
 
 
-def inputs(world: Path) -> Inputs:
+def inputs(world: Path) -> Unlearn:
     rows: dict[str, Any] = {role: str(world / f"{role}.jsonl") for role in ROLES}
-    return Inputs(model=str(world / "original"), **rows)
+    return Unlearn(model=str(world / "original"), **rows)
 
 
 @dataclass(frozen=True, repr=False)
 class Original:
     """What `evaluate` makes of the original model, which is the same for all that are judged beside it."""
 
-    given: Inputs
+    given: Unlearn
     assembled: Assembled
     kept: Mapping[str, divergence.Kept]
     evidence: Evidence

@@ -41,7 +41,7 @@ def turns(*pairs: object) -> Callable[[Path], dict[str, str]]:
 def recipe(content: str) -> Callable[[Path], dict[str, str]]:
     def make(folder: Path) -> dict[str, str]:
         (folder / "r.yaml").write_text(content)
-        return {"forget": str(folder / "f.jsonl"), "config": str(folder / "r.yaml")}
+        return {"forget": str(folder / "f.jsonl"), "recipe": str(folder / "r.yaml")}
 
     return make
 

@@ -70,7 +70,7 @@ def test_earlier_rows_are_judged_again_in_verdict_record_and_report(first: Path,
     assert page.count("Rows of earlier requests") >= 3 and "Rows of earlier requests: ? cannot tell" in card
     held = {one["where"]: one["what"] for one in content["holders"]}
     assert held[str(first / "model")].endswith("of earlier requests") and str(first / "first") in held
-    checked = verify.verify(verify.Verify(output=str(run.output)))
+    checked = verify.verify(verify.Verify(record=str(run.output)))
     assert [item.name for item in checked if item.state != "same"] == []
     assert {"rows: earlier", "record of the parent run"} <= {item.name for item in checked}
     third, said = traced(

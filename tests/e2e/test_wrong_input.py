@@ -145,8 +145,8 @@ def whole_model_as_adapter(given: Arguments, folder: Path) -> list[str]:
 
 
 def full_weights_as_adapter(given: Arguments, folder: Path) -> list[str]:
-    given |= {"save": "adapter", "subspace": "full", "method": "loss_matching"}
-    return ["--save adapter needs --subspace lora"]
+    given |= {"save_as": "adapter", "subspace": "full", "method": "loss_matching"}
+    return ["--save-as adapter needs --subspace lora"]
 
 
 def quantised_without_its_library(given: Arguments, folder: Path) -> list[str]:
@@ -175,7 +175,7 @@ def nothing_to_compare_with(given: Arguments, folder: Path) -> list[str]:
 
 def unknown_key_in_recipe(given: Arguments, folder: Path) -> list[str]:
     (folder / "recipe.yaml").write_text("retian: x.jsonl\n")
-    given["config"] = str(folder / "recipe.yaml")
+    given["recipe"] = str(folder / "recipe.yaml")
     return ["recipe.yaml", "unknown key 'retian'", "did you mean 'retain'?"]
 
 

@@ -188,7 +188,7 @@ def test_attacks_that_only_ask_read_the_same(
     monkeypatch.setattr("expunge.attacks.paraphrase.WAYS", {"politely": WAYS["politely"]})
     splits = {name: problem.splits[name] for name in ("forget", "retain")}
     splits["judging"] = problem.splits["judging"].of([0, 2], "judging")
-    own = attacked.run(problem, splits, chosen, lambda: problem)
+    own = attacked.run(problem, splits, "audit", lambda: problem, weights=False)
     with serving(Tiny(problem.model, problem.tokenizer)) as url:
         found = asked(problem, kept, url).attack(splits, "audit")
     assert {name: len(one) for name, one in own.items()} == {name: len(one) for name, one in found.items()}

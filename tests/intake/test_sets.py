@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from expunge.config.commands import Inputs
+from expunge.config.commands import Unlearn
 from expunge.errors import InputError
 from expunge.intake.sets import Lack, check, lacking
 from expunge.method import Needs
@@ -16,12 +16,12 @@ from expunge.method import Needs
 DIVIDING = Needs(fewest_retain=24)  # of a method that divides its retain rows
 
 
-def inputs(folder: Path, model: Path, retain: int) -> Inputs:
+def inputs(folder: Path, model: Path, retain: int) -> Unlearn:
     for name, count in (("forget", 4), ("retain", retain)):
         rows = [json.dumps({"prompt": f"{name} {line}?", "completion": f"{line} foxes"}) for line in range(count)]
         (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     given = str(folder / "retain.jsonl") if retain else None
-    return Inputs(model=str(model), forget=str(folder / "forget.jsonl"), retain=given)
+    return Unlearn(model=str(model), forget=str(folder / "forget.jsonl"), retain=given)
 
 
 def test_fewest_retain_rows_are_counted_without_the_guard(tmp_path: Path, saved_llama: Path) -> None:

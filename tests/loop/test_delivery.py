@@ -37,7 +37,7 @@ def test_what_was_asked_for_must_hold_the_original() -> None:
 def test_of_an_adapter_its_own_matrices_alone_unless_it_is_merged() -> None:
     check_refused(large(lora_of("llama"), "lora_A"))
     base = large(lora_of("llama"), "norm")
-    check_refused(base, save="merged")
+    check_refused(base, save_as="merged")
     delivery.check_dtype(Unlearn(dtype="float16"), base)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.comparison import cells
+from expunge.comparison import variants
 from expunge.config.commands import Compare, Unlearn
 from expunge.data.batches import collate
 from expunge.data.rows import Row
@@ -315,13 +315,13 @@ def test_a_comparison_of_all_methods_leaves_out_those_that_do_not_fit(folder: Pa
         model=str(folder / "model"), forget=str(folder / "plain.jsonl"), retain=str(folder / "retain.jsonl")
     )
     said: list[str] = []
-    chosen, checked = cells._fitting(config, cells.variants(config), said.append)
+    chosen, checked = variants.fitting(config, variants.variants(config), said.append)
     names = {variant.label for variant in chosen}
     assert {"npo", "idk_dpo"} <= names and "alt_po" not in names and len(checked.forget) == 2
     assert any(line.startswith("alt_po: left out, it needs another answer") for line in said)
     named = replace(config, methods=("alt_po",))
     with pytest.raises(InputError, match="another answer"):
-        cells._fitting(named, cells.variants(named), said.append)
+        variants.fitting(named, variants.variants(named), said.append)
 
 
 def test_short_methods_are_those_of_the_catalogue() -> None:

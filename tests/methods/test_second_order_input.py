@@ -12,7 +12,7 @@ import torch
 import expunge
 from expunge import registry
 from expunge.cli import command_line
-from expunge.config.commands import Inputs
+from expunge.config.commands import Unlearn
 from expunge.config.options import build
 from expunge.errors import InputError
 from expunge.influence import directions
@@ -109,13 +109,13 @@ def test_curvature_options_of_the_command_line_are_values() -> None:
     assert FisherRemoval(curvature="block", curvature_options={"block": None}).curvature_options == {"block": None}
 
 
-def inputs(folder: Path, retain: int) -> Inputs:
+def inputs(folder: Path, retain: int) -> Unlearn:
     """Of a hub name, which is not looked up here: no model exists."""
     for name, count in (("forget", 4), ("retain", retain)):
         rows = [json.dumps({"prompt": f"{name} {line}?", "completion": f"{line} foxes"}) for line in range(count)]
         (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     given = str(folder / "retain.jsonl") if retain else None
-    return Inputs(model="owner/name", forget=str(folder / "forget.jsonl"), retain=given)
+    return Unlearn(model="owner/name", forget=str(folder / "forget.jsonl"), retain=given)
 
 
 @pytest.mark.parametrize("method", METHODS)

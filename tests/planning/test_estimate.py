@@ -291,7 +291,7 @@ def test_the_first_flags_that_fit_are_the_last_that_are_tried(folder: Path) -> N
     tried = made.room(short("gradient_difference"), 2**40, 2**40)
     assert len(tried) == 1 and tried[0].fits and tried[0].flags == ""
     none = made.room(short("gradient_difference"), 2**10, 2**10)
-    assert [one.flags for one in none][:3] == ["", "--subspace lora", "--subspace lora --save adapter"]
+    assert [one.flags for one in none][:3] == ["", "--subspace lora", "--subspace lora --save-as adapter"]
     assert not any(one.fits for one in none)
 
 
@@ -311,7 +311,7 @@ def seven(folder: Path, **more: Any) -> Estimator:
 def test_a_plan_says_with_which_layers_seven_billion_fit_into_24_gb(folder: Path) -> None:
     """By hand, of a LoRA's B on 32 down-projections: S of 4096 x 4096 and A of 32 x 32 each, in float32, and 20 bytes
     an element of the largest while it is whitened. What does not fit is to read back what was written beside it."""
-    made, size = seven(folder, save="adapter", subspace="lora"), 24 * 2**30
+    made, size = seven(folder, save_as="adapter", subspace="lora"), 24 * 2**30
     made.interpreter = 0
 
     def unlearning(layers: str) -> tuple[Any, int]:

@@ -10,7 +10,7 @@ from transformers import OlmoConfig
 
 import expunge
 import forked
-from expunge.cli import command_line
+from expunge.cli import parsing
 from expunge.config import commands
 from expunge.errors import InputError
 from expunge.planning import table
@@ -104,16 +104,18 @@ def test_weights_are_not_needed_to_plan_but_to_run(olmo: Path, tmp_path: Path) -
 
 def test_a_recipe_of_unlearn_is_planned_as_it_is(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("method: loss_matching\noptions: {steps: 7}\noutput: out\nsave: merged\n", encoding="utf-8")
-    parsed = command_line._parse("plan", ["--config", str(recipe), "--memory", "80"])
+    recipe.write_text("method: loss_matching\noptions: {steps: 7}\noutput: out\nsave_as: merged\n", encoding="utf-8")
+    parsed = parsing.parse("plan", commands.Plan, ["--recipe", str(recipe), "--memory", "80"])
     assert type(parsed) is commands.Plan
     assert (parsed.method, parsed.options.steps, parsed.memory) == ("loss_matching", 7, 80.0)
-    every = command_line._parse("plan", ["--config", str(recipe), "--method", "all"])
+    every = parsing.parse("plan", commands.Plan, ["--recipe", str(recipe), "--method", "all"])
     assert (every.method, every.options) == ("all", {"steps": 7})
-    assert command_line._parse("plan", []).method == "all"
-    assert command_line._parse("plan", ["--method", "loss_matching", "--options.steps", "9"]).options.steps == 9
+    assert parsing.parse("plan", commands.Plan, []).method == "all"
+    assert (
+        parsing.parse("plan", commands.Plan, ["--method", "loss_matching", "--options.steps", "9"]).options.steps == 9
+    )
     with pytest.raises(InputError, match="did you mean 'loss_matching'"):
-        command_line._parse("plan", ["--method", "loss_machting"])
+        parsing.parse("plan", commands.Plan, ["--method", "loss_machting"])
 
 
 def cost(name: str, seconds: float, row_passes: float = 1234.4) -> Cost:
@@ -130,7 +132,7 @@ def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
 
 def test_retraining_is_recommended_where_too_much_is_to_go() -> None:
     method = cost("margin_newton", 100.0)
-    dear = cost("retraining", 1600.0)
+    dear = cost("retraining", 1600.0, 9000.0)
     assert table.recommendation(method, dear, 0.25).startswith("recommended: unlearn")
     assert table.recommendation(method, dear, 0.26).startswith("recommended: retrain (expunge retrain). 26%")
     assert "before its fine-tuning" in table.recommendation(method, None, 0.5)

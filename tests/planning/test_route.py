@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 import expunge
 from e2e import little
-from expunge.config.commands import AUTO, METHOD, Unlearn
+from expunge.config.commands import Unlearn
+from expunge.config.flags import AUTO, METHOD
 from expunge.errors import InputError
 from expunge.loop.training import Training
 from expunge.planning import route
@@ -75,7 +76,7 @@ def test_what_is_trained_anew_is_the_twin(world: Path, tmp_path: Path, monkeypat
 
 def planned(given: dict[str, Any], **more: Any) -> tuple[str, ...]:
     return expunge.plan(
-        **{name: value for name, value in given.items() if name != "force"} | {"method": AUTO} | more
+        **{name: value for name, value in given.items() if name not in ("force", "output")} | {"method": AUTO} | more
     ).lines
 
 
@@ -84,7 +85,7 @@ def planned(given: dict[str, Any], **more: Any) -> tuple[str, ...]:
     [
         ({"options": {"iterations": 2}}, "--options was given"),
         ({"subspace": "lora"}, "--subspace lora was given"),
-        ({"save": "adapter"}, "--save adapter was given"),
+        ({"save_as": "adapter"}, "--save-as adapter was given"),
         ({"train_config": None}, "retraining is weighed where"),
         ({"base": None}, "retraining is weighed where"),
     ],

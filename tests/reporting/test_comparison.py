@@ -43,7 +43,7 @@ def cell(model: str, seed: int | None, forget: float, retain: float, error: str 
     made: Record = {"model": model, "seed": seed, "settings": "learning rate 1e-4", "error": error, "seconds": 100.0}
     made |= {"unlearn_seconds": 60.0, "peak_memory_bytes": 2**30, "steps": 10, "tokens": 5000, "flags": [], "rows": {}}
     made |= {"verdict": {"forget": "forgotten", "rest": "kept", "sentence": "s"}, "scores": {}}
-    made |= {"proposals": [], "sophia": []}
+    made |= {"proposals": [], "sophia": [], "attacks": []}
     if error:
         return made | {"verdict": None}
     for key, share in (("know:forget", forget), ("know:retain", retain), ("term:a", forget), ("term:b", retain)):
@@ -393,3 +393,20 @@ def test_what_each_cell_proposed_is_one_table(
     for page in ("comparison.html", "comparison.md"):
         text = (tmp_path / page).read_text()
         assert proposals.TITLE in text and "+1.200 (predicted +1.000)" in text
+
+
+def test_what_attacks_showed_stands_first_with_seeds_that_differ() -> None:
+    content = build()
+    words = iter(("forgotten", "comes back"))
+    for one in content["cells"]:
+        if one["model"] == "close" and not one["error"]:
+            one["attacks"] = [
+                {"title": "rounding", "verdict": next(words, "forgotten")},
+                {"title": HOSTILE, "verdict": "cannot tell"},
+            ]
+    table = tables.overview(standings.of(content))[0]
+    assert table.title == "Under attack" and table.headers[:3] == ("Model", "Seeds", "Rounding")
+    (line,) = table.lines
+    assert line[0] == "close" and set(line[2].split(", ")) <= {"forgotten (1)", "forgotten (2)", "comes back (1)"}
+    assert "comes back (1)" in line[2] and line[3] == "cannot tell"
+    assert tables.overview(standings.of(build()))[0].title != "Under attack"

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from expunge.config import commands
 from expunge.errors import ExpungeError, InputError, Interrupted
 from expunge.files import plain_json
 from expunge.files.visible import in_a_line, visible
@@ -89,14 +90,17 @@ def _answer(arguments: list[str], command: Command, complain: Complain) -> Answe
         complain(in_a_line(f"expunge: {error.strerror}: {error.filename}"))
         return Answer(FAILED, {"error": f"{error.strerror}: {error.filename}"})
     except Exception as error:
-        complain(_unforeseen(error, shown="--show-rows" in arguments))
+        complain(_unforeseen(error, arguments))
         return Answer(FAILED, {"error": f"{type(error).__name__}, which nobody foresaw"})
 
 
-def _unforeseen(error: Exception, shown: bool) -> str:
-    """Where a failure that nobody foresaw came from; its words, which a library may have made of rows, if `shown`."""
+def _unforeseen(error: Exception, arguments: list[str]) -> str:
+    """Where a failure that nobody foresaw came from; its words, which a library may have made of rows, where rows are
+    shown."""
     places = "".join(traceback.format_tb(error.__traceback__))
-    words = visible(str(error)) if shown else "(its words may quote rows, so they are left out; --show-rows shows them)"
+    how = "; --show-rows shows them" if arguments and arguments[0] in commands.taking("show_rows") else ""
+    left_out = f"(its words may quote rows, so they are left out{how})"
+    words = visible(str(error)) if "--show-rows" in arguments else left_out
     return f"Traceback (most recent call last):\n{places}expunge: nobody foresaw this: {type(error).__name__}: {words}"
 
 

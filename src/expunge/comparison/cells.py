@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ import torch
 
 from expunge import registry
 from expunge.comparison import columns
+from expunge.comparison.attacking import Attacking
+from expunge.comparison.variants import Variant, fitting, variants
 from expunge.config import commands, recipes
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import divergence, evidence, verdict
 from expunge.evaluation import official as official_scores
 from expunge.files import code, hashing, plain_json
 from expunge.intake.assembly import Assembled, assemble, load_other
-from expunge.intake.sets import Checked, benchmark_of, check, lacking
+from expunge.intake.sets import Checked, benchmark_of
 from expunge.loop import trial
 from expunge.loop.trial import add_samples
 from expunge.loop.watch import Outcome
@@ -34,70 +36,31 @@ from expunge.problem import Problem
 from expunge.reporting import standings
 from expunge.runs import environment, workspace
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 from expunge.runs.peak import Peak
 from expunge.scoring.evidence import Evidence
 
 Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
-RESERVED = ("original", "retrained")
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A method with options under a name of its own. `budgeted`: takes the comparison's budget, not its own steps."""
-
-    label: str
-    method: str
-    options: Any
-    budgeted: bool
-
-
-def variants(config: commands.Compare) -> list[Variant]:
-    """The methods of a comparison. Raises `InputError` for unknown names and options."""
-    given = config.variants or {}
-    if not isinstance(given, Mapping) or not all(isinstance(one, Mapping | None) for one in given.values()):
-        raise InputError("variants: expected names with options, such as `npo_low_beta: {method: npo, beta: 0.05}`.")
-    found = []
-    for label in dict.fromkeys(config.methods or tuple(given) or registry.names("methods")):
-        if label in RESERVED:
-            raise InputError(f"variants: {label!r} is the name of a line of its own. Choose another name.")
-        settings = dict(given.get(label) or {})
-        name = str(settings.pop("method", label))
-        own_steps = settings.pop("own_steps", False)
-        chosen = trial.method_of(name, settings, f"variants: {label}")
-        found.append(Variant(registry.title(str(label)), name, chosen, bool(config.tokens and not own_steps)))
-    return found
-
-
-def _fitting(config: commands.Compare, chosen: Sequence[Variant], say: Say) -> tuple[list[Variant], Checked]:
-    """The variants for which the rows have what they need, and the rows; without the others where none was asked for by
-    name. Raises `InputError`."""
-    if config.methods or config.variants:
-        for variant in chosen:
-            checked = check(config, variant.options.needs)
-        return list(chosen), checked
-    checked, fitting = check(config), []
-    for variant in chosen:
-        lack = lacking(variant.options.needs, checked.parts, bool(config.base))
-        if lack is None:
-            fitting.append(variant)
-        else:
-            say(f"{variant.label}: left out, it needs {lack.flags}")
-    return fitting, checked
-
-
-def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints) -> dict[str, Any]:
+def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints, log: Growing) -> dict[str, Any]:
     """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written.
 
     Of a cell that was interrupted `checkpoints` hold what is needed to go on with it.
     """
     chosen = variants(config)
+    if config.evidence != "quick" and config.generations == "answers":
+        raise InputError(
+            f"--evidence {config.evidence}: attacks are judged beside what the original still recites, which answers "
+            "alone do not show. Use --generations short."
+        )
     if not config.seeds:
         raise InputError("--seeds: give at least one.")
     twins = load.twins(config.retrained) if config.retrained else []
-    chosen, checked = _fitting(config, chosen, say)
+    chosen, checked = fitting(config, chosen, say)
     assembled = assemble(config, checked)
-    work = _Work(config, checked, assembled, twins, say, checkpoints)
+    work = _Work(config, checked, assembled, twins, say, checkpoints, log)
     cells = [work.cell("original", None, None)]
     cells += [work.cell("retrained", place, None) for place in range(len(twins))]
     cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
@@ -126,8 +89,10 @@ class _Work:
     twins: list[str]
     say: Say
     checkpoints: Checkpoints
+    log: Growing
     base: Any = None
     known: dict[str, Evidence] = field(default_factory=dict)
+    attacking: Attacking | None = None
     kept: dict[str, divergence.Kept] | None = None
     key: str = ""
 
@@ -135,6 +100,10 @@ class _Work:
         self.key = self._key()
         add_samples(self.assembled)
         self.assembled.problem = replace(self.assembled.problem, model=None)  # each cell loads its own
+        load = {"original": self._original} | ({"retrained": lambda: self._other(self.twins[0])} if self.twins else {})
+        names = [row.name for row in self.checked.parts["forget"]]
+        given = self.config.evidence, self.assembled.judged, load, names, self.checkpoints, self.key
+        self.attacking = Attacking(*given)
 
     def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
         """One cell, from the cache or made now; with an error in place of scores where making it failed."""
@@ -192,10 +161,13 @@ class _Work:
         tokens = self.config.tokens if variant.budgeted else None
         checkpoints = self.checkpoints.below(key)
         with workspace.temporary("cell") as folder:
-            log: list[Any] = []
-            done = trial.run(config, here, self.base, folder, log.append, self.say, clock, tokens, checkpoints)
+            log = self.log.part(cell=variant.label, seed=seed)
+            done = trial.run(config, here, self.base, folder, log, self.say, clock, tokens, checkpoints)
             with clock.stage("evaluate"):
                 found = self._record(done.delivered.problem)
+                evidence = {"original": original, "unlearned": found} if original else {}
+                assert self.attacking is not None
+                attacks = self.attacking.results(done.delivered.problem, evidence)
         checkpoints.clear()
         outcome = done.outcome
         return self._read(found, judge=True) | {
@@ -207,6 +179,7 @@ class _Work:
             "seconds": sum(clock.seconds.values()),
             "unlearn_seconds": clock.seconds["unlearn"],
             "verdict": self._verdict(original, found, retrained),
+            "attacks": attacks,
             "history": outcome.history,
             "proposals": [_figures(proposal) for proposal in outcome.proposals],
             "sophia": outcome.notes.get("sophia", []),
@@ -282,7 +255,7 @@ class _Work:
             "rendering": asdict(self.assembled.problem.rendering),
             "subspace": self.config.subspace,
             "dtype": self.config.dtype,
-            "benchmark": [self.config.benchmark, self.config.generations],
+            "benchmark": [self.config.benchmark, self.config.generations, self.config.evidence],
             "log": hashing.file_hash([Path(log)]) if (log := self.config.retrained_log) else "",
             "seed": self.config.seed,
             "device": str(self.assembled.problem.runtime.device),
@@ -299,7 +272,7 @@ def _code() -> list[Path]:
 
 def _shared(config: commands.Compare) -> dict[str, Any]:
     """What a cell's configuration takes over: all fields that `compare` and `unlearn` have in common."""
-    names = {one.name for one in fields(commands.Unlearn)} - {"seed", "output", "config", "retrained"}
+    names = {one.name for one in fields(commands.Unlearn)} - {"seed", "output", "recipe", "retrained"}
     return {one.name: getattr(config, one.name) for one in fields(config) if one.name in names}
 
 
@@ -339,5 +312,6 @@ def _empty(label: str, seed: int | None) -> dict[str, Any]:
         "rows": {},
         "proposals": [],
         "sophia": [],
+        "attacks": [],
     }
     return head | dict.fromkeys(nothing)

@@ -5,59 +5,45 @@ from typing import Annotated, Literal
 
 import tyro
 
-from expunge.config.bounds import AtLeast, Names
-from expunge.config.commands import ModelFolder, RowFile, RowFiles
+from expunge.config import flags
+from expunge.config.bounds import Names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Writes the report of a record again."""
+class Report(flags.Overwrite, flags.Written):
+    """Writes the report of a record again: report.html and report.md."""
 
     record: Annotated[str, Names("folder")]
     """record.json, or the output folder that holds it."""
-    output: Annotated[str, Names("folder")]
-    """Folder to write report.html and report.md to; must not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify:
-    """Makes every hash of a record again and says what differs: expunge record verify OUT."""
+class Verify(
+    flags.Earlier, flags.Unlearned, flags.Retrained, flags.Train, flags.Base, flags.Kept, flags.Forget, flags.Model
+):
+    """Makes every hash of a record again and says what differs: expunge record verify OUT.
+
+    Flags name what lies elsewhere now than the record says.
+    """
 
     action: tyro.conf.Positional[Literal["verify"]] = "verify"
     """What to do with the record."""
-    output: Annotated[tyro.conf.Positional[str], Names("folder")] = tyro.MISSING
-    """The output folder, or its record.json."""
-    model: ModelFolder = None
-    """Where the original lies now, if not where the record says; the same holds for all below."""
-    base: ModelFolder = None
-    """The model before its fine-tuning."""
-    retrained: ModelFolder = None
-    """The retrained model."""
-    unlearned: ModelFolder = None
-    """The model that was judged (a record of evaluate)."""
-    forget: RowFile = None
-    """The rows to remove."""
-    retain: RowFile = None
-    """The rows to keep."""
-    holdout: RowFile = None
-    """The rows that the model never saw."""
-    train: RowFile = None
-    """All rows of the fine-tuning."""
-    earlier: RowFiles = ()
-    """Rows of earlier requests."""
+    record: Annotated[tyro.conf.Positional[str], Names("folder")] = tyro.MISSING
+    """record.json, or the output folder that holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
-    """Makes a model that has memorised fictional people, removes some, and reports."""
+class Demo(flags.Seed):
+    """Makes a model that has memorised fictional people, removes some, and reports.
+
+    An earlier demo's run in --output is kept, and a new one gets a number.
+    """
 
     real: bool = False
     """SmolLM2-135M-Instruct (downloads 93 MB, once) and a support team's customers, in place of a small model: about 13
     minutes on two cores, 5 the next time."""
-    output: Annotated[str, Names("folder")] = "expunge-demo"
-    """Folder to write; an earlier demo's run there is kept, and a new one gets a number."""
-    seed: Annotated[int, AtLeast(0)] = 0
-    """Seed of people, models and unlearning."""
+    output: flags.Place = "expunge-demo"
+    """Folder to write (filter: a file); must not exist, unless this command says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +55,8 @@ class List:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purge:
+class Purge(flags.Yes):
     """Removes what interrupted runs left, and the caches; never an output."""
 
-    yes: bool = False
-    """Do not ask."""
     keep_caches: bool = False
     """Remove only what interrupted runs left."""

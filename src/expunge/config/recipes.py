@@ -3,21 +3,29 @@
 import dataclasses
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from expunge import registry
-from expunge.config import options, shipped
+from expunge.config import commands, options, shipped
 from expunge.config.bounds import fields_naming
 from expunge.config.commands import EARLIER, HUB, MODELS, ROWS
 from expunge.errors import InputError
 from expunge.files import reading, strict_yaml
 
 DATA_ROOT = "EXPUNGE_DATA"
-UNRECORDED = ("config", "restart", "endpoint_requests", "endpoint_timeout")  # what changes no result
+PLANNED: dict[type[Any], type[Any]] = {commands.Plan: commands.Unlearn}  # whose recipes are also a plan's
+UNRECORDED = (
+    "recipe",
+    "restart",
+    "overwrite",
+    "report_to",
+    "endpoint_requests",
+    "endpoint_timeout",
+)  # change no result
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:
@@ -27,16 +35,15 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
     given (by `root`, the recipe itself or the environment), which then holds the files of rows.
     """
     content = read_yaml(path)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in content:
-        if key not in known:
-            raise InputError(f"{path}: unknown key {reprlib.repr(str(key))}{registry.suggestion(str(key), known)}")
+    passed_over = {*_names(PLANNED.get(kind, kind))} - {*_names(kind)}
+    content = {key: value for key, value in content.items() if key not in passed_over}
+    check_known(kind, content, str(path))
     _refuse_code(content, str(path))
     recipe = shipped.find(path)
-    root = root or content.get("data") or os.environ.get(DATA_ROOT)
+    root = root or content.get("data_root") or os.environ.get(DATA_ROOT)
     resolved = dict(content)
-    if isinstance(content.get("data"), str):
-        resolved["data"] = str(recipe.beside(content["data"]))
+    if isinstance(content.get("data_root"), str):
+        resolved["data_root"] = str(recipe.beside(content["data_root"]))
 
     def place(key: str, value: Any) -> Any:
         if isinstance(value, str):
@@ -48,10 +55,24 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
         return value if is_name and not beside.exists() else str(beside)
 
     for key in fields_naming(kind):
-        if key in content and key != "data":
+        if key in content and key != "data_root":
             value = content[key]
             resolved[key] = [place(key, one) for one in value] if isinstance(value, list) else place(key, value)
     return resolved
+
+
+def check_known(kind: type[Any], given: Iterable[Any], source: str) -> None:
+    """Raises `InputError` for a key that a command does not take, with the commands that do or a near miss."""
+    for key in given:
+        if key in (known := _names(kind)):
+            continue
+        others = commands.taking(str(key))
+        more = f"; it is one of {', '.join(others)}." if others else registry.suggestion(str(key), known)
+        raise InputError(f"{source}: unknown key {reprlib.repr(str(key))}{more}")
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def _refuse_code(value: Any, path: str) -> None:
@@ -77,8 +98,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def data_path(inputs: Any, role: str) -> str | None:
-    """The path of a file of rows, below the data root where one is given and the path is relative."""
-    return _below_root(inputs, getattr(inputs, role))
+    """The path of a file of rows, below the data root where one is given and the path is relative; None for a command
+    that takes no such rows."""
+    return _below_root(inputs, getattr(inputs, role, None))
 
 
 def earlier_paths(inputs: Any) -> list[str]:
@@ -87,7 +109,7 @@ def earlier_paths(inputs: Any) -> list[str]:
 
 
 def _below_root(inputs: Any, value: str | None) -> str | None:
-    root = inputs.data or os.environ.get(DATA_ROOT)
+    root = inputs.data_root or os.environ.get(DATA_ROOT)
     if value is None or root is None or Path(value).is_absolute():
         return value
     below = Path(root) / value
@@ -111,7 +133,7 @@ def resolved(config: Any) -> dict[str, Any]:
             plain[role] = str(Path(plain[role]).absolute())
     if "output" in plain:
         plain["output"] = str(Path(plain["output"]).absolute())
-    plain.pop("data", None)
+    plain.pop("data_root", None)
     return plain
 
 
@@ -120,17 +142,18 @@ def _in_full(path: str) -> str:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """A recipe that `--config` reads back."""
+    """A recipe that `--recipe` reads back."""
     return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
 
 
 def configuration(kind: type[Any], settings: Mapping[str, Any]) -> Any:
-    """What is given over the recipe that it may name (`config`) over the defaults. Raises `InputError`."""
+    """What is given over the recipe that it may name (`recipe`) over the defaults. Raises `InputError`."""
     source = kind.__name__.lower()
-    if (recipe := settings.get("config")) is None:
+    check_known(kind, settings, source)
+    if (recipe := settings.get("recipe")) is None:
         return options.build(kind, settings, source)
     if not isinstance(recipe, str | os.PathLike):
-        raise InputError(f"{source}: config must name a recipe, found {type(recipe).__name__}.")
-    root = settings.get("data")
+        raise InputError(f"{source}: recipe must name a file or a shipped recipe, found {type(recipe).__name__}.")
+    root = settings.get("data_root")
     values = from_yaml(os.fspath(recipe), kind, None if root is None else os.fspath(root))
     return options.build(kind, values | dict(settings), source)

@@ -1,4 +1,4 @@
-"""The recipes that travel with the package, found by name: `--config lume_olmo_7b`, `expunge list recipes`.
+"""The recipes that travel with the package, found by name: `--recipe lume_olmo_7b`, `expunge list recipes`.
 
 They lie in recipes/ of a checkout and below share/expunge/recipes of an environment that the wheel was installed into.
 """

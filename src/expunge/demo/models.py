@@ -91,13 +91,14 @@ def make_models(folder: Path, world: World, say: Say) -> None:
 
 def write_rows(file: Path, rows: list[Row]) -> None:
     """Rows as a JSON Lines file that `data.rows` reads."""
-
-    def plain(row: Row) -> dict[str, object]:
-        if row.kind == "document":
-            return {"text": row.completion}
-        if row.messages:
-            return {"messages": [{"role": role, "content": text} for role, text in row.messages]}
-        task = {"task": row.task} if row.task else {}
-        return {"prompt": row.prompt, "completion": row.completion, **task}
-
     file.write_text("".join(json.dumps(plain(row)) + "\n" for row in rows), encoding="utf-8")
+
+
+def plain(row: Row) -> dict[str, object]:
+    """A row as a file has it."""
+    if row.kind == "document":
+        return {"text": row.completion}
+    if row.messages:
+        return {"messages": [{"role": role, "content": text} for role, text in row.messages]}
+    task = {"task": row.task} if row.task else {}
+    return {"prompt": row.prompt, "completion": row.completion, **task}

@@ -8,7 +8,7 @@ from expunge.config.desk import Document
 from expunge.desk.seal import holders, request_of
 from expunge.errors import InputError
 from expunge.files import whole
-from expunge.records import ledger, pages, record
+from expunge.records import ledger, pages, record, replacing
 from expunge.records.ledger import Ledger, Request
 from expunge.reporting import document
 from expunge.runs import outputs
@@ -20,7 +20,8 @@ Say = Callable[[str], None]
 
 def run(config: Document, say: Say) -> Path:
     """Writes the pages into a new folder and returns it. Raises `InputError`."""
-    output = outputs.check_output(config.output)
+    given = {"the run": config.run} | ({"the ledger": config.ledger} if config.ledger else {})
+    output = replacing.checked(config.output, config.overwrite, given)
     content = record.read_whole(config.run)
     if not (place := config.ledger or content["config"].get("ledger")):
         raise InputError(f"{config.run}: this run was entered in no ledger. Name the one of its request with --ledger.")
@@ -28,7 +29,7 @@ def run(config: Document, say: Say) -> Path:
     request = request_of(known, config.run)
     with pages.foreign(config.run):
         page = document.render(content, described(known, request, content))
-    with outputs.whole_folder(output, private=True) as made:
+    with outputs.whole_folder(output, private=True, replaces=config.overwrite) as made:
         whole.write_whole(made / PAGE, page.encode())
         printed = _pdf(page, made / PRINTED)
     say(f"document: {output / (PRINTED if printed else PAGE)}")

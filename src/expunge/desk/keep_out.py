@@ -48,11 +48,11 @@ def run(config: Filter, say: Say) -> Kept:
     if output.is_dir() or (output.exists() and not (listed.is_file() and listed.stat().st_size)):
         raise InputError(f"{output}: the output exists already and is never overwritten. Name another --output.")
     known = ledger.read(config.ledger)
-    made = list(each(config.train, "training", columns=config.columns))
+    made = list(each(config.next_train, "training", columns=config.columns))
     decided = decisions.read(listed, rows := [one.row for one in made], known.secret)
     chosen = choose(made, known, decided.by_place)
     decided.check(chosen, rows)
-    raw = raw_lines(config.train, "training")
+    raw = raw_lines(config.next_train, "training")
     stays = (original(one, raw) + b"\n" for one, what in zip(made, chosen, strict=True) if what.group == "retain")
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     whole.prepare(output, stays)

@@ -2,8 +2,8 @@
 
 Gone afterwards: working folders of interrupted runs (checkpoints, evidence with text), cached twins, cells and evidence
 with the original's distributions, the evidence in the run's own folder, and row text on its pages; on request also the
-stored curvature (--curvature), the original (--original) and the rows to forget themselves (--rows), after which
-nothing can be judged again. Without the original there is no way back.
+stored curvature (--remove-curvature), the original (--remove-original) and the rows to forget themselves
+(--remove-rows), after which nothing can be judged again. Without the original there is no way back.
 
 The ledger is told before anything goes, with the list, and again when all of it is gone and was looked for. In between
 the request is *sealing*: the same command goes on with that list. Where something stays, the request is not sealed.
@@ -58,10 +58,10 @@ def run(config: Seal, say: Say, agreed: Callable[[], bool]) -> Sealing:
         request = request_of(known, config.run)
         if request.state == "sealed":
             raise InputError(f"{config.ledger}: request {request.id} is sealed already. There is nothing left to do.")
-        if request.state == "open" and not config.force:
+        if request.state == "open" and not config.despite_verdict:
             raise InputError(
                 f"{config.run}: the verdict does not pass, so request {request.id} is open and not to be closed. "
-                "--force seals it all the same, and its document says so."
+                "--despite-verdict seals it all the same, and its document says so."
             )
         going = _going(config, content, request)
         planned = Sealing(request, going, tuple(_elsewhere(content, request, going)))
@@ -135,9 +135,9 @@ def _going(config: Seal, content: Mapping[str, Any], request: Request) -> tuple[
     """What is to go now: of an interrupted sealing also what that was to remove."""
     folder = record.find(config.run).parent
     found = [*purge.rows_left(), Left(folder / "evidence", "evidence of this run, in numbers")]
-    found += _curvature(content) if config.curvature else []
-    found += _original(config, content) if config.original else []
-    found += _rows(content) if config.rows else []
+    found += _curvature(content) if config.remove_curvature else []
+    found += _original(config, content) if config.remove_original else []
+    found += _rows(content) if config.remove_rows else []
     found += [Left(Path(one["path"]), one["what"]) for one in _begun(request)]
     return tuple({one.path: one for one in found if os.path.lexists(one.path)}.values())
 
@@ -146,9 +146,13 @@ def _curvature(content: Mapping[str, Any]) -> list[Left]:
     path = content["config"].get("curvature")
     if not path:
         raise InputError(
-            "--curvature: this run was given no stored curvature, so there is none to remove. Leave it out."
+            "--remove-curvature: this run was given no stored curvature, so there is none to remove. Leave it out."
         )
-    return [Left(_whole_folder(path, "--curvature", (CURVATURE,)), "stored curvature")] if Path(path).exists() else []
+    return (
+        [Left(_whole_folder(path, "--remove-curvature", (CURVATURE,)), "stored curvature")]
+        if Path(path).exists()
+        else []
+    )
 
 
 def _original(config: Seal, content: Mapping[str, Any]) -> list[Left]:
@@ -156,10 +160,12 @@ def _original(config: Seal, content: Mapping[str, Any]) -> list[Left]:
     if not path.exists():
         return []
     if (content.get("save") or {}).get("base") == str(path):
-        raise InputError(f"--original: {config.run} is an adapter that stands on {path}. Leave it out, or merge first.")
+        raise InputError(
+            f"--remove-original: {config.run} is an adapter that stands on {path}. Leave it out, or merge first."
+        )
     if path.is_file() and path.suffix == ".gguf":
         return [Left(path, "the original model"), *_opened(path)]
-    return [Left(_whole_folder(str(path), "--original", MODEL, config.run, config.ledger), "the original model")]
+    return [Left(_whole_folder(str(path), "--remove-original", MODEL, config.run, config.ledger), "the original model")]
 
 
 def _opened(file: Path) -> list[Left]:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +21,13 @@ from expunge.data.tokens import Prompt
 from expunge.errors import NumericalError
 from expunge.evaluation import evidence
 from expunge.evaluation.evidence import OWN
+from expunge.gradients.cotangents import mixed
 from expunge.loop import relearning
 from expunge.model import generation
 from expunge.model.select import select
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
+from expunge.runs import launcher
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.intervals import Floats
 from expunge.scoring.matching import given_back
@@ -78,15 +82,20 @@ def as_written(recorded: Evidence) -> dict[str, Seen]:
 
 
 def run(
-    problem: Problem, judged: Mapping[str, Split], chosen: Mapping[str, Attack], original: Callable[[], Problem]
+    problem: Problem,
+    judged: Mapping[str, Split],
+    level: Level,
+    original: Callable[[], Problem],
+    weights: bool = True,
 ) -> Readings:
-    """What attacks show of a problem's model. `original`: the problem around the original."""
-    return _run(chosen, problem, judged, original)
+    """What the attacks of a level show of a problem's model; without `weights`, those that only ask. `original`: the
+    problem around the original."""
+    return _run(attacks(level, weights), problem, judged, original)
 
 
-def run_beside(problem: Problem, judged: Mapping[str, Split], chosen: Mapping[str, Attack]) -> Readings:
+def run_beside(problem: Problem, judged: Mapping[str, Split], level: Level, weights: bool = True) -> Readings:
     """The same of the original, of the attacks that it is compared under."""
-    chosen = {name: attack for name, attack in chosen.items() if attack.beside_original}
+    chosen = {name: attack for name, attack in attacks(level, weights).items() if attack.beside_original}
     return _run(chosen, problem, judged, lambda: problem)
 
 
@@ -147,7 +156,12 @@ def _losses(problem: Problem, split: Split) -> Floats:
 def _drawn(
     problem: Problem, rows: Sequence[Row], prompts: Mapping[int, Prompt], seed: int, top_p: float
 ) -> dict[int, str]:
-    new_ids = partial(generation.drawn, seed=seed, top_p=top_p)
+    """Each batch has a seed of its own: a prompt that is sampled in several must not get the same twice."""
+    batches = count(launcher.rank(), launcher.processes())
+
+    def new_ids(model: Any, ids: Sequence[list[int]], room: Sequence[int], end: int | None) -> list[list[int]]:
+        return generation.drawn(model, ids, room, end, mixed(seed, next(batches)), top_p)
+
     return evidence.continued(problem, rows, prompts, clean_up=False, new_ids=new_ids)
 
 

@@ -127,13 +127,12 @@ class Models:
         level = self.config.evidence
         if level == "quick":
             return {}
-        chosen = attacked.attacks(level, self.weights)
         with self.clock.stage(f"attack {name}"):
             if name == "original":
-                return attacked.run_beside(load(), assembled.judged, chosen)
+                return attacked.run_beside(load(), assembled.judged, level, self.weights)
             path = str(self.config.model)
             original = cache(lambda: load_other(self.config, path, assembled, torch.float32))
-            return attacked.run(load(), assembled.judged, chosen, original)
+            return attacked.run(load(), assembled.judged, level, original, self.weights)
 
     def _measured(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> Evidence:
         """Sets that were measured before, and the others now."""

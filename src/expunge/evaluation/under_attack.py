@@ -109,12 +109,13 @@ def block(
     """The record's block: readings by model, and what the original showed as it was written. `names`: of the forget
     rows, of all; without `weights` of the unlearned model some attacks could not be tried."""
     written = attacked.as_written(evidence["original"])
+    answers_alone = not weights and bool(evidence["unlearned"].sets["forget"].no_losses)
     tested = attacks(level)
     found: dict[str, Any] = {
         "level": level,
         "rows": {name: len(seen.kinds) for name, seen in written.items()},
         "results": [
-            result(name, attack, readings, written, names, bool(evidence["unlearned"].sets["forget"].no_losses))
+            result(name, attack, readings, written, names, answers_alone)
             for name, attack in tested.items()
             if readings.get("unlearned", {}).get(name)
         ],

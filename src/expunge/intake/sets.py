@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 from expunge import registry
 from expunge.benchmark import Benchmark
-from expunge.config.commands import EARLIER, Inputs
+from expunge.config import commands, flags
+from expunge.config.commands import EARLIER
+from expunge.config.flags import Inputs
+from expunge.config.lora import is_lora
 from expunge.config.recipes import data_path, earlier_paths
 from expunge.data.files import beside
 from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
@@ -46,14 +49,14 @@ class Checked:
         return self.sets["forget" if "forget" in self.sets else "retain"].rows
 
 
-def trust(inputs: Inputs) -> load.Trust:
+def trust(inputs: flags.Trust) -> load.Trust:
     """What the user allowed by flag."""
     return load.Trust(
         pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code, adapter_base=inputs.adapter_base
     )
 
 
-def benchmark_of(inputs: Inputs) -> Benchmark:
+def benchmark_of(inputs: flags.Reading) -> Benchmark:
     """The benchmark that says how rows are read, generated from and scored. Raises `InputError`."""
     benchmark: Benchmark = registry.load("benchmarks", inputs.benchmark)()
     return benchmark
@@ -72,7 +75,7 @@ def check(
         if not getattr(inputs, role):
             raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
     for role in ("model", "base", "retrained"):
-        if path := getattr(inputs, role):
+        if path := getattr(inputs, role, None):
             for one in load.twins(path) if role == "retrained" else [path]:
                 load.check(one, role, trust(inputs), weights)
     assert inputs.model is not None
@@ -82,7 +85,7 @@ def check(
     sets = read_sets(inputs)
     parts = _parts(sets) | {name: sets[name].rows for name in benchmark_of(inputs).own_sets if name in sets}
     comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
-    if lack := lacking(needs or Needs(), parts, bool(inputs.base)):
+    if lack := lacking(needs or Needs(), parts, isinstance(inputs, flags.Base) and bool(inputs.base)):
         role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
         where = lack.place or sets[role].rows[0].file
         raise InputError(f"{where}: {lack.reason} Give {lack.flags}, or use another --method.")
@@ -93,9 +96,9 @@ def check(
 
 def _log(inputs: Inputs) -> Any:
     """Scores of a retrained model that another tool wrote. Raises `InputError`."""
-    if not inputs.retrained_log:
+    if not (isinstance(inputs, flags.RetrainedLog) and inputs.retrained_log):
         return None
-    if inputs.retrained:
+    if isinstance(inputs, flags.Retrained) and inputs.retrained:
         raise InputError("--retrained-log stands in for a retrained model: give that or --retrained, not both.")
     content = read_json(inputs.retrained_log, "the log of the retrained model", "Take the file as it was written.")
     return benchmark_of(inputs).read_log(content, inputs.retrained_log)
@@ -142,7 +145,8 @@ def check_kinds(inputs: Inputs, scheme: str | None, linear: bool = True) -> None
     """
     assert inputs.model is not None
     given = load.adapter_of(inputs.model, trust(inputs))
-    asked, saved = getattr(inputs, "subspace", None), getattr(inputs, "save", None)
+    asked = inputs.subspace if isinstance(inputs, flags.Subspace) else None
+    saved = inputs.save_as if isinstance(inputs, commands.Unlearning) else None
     if asked:
         check_subspace(asked, given is not None, scheme)
     if asked and scheme and not given:
@@ -150,21 +154,21 @@ def check_kinds(inputs: Inputs, scheme: str | None, linear: bool = True) -> None
             f"{inputs.model}: its weights are quantised ({scheme}), so they cannot move. Give the unquantised model, "
             "or an adapter over this one."
         )
-    whole = asked == "full" if given else asked != "lora"
+    whole = asked == "full" if given else not (asked and is_lora(asked))
     if saved == "adapter" and whole and not linear:
         raise InputError(
-            f"--save adapter needs --subspace {'adapter' if given else 'lora'}: this method moves whole weights of all "
-            "kinds, and an adapter holds those of linear layers alone."
+            f"--save-as adapter needs --subspace {'adapter' if given else 'lora'}: this method moves whole weights of "
+            "all kinds, and an adapter holds those of linear layers alone."
         )
     if saved == "adapter" and given and linear and asked != "adapter" and not scheme and given.no_sum:
         raise InputError(
-            f"--save adapter: the adapter has {given.no_sum}, so its layers are no sum that a change of whole weights "
-            "could be folded into. Use --save merged, or --subspace adapter."
+            f"--save-as adapter: the adapter has {given.no_sum}, so its layers are no sum that a change of whole "
+            "weights could be folded into. Use --save-as merged, or --subspace adapter."
         )
     if saved == "merged" and given and scheme:
         raise InputError(
-            f"--save merged: the base {given.base} is quantised ({scheme}), and merging would round what the adapter "
-            "holds. Leave --save out, or name the unquantised base with --adapter-base."
+            f"--save-as merged: the base {given.base} is quantised ({scheme}), and merging would round what the "
+            "adapter holds. Leave --save-as out, or name the unquantised base with --adapter-base."
         )
 
 

@@ -55,8 +55,8 @@ def form_of(config: commands.Unlearn, whole: bool) -> str:
     """
     assert config.model is not None
     given = load.adapter_of(config.model, trust(config))
-    if config.save != "auto":
-        return config.save
+    if config.save_as != "auto":
+        return config.save_as
     if given is None or (whole and (given.no_sum or not config.options.needs.linear)):
         return "merged"
     return "adapter"
@@ -102,7 +102,7 @@ def check_dtype(config: commands.Unlearn, model: Any) -> None:
     """Raises `InputError` where the dtype that was asked for cannot hold the original, let alone what comes of it."""
     if config.dtype == "auto":
         return
-    own = isinstance(model, PeftModel) and config.save != "merged"  # then the adapter alone is written
+    own = isinstance(model, PeftModel) and config.save_as != "merged"  # then the adapter alone is written
     for name, tensor in model.named_parameters():
         if own and not tensor.requires_grad:
             continue

@@ -18,7 +18,7 @@ from expunge.loop.descent import DescendRunner, steps_of
 from expunge.loop.proposals import ProposeRunner
 from expunge.loop.transforms import TransformRunner
 from expunge.loop.unlearning import Cost, Ground, Runner, Unlearning
-from expunge.loop.watch import Log, Outcome, Watch, watched
+from expunge.loop.watch import Outcome, Watch, watched
 from expunge.method import (
     ACCEPTANCE,
     CHANGE,
@@ -38,6 +38,7 @@ from expunge.problem import Problem, Split, divided
 from expunge.reference import objective
 from expunge.reference.replay import expected
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Log
 
 NAME = "unlearning"
 

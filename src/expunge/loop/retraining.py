@@ -24,6 +24,7 @@ from expunge.loop.watch import Outcome
 from expunge.model.select import Subspace
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.environment import Clock
+from expunge.runs.growing import Growing
 
 NAME = "retraining"
 
@@ -34,6 +35,7 @@ def run(
     assembled: Assembled,
     settings: Training,
     folder: Path,
+    log: Growing,
     say: Say,
     clock: Clock,
     checkpoints: Checkpoints,
@@ -44,7 +46,7 @@ def run(
     rows = twins.rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
     with clock.stage("unlearn"):
-        made = twins.trained(like_retrain(config), rows, problem, settings, say, checkpoints)
+        made = twins.trained(like_retrain(config), rows, problem, settings, say, checkpoints, log)
     twin = load_other(config, str(made), assembled, torch.float32)
     form = "adapter" if isinstance(twin.model, PeftModel) else "merged"
     weights = dict(twin.model.named_parameters())
@@ -64,7 +66,7 @@ def run(
     return Trial(outcome, subspace, None, delivered)
 
 
-def like_retrain(config: commands.Unlearn) -> commands.Retrain:
+def like_retrain(config: commands.Unlearning) -> commands.Retrain:
     """The configuration that `expunge retrain` would have for the same twin."""
     own = {one.name for one in fields(commands.Retrain)}
     shared: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(config) if one.name in own}

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
+from expunge.config import lora
+from expunge.config.bounds import Told
 from expunge.data.batches import Batch, Stream
 from expunge.data.passes import Passes, drawing
 from expunge.data.portions import Portions
@@ -22,9 +24,11 @@ from expunge.optim.adamw import adamw
 from expunge.problem import Problem, Split
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.distributed import Runtime
+from expunge.runs.growing import Log
 from expunge.runs.progress import bar
 
 TRAINING = "training"
+LOGGED = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +45,9 @@ class Training:
     """Share of the steps spent warming up."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
-    subspace: str = "full"
-    """Which parameters move: full, lora, a pattern, or adapter (a new one like that of an original that is one)."""
+    subspace: Annotated[str, Told(lora.text)] = "full"
+    """Which parameters move: full, lora (also with settings), a pattern, or adapter (a new one like that of an original
+    that is one)."""
 
 
 def cost(windows: Sequence[Window], training: Training, seed: int) -> Passes:
@@ -66,6 +71,7 @@ def fine_tune(
     portions: Portions | None = None,
     recompute: bool = False,
     checkpoints: Checkpoints | None = None,
+    log: Log = lambda entry: None,
 ) -> tuple[Any, float]:
     """Plain training of a model on rows; returns the model and the last epoch's mean loss.
 
@@ -90,16 +96,21 @@ def fine_tune(
         movable=subspace.movable,
         portions=portions,
     )
-    loss = train(problem, split, training, title, checkpoints)
+    loss = train(problem, split, training, title, checkpoints, log)
     return (subspace.model.merge_and_unload() if subspace.adapter else subspace.model), loss
 
 
 def train(
-    problem: Problem, split: Split, training: Training, title: str, checkpoints: Checkpoints | None = None
+    problem: Problem,
+    split: Split,
+    training: Training,
+    title: str,
+    checkpoints: Checkpoints | None = None,
+    log: Log = lambda entry: None,
 ) -> float:
     """Cross-entropy on all windows of a split, the usual mean over tokens; returns the last epoch's mean loss.
 
-    With `checkpoints`, an interrupted training goes on where it was.
+    With `checkpoints`, an interrupted training goes on where it was. The losses of some 200 steps are logged.
     """
     stream = Stream(split.name, split.windows, problem.seed, by_tokens=True)
     steps = steps_of(split.windows, training)
@@ -127,8 +138,16 @@ def train(
         minimiser.load_state_dict(saved["minimiser"])
         recent += saved["recent"]
 
+    def logged(step: int) -> None:
+        if step % max(1, steps // LOGGED) == 0:
+            log({"step": step, "loss": recent[step - 1]})
+
+    for step in range(1, len(recent) + 1):  # of before the interruption
+        logged(step)
+
     def after(step: int, losses: Mapping[str, float]) -> bool:
         recent.append(losses["loss"])
+        logged(step)
         if checkpoints and step < steps:
             checkpoints.offer(
                 TRAINING,

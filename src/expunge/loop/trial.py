@@ -1,9 +1,6 @@
 """One unlearning of one model, from its subspace to the files read back: `unlearn`, and each cell of `compare`."""
 
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,8 @@ import torch
 
 from expunge import registry
 from expunge.config import commands
-from expunge.config.commands import AUTO, METHOD
+from expunge.config.flags import AUTO, METHOD
+from expunge.config.lora import is_lora
 from expunge.config.options import build
 from expunge.errors import InputError
 from expunge.influence.low_rank import SHARE
@@ -21,15 +19,15 @@ from expunge.loop.batch_tokens import begin
 from expunge.loop.delivery import Delivered, deliver, form_of
 from expunge.loop.moving import choose
 from expunge.loop.phases import apply
-from expunge.loop.watch import Log, Outcome
+from expunge.loop.watch import Outcome
 from expunge.method import Method
 from expunge.model.choice import Choice
 from expunge.model.select import Subspace
 from expunge.reference.cache import row_losses, target_margins
 from expunge.reference.replay import sample
-from expunge.runs import distributed
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.environment import Clock
+from expunge.runs.growing import Log
 
 CHOICES = "choices"  # made by the memory that was free when the run began; it goes on with the same
 SAMPLES = 64
@@ -79,11 +77,11 @@ def run(
     torch.manual_seed(config.seed)  # the first factors of a LoRA are drawn by it
     if kept:
         config, linear = replace(config, subspace=kept["subspace"]), kept["linear"]
-    as_adapter = config.save == "adapter"
+    as_adapter = config.save_as == "adapter"
     chosen = choose(problem, config.options.needs, config.subspace, linear, say, as_adapter)
     subspace = replace(chosen.subspace, reason=kept["reason"]) if kept else chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
-    form = form_of(config, whole := subspace.name not in ("adapter", "lora"))
+    form = form_of(config, whole := not (subspace.name == "adapter" or is_lora(subspace.name)))
     problem = replace(problem, low_rank=SHARE if whole and form == "adapter" else None)
     if base is not None:
         problem = replace(problem, base=base.losses, base_margins=base.margins)
@@ -132,15 +130,3 @@ def method_of(name: str, options: Any, source: str = "options") -> Method:
     if not isinstance(options, Mapping | None):
         raise InputError(f"{source}: expected the options of {kind.__name__}, found {type(options).__name__}.")
     return build(kind, options or {}, source)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def logging_to(file: Path) -> Iterator[Log]:
-    """A log of one JSON line per check; only the main process writes it."""
-    with (file if distributed.main_process() else Path(os.devnull)).open("w", encoding="utf-8") as lines:
-
-        def log(entry: Mapping[str, Any]) -> None:
-            lines.write(json.dumps(entry) + "\n")
-            lines.flush()
-
-        yield log

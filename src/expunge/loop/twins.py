@@ -33,6 +33,7 @@ from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 from expunge.runs import distributed, environment
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 from expunge.runs.workspace import cache_folder, private
 
 WITHIN = 0.1
@@ -80,6 +81,7 @@ def make_twins(
     output: Path,
     say: Callable[[str], None],
     checkpoints: Checkpoints,
+    log: Growing,
 ) -> list[Twin]:
     """Trains the twins, or takes them from the cache, and writes them to `output` with a small record each.
 
@@ -94,12 +96,12 @@ def make_twins(
     kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     original = float(row_losses(problem, problem.model, kept).mean())
     twins = []
-    with atomic_folder(output) as folder:
-        for seed in range(config.seed, config.seed + config.seeds):
+    with atomic_folder(output, replaces=config.overwrite) as folder:
+        for seed in range(config.seed, config.seed + config.twins):
             single = replace(config, seed=seed)
-            cached = trained(single, rows, problem, training, say, checkpoints)
+            cached = trained(single, rows, problem, training, say, checkpoints, log)
             twin = load_other(config, str(cached), assembled, torch.float32)
-            place = f"seed-{seed}" if config.seeds > 1 else ""
+            place = f"seed-{seed}" if config.twins > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
             settings = {"training": asdict(training), "seed": seed, "rows": len(rows)}
             if distributed.main_process():
@@ -107,6 +109,7 @@ def make_twins(
             word = "comparable" if made.comparable else "NOT COMPARABLE: train it as long as the original was"
             say(f"loss on the kept rows: twin {made.loss:.3f}, original {original:.3f}: {word}")
             twins.append(made)
+        log.deliver(folder)
     for made in twins:
         say(f"twin: {made.output}")
     return twins
@@ -119,6 +122,7 @@ def trained(
     training: Training,
     say: Callable[[str], None],
     checkpoints: Checkpoints,
+    log: Growing,
 ) -> Path:
     """The folder of the twin of a seed in the cache, where it is trained unless it is there."""
     key = distributed.from_main(partial(_cache_key, config, rows, problem.rendering, training))
@@ -126,7 +130,7 @@ def trained(
     if distributed.from_main(cached.is_dir):
         say(f"the twin of seed {config.seed} is taken from the cache")
     else:
-        _train_into(cached, config, rows, problem, training, checkpoints.below(key))
+        _train_into(cached, config, rows, problem, training, checkpoints.below(key), log)
     return cached
 
 
@@ -144,6 +148,7 @@ def _train_into(
     problem: Problem,
     training: Training,
     checkpoints: Checkpoints,
+    log: Growing,
 ) -> None:
     assert config.base is not None
     torch.manual_seed(config.seed)
@@ -162,6 +167,7 @@ def _train_into(
         problem.portions,
         config.gradient_checkpointing,
         checkpoints,
+        log.part(twin=config.seed),
     )
     with atomic_folder(folder) as temporary:
         if like and distributed.main_process():

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from expunge.data.passes import Passes
 from expunge.loop.acceptance import Acceptance
-from expunge.loop.watch import Log, Outcome, Watch
+from expunge.loop.watch import Outcome, Watch
 from expunge.method import State
 from expunge.problem import Problem, Split
+from expunge.runs.growing import Log
 
 Keep = Callable[[Callable[[], dict[str, Any]]], None]
 

@@ -1,6 +1,6 @@
 """What is seen of a run while it goes on, and what is told of it afterwards."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,7 +15,6 @@ from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 
 MOST_WATCHED = {"forget": 128, "retain": 48, "guard": 48, "acceptance": 48}
-Log = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(slots=True)

@@ -90,7 +90,7 @@ def write_folded(adapter: Adapter, change: Change, folder: Path, dtype: torch.dt
 def write_alone(model: Any, base: str, change: Change, folder: Path) -> Written:
     """The change as a LoRA of its own over the model in `base`, float32. Raises `ExpungeError` where nothing moved."""
     if not change:
-        raise ExpungeError("nothing moved, so there is no change to write as an adapter. Use --save merged.")
+        raise ExpungeError("nothing moved, so there is no change to write as an adapter. Use --save-as merged.")
     state: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for parameter, one in change.items():

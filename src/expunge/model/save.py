@@ -22,12 +22,12 @@ GIVEN_FORM = "what reads the input: tensors have its names, and config.json and 
 
 
 @contextlib.contextmanager
-def atomic_folder(output: Path, private: bool = False) -> Iterator[Path]:
+def atomic_folder(output: Path, private: bool = False, replaces: bool = False) -> Iterator[Path]:
     """`runs.outputs.whole_folder`; of several processes the main one makes and renames it, and all get its name."""
     if not distributed.main_process():
         yield distributed.from_main(lambda: output)
     else:
-        with outputs.whole_folder(output, private) as temporary:
+        with outputs.whole_folder(output, private, replaces) as temporary:
             yield distributed.from_main(lambda: temporary)
     distributed.wait()
 

@@ -12,7 +12,8 @@ import psutil
 import torch
 
 from expunge.attack import Level
-from expunge.config.commands import Unlearn
+from expunge.config.commands import Unlearning
+from expunge.config.lora import is_lora
 from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
@@ -101,14 +102,14 @@ class Work(NamedTuple):
 class Estimator:
     """Costs of one model, its rows and this machine. What takes time (traces, timings) is done once."""
 
-    def __init__(self, config: Unlearn, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
+    def __init__(self, config: Unlearning, shape: Any, rows: Rows, runtime: Runtime, stored: torch.dtype) -> None:
         self.config, self.rows, self.runtime = config, rows, runtime
         on_cpu = runtime.device.type == "cpu"
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
         self.free, self.size = machine.free(runtime.device), machine.usable(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
         self.given, self.scheme = load.adapter_of(str(config.model)) is not None, quantised.scheme(shape)
-        saved = "adapter" if self.given and config.save == "auto" else config.save
+        saved = "adapter" if self.given and config.save_as == "auto" else config.save_as
         self.setting = Setting(config.subspace, saved, shipped, bool(config.base), bool(config.retrained))
         self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)
         self._curves = cache(
@@ -177,11 +178,12 @@ class Estimator:
 
     def _variants(self, asked: Setting, size: int) -> Iterable[tuple[str, Setting, Rows]]:
         yield "", asked, self.rows
-        lora, flag = replace(asked, subspace="lora"), f"--subspace {'adapter' if self.given else 'lora'}"
-        if self.builder.chosen(asked.subspace, self.runtime.device, size) != "lora":
+        name = asked.subspace if is_lora(asked.subspace) else "lora"
+        lora, flag = replace(asked, subspace=name), f"--subspace {'adapter' if self.given else name}"
+        if not is_lora(self.builder.chosen(asked.subspace, self.runtime.device, size)):
             yield flag, lora, self.rows
         if asked.save != "adapter":
-            yield f"{flag} --save adapter", replace(lora, save="adapter"), self.rows
+            yield f"{flag} --save-as adapter", replace(lora, save="adapter"), self.rows
         for context in CONTEXTS:
             if context < self.rows.longest:
                 yield f"{flag} --context {context}", lora, self.rows.cut(context)
@@ -205,7 +207,7 @@ class Estimator:
         needs = needs or self._linear(method.needs, subspace, self._set(method, self.size).subspace, self.size)[1]
         problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable)
         if needs.linear:
-            problem.shared, problem.adapter = self.builder.shared(), subspace == "lora" and not self.given
+            problem.shared, problem.adapter = self.builder.shared(), is_lora(subspace) and not self.given
         problem.fitted = (lambda problem: {}) if self.config.curvature else None
         found = phases.cost(method, problem)
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge import registry
-from expunge.config.commands import AUTO, METHOD, Plan
+from expunge.config.commands import Plan
+from expunge.config.flags import AUTO, METHOD
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
 from expunge.errors import InputError

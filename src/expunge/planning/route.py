@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from expunge.config.commands import AUTO, METHOD, Unlearn
+from expunge.config.commands import Unlearning
+from expunge.config.flags import AUTO, METHOD
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
 from expunge.influence.amounts import LARGE
@@ -28,7 +29,7 @@ from expunge.planning.estimate import Estimator
 from expunge.planning.rows import Rows
 from expunge.runs.distributed import Runtime
 
-Config = TypeVar("Config", bound=Unlearn)
+Config = TypeVar("Config", bound=Unlearning)
 ABOUT_AS_LITTLE = 1.5  # times what unlearning takes: retraining is worth that much more, being exact (our choice)
 
 
@@ -54,7 +55,7 @@ def settled(config: Config, checked: Checked, say: Callable[[str], object]) -> t
     return replace(config, method=AUTO if found.training else METHOD), found.training
 
 
-def _route(config: Unlearn, checked: Checked) -> Route:
+def _route(config: Unlearning, checked: Checked) -> Route:
     if heeded := _settles(config):
         return Route(None, f"{heeded} was given, which retraining could not heed")
     if not (config.base and config.train_config and "train" in checked.sets):
@@ -65,11 +66,11 @@ def _route(config: Unlearn, checked: Checked) -> Route:
     return decided(training, unlearning, anew, share_of(checked))
 
 
-def _settles(config: Unlearn) -> str:
+def _settles(config: Unlearning) -> str:
     """The flag that retraining could not heed, if there is one."""
-    default = Unlearn()
-    asked: dict[str, Any] = {name: getattr(config, name) for name in ("subspace", "save", "curvature")}
-    given = [f"--{name} {value}" for name, value in asked.items() if value != getattr(default, name)]
+    default = Unlearning()
+    asked: dict[str, Any] = {name: getattr(config, name) for name in ("subspace", "save_as", "curvature")}
+    given = [f"--{name.replace('_', '-')} {value}" for name, value in asked.items() if value != getattr(default, name)]
     if method_of(METHOD, config.options) != method_of(METHOD, None):
         given.append("--options")
     return given[0] if given else ""
@@ -102,7 +103,7 @@ def share_of(checked: Checked) -> float | None:
     return forget / known if known else None
 
 
-def _row_passes(config: Unlearn, checked: Checked, training: Training) -> tuple[float | None, float]:
+def _row_passes(config: Unlearning, checked: Checked, training: Training) -> tuple[float | None, float]:
     """Of unlearning, at most, and of training anew."""
     assert config.model is not None
     allowed = trust(config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from expunge.config.commands import METHOD
+from expunge.config.flags import METHOD
 from expunge.influence.amounts import LARGE
 from expunge.model.choice import Choice
 from expunge.planning.estimate import Cost, Estimate, Fit

@@ -72,7 +72,7 @@ def find(config: Influence, checked: Checked, needs: Needs, output: Path, say: S
     fit = directions.fit_on(problem, drawn(train, FITTED, problem.seed, "fit"), needs.factors, per_layer=True)
     table = ranking.influences(problem, problem.splits["forget"], train, fit.whitening(release=True))
     found = Attribution(output, listed(checked.forget, rows, table, config.most, config.show_rows))
-    with outputs.whole_folder(output, private=config.show_rows) as folder:
+    with outputs.whole_folder(output, private=config.show_rows, replaces=config.overwrite) as folder:
         lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in found.rows)
         (folder / FILE).write_text(lines, encoding="utf-8")
     others = [next((one for one in row.sources if not one.same), None) for row in found.rows]

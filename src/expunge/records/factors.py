@@ -103,7 +103,7 @@ def fit(config: Curvature, checked: Checked, output: Path, say: Callable[[str], 
     identity = distributed.from_main(partial(hashes.identity, str(config.model), trust(config)))
     assembled = assemble(config, checked)
     made = fitting.fitted(config, wanted, assembled, say)
-    with atomic_folder(output, private=True) as folder:
+    with atomic_folder(output, private=True, replaces=config.overwrite) as folder:
         if distributed.main_process():
             write(folder, made, config, wanted, identity, assembled.problem.rendering)
     kept = sum(tensor.nbytes for tensor in made.fit.state.tensors.values())

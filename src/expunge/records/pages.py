@@ -8,18 +8,21 @@ from typing import Any
 from jinja2 import TemplateError
 
 from expunge.errors import InputError
-from expunge.records import record
+from expunge.records import record, replacing
 from expunge.reporting import html, markdown
 from expunge.runs import outputs
 
 ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, TemplateError)
 
 
-def report(record_path: str | Path, output: str | Path) -> Path:
-    """Writes report.html and report.md of a record to a new folder; returns the page. Raises `InputError`."""
+def report(record_path: str | Path, output: str | Path, *, overwrite: bool = False) -> Path:
+    """Writes report.html and report.md of a record to a folder; returns the page. Raises `InputError`.
+
+    `overwrite`: pages that were written there before are replaced.
+    """
     content = record.read(record_path)
-    target = outputs.check_output(output)
-    with outputs.whole_folder(target) as folder, foreign(record_path):
+    target = replacing.checked(output, overwrite, {"the record": str(record.find(record_path))})
+    with outputs.whole_folder(target, replaces=overwrite) as folder, foreign(record_path):
         write_pages(folder, content, None)
     return target / "report.html"
 

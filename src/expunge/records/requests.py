@@ -119,8 +119,12 @@ def _finished(config: Unlearn, request: Request | None) -> Run | None:
     content = record.read_whole(config.output)
     asked = content["config"]
     same = asked.get("request") == config.request and asked.get("ledger") == _full(config.ledger)
-    entered = {one["path"] for one in request.of("run")} if request else set()
-    return Run(Path(config.output), content) if same and _full(config.output) not in entered else None
+    runs = request.of("run") if request else []
+    if config.overwrite:  # the entry of what was there before names the same folder
+        entered = hashing.full_hash(record.find(config.output)) in {one["record"] for one in runs}
+    else:
+        entered = _full(config.output) in {one["path"] for one in runs}
+    return Run(Path(config.output), content) if same and not entered else None
 
 
 def _check_open(config: Unlearn, request: Request) -> None:

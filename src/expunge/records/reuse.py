@@ -7,11 +7,12 @@ used, and recorded; where it is large, the run warns and goes on.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from expunge.config.commands import Unlearn
+from expunge.config import lora
+from expunge.config.commands import Unlearning
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.files import hashing
@@ -29,6 +30,7 @@ from expunge.records.factors import Artefact
 from expunge.records.lineage import ancestors
 
 Say = Callable[[str], None]
+Config = TypeVar("Config", bound=Unlearning)
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class Given:
         }
 
 
-def given(config: Unlearn, checked: Checked, say: Say) -> Given | None:
+def given(config: Unlearning, checked: Checked, say: Say) -> Given | None:
     """What `--curvature` names, if anything, and whether it goes with this run. Raises `InputError`."""
     if not config.curvature:
         return None
@@ -119,14 +121,14 @@ def _linear(artefact: Artefact, asked: LinearLayers | None) -> str | None:
     return own if asked.which == AUTO else asked.which
 
 
-def with_its_subspace(config: Unlearn, found: Given | None) -> Unlearn:
+def with_its_subspace(config: Config, found: Given | None) -> Config:
     """The configuration with the curvature's subspace where that was left to us."""
     if found is None or config.subspace != "auto":
         return config
     return replace(config, subspace=found.artefact.content["subspace"]["name"])
 
 
-def _generations(artefact: Artefact, model: str, config: Unlearn) -> int:
+def _generations(artefact: Artefact, model: str, config: Unlearning) -> int:
     """How many runs lie between the models; 0 for one and the same."""
     own, wanted = hashes.identity(model, trust(config)), artefact.content["model"]
     if own == wanted:
@@ -140,7 +142,7 @@ def _generations(artefact: Artefact, model: str, config: Unlearn) -> int:
     )
 
 
-def _check_settings(artefact: Artefact, config: Unlearn, wanted: TwoFactors) -> None:
+def _check_settings(artefact: Artefact, config: Unlearning, wanted: TwoFactors) -> None:
     """What can be compared before a model is loaded. Raises `InputError`, naming what differs."""
     content = artefact.content
     options = asdict(directions.curvature_of(wanted.curvature, wanted.curvature_options))  # type: ignore[call-overload]
@@ -151,7 +153,7 @@ def _check_settings(artefact: Artefact, config: Unlearn, wanted: TwoFactors) -> 
         if theirs != ours:
             raise _other(artefact, f"{what} {theirs}, and this run asks for {ours}")
     name, seed = content["subspace"]["name"], content["subspace"]["seed"]
-    if config.subspace not in ("auto", name):
+    if lora.text(config.subspace, "") not in ("auto", name):
         raise _other(artefact, f"--subspace {name}, and this run asks for {config.subspace}")
     if seed not in (None, config.seed):
         raise _other(artefact, f"a LoRA that was drawn by --seed {seed}, and this run has {config.seed}")

@@ -33,7 +33,7 @@ class Item:
 
 def verify(config: Verify) -> list[Item]:
     """Looks at everything a record has a hash of. Raises `InputError` where there is no record of a known form."""
-    file = record.find(config.output)
+    file = record.find(config.record)
     content = record.read_whole(file)
     folder = file.parent.parent if file.parent.name == "expunge" else file.parent
     return [

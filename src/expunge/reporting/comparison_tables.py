@@ -1,5 +1,6 @@
 """The tables of a comparison as plain strings, *not* escaped: each page escapes what it prints."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,29 @@ def by_column(found: Standings, columns: Sequence[Column]) -> Grid:
 
 def overview(found: Standings) -> tuple[Table, ...]:
     """Settings, proposals and verdicts, without tables that have no lines."""
-    return tuple(table for table in (costs(found), proposed(found), cells(found)) if table.lines)
+    return tuple(table for table in (under_attack(found), costs(found), proposed(found), cells(found)) if table.lines)
+
+
+def under_attack(found: Standings) -> Table:
+    """The word of each attack on each model; where seeds differ, each with how many have it. Empty without attacks."""
+    done = [(model, [cell["attacks"] for cell in model.done if cell["attacks"]]) for model in found.models]
+    titles = dict.fromkeys(one["title"] for _, cells in done for results in cells for one in results)
+    lines = []
+    for model, cells in done:
+        if cells:
+            words = {
+                title: Counter(one["verdict"] for results in cells for one in results if one["title"] == title)
+                for title in titles
+            }
+            lines.append((name_of(model), many(len(cells), "seed"), *map(_counted, words.values())))
+    headers = ("Model", "Seeds", *(title.capitalize() for title in titles))
+    return Table("Under attack", headers, tuple(lines), wide=True)
+
+
+def _counted(words: Counter[str]) -> str:
+    if len(words) == 1:
+        return next(iter(words))
+    return ", ".join(f"{word} ({count})" for word, count in words.most_common()) or NOT_MEASURED
 
 
 def costs(found: Standings) -> Table:

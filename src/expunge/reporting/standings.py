@@ -24,7 +24,7 @@ KIND = "comparison"
 NEEDED = ("created", "benchmark", "machine", "versions", "config", "counts", "cells", "columns")
 CELL_NEEDED = (
     *("model", "seed", "settings", "error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens"),
-    *("verdict", "flags", "scores", "rows", "proposals", "sophia"),
+    *("verdict", "flags", "scores", "rows", "proposals", "sophia", "attacks"),
 )
 SIDES = ("forget", "retain", "other")
 ORIGINAL, RETRAINED = "original", "retrained"

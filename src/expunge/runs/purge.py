@@ -5,13 +5,13 @@ working folder names and that still bear the name of one; the entries that expun
 Everything else, wherever it lies, is somebody's.
 """
 
-import re
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from expunge.runs import workspace
+from expunge.runs import outputs, workspace
 
 DEMO = "demo-*"
 CACHED = {
@@ -20,7 +20,6 @@ CACHED = {
     "evidence": "evidence of models, in numbers",
     DEMO: "models and runs of the demo",
 }
-UNFINISHED = re.compile(r"\.(?P<output>.+)-[a-z0-9_]{8}")  # what `outputs.whole_folder` names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,8 @@ def remove(found: list[Left]) -> list[Path]:
         if one.path.is_dir() and not one.path.is_symlink():
             if (one.path / workspace.LOCK).exists() and workspace.in_use(one.path):
                 continue
+            if not outputs.settle(one.path):  # what it was about to replace is put back first
+                continue
             shutil.rmtree(one.path, ignore_errors=True)
         else:
             one.path.unlink(missing_ok=True)
@@ -81,9 +82,11 @@ def _working(kind: str) -> Iterator[Left]:
 
 def _beside(folder: Path) -> Iterator[Left]:
     """A half-written output: only what still bears the temporary name that it was given."""
-    named = UNFINISHED.fullmatch(folder.name)
+    named, old = outputs.UNFINISHED.fullmatch(folder.name), folder.with_name(folder.name + outputs.OLD)
     if named and folder.is_dir() and not folder.is_symlink():
         yield Left(folder, f"unfinished output {named['output']}")
+    elif named and old.is_dir() and not old.is_symlink() and os.path.lexists(folder.with_name(named["output"])):
+        yield Left(old, f"output {named['output']} from before it was replaced")
 
 
 def _caches(patterns: Collection[str] = CACHED.keys()) -> Iterator[Left]:

@@ -6,16 +6,17 @@ What a run keeps while it lasts (checkpoints, evidence, which holds text) lies i
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.config import commands, recipes
+from expunge.config import commands, flags, recipes
 from expunge.errors import InputError, Interrupted
-from expunge.runs import distributed, environment, purge, workspace
+from expunge.runs import distributed, environment, growing, purge, tracking, workspace
 from expunge.runs.checkpoint import Checkpoints
+from expunge.runs.growing import Growing
 
 BEGUN = "begun"
 
@@ -32,6 +33,18 @@ class Run:
         found: str = distributed.from_main(lambda: self.checkpoints.read(name)) or value
         self.checkpoints.save(name, found)
         return found
+
+    @contextmanager
+    def log(self, output: Path, report_to: Sequence[str], say: Callable[[str], None]) -> Iterator[Growing]:
+        """The log of the run, which grows in its working folder, and goes to trackers too."""
+        name = self.kept("tracked as", environment.environment()["created"].replace(":", "-"))
+        if not distributed.main_process():
+            yield Growing(None)
+            return
+        file = self.checkpoints.folder / growing.NAME
+        say(f"log: {file}")
+        with tracking.told(report_to, name, output.with_name(f"{output.name}.tensorboard"), say) as others:
+            yield Growing(file, others)
 
 
 @contextmanager
@@ -83,7 +96,7 @@ def _begin(checkpoints: Checkpoints, identity: Mapping[str, str], output: Path) 
     return int(begun["processes"])
 
 
-def identity(command: str, inputs: commands.Inputs, hashes: Mapping[str, str]) -> dict[str, str]:
+def identity(command: str, inputs: flags.Inputs, hashes: Mapping[str, str]) -> dict[str, str]:
     """What must be the same for a run to go on, by the name that a refusal gives it; `hashes` of inputs by role."""
     plain = {key: value for key, value in recipes.resolved(inputs).items() if key not in (*commands.ROWS, "output")}
     found = {"command": command} | {f"--{key.replace('_', '-')}": _text(value) for key, value in plain.items()}
