@@ -79,17 +79,15 @@ class Endpoint:
 
     def each(self, calls: Sequence[Callable[[], T]], title: str) -> list[T]:
         """What the calls return, in their order; so many at a time. What has not begun is dropped where one fails."""
-        with bar(title, len(calls)) as report, ThreadPoolExecutor(self.most) as pool:
-            waiting = [pool.submit(call) for call in calls]
-            try:
-                found = []
-                for done, one in enumerate(waiting, start=1):
+        pool, found = ThreadPoolExecutor(self.most), list[T]()
+        try:
+            with bar(title, len(calls)) as report:
+                for done, one in enumerate([pool.submit(call) for call in calls], start=1):
                     found.append(one.result())
                     report(done)
-                return found
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for answers that nobody will read
+        return found
 
     def _once(self, place: str, body: Any) -> Any:
         headers = {"Accept": "application/json", "User-Agent": "expunge"}
