@@ -18,6 +18,7 @@ import numpy as np
 
 from expunge import pipeline
 from expunge.config.housekeeping import Demo
+from expunge.files.typed import plain
 from expunge.runs.environment import environment
 
 
@@ -78,7 +79,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             begin = time.perf_counter()
             run = pipeline.run_demo(Demo(output=str(Path(folder) / "demo"), seed=seed))
-            figures = measure(dict(run.record)) | {"wall_seconds": round(time.perf_counter() - begin, 1)}
+            figures = measure(plain(run.record)) | {"wall_seconds": round(time.perf_counter() - begin, 1)}
         results[str(seed)] = figures | {"bars": bars(figures)}
         print(seed, json.dumps(results[str(seed)], indent=1), flush=True)
         passed = sum(all(result["bars"].values()) for result in results.values())

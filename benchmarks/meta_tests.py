@@ -18,6 +18,7 @@ from typing import Any
 import made_models as made
 from expunge.attack import Level
 from expunge.evaluation import attacked, evidence, under_attack, verdict
+from expunge.reporting.finding import Comparison, Verdict
 from expunge.scoring.evidence import Evidence
 
 
@@ -91,31 +92,32 @@ def original(level: Level, world: int) -> Seen:
     return seen(made.original(world), level, world, beside=True)
 
 
-def judged(found: Seen, level: Level, beside_twin: bool, world: int = 0) -> dict[str, Any]:
-    """The record's verdict, with the word of each attack."""
+def judged(found: Seen, level: Level, beside_twin: bool, world: int = 0) -> tuple[Verdict, dict[str, str]]:
+    """The record's verdict, and the word of each attack."""
     other, first = twin(level, world) if beside_twin else None, original(level, world)
     plain = verdict.judge(first.written, found.written, other.written if other else None)
     models = {"original": first, "unlearned": found} | ({"retrained": other} if other else {})
     readings = {name: one.attacked for name, one in models.items()}
     names = [row.name for row in made.rows_of(world)["forget"]]
     block = under_attack.block(level, readings, {name: one.written for name, one in models.items()}, names)
-    words = {result["attack"]: result["verdict"] for result in block["results"]}
-    entry = {"passes": plain.passes, "sentence": "", "forget": plain.forget, "rest": plain.rest}
-    entry |= {"forget_reasons": plain.forget_reasons, "rest_reasons": plain.rest_reasons}
-    return under_attack.weighed(entry, block) | {"words": words}
+    words = {result.attack: result.verdict for result in block.results}
+    reasons = (tuple(plain.forget_reasons), tuple(plain.rest_reasons))
+    nothing = Comparison("holdout", True, 0, 0)
+    entry = Verdict(plain.passes, "", plain.forget, reasons[0], plain.rest, reasons[1], plain.counts(), nothing)
+    return under_attack.weighed(entry, block), words
 
 
-def line(name: str, found: dict[str, Any]) -> str:
+def line(name: str, found: Verdict, told: dict[str, str]) -> str:
     """Of a model: what was found, and whether that is what was expected."""
     expected = EXPECTED[name]
     by_word: dict[str, list[str]] = {}
-    for attack, word in found["words"].items():
+    for attack, word in told.items():
         by_word.setdefault(word, []).append(attack)
-    right = found["forget"] in expected.forget and found["rest"] in expected.rest
-    right &= found["passes"] == expected.passes and set(expected.back) <= set(by_word.get("comes back", ()))
+    right = found.forget in expected.forget and found.rest in expected.rest
+    right &= found.passes == expected.passes and set(expected.back) <= set(by_word.get("comes back", ()))
     words = "; ".join(f"{word}: {', '.join(attacks)}" for word, attacks in by_word.items())
-    passes = "passes" if found["passes"] else "does not"
-    return f"| {name} | {found['forget']} | {found['rest']} | {passes} | {words} | {'yes' if right else '**no**'} |"
+    passes = "passes" if found.passes else "does not"
+    return f"| {name} | {found.forget} | {found.rest} | {passes} | {words} | {'yes' if right else '**no**'} |"
 
 
 def main() -> None:
@@ -136,7 +138,7 @@ def table(level: Level) -> None:
         print(f"\n{'Beside a retrained model' if beside else 'Without a retrained model'}\n")
         print("| model | forget | rest | | under attack | as expected |\n| --- | --- | --- | --- | --- | --- |")
         for name, found in every.items():
-            print(line(name, judged(found, level, beside)), flush=True)
+            print(line(name, *judged(found, level, beside)), flush=True)
 
 
 def of_worlds(worlds: Sequence[int], level: Level) -> None:
@@ -145,11 +147,11 @@ def of_worlds(worlds: Sequence[int], level: Level) -> None:
     for world in worlds:
         found = seen(made.retrained(1, world), level, world)
         for beside in (False, True):
-            one = judged(found, level, beside, world)
-            passed[beside] += one["passes"]
-            words.update((beside, attack, word) for attack, word in one["words"].items())
-            if not one["passes"]:
-                print(f"\nworld {world}: {one['forget_reasons'] + one['rest_reasons']}", flush=True)
+            one, told = judged(found, level, beside, world)
+            passed[beside] += one.passes
+            words.update((beside, attack, word) for attack, word in told.items())
+            if not one.passes:
+                print(f"\nworld {world}: {list(one.reasons)}", flush=True)
     print(f"\nOf {len(worlds)} retrained models {passed[False]} pass, beside another one {passed[True]}.\n")
     for (beside, attack, word), count in sorted(words.items()):
         print(f"- {attack}{', beside a retrained model' if beside else ''}: {word} {count}")

@@ -52,8 +52,8 @@ def judge(world: Path, folder: Path, seed: int) -> dict[str, object]:
     )
     return (
         {"seed": seed}
-        | {key: run.record["verdict"][key] for key in ("passes", "forget", "rest", "counts")}
-        | {"reasons": run.record["verdict"]["forget_reasons"] + run.record["verdict"]["rest_reasons"]}
+        | {key: getattr(run.verdict, key) for key in ("passes", "forget", "rest", "counts")}
+        | {"reasons": run.verdict.reasons}
     )
 
 

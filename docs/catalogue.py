@@ -1,4 +1,5 @@
-"""Writes docs/methods/, curvatures/, metrics/ and attacks/: one page an entry, and an index each, from docstrings.
+"""Writes docs/methods/, curvatures/, metrics/ and attacks/: one page an entry, and an index each, from docstrings; and
+records/record.schema.json, the form of a record, from its classes.
 
     python docs/catalogue.py           writes what has changed (`make docs`)
     python docs/catalogue.py --check   writes nothing; exit code 1 where a page is not what the code says
@@ -11,6 +12,7 @@ methods/papers.md, are left alone.
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -23,11 +25,13 @@ from expunge import registry
 from expunge.config.bounds import bounds_of, parts
 from expunge.config.options import described
 from expunge.data.rows import Row
+from expunge.reporting import record
 from expunge.reporting.words import span
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SOURCE = "../../src/expunge"
+SCHEMA = ROOT / "src" / "expunge" / "records" / "record.schema.json"
 MADE = "<!-- Made by docs/catalogue.py from {source}. Change that, then: make docs -->"
 WHEN = "When to use it:"
 DEPTH = 32  # layers of the model that pages give as an example
@@ -287,12 +291,19 @@ def _cell(text: str) -> str:
 def pages() -> dict[Path, str]:
     """All pages by path, as they should be."""
     results = {file.stem: file.read_text(encoding="utf-8") for file in sorted((DOCS / "results").glob("*.md"))}
-    found: dict[Path, str] = {}
+    found = {SCHEMA: _schema()}
     for catalogue in INTRODUCTIONS:
         entries = [entry(catalogue, name) for name in registry.names(catalogue)]
         found |= {DOCS / catalogue / f"{one.name}.md": page(one, results) for one in entries}
         found[DOCS / catalogue / "README.md"] = index(catalogue, entries)
     return found
+
+
+def _schema() -> str:
+    """A line for each class."""
+    whole = record.schema()
+    classes = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in whole.pop("$defs").items())
+    return f'{json.dumps(whole)[:-1]}, "$defs": {{\n{classes}\n}}}}\n'
 
 
 def stale(wanted: Mapping[Path, str]) -> list[Path]:

@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from expunge.reporting import html
+from expunge.files import plain_json
+from expunge.reporting import html, record
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # as JSON has it, so that tests can spoil it; `typed` is what pages take
 Make = Callable[..., Record]
 Render = Callable[..., str]
 FORBIDDEN = re.compile(r"proven|deleted|certified|compliant", re.IGNORECASE)
@@ -16,6 +17,11 @@ OUTSIDE = re.compile(r"https?:|//\w|\bsrc=|@import|url\((?!#)|<script|<link|<ifr
 NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'  # names a vocabulary; a drawing that stands alone must give it
 SCRIPT = (Path(html.__file__).parent / "templates" / "rows.js").read_text(encoding="utf-8")
 VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+def typed(content: Record) -> record.Record:
+    """The record of what JSON holds."""
+    return record.decoded(plain_json.plain(content), "record.json")
 
 
 def scriptless(page: str) -> str:

@@ -122,8 +122,8 @@ def test_entries_of_a_package_stand_beside_ours(package: Path, name: str) -> Non
 
 def test_a_metric_of_a_package_is_in_every_report(package: Path) -> None:
     found = suite.scores({"original": evidence([0.1, 5.0])})
-    assert [one["value"] for one in found if one["metric"] == "confident"] == [0.5]
-    assert suite.metrics()["confident"]["title"] == "Confident tokens"
+    assert [one.value for one in found if one.metric == "confident"] == [0.5]
+    assert suite.metrics()["confident"].title == "Confident tokens"
 
 
 def test_a_name_of_ours_stays_ours(package: Path) -> None:

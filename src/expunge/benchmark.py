@@ -4,7 +4,7 @@ A benchmark scores one model's evidence (no torch). What could not be measured i
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -81,13 +81,6 @@ class Official:
     beside: Mapping[str, Scored]
     notes: tuple[str, ...] = field(default=())
     titles: Mapping[str, str] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON: each score as value, low, high and count, or as {"missing": reason}."""
-        groups = {"parts": self.parts, "terms": self.terms, "beside": self.beside}
-        return {
-            group: {name: _plain(outcome) for name, outcome in scores.items()} for group, scores in groups.items()
-        } | {"notes": list(self.notes), **({"titles": dict(self.titles)} if self.titles else {})}
 
 
 class Benchmark(Protocol):
@@ -174,7 +167,3 @@ def below(one: Scored, other: Scored) -> bool:
     """Whether the whole interval of one lies below that of the other."""
     bounds = (getattr(one, "high", None), getattr(other, "low", None))
     return bounds[0] is not None and bounds[1] is not None and bounds[0] < bounds[1]
-
-
-def _plain(outcome: Scored) -> dict[str, Any]:
-    return {"missing": outcome.reason} if isinstance(outcome, Missing) else asdict(outcome)

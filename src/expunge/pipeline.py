@@ -32,9 +32,11 @@ from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
 from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, replacing, requests, reuse
 from expunge.records.attribution import Attribution
+from expunge.records.dossier import Details
 from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
+from expunge.reporting.record import Method, Saved, checks
 from expunge.runs import distributed, tracking, unfinished
 from expunge.runs.distributed import Runtime
 from expunge.runs.environment import Clock
@@ -102,16 +104,16 @@ def _unlearn(
         done, method = _changed(config, checked, assembled, given, folder, log, say, models.clock, begun)
         log.deliver(folder)
         models.record_written(done.delivered.problem, assembled)
-        details = {
-            "subspace": applied.subspace(done.subspace),
-            "method": method,
-            "save": done.delivered.saved,
-            "history": done.outcome.history,
-            "targets": done.outcome.targets,
-            "audit": found,
-            "lineage": lineage,
-            "hashes": hashed,
-        }
+        details = Details(
+            lineage=lineage,
+            hashes=hashed,
+            subspace=applied.subspace(done.subspace),
+            method=method,
+            save=Saved(**done.delivered.saved),
+            history=checks(done.outcome.history),
+            targets=done.outcome.targets,
+            audit=found,
+        )
         run = _write(folder, folder / "expunge", "unlearn", config, checked, assembled, models, details)
     return replace(run, output=output)
 
@@ -126,7 +128,7 @@ def _changed(
     say: Say,
     clock: Clock,
     begun: unfinished.Run,
-) -> tuple[trial.Trial, dict[str, Any]]:
+) -> tuple[trial.Trial, Method]:
     """The model written to `folder`, unlearned or trained anew, and how the record tells it."""
     if isinstance(given, Training):
         done = retraining.run(config, checked, assembled, given, folder, log, say, clock, begun.checkpoints)
@@ -177,16 +179,16 @@ def _evaluate(
     if server and (samples := assembled.judged.pop("samples", None)):
         assembled.judged |= {"samples": one} if (one := asking.askable(server, samples)) else {}
     models.record_original(assembled)
-    nothing: dict[str, Any] = dict.fromkeys(("subspace", "method", "save", "audit")) | {"history": []}
-    nothing |= {"lineage": lineage, "hashes": hashed}
+    details = Details(lineage=lineage, hashes=hashed)
     if server:
-        nothing |= models.record_served(server, assembled, say)
+        answered, limits = models.record_served(server, assembled, say)
+        details = replace(details, answered=answered, limits=limits)
     else:
         models.record_other("unlearned", _required(config.unlearned, "unlearned"), assembled)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
     with save.atomic_folder(output, replaces=config.overwrite) as folder:
-        run = _write(folder, folder, "evaluate", config, checked, assembled, models, nothing)
+        run = _write(folder, folder, "evaluate", config, checked, assembled, models, details)
     return replace(run, output=output)
 
 
@@ -303,16 +305,16 @@ def _say_inputs(config: commands.Unlearn, checked: Checked, assembled: Assembled
 def _write(
     output: Path,
     folder: Path,
-    command: str,
+    command: dossier.Command,
     config: Any,
     checked: Checked,
     assembled: Assembled,
     models: Models,
-    details: Mapping[str, Any],
+    details: Details,
 ) -> Run:
     """Record, pages and numbers in `folder`, and the model card of an unlearned `output`: by the main process."""
     seconds = models.clock.seconds
-    details = {**details, "mmlu": models.mmlu, "interruptions": models.run.interruptions, "attacked": models.attacked}
+    details = replace(details, mmlu=models.mmlu, interruptions=models.run.interruptions, attacked=models.attacked)
 
     def write() -> Run:
         content = dossier.build(command, config, checked, assembled, models.evidence, seconds, details, output)
@@ -321,16 +323,14 @@ def _write(
         dossier.write(folder, content, models.evidence, texts or None, around)
         if folder != output:
             (output / "README.md").write_text(dossier.model_card(content), encoding="utf-8")
-        sealed = manifest.seal(output, folder / "record.json")
-        return Run(output, {**content, "files": sealed}, texts)
+        return Run(output, manifest.seal(output, folder / "record.json", content), texts)
 
     return distributed.from_main(write)
 
 
 def _finished(run: Run, say: Say) -> Run:
-    judged = run.record["verdict"]
-    say(f"verdict: {judged['sentence']}")
-    for reason in (*judged["forget_reasons"], *judged["rest_reasons"]):
+    say(f"verdict: {run.sentence}")
+    for reason in run.verdict.reasons:
         say(f"  {reason}")
     say(f"report: {run.report}")
     return run

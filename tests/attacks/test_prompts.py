@@ -18,6 +18,7 @@ from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window, encode
 from expunge.evaluation import under_attack
 from expunge.problem import Split
+from expunge.reporting.finding import Attack, Attacks
 from persons import ROWS, Person, under, written
 from problems import encoded, problem_of
 
@@ -70,7 +71,7 @@ PERSONS = {
 }
 
 
-def told(name: str, person: Person, twin: Person | None) -> dict[str, Any]:
+def told(name: str, person: Person, twin: Person | None) -> Attack:
     """The record's entry of an attack on a person."""
     entry = registry.load("attacks", name)()
     asked = {"unlearned": person, "original": ORIGINAL} | ({"retrained": twin} if twin else {})
@@ -82,15 +83,15 @@ def told(name: str, person: Person, twin: Person | None) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "person"), TABLE)
 def test_verdicts(name: str, person: str, twin: bool) -> None:
     other = Person(REST, reads=PERSONS[person].reads)
-    assert told(name, PERSONS[person], other if twin else None)["verdict"] == TABLE[name, person]
+    assert told(name, PERSONS[person], other if twin else None).verdict == TABLE[name, person]
 
 
 def test_rows_that_come_back_are_named_and_the_reason_says_by_how_much() -> None:
     found = told("prefix", FILTER, RETRAINED)
-    assert found["settings"][0]["given_back"] == NAMES
-    assert found["settings"][0]["values"]["forget"]["unlearned"]["known"] == 1
-    assert told("prefix", RETRAINED, RETRAINED)["settings"][0]["given_back"] == []
-    line = under_attack.reasons({"results": [found]}, "comes back")[0]
+    assert found.settings[0].given_back == tuple(NAMES)
+    assert found.settings[0].values["forget"]["unlearned"].known == 1
+    assert told("prefix", RETRAINED, RETRAINED).settings[0].given_back == ()
+    line = under_attack.reasons(Attacks("full", {}, (found,), {}), "comes back")[0]
     assert line.startswith("comes back under prefix (half of the answer given): loss in nats per token differs from")
 
 

@@ -17,6 +17,7 @@ from expunge.attack import Reading
 from expunge.attacks import merge_back, probe, relearning, rounding, sampling
 from expunge.evaluation import attacked, under_attack
 from expunge.problem import Split
+from expunge.reporting.finding import Attack
 from expunge.scoring.seen import Seen
 from problems import rows_of
 
@@ -62,7 +63,7 @@ def written() -> dict[str, Seen]:
     return attacked.look(made.problem_of(made.original()), judged)
 
 
-def told(name: str, model: str, twin: bool) -> dict[str, Any]:
+def told(name: str, model: str, twin: bool) -> Attack:
     """The record's entry of an attack on a made model."""
     entry = registry.load("attacks", name)()
     models = {"unlearned": model} | ({"retrained": "twin"} if twin else {})
@@ -74,12 +75,12 @@ def told(name: str, model: str, twin: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("twin", [True, False], ids=["beside a twin", "beside never-seen rows"])
 @pytest.mark.parametrize(("name", "model"), TABLE)
 def test_verdicts(name: str, model: str, twin: bool) -> None:
-    assert told(name, model, twin)["verdict"] == TABLE[name, model]
+    assert told(name, model, twin).verdict == TABLE[name, model]
 
 
 def test_rounding_brings_back_what_eight_bits_do_not() -> None:
-    eight, four = told("rounding", "lost_in_four_bits", True)["settings"]
-    assert eight["verdict"] != "comes back" and four["given_back"] == NAMES
+    eight, four = told("rounding", "lost_in_four_bits", True).settings
+    assert eight.verdict != "comes back" and four.given_back == tuple(NAMES)
 
 
 def test_rounding_by_hand() -> None:
@@ -126,7 +127,7 @@ def test_a_probe_tells_what_is_hidden_from_what_is_gone(monkeypatch: pytest.Monk
     assert word("gone", "gone") == "forgotten"
     alone = {"unlearned": {"probe": list(probe.Probe().run(_subject(models["hiding"])))}}
     entry = under_attack.result("probe", probe.Probe(), alone, read["original"], NAMES)
-    assert entry["verdict"] == "cannot tell" and entry["settings"][0]["compared_with"] is None
+    assert entry.verdict == "cannot tell" and entry.settings[0].compared_with is None
 
 
 def _subject(model: torch.nn.Module) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 from scipy.stats import hmean
 
 import expunge
@@ -307,15 +308,15 @@ def test_a_whole_run(tmp_path: Path) -> None:
     asked = {"model": str(folder / "original"), "data_root": str(folder), "benchmark": "tofu", **GIVEN}
     asked |= {"unlearned": str(folder / "unlearned"), "device": "cpu"}
     run = expunge.evaluate(retrained=str(folder / "retrained"), output=str(folder / "out"), **asked)
-    models = run.record["benchmark"]["models"]
+    models = run.record.benchmark.models
     assert list(models) == ["original", "unlearned", "retrained"]
     for found in models.values():
-        assert all("value" in one for group in ("parts", "terms") for one in found[group].values())
-        assert found["terms"]["ROUGE-L recall (world facts)"]["count"] == 3
-    assert models["retrained"]["parts"][QUALITY]["value"] == 1 and models["retrained"]["beside"][DISTANCE]["value"] == 0
+        assert all(one.missing is UNSET for group in (found.parts, found.terms) for one in group.values())
+        assert found.terms["ROUGE-L recall (world facts)"].count == 3
+    assert models["retrained"].parts[QUALITY].value == 1 and models["retrained"].beside[DISTANCE].value == 0
     page = run.report.read_text(encoding="utf-8")
     assert "The nine terms of model utility" in page and "task aggregate" not in page
-    scores = {(one["metric"], one["set"], one["model"]) for one in run.record["scores"]}
+    scores = {(one.metric, one.set, one.model) for one in run.record.scores}
     assert {("truth_ratio", "forget", "unlearned"), ("min_k_plus_plus", "forget", "original")} <= scores
     written = run.output / "tofu" / "retrained" / "TOFU_EVAL.json"
     content = json.loads(written.read_text())
@@ -326,8 +327,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert "lives in" not in "".join(
         file.read_text(errors="replace") for file in run.output.rglob("*") if file.is_file()
     )
-    assert str(Path("tofu", "unlearned", "TOFU_SUMMARY.json")) in run.record["files"]
+    assert str(Path("tofu", "unlearned", "TOFU_SUMMARY.json")) in run.record.files
     # the retrained model by its scores alone: the same forget quality
     again = expunge.evaluate(retrained_log=str(written), output=str(folder / "again"), **asked)
-    one, other = (done.record["benchmark"]["models"]["unlearned"] for done in (run, again))
-    assert one["parts"] == other["parts"] and one["beside"][LEAK] == pytest.approx(other["beside"][LEAK])
+    one, other = (done.record.benchmark.models["unlearned"] for done in (run, again))
+    assert one.parts == other.parts and one.beside[LEAK].value == pytest.approx(other.beside[LEAK].value)

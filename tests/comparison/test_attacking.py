@@ -49,13 +49,13 @@ def test_each_reference_once_and_kept(runs: list[Any], tmp_path: Path, twin: boo
     made, others = attack(tmp_path, twin=twin), ["original", "retrained"] if twin else ["original"]
     for model, word, back in (("hidden", "comes back", ROWS), ("done", "forgotten", 0)):
         (result,) = made.results(model, {"original": None})  # type: ignore[arg-type, dict-item]
-        assert (result["title"], result["verdict"]) == ("rounding", word)
-        assert result["settings"][0]["given_back"] == back and "forget.jsonl" not in str(result)
+        assert (result.title, result.verdict) == ("rounding", word)
+        assert result.settings[0].given_back == back and "forget.jsonl" not in str(result)
     assert runs == ["hidden", *others, "done"]
     again = attack(tmp_path, twin=twin)  # after an interruption
-    assert again.results("done", {"original": None})[0]["verdict"] == "forgotten"  # type: ignore[arg-type, dict-item]
+    assert again.results("done", {"original": None})[0].verdict == "forgotten"  # type: ignore[arg-type, dict-item]
     assert runs == ["hidden", *others, "done", "done"]
 
 
 def test_nothing_at_level_quick(runs: list[Any], tmp_path: Path) -> None:
-    assert attack(tmp_path, "quick").results("done", {}) == [] and not runs  # type: ignore[arg-type]
+    assert attack(tmp_path, "quick").results("done", {}) == () and not runs  # type: ignore[arg-type]

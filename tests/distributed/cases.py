@@ -307,7 +307,7 @@ def commands(folder: Path) -> Found:
     for output, seeds in (("one", 1), ("two", 2)):
         twins += expunge.retrain(**asked, output=str(folder / output), twins=seeds)
     run = expunge.evaluate(**given, unlearned=str(twins[0].output), output=str(folder / "judged"))
-    scores = {f"{one['metric']} of {one['set']}, {one['model']}": one["value"] for one in run.record["scores"]}
+    scores = {f"{one.metric} of {one.set}, {one.model}": one.value for one in run.record.scores}
     return {f"twin {place}": twin.loss for place, twin in enumerate(twins)} | scores
 
 

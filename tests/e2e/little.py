@@ -11,6 +11,7 @@ import expunge
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.loop.training import Training, fine_tune
+from expunge.records import record
 from expunge.records.run import Run
 from problems import text_model, write_model
 
@@ -53,6 +54,11 @@ def number_rows(name: str, count: int) -> list[Row]:
     """Answers that no rule and no other row gives away."""
     numbers = random.Random(name).sample(range(100, 1000), count)
     return [Row(name, line, "answer", f"{name} {line}?", str(number)) for line, number in enumerate(numbers, start=1)]
+
+
+def raw(path: Path) -> Any:
+    """A record as JSON has it, for tests that spoil it."""
+    return json.loads(record.find(path).read_text(encoding="utf-8"))
 
 
 def unlearn(output: Path, **settings: Any) -> Run:

@@ -54,9 +54,9 @@ def loss_of(model: Any, tokenizer: Any, file: Path, line: int) -> float:
 def check_seen(model: Any, run: Any, name: str, folder: Path) -> None:
     """The record's losses under `name` are those of a model that was loaded without expunge."""
     tokenizer = AutoTokenizer.from_pretrained(run.output)
-    for line, row in enumerate(run.record["rows"]):
+    for line, row in enumerate(run.record.rows):
         seen = loss_of(model, tokenizer, folder / "forget.jsonl", line)
-        assert seen == pytest.approx(row["loss"][name], rel=1e-3), (name, line)
+        assert seen == pytest.approx(row.loss[name], rel=1e-3), (name, line)
 
 
 def check_same_kind(given: Path, made: Path) -> None:

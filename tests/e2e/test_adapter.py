@@ -65,9 +65,9 @@ def test_adapter_in_adapter_out(family: str, tmp_path: Path, monkeypatch: pytest
     }
     assert inner.keys() == untouched.keys()
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in inner.items())
-    assert run.record["subspace"]["name"] == "adapter" and "own matrices" in run.record["subspace"]["reason"]
-    assert run.record["subspace"]["parameters"] == sum(tensor.numel() for tensor in weights(adapter).values())
-    found = run.record["hashes"]
+    assert run.record.subspace.name == "adapter" and "own matrices" in run.record.subspace.reason
+    assert run.record.subspace.parameters == sum(tensor.numel() for tensor in weights(adapter).values())
+    found = run.record.hashes
     assert found["model_base"] == found["output_base"] == hashing.file_hash(sorted_files(base))
     assert found["model"] != found["output"] and found["model"] not in (found["model_base"], found["output_base"])
 
@@ -105,7 +105,7 @@ def test_merged_on_request(variant: str, tmp_path: Path) -> None:
     """What is merged is base plus moved adapter, also where the adapter trained one of two tied ends."""
     adapter = adapters.make(tmp_path, "llama", **VARIANTS.get(variant, {}))
     kept, merged = unlearn(adapter, tmp_path), unlearn(adapter, tmp_path, output=str(tmp_path / "m"), save_as="merged")
-    assert merged.record["save"]["form"] == "merged" and not (merged.output / "adapter_config.json").exists()
+    assert merged.record.save.form == "merged" and not (merged.output / "adapter_config.json").exists()
     with torch.no_grad():
         whole, beside = plain(merged.output)(IDS).logits, served(tmp_path / "base", kept.output)(IDS).logits
         before = served(tmp_path / "base", adapter)(IDS).logits
@@ -120,8 +120,8 @@ def test_dtypes_stay_as_they_were(tmp_path: Path) -> None:
     mixed = {name: tensor.to(halves[name]) for name, tensor in weights(adapter).items()}
     save_file(mixed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     run = unlearn(adapter, tmp_path)
-    saved = run.record["save"]
-    assert saved["rounding"] <= 0.02 and saved["dtype"] == "bfloat16 and float32"
+    saved = run.record.save
+    assert saved.rounding <= 0.02 and saved.dtype == "bfloat16 and float32"
     check_same_kind(adapter, run.output)
     asked = unlearn(adapter, tmp_path, output=str(tmp_path / "half"), dtype="bfloat16")
     assert {tensor.dtype for tensor in weights(asked.output).values()} == {torch.bfloat16}
@@ -133,7 +133,7 @@ def test_both_notes(tmp_path: Path) -> None:
     given = unlearn(adapter, tmp_path)
     own = unlearn(tmp_path / "base", tmp_path, output=str(tmp_path / "own"), subspace="lora", save_as="adapter")
     for run, right, wrong in ((given, GIVEN_ADAPTER, OWN_ADAPTER), (own, OWN_ADAPTER, GIVEN_ADAPTER)):
-        assert run.record["save"]["note"] == right and right in run.record["limits"]
+        assert run.record.save.note == right and right in run.record.limits
         for file in (run.output / "README.md", run.output / "expunge" / "report.md"):
             page = file.read_text(encoding="utf-8")
             assert right in page and wrong not in page
@@ -146,8 +146,8 @@ def test_both_notes(tmp_path: Path) -> None:
         join="space",
         output=str(tmp_path / "judged"),
     )
-    loss = [row["loss"]["unlearned"] for row in own.record["rows"]]
-    assert [row["loss"]["unlearned"] for row in judged.record["rows"]] == pytest.approx(loss, rel=1e-3)
+    loss = [row.loss["unlearned"] for row in own.record.rows]
+    assert [row.loss["unlearned"] for row in judged.record.rows] == pytest.approx(loss, rel=1e-3)
 
 
 def reference_of(problem: Problem) -> dict[str, Any]:
@@ -223,10 +223,10 @@ def test_evaluate_and_retrained_take_adapters(tmp_path: Path) -> None:
         join="space",
         output=str(tmp_path / "judged"),
     )
-    for one, other in zip(again.record["rows"], run.record["rows"], strict=True):
-        assert one["loss"]["unlearned"] == pytest.approx(other["loss"]["unlearned"], rel=1e-4)
-        assert one["loss"]["retrained"] == pytest.approx(one["loss"]["original"], rel=1e-4)
-    assert again.record["hashes"]["unlearned_base"] == again.record["hashes"]["model_base"]
+    for one, other in zip(again.record.rows, run.record.rows, strict=True):
+        assert one.loss["unlearned"] == pytest.approx(other.loss["unlearned"], rel=1e-4)
+        assert one.loss["retrained"] == pytest.approx(one.loss["original"], rel=1e-4)
+    assert again.record.hashes["unlearned_base"] == again.record.hashes["model_base"]
 
 
 def test_plan_counts_the_matrices(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_twins_of_an_adapter(subspace: str, tmp_path: Path) -> None:
     else:
         plain(twin.output)
     run = unlearn(adapter, tmp_path, retrained=str(twin.output))
-    assert all(row["loss"]["retrained"] for row in run.record["rows"])
+    assert all(row.loss["retrained"] for row in run.record.rows)
     with pytest.raises(InputError, match="a twin starts from the model before the fine-tuning"):
         expunge.retrain(**given | {"base": str(adapter)}, output=str(tmp_path / "other"))
 

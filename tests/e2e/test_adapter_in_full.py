@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import UNSET
 
 import expunge
 from e2e import adapters
@@ -45,15 +46,15 @@ def test_an_adapter_of_higher_rank_comes_out(family: str, tmp_path: Path) -> Non
     check_seen(served(base, adapter), run, "original", tmp_path)
     with pytest.raises(AssertionError):
         check_seen(served(base, adapter), run, "unlearned", tmp_path)
-    saved, subspace = run.record["save"], run.record["subspace"]
-    assert subspace["name"] == "full" and "merged in memory" in subspace["reason"]
-    assert (saved["form"], saved["note"], saved["dtype"]) == ("adapter", GIVEN_ADAPTER, "float32")
+    saved, subspace = run.record.save, run.record.subspace
+    assert subspace.name == "full" and "merged in memory" in subspace.reason
+    assert (saved.form, saved.note, saved.dtype) == ("adapter", GIVEN_ADAPTER, "float32")
     made, given = weights(run.output), weights(adapter)
     ranks = {name: tensor.shape[0] for name, tensor in made.items() if name.endswith("lora_A.weight")}
-    names = [f"base_model.model.{layer}.lora_A.weight" for layer in saved["ranks"]]
-    assert ranks == dict(zip(names, saved["ranks"].values(), strict=True))
+    names = [f"base_model.model.{layer}.lora_A.weight" for layer in saved.ranks]
+    assert ranks == dict(zip(names, saved.ranks.values(), strict=True))
     assert given.keys() < made.keys() and max(ranks.values()) > 4
-    low = run.record["method"]["notes"]["low_rank"]
+    low = run.record.method.notes["low_rank"]
     assert low["share"] >= 0.9 and low["largest"] + 4 >= max(ranks.values())
     alike = 0
     for name, tensor in given.items():
@@ -67,7 +68,7 @@ def test_an_adapter_of_higher_rank_comes_out(family: str, tmp_path: Path) -> Non
 def test_whole_weights_come_out_on_request(tmp_path: Path) -> None:
     adapter = adapters.make(tmp_path, "llama", epochs=100)
     run = unlearn(adapter, tmp_path, save_as="merged")
-    assert run.record["save"]["form"] == "merged" and "low_rank" not in run.record["method"]["notes"]
+    assert run.record.save.form == "merged" and "low_rank" not in run.record.method.notes
     check_seen(plain(run.output), run, "unlearned", tmp_path)
     check_seen(served(tmp_path / "base", adapter), run, "original", tmp_path)
 
@@ -75,7 +76,7 @@ def test_whole_weights_come_out_on_request(tmp_path: Path) -> None:
 def test_its_own_matrices_move_where_asked(tmp_path: Path) -> None:
     adapter = adapters.make(tmp_path, "llama", epochs=100)
     run = unlearn(adapter, tmp_path, subspace="adapter")
-    assert run.record["subspace"]["name"] == "adapter" and "ranks" not in run.record["save"]
+    assert run.record.subspace.name == "adapter" and run.record.save.ranks is UNSET
     check_same_kind(adapter, run.output)
     check_seen(served(tmp_path / "base", run.output), run, "unlearned", tmp_path)
 
@@ -84,7 +85,7 @@ def test_what_is_no_sum_comes_out_whole(tmp_path: Path) -> None:
     """A DoRA has no matrices that a change could be folded into: whole weights, or its own matrices."""
     adapter = adapters.make(tmp_path, "llama", epochs=100, use_dora=True)
     run = unlearn(adapter, tmp_path)
-    assert run.record["save"]["form"] == "merged" and run.record["subspace"]["name"] == "full"
+    assert run.record.save.form == "merged" and run.record.subspace.name == "full"
     check_seen(plain(run.output), run, "unlearned", tmp_path)
     check_seen(served(tmp_path / "base", adapter), run, "original", tmp_path)
     with pytest.raises(InputError, match=r"has use_dora.*--save-as merged, or --subspace adapter"):
@@ -99,10 +100,10 @@ def test_the_change_of_a_whole_model_as_an_adapter(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "base" / name, base)
     before = hashes(base)
     run = unlearn(base, tmp_path, save_as="adapter", subspace="full")
-    assert hashes(base) == before and run.record["save"]["note"] == OWN_ADAPTER
+    assert hashes(base) == before and run.record.save.note == OWN_ADAPTER
     check_seen(served(base, run.output), run, "unlearned", tmp_path)
     check_seen(plain(base), run, "original", tmp_path)
-    assert unlearn(base, tmp_path, "usual", subspace="full").record["save"]["form"] == "merged"
+    assert unlearn(base, tmp_path, "usual", subspace="full").record.save.form == "merged"
     with pytest.raises(InputError, match=r"--save-as adapter needs --subspace lora: this method moves whole weights"):
         unlearn(base, tmp_path, "refused", save_as="adapter", subspace="full", method="npo", options={})
 
@@ -112,16 +113,16 @@ def test_an_adapter_in_bfloat16_is_judged_as_written(tmp_path: Path) -> None:
     adapter = adapters.make(tmp_path, "llama", epochs=100)
     run = unlearn(adapter, tmp_path, dtype="bfloat16")
     kinds = {tensor.dtype for tensor in weights(run.output).values()}
-    assert kinds == {getattr(torch, run.record["save"]["dtype"])}
+    assert kinds == {getattr(torch, run.record.save.dtype)}
     check_seen(served(tmp_path / "base", run.output), run, "unlearned", tmp_path)
 
 
 def test_a_forgotten_scale_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rounding that a run measures is the difference between what was made and what loads."""
     adapter = adapters.make(tmp_path, "llama", epochs=100)
-    assert unlearn(adapter, tmp_path).record["save"]["rounding"] < 1e-4
+    assert unlearn(adapter, tmp_path).record.save.rounding < 1e-4
     monkeypatch.setattr(products, "scale_of", lambda *_: 1.0)
-    assert unlearn(adapter, tmp_path, "spoilt").record["save"]["rounding"] > 3e-4
+    assert unlearn(adapter, tmp_path, "spoilt").record.save.rounding > 3e-4
 
 
 def test_the_plan_says_what_moves(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_compare(world: Path, tmp_path: Path, failing: Any, monkeypatch: pytest.
     lines.clear()
     first = expunge.compare(say=lines.append, **given, output=str(output))
     assert sum("kept from an earlier run" in line for line in lines) == made
-    errors = {(cell["model"], cell["seed"]): cell["error"] for cell in first.content["cells"]}
+    errors = {(cell.model, cell.seed): cell.error for cell in first.content.cells}
     missing = [error for (model, _), error in errors.items() if model == "gentle" and error]
     assert missing and set(missing) == {"RuntimeError: out of luck"} and first.failed == len(missing)
     assert all(error is None for (model, _), error in errors.items() if model != "gentle")
@@ -80,17 +80,17 @@ def test_compare(world: Path, tmp_path: Path, failing: Any, monkeypatch: pytest.
     lines.clear()
     whole = expunge.compare(say=lines.append, **given, output=str(tmp_path / "whole"))
     assert whole.failed == 0 and sum("kept from an earlier run" in line for line in lines) == 6 - len(missing)
-    cells = {(cell["model"], cell["seed"]): cell for cell in whole.content["cells"]}
+    cells = {(cell.model, cell.seed): cell for cell in whole.content.cells}
     assert set(cells) == {("original", None), ("retrained", 0)} | {(name, seed) for name in VARIANTS for seed in (0, 1)}
     for (model, _), cell in cells.items():
         if model in VARIANTS:
-            assert abs(cell["tokens"] - BUDGET) <= 0.1 * BUDGET and cell["verdict"]["forget"]
-            assert cell["peak_memory_bytes"] > 1e8 and cell["seconds"] > cell["unlearn_seconds"] > 0
-    scores = cells["npo", 0]["scores"]
-    assert scores["knowledge:forget"]["value"] == pytest.approx(
-        sum(cells["npo", 0]["rows"]["knowledge:forget"]) / scores["knowledge:forget"]["count"]
+            assert abs(cell.tokens - BUDGET) <= 0.1 * BUDGET and cell.verdict.forget
+            assert cell.peak_memory_bytes > 1e8 and cell.seconds > cell.unlearn_seconds > 0
+    scores = cells["npo", 0].scores
+    assert scores["knowledge:forget"].value == pytest.approx(
+        sum(cells["npo", 0].rows["knowledge:forget"]) / scores["knowledge:forget"].count
     )
-    assert cells["npo", 0]["rows"] != cells["npo", 1]["rows"]  # seeds differ
+    assert cells["npo", 0].rows != cells["npo", 1].rows  # seeds differ
     for name in ("comparison.html", "comparison.csv", "cells.csv", "comparison.tex", "comparison.svg"):
         assert (tmp_path / "whole" / name).stat().st_size > 500
     no_text(world, [*(tmp_path / "cache" / "cells").iterdir(), *files_of(tmp_path / "whole")])
@@ -106,9 +106,9 @@ def test_answers_alone_are_not_judged(world: Path, tmp_path: Path) -> None:
     asked = {"methods": ("gradient_ascent",), "generations": "answers"}
     found = expunge.compare(**given | asked, output=str(tmp_path / "out"))
     assert not found.failed
-    for cell in found.content["cells"]:
-        assert "knowledge:forget" in cell["scores"] and "regurgitation:forget" not in cell["scores"]
-        assert cell["verdict"] is None
+    for cell in found.content.cells:
+        assert "knowledge:forget" in cell.scores and "regurgitation:forget" not in cell.scores
+        assert cell.verdict is None
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "answers known" in page and "recited" not in page
 

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import expunge
+from e2e import little
 from e2e.newton import OPTIONS, settings
 from expunge import pipeline
 from expunge.cli import command_line
@@ -22,7 +23,7 @@ from expunge.files import hashing
 from expunge.intake import sets
 from expunge.loop import trial
 from expunge.model import load
-from expunge.records import factors, record, reuse, verify
+from expunge.records import factors, reuse, verify
 
 
 def fitted(world: Path, output: Path, **more: Any) -> Path:
@@ -80,15 +81,15 @@ def test_a_child_takes_its_parents_factors_and_says_how_far_it_has_gone(
     asked = second(little_world, made, tmp_path)
     said: list[str] = []
     run = expunge.unlearn(say=said.append, output=str(tmp_path / "child"), curvature=str(made / "factors"), **asked)
-    found = run.record["method"]["notes"]["curvature"]
-    assert found["generations"] == 1 and found["hash"] == run.record["hashes"]["curvature"]
-    rows = {row["id"] for row in run.record["rows"]}
+    found = run.record.method.notes["curvature"]
+    assert found["generations"] == 1 and found["hash"] == run.record.hashes["curvature"]
+    rows = {row.id for row in run.record.rows}
     assert found["forget_rows_in_fit"] and set(found["forget_rows_in_fit"]) <= rows
     assert found["drift"]["large"] and not found["drift"]["same_rows"]  # some of the first rows are not given again
     assert any(line.startswith("warning: the curvature was fitted 1 run(s) before") for line in said)
-    assert any("has drifted" in limit for limit in run.record["limits"])
-    assert str(made / "factors") in {one["where"] for one in run.record["holders"]}
-    assert run.record["method"]["notes"]["rows"]["fit"] == 0
+    assert any("has drifted" in limit for limit in run.record.limits)
+    assert str(made / "factors") in {one.where for one in run.record.holders}
+    assert run.record.method.notes["rows"]["fit"] == 0
     checked = verify.verify(verify.Verify(record=str(run.output)))
     assert [item for item in checked if item.state != "same"] == []
     assert "curvature" in {item.name for item in checked}
@@ -108,7 +109,7 @@ def _given(asked: dict[str, Any], made: Path) -> reuse.Given:
 
 
 def test_the_very_model_has_not_drifted(little_world: Path, made: Path) -> None:
-    content = record.read(made / "out")
+    content = little.raw(made / "out")
     found = content["method"]["notes"]["curvature"]
     assert found["generations"] == 0 and found["drift"] is None and found["forget_rows_in_fit"] == []
     assert content["hashes"]["curvature"] == factors.read(str(made / "factors")).hash

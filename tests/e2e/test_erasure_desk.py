@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import chromium
+from e2e import little
 from expunge.cli import command_line, erasure_desk, parsing
 from expunge.config.desk import Document
 from expunge.desk import document
@@ -108,7 +109,7 @@ def text(folder: Path, name: str) -> str:
 def check_document(page: str, folder: Path) -> None:
     """The page of R1 says what the issue asks of it."""
     content, request = record.read(folder / "model-1"), ledger.read(folder / "ledger").requests["R1"]
-    assert all(one in page for one in request.ids) and content["verdict"]["sentence"] in page
+    assert all(one in page for one in request.ids) and content.verdict.sentence in page
     for words in (
         "This request is closed",
         "38 rows of",
@@ -122,7 +123,7 @@ def check_document(page: str, folder: Path) -> None:
         "the original model",
         "the training file that was searched",
         "Reviewed by",
-        content["hashes"]["output"],
+        content.hashes["output"],
     ):
         assert words in page, words
     assert not FORBIDDEN.search(page) and "Ada" not in page and "1003" not in page and "<script" not in page
@@ -159,7 +160,7 @@ def test_documents_are_never_written_over_and_need_a_ledger(told: tuple[Path, An
     with pytest.raises(InputError, match="exists already"):
         document.run(Document(**given), print)
     (tmp_path / "expunge").mkdir()
-    content = record.read(folder / "model-1")
+    content = little.raw(folder / "model-1")
     del content["config"]["ledger"]
     (tmp_path / "record.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match="entered in no ledger"):

@@ -40,11 +40,11 @@ def test_full_is_recorded_for_every_model_and_goes_on_where_it_was(
 
     schema = json.loads((resources.files("expunge.records") / "record.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(json.loads((tmp_path / "out/expunge/record.json").read_text("utf-8")))
-    results = {result["attack"]: result for result in found["attacks"]["results"]}
+    results = {result.attack: result for result in found.attacks.results}
     assert set(results) == {name for name, one in attacked.attacks("audit").items() if one.level == "full"}
-    assert set(found["attacks"]["not_tested"]) == set(attacked.attacks("audit")) - set(results)
-    forget = results["rounding"]["settings"][1]["values"]["forget"]
+    assert set(found.attacks.not_tested) == set(attacked.attacks("audit")) - set(results)
+    forget = results["rounding"].settings[1].values["forget"]
     assert set(forget) == {"original", "unlearned", "retrained"}
-    assert "not tested: " in found["verdict"]["sentence"] and "not tried: " in found["limits"][0]
+    assert "not tested: " in found.verdict.sentence and "not tried: " in found.limits[0]
     page = (tmp_path / "out/expunge/report.md").read_text("utf-8")
     assert "## Under attack" in page and "| rounding: 4 bits |" in page and "Not tested: " in page

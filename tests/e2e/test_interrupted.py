@@ -87,7 +87,7 @@ def test_it_goes_on_where_it_was(given: dict[str, Any], tmp_path: Path, stopping
     assert f"log: {log}" in said and not log.exists()
     assert (output / "expunge" / "log.jsonl").read_text().splitlines() == lines
     assert reliability.fingerprint(output) == undisturbed
-    assert finished.record["interruptions"] == 1
+    assert finished.record.interruptions == 1
     assert not list((workspace.state_folder() / "runs").iterdir())
 
 

@@ -23,8 +23,8 @@ def test_only_what_was_asked_for_moves(little_world: Path, tmp_path: Path) -> No
     run = expunge.unlearn(output=str(tmp_path / "out"), **settings(little_world, options=OPTIONS | {"layers": "down"}))
     found = moved(little_world, run.output)
     assert len(found) == 2 and all("mlp.down_proj" in name for name in found)
-    assert run.record["method"]["notes"]["layers"]["which"] == "down"
-    assert run.record["subspace"]["parameters"] < 0.3 * run.record["subspace"]["of"]
+    assert run.record.method.notes["layers"]["which"] == "down"
+    assert run.record.subspace.parameters < 0.3 * run.record.subspace.of
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -52,8 +52,8 @@ def test_an_interrupted_run_goes_on_with_the_layers_that_it_began_with(
         )
     assert trial.apply is apply
     run = expunge.unlearn(**given)
-    assert run.record["interruptions"] == 1
-    which = run.record["method"]["notes"]["layers"]["which"]
+    assert run.record.interruptions == 1
+    which = run.record.method.notes["layers"]["which"]
     assert (which == "down 0-0") != broken and len(moved(little_world, run.output)) == (14 if broken else 1)
 
 
@@ -63,7 +63,7 @@ def test_a_curvature_brings_its_layers(little_world: Path, tmp_path: Path) -> No
     given["options"] = OPTIONS | {"layers": "mlp"}
     folder = str(expunge.fit_curvature(output=str(tmp_path / "factors"), **given))
     run = expunge.unlearn(output=str(tmp_path / "out"), curvature=folder, **settings(little_world))
-    assert run.record["method"]["notes"]["layers"]["which"] == "mlp" and len(moved(little_world, run.output)) == 6
+    assert run.record.method.notes["layers"]["which"] == "mlp" and len(moved(little_world, run.output)) == 6
     with pytest.raises(InputError, match=r"other layers: it lacks model\.layers\.0\.self_attn"):
         asked = settings(little_world, options=OPTIONS | {"layers": "all"})
         expunge.unlearn(output=str(tmp_path / "other"), curvature=folder, **asked)

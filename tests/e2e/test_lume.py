@@ -36,18 +36,18 @@ def test_retrained_model_scores_well_and_the_original_zero(world: Path, tmp_path
         output=str(tmp_path / "out"),
         **{role: in_lumes_columns(world, tmp_path, role) for role in ("forget", "retain", "holdout")},
     )
-    block = run.record["benchmark"]
-    scores = {model: found["parts"] | found["terms"] | found["beside"] for model, found in block["models"].items()}
+    block = run.record.benchmark
+    scores = {model: {**found.parts, **found.terms, **found.beside} for model, found in block.models.items()}
     original, unlearned = scores["original"], scores["unlearned"]
-    assert original["knowledge (forget)"]["value"] >= 0.9 and original["regurgitation (forget)"]["value"] > 0.9
-    assert unlearned["knowledge (retain)"]["value"] >= 0.9 and unlearned["knowledge (forget)"]["value"] <= 0.1
-    assert original["AUC (Task3 documents)"]["value"] == 1.0 and original["MIA"]["value"] == 0.0
-    assert unlearned["task aggregate"]["value"] > 0.5 > original["task aggregate"]["value"]
-    assert "lm-eval" in unlearned["MMLU"]["missing"] and unlearned["final"]["missing"] == "needs MMLU"
-    assert unlearned["knowledge (retain, Task1)"]["count"] > 0
-    data = run.record["data"]
-    answers = sum(scores["unlearned"][f"knowledge (retain, Task{n})"]["count"] for n in (1, 2, 3))
-    assert answers == data["retain"]["answers"] + data.get("guard", {"answers": 0})["answers"]
+    assert original["knowledge (forget)"].value >= 0.9 and original["regurgitation (forget)"].value > 0.9
+    assert unlearned["knowledge (retain)"].value >= 0.9 and unlearned["knowledge (forget)"].value <= 0.1
+    assert original["AUC (Task3 documents)"].value == 1.0 and original["MIA"].value == 0.0
+    assert unlearned["task aggregate"].value > 0.5 > original["task aggregate"].value
+    assert "lm-eval" in unlearned["MMLU"].missing and unlearned["final"].missing == "needs MMLU"
+    assert unlearned["knowledge (retain, Task1)"].count > 0
+    data = run.record.data
+    answers = sum(scores["unlearned"][f"knowledge (retain, Task{n})"].count for n in (1, 2, 3))
+    assert answers == data["retain"].answers + (data["guard"].answers if "guard" in data else 0)
     assert "LUME (SemEval-2025 Task 4)" in run.report.read_text(encoding="utf-8")
     recipe = recipes.read_yaml(tmp_path / "out" / "config.yaml")
     assert (recipe["benchmark"], recipe["mmlu"]) == ("lume", "zero-shot")

@@ -17,6 +17,7 @@ from expunge.data.rows import Row, read
 from expunge.demo.models import RENDERING
 from expunge.demo.tiny import llama
 from expunge.evaluation import divergence, evidence, verdict
+from expunge.files.typed import plain
 from expunge.intake.assembly import Assembled, assemble, load_other
 from expunge.intake.sets import check
 from expunge.loop import trial
@@ -117,11 +118,11 @@ def test_verdicts_of_evaluate(name: str, original: Original, world: Path, tmp_pa
     model = MAKERS[name](world, tmp_path)
     given = {"model": str(world / "original"), **{role: str(world / f"{role}.jsonl") for role in ROLES}}
     run = expunge.evaluate(**given, unlearned=str(model), output=str(tmp_path / "judged"))
-    rows = run.record["rows"]
-    check_verdict(name, run.record["verdict"] | {"passes": run.passes}, [row["verdict"] for row in rows])
-    assert [row["verdict"] for row in rows] == [row.verdict for row in original.verdict(model).rows]
+    rows = run.record.rows
+    check_verdict(name, plain(run.verdict), [row.verdict for row in rows])
+    assert [row.verdict for row in rows] == [row.verdict for row in original.verdict(model).rows]
     if name == "half_forgotten":
-        remaining = {row["name"] for row in rows if row["verdict"] == "not forgotten"}
+        remaining = {row.name for row in rows if row.verdict == "not forgotten"}
         assert remaining == {f"forget.jsonl:{line}" for line in range(FORGET_ROWS // 2 + 1, FORGET_ROWS + 1)}
 
 

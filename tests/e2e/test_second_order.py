@@ -17,17 +17,17 @@ def run(world: Path, output: Path, method: str, **options: Any) -> Run:
 
 
 def scores(run: Run) -> dict[tuple[str, str, str], float]:
-    return {(one["metric"], one["set"], one["model"]): one["value"] for one in run.record["scores"]}
+    return {(one.metric, one.set, one.model): one.value for one in run.record.scores}
 
 
 def test_removal_stays_within_its_budget_and_says_what_it_did(world: Path, tmp_path: Path) -> None:
     done = run(world, tmp_path / "out", "fisher_removal", budget=0.2, cycles=2)
-    proposals = done.record["method"]["proposals"]
-    assert [one["phase"] for one in proposals] == ["removal", "removal"]
-    assert all(one["refused"] is None and one["step"] > 0 for one in proposals)
-    assert 0.08 < proposals[0]["retain_kl"]["after"] <= 0.1 and 0.16 < proposals[1]["retain_kl"]["after"] <= 0.2
-    assert proposals[0]["measured"]["forget"] > 0.1 and proposals[0]["predicted"]["forget"] > 0
-    assert proposals[0]["notes"]["damping"] == pytest.approx(0.1 * proposals[0]["notes"]["mean_curvature"])
+    proposals = done.record.method.proposals
+    assert [one.phase for one in proposals] == ["removal", "removal"]
+    assert all(one.refused is None and one.step > 0 for one in proposals)
+    assert 0.08 < proposals[0].retain_kl.after <= 0.1 and 0.16 < proposals[1].retain_kl.after <= 0.2
+    assert proposals[0].measured.forget > 0.1 and proposals[0].predicted.forget > 0
+    assert proposals[0].notes["damping"] == pytest.approx(0.1 * proposals[0].notes["mean_curvature"])
     found = scores(done)
     assert found["loss", "forget", "unlearned"] > found["loss", "forget", "original"] + 0.2
     assert found["retain_kl", "retain", "original"] == pytest.approx(0, abs=1e-6)
@@ -46,7 +46,7 @@ def test_a_curvature_that_drowns_is_said(world: Path, tmp_path: Path, capsys: py
         options={"absolute_damping": 1e6, "budget": 0.05},
     )
     assert "drowns the curvature" in capsys.readouterr().out
-    assert "drowns the curvature" in done.record["method"]["proposals"][0]["notes"]["warning"]
+    assert "drowns the curvature" in done.record.method.proposals[0].notes["warning"]
 
 
 def test_wrong_options_are_refused_before_anything_is_written(world: Path, tmp_path: Path) -> None:

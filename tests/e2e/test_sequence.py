@@ -46,21 +46,21 @@ def traced(folder: Path, **more: Any) -> tuple[lineage.Lineage, list[str]]:
 
 
 def ids(output: Path, part: str = "rows") -> list[str]:
-    content = record.read(output)
+    content = little.raw(output)
     return [row["id"] for row in (content["earlier"] if part == "earlier" else content)["rows"]]
 
 
 def test_earlier_rows_are_judged_again_in_verdict_record_and_report(first: Path, tmp_path: Path) -> None:
     earlier = [str(first / "forget.jsonl"), str(first / "second.jsonl")]  # the second file is asked for anew
     run = little.unlearn(tmp_path / "out", **settings(first, earlier=earlier))
-    content = record.read(run.output)
+    content = little.raw(run.output)
     schema = json.loads(Path(verify.__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(content)
     parent, again = content["parent"], content["earlier"]
     assert parent["record"] == hashing.full_hash(first / "first" / "expunge" / "record.json")
     assert parent["same_weights"] and parent["same_key"] and not parent["missing"] and not parent["served_again"]
     assert parent["served"] == sorted(ids(first / "first")) and ids(run.output, "earlier") == ids(first / "first")
-    begun = [row["loss"]["original"] for row in record.read(first / "first")["rows"]]
+    begun = [row["loss"]["original"] for row in little.raw(first / "first")["rows"]]
     assert [row["loss"]["first"] for row in again["rows"]] == begun
     assert again["verdict"] == "cannot tell" and not content["verdict"]["passes"]
     assert "of 6 rows of earlier requests 0 are forgotten" in content["verdict"]["sentence"]
@@ -99,14 +99,14 @@ def test_rows_that_were_served_already_are_said_to_be(first: Path, tmp_path: Pat
     both = tmp_path / "both.jsonl"
     both.write_bytes((first / "second.jsonl").read_bytes() + (first / "forget.jsonl").read_bytes())
     found, said = traced(first, forget=str(both))
-    assert found.parent is not None and found.parent["served_again"] == ids(first / "first")
+    assert found.parent is not None and list(found.parent.served_again) == ids(first / "first")
     assert "note: 6 of 10 forget rows were served by an earlier run" in said[1] and len(said) == 2
     traced(first, forget=str(first / "forget.jsonl"))  # served, and the record does not say that they are forgotten
 
 
 def test_a_request_that_was_served_is_refused_unless_forced(first: Path, tmp_path: Path) -> None:
     shutil.copytree(first / "first", tmp_path / "done")
-    content = record.read(tmp_path / "done")
+    content = little.raw(tmp_path / "done")
     for row in content["rows"]:
         row["verdict"] = "forgotten"
     plain_json.write_json(record.find(tmp_path / "done"), content)
@@ -114,7 +114,7 @@ def test_a_request_that_was_served_is_refused_unless_forced(first: Path, tmp_pat
     with pytest.raises(InputError, match=r"all 6 rows were served already.*--force"):
         traced(first, **again)
     found, _ = traced(first, **again, force=True)
-    assert found.parent is not None and len(found.parent["served_again"]) == 6
+    assert found.parent is not None and len(found.parent.served_again) == 6
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -128,7 +128,7 @@ def test_earlier_rows_are_not_to_be_kept(first: Path, given: bool) -> None:
 def test_another_key_cannot_tell(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other"))
     found, said = traced(first, forget=str(first / "forget.jsonl"))
-    assert found.parent is not None and not found.parent["served_again"] and "under another key" in said[1]
+    assert found.parent is not None and not found.parent.served_again and "under another key" in said[1]
 
 
 def test_a_broken_record_is_named(first: Path, tmp_path: Path) -> None:

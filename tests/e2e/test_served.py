@@ -48,23 +48,21 @@ def judged(output: Path, **settings: Any) -> Any:
 
 
 def words(run: Any) -> list[str]:
-    verdict = run.record["verdict"]
-    return [verdict["forget"], verdict["rest"], *(row["verdict"] for row in run.record["rows"])]
+    return [run.verdict.forget, run.verdict.rest, *(row.verdict for row in run.rows)]
 
 
 def test_what_is_served_is_what_is_judged(inputs: dict[str, Any], other: Path, tiny: Tiny, tmp_path: Path) -> None:
     with serving(tiny) as url:
         run, said = judged(tmp_path / "served", endpoint=url, unlearned=other, **inputs)
-    block = run.record["served"]
-    assert (block["model"], block["prompts"], block["log_probabilities"]) == ("tiny", "token ids", "given")
-    besides = block["beside_the_folder"]
-    assert besides["alike"] and besides["same_answers"] == besides["answers"] == 12
-    assert besides["loss_apart"]["most"] < 1e-4 and "served and delivered agree" in said
+    block = run.record.answered
+    assert (block.model, block.prompts, block.log_probabilities) == ("tiny", "token ids", "given")
+    besides = block.beside_the_folder
+    assert besides.alike and besides.same_answers == besides.answers == 12
+    assert besides.loss_apart.most < 1e-4 and "served and delivered agree" in said
     assert f"is sent to {url} (model tiny)" in said
     page = (tmp_path / "served" / "report.md").read_text("utf-8")
-    assert "The served model" in page and any("needs the weights" in limit for limit in run.record["limits"])
-    logged = {"what": "what the server that was asked kept of the rows (logs, caches)", "where": url}
-    assert logged in run.record["holders"]
+    assert "The served model" in page and any("needs the weights" in limit for limit in run.record.limits)
+    assert url in [one.where for one in run.record.holders]
 
 
 def test_without_log_probabilities_nothing_good_is_said(inputs: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
@@ -72,13 +70,13 @@ def test_without_log_probabilities_nothing_good_is_said(inputs: dict[str, Any], 
     with serving(tiny) as url:
         run, said = judged(tmp_path / "out", endpoint=url, unlearned=inputs["model"], **inputs)
     assert set(words(run)) == {"cannot tell"} and not run.passes
-    shown = {score["metric"] for score in run.record["scores"] if score["model"] == "unlearned"}
+    shown = {score.metric for score in run.record.scores if score.model == "unlearned"}
     assert "knowledge" in shown
     assert not shown & {"loss", "loss_attack", "perplexity", "tpr_at_low_fpr", "retain_kl"}
     assert "log-probabilities: the server gives no" in said and "served and delivered differ" in said
-    assert any("No losses of the unlearned model" in limit for limit in run.record["limits"])
-    assert any("not what was delivered" in limit for limit in run.record["limits"])
-    assert all(row["loss"]["unlearned"] is None for row in run.record["rows"])
+    assert any("No losses of the unlearned model" in limit for limit in run.record.limits)
+    assert any("not what was delivered" in limit for limit in run.record.limits)
+    assert all(row.loss["unlearned"] is None for row in run.rows)
 
 
 def test_the_key_and_the_rows_stand_nowhere(

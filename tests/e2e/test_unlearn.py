@@ -19,6 +19,7 @@ from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.loop import delivery
 from expunge.records.run import Run
+from expunge.reporting.record import BatchTokens
 
 LITTLE = {"iterations": 2, "restorations": 1}
 
@@ -43,13 +44,13 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
 
 def test_forgets_and_keeps(finished: tuple[Run, Path]) -> None:
     run, _ = finished
-    scores = {(s["metric"], s["set"], s["model"]): s["value"] for s in run.record["scores"]}
+    scores = {(s.metric, s.set, s.model): s.value for s in run.record.scores}
     assert scores["knowledge", "forget", "original"] >= 0.9
     assert scores["knowledge", "forget", "unlearned"] <= 0.1
     assert scores["knowledge", "retain", "unlearned"] >= 0.95
     assert abs(scores["loss", "forget", "unlearned"] / scores["loss", "forget", "retrained"] - 1) < 0.25
-    assert run.record["method"]["notes"]["targets"] == {"source": "holdout", "calibrated": True}
-    assert run.record["rendering"]["join"] == "space" and run.record["rendering"]["end_documents"]
+    assert run.record.method.notes["targets"] == {"source": "holdout", "calibrated": True}
+    assert run.record.rendering.join == "space" and run.record.rendering.end_documents
 
 
 def test_output_loads_and_gives_the_reported_losses(finished: tuple[Run, Path], world: Path) -> None:
@@ -62,7 +63,7 @@ def test_output_loads_and_gives_the_reported_losses(finished: tuple[Run, Path], 
     ids = torch.cat([ids, torch.tensor([[tokenizer.eos_token_id]])], dim=1)
     with torch.no_grad():
         losses = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
-    assert float(losses[start - 1 :].mean()) == pytest.approx(run.record["rows"][1]["loss"]["unlearned"], rel=1e-3)
+    assert float(losses[start - 1 :].mean()) == pytest.approx(run.record.rows[1].loss["unlearned"], rel=1e-3)
 
 
 def test_redacted_output_holds_no_row(finished: tuple[Run, Path], world: Path) -> None:
@@ -118,18 +119,16 @@ def test_forget_alone_on_lora_as_adapter(little_world: Path, tmp_path: Path) -> 
     said = json.loads(settings.read_text(encoding="utf-8"))
     assert (said["r"], said["lora_alpha"], len(said["target_modules"])) == (4, 8.0, 4)  # two in each of two layers
     assert len(tensors) == 8 and all(min(one.shape) == 4 for one in tensors.values())
-    assert run.record["subspace"]["name"] == "lora:r=4,alpha=8,targets=q_proj+down_proj"
-    assert not run.record["method"]["notes"]["targets"]["calibrated"]
-    assert "who has both has the original back" in run.record["save"]["note"]
-    limits = " ".join(run.record["limits"])
-    assert run.record["batch_tokens"] == {"begun": None, "tokens": 600, "halvings": 0, "texts": None}
+    assert run.record.subspace and run.record.subspace.name == "lora:r=4,alpha=8,targets=q_proj+down_proj"
+    assert not run.record.method.notes["targets"]["calibrated"]
+    assert "who has both has the original back" in run.record.save.note
+    limits = " ".join(run.record.limits)
+    assert run.record.batch_tokens == BatchTokens(None, 600, 0, None)
     log = (run.output / "expunge" / "log.jsonl").read_text().splitlines()
     assert {json.loads(line).get("batch_tokens") for line in log} == {600}
     assert "No retain rows" in limits and "No holdout" in limits
-    forget = next(
-        s for s in run.record["scores"] if (s["metric"], s["set"], s["model"]) == ("loss", "forget", "unlearned")
-    )
-    assert forget["value"] > 0.3
+    forget = next(s for s in run.record.scores if (s.metric, s.set, s.model) == ("loss", "forget", "unlearned"))
+    assert forget.value > 0.3
 
 
 def test_base_alone_gives_targets(little_world: Path, tmp_path: Path) -> None:
@@ -139,9 +138,9 @@ def test_base_alone_gives_targets(little_world: Path, tmp_path: Path) -> None:
         output=str(tmp_path / "out"),
         options=LITTLE,
     )
-    assert run.record["method"]["notes"]["targets"] == {"source": "base", "calibrated": False}
-    assert "targets come from the base model" in " ".join(run.record["limits"])
-    assert all(row["target"] > 0.5 for row in run.record["rows"])
+    assert run.record.method.notes["targets"] == {"source": "base", "calibrated": False}
+    assert "targets come from the base model" in " ".join(run.record.limits)
+    assert all(row.target > 0.5 for row in run.record.rows)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +159,10 @@ def test_bfloat16_output_unless_rounding_moves_the_rows(
         options={"learning_rate": 1e-4, "epochs": 2},
         force=True,
     )
-    saved = run.record["save"]
+    saved = run.record.save
     tensors = load_file(run.output / "model.safetensors")
-    assert saved["dtype"] == shipped and {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{shipped}"}
-    assert saved["note"].startswith("bfloat16 moved the forget rows' loss by") == (shipped == "float32")
+    assert saved.dtype == shipped and {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{shipped}"}
+    assert saved.note.startswith("bfloat16 moved the forget rows' loss by") == (shipped == "float32")
 
 
 def test_retrain_is_cached_and_comparable(little_world: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(folder / "settings"))
         run = little.unlearn(folder / "out", **little.write_all(folder))
-    assert run.record["files"] == record.read(run.output)["files"]
+    assert run.record.files == record.read(run.output).files
     return folder
 
 
@@ -51,7 +51,7 @@ def test_all_is_the_same_and_of_the_schemas_form(here: Path, capsys: pytest.Capt
     wanted |= {"README.md", "model.safetensors", "tokenizer.json", "config.json", "ids of 6 forget rows"}
     inner = "report.html report.md config.yaml log.jsonl evidence/original.npz evidence/unlearned.npz"
     assert wanted | {f"expunge/{name}" for name in inner.split()} <= found.keys()
-    Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(record.read(here / "out"))
+    Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(little.raw(here / "out"))
 
 
 def _append(file: str) -> Callable[[Path], list[str]]:
@@ -65,7 +65,7 @@ def _append(file: str) -> Callable[[Path], list[str]]:
 
 def _edit_record(name: str, value: Any) -> Callable[[Path], list[str]]:
     def change(folder: Path) -> list[str]:
-        content = record.read(folder / "out")
+        content = little.raw(folder / "out")
         content["hashes"] |= {name: value}
         plain_json.write_json(record.find(folder / "out"), content)
         return []
@@ -74,7 +74,7 @@ def _edit_record(name: str, value: Any) -> Callable[[Path], list[str]]:
 
 
 def _other_id(folder: Path) -> list[str]:
-    content = record.read(folder / "out")
+    content = little.raw(folder / "out")
     content["rows"][0]["id"], content["rows"][1]["id"] = content["rows"][1]["id"], content["rows"][0]["id"]
     plain_json.write_json(record.find(folder / "out"), content)
     return []

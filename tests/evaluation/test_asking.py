@@ -263,11 +263,11 @@ def test_losses_of_some_sets_alone_are_not_enough() -> None:
 def test_beside_the_folder(said: str, loss: float, alike: bool) -> None:
     folder = Evidence({"retain": rows(10, 0.1, "word {n}")})
     found = asking.beside(folder, Evidence({"retain": rows(10, loss, said), "forget": rows(9, 9.0, "-")}))
-    assert found["alike"] == alike and found["answers"] == 10
-    assert found["loss_apart"]["most"] == pytest.approx(loss - 0.1, abs=0.03)
+    assert found.alike == alike and found.answers == 10 and found.loss_apart
+    assert found.loss_apart.most == pytest.approx(loss - 0.1, abs=0.03)
     tie = replace(rows(10, 0.1, "word {n}"), generations=("else", *(f"word {n}" for n in range(1, 10))))
-    assert asking.beside(folder, Evidence({"retain": tie}))["alike"]  # losses tell that it is one
+    assert asking.beside(folder, Evidence({"retain": tie})).alike  # losses tell that it is one
     silent = replace(tie, no_losses="none given", token_loss=np.empty(0))
-    assert not asking.beside(folder, Evidence({"retain": silent}))["alike"]
+    assert not asking.beside(folder, Evidence({"retain": silent})).alike
     without = asking.beside(folder, Evidence({"retain": rows(10, 0.1, "word {n}", "none given")}))
-    assert without["alike"] and without["loss_apart"] is None and "not known" in asking.told(without)
+    assert without.alike and without.loss_apart is None and "not known" in asking.told(without)

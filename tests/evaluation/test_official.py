@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from expunge import registry
 from expunge.benchmark import Circumstances, Missing
 from expunge.evaluation import mmlu, official
+from expunge.files.typed import plain
 from expunge.runs.distributed import Runtime
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.intervals import Score
@@ -35,24 +37,24 @@ MODELS = {"original": evidence(True), "unlearned": evidence(False), "retrained":
 def test_block_holds_every_model_and_no_text() -> None:
     given = {"unlearned": Score(0.4, 0.39, 0.41, 14042)}
     block = official.block("lume", MODELS, Circumstances(), mmlu=given)
-    assert block is not None and block["title"] == "LUME (SemEval-2025 Task 4)"
-    assert list(block["models"]) == ["original", "unlearned", "retrained"]
-    assert len(block["models"]["unlearned"]["terms"]) == 12
-    parts = {model: scores["parts"] for model, scores in block["models"].items()}
-    assert (parts["original"]["task aggregate"]["value"], parts["unlearned"]["task aggregate"]["value"]) == (0.0, 1.0)
+    assert block is not None and block.title == "LUME (SemEval-2025 Task 4)"
+    assert list(block.models) == ["original", "unlearned", "retrained"]
+    assert len(block.models["unlearned"].terms) == 12
+    parts = {model: scores.parts for model, scores in block.models.items()}
+    assert (parts["original"]["task aggregate"].value, parts["unlearned"]["task aggregate"].value) == (0.0, 1.0)
     # (1 + 1 + 0.4) / 3
-    assert parts["unlearned"]["final"]["value"] == pytest.approx(0.8)
-    assert "--mmlu" in parts["original"]["MMLU"]["missing"] and "value" not in parts["original"]["final"]
-    assert "secret" not in json.dumps(block)
-    assert block["flags"] == []
+    assert parts["unlearned"]["final"].value == pytest.approx(0.8)
+    assert "--mmlu" in str(parts["original"]["MMLU"].missing) and parts["original"]["final"].value is UNSET
+    assert "secret" not in json.dumps(plain(block))
+    assert block.flags == ()
 
 
 def test_untouched_models_are_flagged() -> None:
     block = official.block(
         "lume", MODELS | {"unlearned": evidence(True)}, Circumstances(holdout=False, ended=True), mmlu={}
     )
-    assert block is not None and [flag[:12] for flag in block["flags"]] == ["the task agg", "nothing done"]
-    assert "holdout" in block["models"]["unlearned"]["parts"]["MIA"]["missing"]
+    assert block is not None and [flag[:12] for flag in block.flags] == ["the task agg", "nothing done"]
+    assert "holdout" in str(block.models["unlearned"].parts["MIA"].missing)
 
 
 def test_own_rows_have_no_official_score() -> None:

@@ -11,6 +11,8 @@ from expunge.attacks.rounding import Rounding
 from expunge.attacks.sampling import Sampling
 from expunge.evaluation import models, under_attack
 from expunge.evaluation.under_attack import Side, compared, worst
+from expunge.reporting import finding
+from expunge.reporting.finding import Attacks, Comparison, Figure, Interval, Level, Setting, Verdict, Word
 from expunge.runs.checkpoint import Checkpoints
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.seen import Seen
@@ -74,43 +76,39 @@ def test_the_worst_word_counts() -> None:
     assert worst(["used", "not used"]) == "not used" and worst([]) == "cannot tell"
 
 
-VERDICT = {
-    "passes": True, "sentence": "All is well.", "forget": "forgotten", "forget_reasons": ["a"], "rest": "kept",
-    "rest_reasons": ["b"],
-}  # fmt: skip
+VERDICT = Verdict(True, "All is well.", "forgotten", ("a",), "kept", ("b",), {}, Comparison("holdout", True, 0, 9))
 
 
-def block(word: str, level: str = "full") -> dict[str, Any]:
+def block(word: Word, level: Level = "full") -> Attacks:
     """The record's block with one attack, under which the figure lies so."""
-    figure = {"figure": "known", "verdict": word, "silent": "", "margin": 0.1}
-    figure["difference"] = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 30}
-    setting = {"setting": "4 bits", "verdict": word, "compared_with": "retrained", "figures": [figure]}
-    result = {"title": "rounding", "verdict": word, "settings": [setting]}
-    return {"level": level, "results": [result] if level != "quick" else [], "not_tested": {"probe": "a probe"}}
+    figure = Figure("known", word, "", 0.1, Interval(0.5, 0.4, 0.6, 30))
+    setting = Setting("4 bits", word, "retrained", (figure,), {}, ())
+    result = finding.Attack("rounding", "rounding", "What if?", "forgotten", word, (setting,))
+    return Attacks(level, {}, (result,) if level != "quick" else (), {"probe": "a probe"})
 
 
 def test_rows_that_come_back_do_not_pass() -> None:
     found = under_attack.weighed(VERDICT, block("comes back"))
-    assert not found["passes"] and found["forget"] == "partly" and found["rest"] == "kept"
-    assert found["sentence"] == "All is well. Under attack: comes back under: rounding; not tested: a probe."
-    assert found["forget_reasons"] == [
+    assert not found.passes and found.forget == "partly" and found.rest == "kept"
+    assert found.sentence == "All is well. Under attack: comes back under: rounding; not tested: a probe."
+    assert found.forget_reasons == (
         "comes back under rounding (4 bits): share of rows given back differs from that of the retrained model by "
         "+0.50 (+0.40 to +0.60), margin 0.10",
         "a",
-    ]
+    )
 
 
 def test_a_model_that_cannot_read_is_damaged() -> None:
     found = under_attack.weighed(VERDICT, block("not used"))
-    assert not found["passes"] and found["rest"] == "damaged" and found["forget"] == "forgotten"
+    assert not found.passes and found.rest == "damaged" and found.forget == "forgotten"
 
 
 @pytest.mark.parametrize(
     ("word", "said"), [("forgotten", "forgotten also under: rounding"), ("cannot tell", "cannot tell under: rounding")]
 )
-def test_what_is_forgotten_passes_and_what_cannot_be_told_is_said(word: str, said: str) -> None:
+def test_what_is_forgotten_passes_and_what_cannot_be_told_is_said(word: Word, said: str) -> None:
     found = under_attack.weighed(VERDICT, block(word))
-    assert found["passes"] and said in found["sentence"] and found["forget_reasons"] == ["a"]
+    assert found.passes and said in found.sentence and found.forget_reasons == ("a",)
 
 
 def test_quick_is_as_before() -> None:
@@ -135,15 +133,15 @@ def test_answers_alone_show_what_comes_back_and_not_what_is_forgotten() -> None:
         by_losses, alone = (
             under_attack.result("sampling", Sampling(), readings, written, names, blind) for blind in (False, True)
         )
-        assert by_losses["verdict"] == ("forgotten" if known == 0 else word) and alone["verdict"] == word
+        assert by_losses.verdict == ("forgotten" if known == 0 else word) and alone.verdict == word
 
 
 def test_what_needs_weights_is_not_tested_and_says_so() -> None:
     rows = {"forget": no_rows(), "judging": no_rows()}
     evidence = {"original": Evidence(rows), "unlearned": Evidence(rows)}
-    missing = under_attack.block("quick", {}, evidence, [], weights=False)["not_tested"]
+    missing = under_attack.block("quick", {}, evidence, [], weights=False).not_tested
     assert missing["rounding"] == "rounding (needs the weights)" and missing["sampling"] == "sampling"
-    assert under_attack.block("quick", {}, evidence, [])["not_tested"]["rounding"] == "rounding"
+    assert under_attack.block("quick", {}, evidence, []).not_tested["rounding"] == "rounding"
 
 
 def no_rows() -> SetEvidence:

@@ -26,6 +26,6 @@ def test_forgets_and_keeps_on_a_gpu(subspace: str, tmp_path: Path, monkeypatch: 
         subspace=subspace,
         **{role: str(tmp_path / f"{role}.jsonl") for role in ("forget", "retain", "holdout")},
     )
-    scores = {(s["metric"], s["set"], s["model"]): s["value"] for s in run.record["scores"]}
+    scores = {(s.metric, s.set, s.model): s.value for s in run.record.scores}
     assert scores["knowledge", "forget", "unlearned"] <= 0.1
     assert scores["knowledge", "retain", "unlearned"] >= 0.95

@@ -63,8 +63,8 @@ def test_what_is_trained_anew_is_the_twin(world: Path, tmp_path: Path, monkeypat
     assert any(line.startswith("method: retraining (it is exact") for line in planned(given))
     run = expunge.unlearn(**given, say=said.append)
     assert any(line.startswith("method: retraining (it is exact") for line in said)
-    assert run.record["method"]["name"] == "retraining" and run.record["method"]["options"]["epochs"] == 1
-    assert run.record["config"]["method"] == AUTO and len(run.rows) == run.record["audit"]["rows"]
+    assert run.record.method.name == "retraining" and run.record.method.options["epochs"] == 1
+    assert run.record.config["method"] == AUTO and len(run.rows) == run.record.audit.rows
     kept = {name: given[name] for name in ("model", "base", "forget", "train", "train_config")}
     [twin] = expunge.retrain(**kept, output=str(tmp_path / "twin"))
     weights, own = (load_file(folder / "model.safetensors") for folder in (twin.output, run.output))

@@ -13,9 +13,12 @@ import pytest
 
 from expunge.errors import InputError
 from expunge.files import hashing, plain_json
+from expunge.files.typed import plain
 from expunge.records import record
+from expunge.reporting.record import SCHEMA
 from expunge.runs import environment
-from reporting.conftest import build_record
+from html_pages import typed
+from reporting.conftest import build_proposal, build_record
 
 CONTENT = ("What is the key?", "zq7")
 
@@ -115,7 +118,7 @@ def written(tmp_path: Path, content: Any) -> Any:
 
 def test_values_survive_the_disk(tmp_path: Path) -> None:
     content = {
-        "schema": record.SCHEMA,
+        "schema": SCHEMA,
         "text": "é \u2028 \U0001f600",
         "flag": True,
         "none": None,
@@ -127,7 +130,7 @@ def test_values_survive_the_disk(tmp_path: Path) -> None:
         5: "number as name",
     }
     assert written(tmp_path, content) == {
-        "schema": record.SCHEMA,
+        "schema": SCHEMA,
         "text": "é \u2028 \U0001f600",
         "flag": True,
         "none": None,
@@ -138,7 +141,6 @@ def test_values_survive_the_disk(tmp_path: Path) -> None:
         "not finite": [None] * 4,
         "5": "number as name",
     }
-    assert record.read(tmp_path / "record.json") == record.read(tmp_path) == written(tmp_path, content)
 
 
 @pytest.mark.parametrize("value", [2e-5, 1.25e-6, 3.4e-8, 0.123457, 12345.678, 1e12])
@@ -148,8 +150,21 @@ def test_small_numbers_are_not_rounded_away(tmp_path: Path, value: float) -> Non
 
 def test_records_are_found_in_output_folders(tmp_path: Path) -> None:
     (tmp_path / "out" / "expunge").mkdir(parents=True)
-    plain_json.write_json(tmp_path / "out" / "expunge" / "record.json", {"schema": record.SCHEMA, "a": 1})
-    assert record.read(tmp_path / "out")["a"] == record.read(str(tmp_path / "out" / "expunge"))["a"] == 1
+    plain_json.write_json(tmp_path / "out" / "expunge" / "record.json", build_record())
+    assert record.read(tmp_path / "out") == record.read(str(tmp_path / "out" / "expunge")) == typed(build_record())
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    """Key by key, with what only some entries have; seven digits of every number."""
+    content = plain_json.plain(build_record())
+    content["method"] |= {"proposals": [build_proposal(), build_proposal(step=None)]}
+    scores = {"final": {"missing": "needs MMLU"}, "exact": {"value": None, "low": None, "high": None, "count": 3}}
+    given = {"parts": scores, "terms": {}, "beside": {}, "notes": []}
+    models = {"original": given, "unlearned": given | {"titles": {"lead": "so"}}}
+    content["benchmark"] = {"name": "lume", "title": "LUME", "models": models, "flags": ["one"]}
+    content = plain_json.plain(content)
+    record.write(tmp_path / "record.json", typed(content))
+    assert written(tmp_path, plain(record.read(tmp_path))) == content
 
 
 @pytest.mark.parametrize(
@@ -160,9 +175,9 @@ def test_records_are_found_in_output_folders(tmp_path: Path) -> None:
         (b"\xff", "line 1: not UTF-8"),
         (b"[]", "schema"),
         (b"{}", "schema"),
-        (b'{"schema": %d}' % (record.SCHEMA + 1), "not a record of schema 2"),
-        (b'{"schema": %d}' % (record.SCHEMA - 1), "not a record of schema 2"),
-        (b'{"schema": "%d"}' % record.SCHEMA, "schema"),
+        (b'{"schema": %d}' % (SCHEMA + 1), "not a record of schema 2"),
+        (b'{"schema": %d}' % (SCHEMA - 1), "not a record of schema 2"),
+        (b'{"schema": "%d"}' % SCHEMA, "schema"),
     ],
 )
 def test_anything_else_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
@@ -176,28 +191,36 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes | None, words: 
         record.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        3,
-        "text",
-        [1],
-        {"a": 1},
-        {"model": 1, "earlier": "x"},
-        [{"id": 1}],
-        [{"id": "a", "verdict": "b", "loss": {"c": "d"}}],
-    ],
-)
-def test_what_others_build_on_is_whole_or_refused(tmp_path: Path, value: Any) -> None:
-    """Each part in each wrong form is named; none of them gets past."""
-    plain_json.write_json(tmp_path / "record.json", build_record())
-    content = record.read_whole(tmp_path)
-    for name in record._FORMS:
-        if (name, value) in (("created", "text"), ("key", "text"), ("config", {"a": 1})):
-            continue
-        plain_json.write_json(tmp_path / "record.json", content | {name: value})
-        with pytest.raises(InputError, match=f"the record's {name} cannot be read"):
-            record.read_whole(tmp_path)
+SPOILT: list[tuple[str, Any, str]] = [
+    ("created", 3, r"at \$\.created: Expected str, got int"),
+    ("config", [], r"at \$\.config: Expected object, got array"),
+    ("key", "0" * 15, r"at \$\.key: Expected str matching regex"),
+    ("rows", [{"id": 1}], r"at \$\.rows\[0\]"),
+    ("holders", [{"what": "a", "where": "b", "who\nelse": ""}], r"at \$\.holders\[0\]: an unknown key, \(not a name\)"),
+    ("parent", {"model": 1}, r"at \$\.parent"),
+    ("files", {"a": {"sha256": "", "bytes": -1}}, r"at \$\.files\[\.\.\.\]\.bytes: Expected int >= 0"),
+    ("losses", {"forget": {"original": [1.0, "2"]}}, r"at \$\.losses\[\.\.\.\]\[\.\.\.\]\[1\]: Expected float"),
+    ("extra", 1, r"at \$: an unknown key, 'extra'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), SPOILT, ids=lambda value: str(value)[:20])
+def test_whatever_has_another_form_is_refused_in_a_line(tmp_path: Path, name: str, value: Any, words: str) -> None:
+    """The file, the place in it and the remedy."""
+    plain_json.write_json(tmp_path / "record.json", build_record() | {name: value})
+    with pytest.raises(InputError, match=words) as caught:
+        record.read(tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / 'record.json'}, at ") and said.endswith("Take the one that expunge wrote.")
+    assert "\n" not in said
+
+
+def test_settings_of_another_type_are_no_settings() -> None:
+    """The configuration is open: whoever asks for a path never gets anything but text."""
+    settings = {"model": 5, "forget": "f", "earlier": ["a", 3], "columns": "a"}
+    content = typed(build_record() | {"config": settings})
+    assert (content.setting("model"), content.setting("forget"), content.setting("gone")) == (None, "f", None)
+    assert (content.settings("earlier"), content.settings("columns")) == (("a",), ())
 
 
 def test_clock_adds_up_per_stage() -> None:

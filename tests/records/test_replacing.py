@@ -13,8 +13,9 @@ import pytest
 from expunge.config.commands import Compare, Influence, Unlearn
 from expunge.errors import InputError
 from expunge.files import hashing
-from expunge.records import record, replacing
+from expunge.records import overwritable, record, replacing
 from expunge.runs import outputs, purge
+from reporting.conftest import build_record
 
 FILES = {"influence.jsonl": "{}\n", "more/deep.txt": "x"}
 
@@ -124,24 +125,11 @@ def test_what_came_in_between_is_left_alone(tmp_path: Path) -> None:
 
 
 def made(folder: Path) -> Path:
-    """An output with a record, as far as it is looked at."""
+    """An output with a record."""
     inner = folder / "expunge"
     inner.mkdir(parents=True)
-    content = {
-        "schema": record.SCHEMA,
-        "created": "2026",
-        "rows": [],
-        "earlier": None,
-        "config": {},
-        "key": "",
-        "hashes": {},
-        "versions": {},
-        "row_files": {},
-        "holders": [],
-        "parent": None,
-        "verdict": {"passes": False},
-        "files": {"config.json": {"sha256": ""}},
-    }
+    content = build_record(rows=1, retain=1, forgotten=0.0)
+    content |= {"config": {}, "files": {"config.json": {"sha256": "", "bytes": 2}}}
     (folder / "config.json").write_text("{}", encoding="utf-8")
     (inner / "record.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
@@ -154,11 +142,11 @@ def changed(output: Path, **more: Any) -> None:
 
 def test_outputs_of_expunge_alone_are_replaced(tmp_path: Path) -> None:
     output = made(tmp_path / "out")
-    assert replacing.checked(output, True, {}) == output
+    assert overwritable.checked(output, True, {}) == output
     for name in ("mine.gguf", "expunge/notes.txt"):
         (output / name).touch()
         with pytest.raises(InputError, match=rf"outputs of expunge alone, and {name} is no part of it"):
-            replacing.checked(output, True, {})
+            overwritable.checked(output, True, {})
         (output / name).unlink()
     (tmp_path / "link").symlink_to(output)
     (tmp_path / "folder").mkdir()
@@ -166,15 +154,15 @@ def test_outputs_of_expunge_alone_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, words in (("folder", "there is no record in it"), ("link", "exists already"), ("file", "exists already")):
         with pytest.raises(InputError, match=words):
-            replacing.checked(tmp_path / name, True, {})
+            overwritable.checked(tmp_path / name, True, {})
     with pytest.raises(InputError, match="add --overwrite"):
-        replacing.checked(output, False, {})
+        overwritable.checked(output, False, {})
     (tmp_path / "twins" / "seed-0" / "expunge").mkdir(parents=True)
     (tmp_path / "twins" / "seed-0" / "expunge" / "retrain.json").touch()
-    assert replacing.checked(tmp_path / "twins", True, {})
+    assert overwritable.checked(tmp_path / "twins", True, {})
     (tmp_path / "twins" / "notes.txt").touch()
     with pytest.raises(InputError, match=r"notes.txt is no part of it"):
-        replacing.checked(tmp_path / "twins", True, {})
+        overwritable.checked(tmp_path / "twins", True, {})
 
 
 @pytest.mark.parametrize(
@@ -198,7 +186,7 @@ def test_outputs_of_expunge_alone_are_replaced(tmp_path: Path) -> None:
 )
 def test_what_is_read_stays(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(replacing, "_stranger", lambda folder: "")
+    monkeypatch.setattr(overwritable, "_stranger", lambda folder: "")
     made(tmp_path / "out"), made(tmp_path / "model" / "out")
     (tmp_path / "model" / "config.json").touch()
     with pytest.raises(InputError, match="--overwrite would remove"):
@@ -221,7 +209,7 @@ def test_a_ledger_does_not_lose_what_it_names(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=r"request R1 of the ledger .* was tried with it"):
             replacing.place(other)
-    changed(output, verdict={"passes": True})
+    changed(output, verdict=json.loads(record.find(output).read_text())["verdict"] | {"passes": True})
     with pytest.raises(InputError, match=r"request R1 of the ledger .* was served by it"):
         replacing.place(again)
     assert len(hashing.full_hash(record.find(output))) == 64

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import expunge
 from e2e import little
@@ -14,6 +15,7 @@ from expunge.errors import InputError
 from expunge.files import plain_json
 from expunge.records import ledger, record, requests
 from expunge.records.run import Run
+from expunge.reporting.finding import Earlier
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def served(first: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with a passing verdict: the record and the ledger say so, as after a run that worked."""
-    content = record.read(first / "first")
+    content = little.raw(first / "first")
     content["verdict"]["passes"] = True
     plain_json.write_json(record.find(first / "first"), content)
     with ledger.held(first / "ledger", "a test") as (known, _):
@@ -60,7 +62,7 @@ def begun(folder: Path, **more: Any) -> tuple[requests.OnLedger, list[str]]:
 def test_a_run_is_entered_and_the_request_stays_open_until_one_passes(first: Path) -> None:
     request = ledger.read(first / "ledger").requests["R1"]
     assert request.run and request.run["path"] == str(first / "first")
-    assert request.ids == {row["id"] for row in record.read(first / "first")["rows"]}
+    assert request.ids == {row.id for row in record.read(first / "first").rows}
     assert request.opened["file"] == str(first / "forget.jsonl") and request.opened["selection"] is None
     assert request.state == "open"
 
@@ -69,14 +71,16 @@ def test_earlier_requests_are_judged_again_and_then_no_longer_testable(served: P
     found, said = begun(served)
     assert said == ["request R1: its 6 rows are judged again"]
     assert found.config.earlier == (str(served / "forget.jsonl"),) and found.again == {"R1": True}
-    judged = {"earlier": {"rows": [{"id": one, "verdict": "partly"} for one in found.ledger.requests["R1"].ids]}}
+    content = record.read(served / "first")
+    rows = tuple(replace(row, verdict="partly") for row in content.rows)
+    judged = replace(content, earlier=Earlier("partly", (), {}, rows, ()))
     assert found._again("R1", judged) == "6 partly"
-    rows = (served / "forget.jsonl").read_text()
-    (served / "forget.jsonl").write_text(rows + "\n")  # whoever changed it may have changed more
+    text = (served / "forget.jsonl").read_text()
+    (served / "forget.jsonl").write_text(text + "\n")  # whoever changed it may have changed more
     found, said = begun(served)
     assert "request R1: no longer testable, since its 6 rows are no longer at" in said[0]
     assert found.config.earlier == () and found.again == {"R1": False}
-    (served / "forget.jsonl").write_text(rows)
+    (served / "forget.jsonl").write_text(text)
 
 
 def test_a_model_from_elsewhere_and_rows_of_two_requests_are_told(served: Path) -> None:
@@ -108,7 +112,7 @@ def test_a_run_whose_entry_is_missing_is_entered_without_running_again(
     served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a kill between the end of a run and its entry."""
-    content = record.read(served / "first")
+    content = little.raw(served / "first")
     content["config"] |= {"request": "R2", "ledger": str(served / "ledger")}
     (served / "third").mkdir(exist_ok=True)
     plain_json.write_json(served / "third" / "record.json", content)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from expunge.evaluation import suite
+from expunge.files.typed import plain
 from html_pages import Record
 
 HOSTILE = "<script>alert('x')</script> | `tick` \"quote\"\nnext [a](b) \u202eRTL אב & **bold**"
@@ -44,20 +45,23 @@ def build_record(
         "machine": "2 cores, Intel Xeon, 16 GiB, no GPU",
         "hashes": {name: f"{place:016x}"[::-1] for place, name in enumerate(("model", "forget", "output"), 2**40 + 11)},
         "data": {
-            name: {"rows": n, "documents": n // 6, "answers": n - n // 6, "windows": n, "tokens": 31 * n}
+            name: {"rows": n, "documents": n // 6, "answers": n - n // 6, "windows": n, "tokens": 31 * n,
+                   "duplicates": 0}
             for name, n in (("forget", rows), ("retain", retain), ("guard", 37), ("judging", 60))
         },
         "rendering": {
             "join": "space", "asked": "auto", "losses": {"space": 0.01, "newline": 3.1, "nothing": 2.2},
-            "end_documents": True, "chat_template": False, "loss_on": "completion", "context": 512,
+            "end_documents": True, "end_answers": False, "date": None, "chat_template": False, "conversations": 0,
+            "loss_on": "completion", "context": 512,
         },
         "subspace": {"name": "full", "reason": "full weights and their optimiser fit in memory", "parameters": 25600,
                      "of": 25600} if trained else None,
         "method": _method() if trained else None,
-        "save": {"form": "merged", "dtype": "float32", "rounding": 0.001, "note": None} if trained else None,
+        "save": {"form": "merged", "note": "", "dtype": "float32", "readers": "transformers", "rounding": 0.001}
+        if trained else None,
         "history": _history() if trained else [],
         "scores": _scores(models, rows, retain),
-        "metrics": suite.metrics(),
+        "metrics": {name: plain(one) for name, one in suite.metrics().items()},
         "losses": losses,
         "rows": [_row(n, losses["forget"], models, forgotten, rows) for n in range(rows)],
         "verdict": _verdict(rows, forgotten),
@@ -100,6 +104,7 @@ def _attacks(rows: int, retrained: bool) -> Record:
 
 
 def _method() -> Record:
+    ended = {"step": 40, "forget": 4.7, "target": 4.9, "arrived": 0.9, "retain": 0.05, "guard": 0.92}
     return {
         "name": "loss_matching",
         "options": {"replay": 512, "retain_weight": 1.0, "patience": 5},
@@ -109,18 +114,21 @@ def _method() -> Record:
         },
         "learning_rate": 1e-3,
         "steps": 100,
+        "tokens": 51_200,
+        "row_passes": 1650.0,
         "stopped": "the forget rows are at their targets",
         "attempts": [
-            {"learning_rate": 4e-3, "steps": 40, "outcome": "the guard rows rose by more than 0.1"},
-            {"learning_rate": 1e-3, "steps": 100, "outcome": "kept"},
+            {"learning_rate": 4e-3, "steps": 40, "outcome": "the guard rows rose by more than 0.1"} | ended,
+            {"learning_rate": 1e-3, "steps": 100, "outcome": "kept"} | ended,
         ],
         "probe": {"lowest": 1e-5, "highest": 1e-2, "chosen": 4e-3},
+        "proposals": [],
     }
 
 
 def _history() -> list[Record]:
     return [
-        {"step": step, "forget": 4.9 * (1 - 0.95 ** (step / 2)), "target": 4.9,
+        {"phase": "descent", "step": step, "arrived": 0.5, "forget": 4.9 * (1 - 0.95 ** (step / 2)), "target": 4.9,
          "retain": 0.04 + 0.05 * np.exp(-step / 40) * step / 40, "guard": 0.9 + 0.03 * (step / 100)}
         for step in range(0, 101, 5)
     ]  # fmt: skip
@@ -195,12 +203,14 @@ def build_proposal(phase: str = "removal", step: float | None = 0.5, **changed: 
         "guess": 0.7,
         "measurements": 9,
         "tokens": 12_000,
+        "row_passes": 500.0,
         "direction_norm": 3.5,
         "predicted": {"forget": 1.0, "retain": 0.03, "retain_kl": 0.04} if taken else None,
         "measured": {"forget": 1.2, "retain": 0.06, "retain_kl": 0.05} if taken else None,
         "forget": {"before": 0.02, "after": 1.22 if taken else None},
         "retain_kl": {"before": 0.0, "after": 0.05 if taken else None},
         "retain_rise": {"before": 0.0, "after": 0.06 if taken else None},
+        "distance": {"before": None, "after": None},
         "notes": {
             "curvature": "diagonal", "labels": "noise", "damping": 2.1e-4, "relative_damping": 0.1,
             "mean_curvature": 2.1e-3, "median_curvature": 1e-3, "warning": "", "examples": 225, "tokens": 7000,
@@ -266,18 +276,16 @@ def hostile_record() -> Record:
     record = build_record(rows=7)
     record["machine"] = record["config"]["forget"] = record["versions"]["torch"] = HOSTILE
     record["config"][HOSTILE] = HOSTILE
-    record["hashes"]["model"] = HOSTILE
     record["method"] |= {"stopped": HOSTILE, "name": HOSTILE}
     record["limits"] = [HOSTILE]
-    record["verdict"] |= {"sentence": HOSTILE, "forget_reasons": [HOSTILE], "forget": HOSTILE}
+    record["verdict"] |= {"sentence": HOSTILE, "forget_reasons": [HOSTILE]}
     record["verdict"]["counts"][HOSTILE] = 1
-    record["verdict"]["comparison"]["source"] = HOSTILE
-    for key in ("name", "id", "kind", "verdict", "reason"):
-        record["rows"][2][key] = HOSTILE
-    record["scores"].append({"metric": HOSTILE, "set": HOSTILE, "model": HOSTILE, "value": 1.0, "count": 1})
+    record["rows"][2] |= {"name": HOSTILE, "reason": HOSTILE}
+    interval = {"value": 1.0, "low": None, "high": None, "count": 1}
+    record["scores"].append({"metric": HOSTILE, "set": HOSTILE, "model": HOSTILE} | interval)
     record["losses"]["forget"][HOSTILE] = [1.0]
     record["losses"][HOSTILE] = {HOSTILE: [1.0]}
-    record["data"][HOSTILE] = {"rows": 1}
+    record["data"][HOSTILE] = record["data"]["guard"]
     return record
 
 

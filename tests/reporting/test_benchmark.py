@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from expunge.reporting import benchmark, html, markdown
-from html_pages import Make, Record, scriptless
+from html_pages import Make, Record, scriptless, typed
 
 HOSTILE = "<script>alert(1)</script> | **bold**"
 
@@ -44,19 +44,19 @@ def check_section(page: str) -> None:
 
 @pytest.mark.parametrize("render", [html.render, markdown.render])
 def test_both_pages_show_it(render: Callable[..., str], make_record: Make) -> None:
-    check_section(render(with_block(make_record())))
+    check_section(render(typed(with_block(make_record()))))
 
 
 @pytest.mark.parametrize("render", [html.render, markdown.render])
 def test_check_rejects_a_page_without_it(render: Callable[..., str], make_record: Make) -> None:
     for record in (make_record(), make_record() | {"benchmark": None}):
-        assert "LUME (x)" not in render(record)
+        assert "LUME (x)" not in render(typed(record))
         with pytest.raises(AssertionError):
-            check_section(render(record))
+            check_section(render(typed(record)))
 
 
 def test_missing_is_never_a_number(make_record: Make) -> None:
-    found = benchmark.section(with_block(make_record()))
+    found = benchmark.section(typed(with_block(make_record())).benchmark)
     assert found is not None
     lines = {line[0]: line[1:] for table in found.tables for line in table.lines}
     assert lines["final"] == lines["MMLU"] == ("missing", "missing")
@@ -64,15 +64,15 @@ def test_missing_is_never_a_number(make_record: Make) -> None:
 
 
 def test_reasons_are_escaped(make_record: Make) -> None:
-    assert "<script>" not in scriptless(html.render(with_block(make_record(), HOSTILE)))
-    page = markdown.render(with_block(make_record(), HOSTILE))
+    assert "<script>" not in scriptless(html.render(typed(with_block(make_record(), HOSTILE))))
+    page = markdown.render(typed(with_block(make_record(), HOSTILE)))
     assert "<script>" not in page and "**bold**" not in page
 
 
 def test_lead_depends_on_the_retrained_model(make_record: Make) -> None:
     record = with_block(make_record())
-    without = benchmark.section(record)
+    without = benchmark.section(typed(record).benchmark)
     record["benchmark"]["models"]["retrained"] = official(0.9, {"missing": "x"})
-    given = benchmark.section(record)
+    given = benchmark.section(typed(record).benchmark)
     assert without is not None and given is not None
     assert without.lead.startswith("No retrained model") and given.lead.startswith("The retrained model")

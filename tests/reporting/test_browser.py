@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import chromium
-from expunge.files import plain_json
 from expunge.reporting import html
+from html_pages import typed
 from reporting.conftest import HOSTILE, build_record, build_texts
 
 PROGRAM = chromium.found()
@@ -41,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row["loss"] = row["loss"] | {"first": 0.1}
     record["earlier"] = {"verdict": "forgotten", "reasons": [HOSTILE], "counts": {}, "rows": [row], "came_back": []}
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(html.render(plain_json.plain(record), texts), encoding="utf-8")
+    file.write_text(html.render(typed(record), texts), encoding="utf-8")
     return file
 
 

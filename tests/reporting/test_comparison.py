@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 
 from expunge.errors import InputError
+from expunge.files import plain_json
+from expunge.files.typed import taken
+from expunge.reporting import comparison_pages, findings, latex, proposals, scatter, sheets, standings
 from expunge.reporting import comparison_tables as tables
-from expunge.reporting import findings, latex, proposals, scatter, sheets, standings
-from expunge.reporting.comparison_pages import write
+from expunge.reporting.content import Content
 from expunge.reporting.plots import Plot
 from html_pages import FORBIDDEN, Make, Page, Record, outside, uneven
+from reporting.conftest import build_proposal
 
 HOSTILE = "=<script>alert('x')</script> | `tick` \"q\"\nnext [a](b) \u202eRTL & **b** $x_1$ \\input{/x} %_#~^{ ]"
 FILES = {"comparison.html", "comparison.md", "comparison.csv", "comparison.tex", "comparison.svg", "comparison.json"}
@@ -35,15 +38,16 @@ def column(
     margin: float = 0.1,
     label: str | None = None,
 ) -> Record:
-    return {"key": key, "label": label or key, "side": side, "margin": margin, "group": group, "better": better}
+    found: Record = {"metric": "m", "set": "s", "label": label or key, "side": side, "group": group, "margin": margin}
+    return found | {"relative": False, "better": better, "range": None, "key": key}
 
 
 def cell(model: str, seed: int | None, forget: float, retain: float, error: str | None = None, n: int = 400) -> Record:
     """Shares of hits, the same rows first, so that methods differ from twins only where their shares do."""
     made: Record = {"model": model, "seed": seed, "settings": "learning rate 1e-4", "error": error, "seconds": 100.0}
     made |= {"unlearn_seconds": 60.0, "peak_memory_bytes": 2**30, "steps": 10, "tokens": 5000, "flags": [], "rows": {}}
-    made |= {"verdict": {"forget": "forgotten", "rest": "kept", "sentence": "s"}, "scores": {}}
-    made |= {"proposals": [], "sophia": [], "attacks": []}
+    made |= {"verdict": {"forget": "forgotten", "rest": "kept", "reasons": ["s"]}, "scores": {}}
+    made |= {"official": {}, "proposals": [], "sophia": [], "attacks": []}
     if error:
         return made | {"verdict": None}
     for key, share in (("know:forget", forget), ("know:retain", retain), ("term:a", forget), ("term:b", retain)):
@@ -80,6 +84,19 @@ def content() -> Record:
     return build()
 
 
+def whole(content: Record) -> Content:
+    """What pages take, of what JSON holds."""
+    return taken(plain_json.plain(content), Content, "comparison.json")
+
+
+def of(content: Record) -> standings.Standings:
+    return standings.of(whole(content))
+
+
+def write(folder: Path, content: Record) -> None:
+    comparison_pages.write(folder, whole(content))
+
+
 def drawn(found: standings.Standings, **axes: Any) -> Plot:
     plot = scatter.draw(found, **axes)
     assert plot is not None
@@ -87,11 +104,11 @@ def drawn(found: standings.Standings, **axes: Any) -> Plot:
 
 
 def word(content: Record, model: str, key: str) -> str:
-    return standings.of(content).entries[model, key].word
+    return of(content).entries[model, key].word
 
 
 def test_words_and_summaries(content: Record) -> None:
-    found = standings.of(content)
+    found = of(content)
     assert [found.summary(model).place for model in found.methods] == ["in the band", *["outside the band"] * 2]
     assert word(content, "close", "know:forget") == "as retrained"
     assert word(content, "weak", "know:forget") == "short"
@@ -131,11 +148,11 @@ def test_a_crashed_cell_is_a_cell_with_an_error(content: Record, tmp_path: Path)
     for page in ("comparison.html", "comparison.md"):
         text = (tmp_path / page).read_text()
         assert "2 of 3 seeds" in text and "weak, seed 2: NumericalError: at step 3" in text
-    pooled = standings.of(content).entries["weak", "know:forget"].pooled
+    pooled = of(content).entries["weak", "know:forget"].pooled
     assert pooled is not None and pooled.seeds == 2
     alone = build({"weak": (0.1, 0.9)})
     alone["cells"] = [each | {"error": "out of memory"} if each["model"] == "weak" else each for each in alone["cells"]]
-    entry = standings.of(alone).entries["weak", "know:forget"]
+    entry = of(alone).entries["weak", "know:forget"]
     assert (entry.word, entry.missing) == ("not measured", "every cell ended with an error")
     write(tmp_path, alone)
 
@@ -150,15 +167,15 @@ def test_without_retrained_models_nothing_is_placed(tmp_path: Path) -> None:
 
 
 def test_one_retrained_model_is_said_to_make_a_narrow_band(content: Record) -> None:
-    assert not any("too narrow" in note for note in findings.notes(standings.of(content)))
-    assert any("too narrow" in note for note in findings.notes(standings.of(build(twins=1))))
+    assert not any("too narrow" in note for note in findings.notes(of(content)))
+    assert any("too narrow" in note for note in findings.notes(of(build(twins=1))))
 
 
 def test_null_is_a_score_that_is_not_finite_and_missing_is_none(content: Record) -> None:
     for each in content["cells"]:
         if each["model"] == "heavy":
             each["scores"]["aggregate"] = {"value": None, "low": None, "high": None, "count": 12}
-    found = standings.of(content)
+    found = of(content)
     assert found.entries["heavy", "aggregate"].word == "not finite"
     assert "not finite" in found.summary(found.models[-1]).outside
     assert found.entries["heavy", "mmlu"].missing == "no data for MMLU"
@@ -188,13 +205,13 @@ def test_a_drawing_of_an_earlier_state_does_not_stay(content: Record, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 2}, "schema 2"),
-        ({"kind": "record"}, "'record'"),
-        ({"cells": [{"model": "x"}]}, "Cell 1 .* lacks seed"),
-        ({"cells": [{k: v for k, v in cell("x", 0, 1.0, 1.0).items() if k != "sophia"}]}, "Cell 1 .* lacks sophia"),
-        ({"columns": [{"key": "k"}]}, "'k' .* lacks side"),
-        ({"columns": [column("k", side="left")]}, "side is one of"),
-        ({"columns": [column("k", better="up")]}, "better is"),
+        ({"schema": 2}, r"\$\.schema: none of"),
+        ({"kind": "record"}, r"\$\.kind: none of"),
+        ({"cells": [{"model": "x"}]}, r"\$\.cells\[0\]: .* missing required field seed"),
+        ({"cells": [{k: v for k, v in cell("x", 0, 1.0, 1.0).items() if k != "sophia"}]}, r"cells\[0\]: .* sophia"),
+        ({"columns": [{"key": "k"}]}, r"\$\.columns\[0\]: .* missing"),
+        ({"columns": [column("k", side="left")]}, r"\$\.columns\[0\]\.side: none of the words"),
+        ({"columns": [column("k", better="up")]}, r"\$\.columns\[0\]\.better: none of the words"),
     ],
 )
 def test_content_that_cannot_be_shown_is_refused_before_anything_is_written(
@@ -202,7 +219,7 @@ def test_content_that_cannot_be_shown_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(InputError, match=said):
         write(tmp_path, content | change)
-    with pytest.raises(InputError, match="lacks machine"):
+    with pytest.raises(InputError, match="missing required field machine"):
         write(tmp_path, {key: value for key, value in content.items() if key != "machine"})
     assert not list(tmp_path.iterdir())
 
@@ -212,10 +229,9 @@ def hostile(content: Record) -> Record:
     content["machine"] = content["benchmark"] = content["created"] = content["config"][HOSTILE] = HOSTILE
     content["cells"].append(cell(HOSTILE, 0, 0.5, 0.5) | {"settings": HOSTILE, "flags": [HOSTILE]})
     content["cells"].append(cell(HOSTILE, 1, 0.5, 0.5, error=HOSTILE))
-    words = {"phase": HOSTILE, "step": None, "refused": HOSTILE, "notes": {"warning": HOSTILE, "damping": HOSTILE}}
+    words = build_proposal(step=None, phase=HOSTILE, refused=HOSTILE, notes={"warning": HOSTILE, "damping": HOSTILE})
     content["cells"][-2]["proposals"] = [words]
     content["columns"][0]["label"] = content["columns"][1]["label"] = content["columns"][2]["label"] = HOSTILE
-    content["cells"][0]["verdict"]["forget"] = HOSTILE
     for each in content["cells"]:
         each["scores"]["mmlu"] = {"missing": HOSTILE}
     return content
@@ -229,7 +245,7 @@ def test_hostile_strings_stay_text(hostile: Record, tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         if file.name not in ("comparison.json", "comparison.csv", "cells.csv", "comparison.tex"):
             assert "<script" not in file.read_text() and "\u202e" not in file.read_text(), file
-    for svg in ((tmp_path / "comparison.svg").read_text(), drawn(standings.of(hostile)).svg):
+    for svg in ((tmp_path / "comparison.svg").read_text(), drawn(of(hostile)).svg):
         tags = {element.tag.split("}")[-1] for element in ElementTree.fromstring(svg.encode()).iter()}
         assert tags <= {"svg", "g", "path", "use", "text", "tspan", "defs", "clipPath", "rect", "metadata"}, tags
 
@@ -273,9 +289,9 @@ def latex_faults(text: str) -> list[str]:
 
 
 def test_latex_holds_only_our_commands_and_even_tables(content: Record, hostile: Record) -> None:
-    assert latex_faults(latex.render(standings.of(build()))) == []
-    assert latex_faults(latex.render(standings.of(hostile))) == []
-    made = latex.render(standings.of(build()))
+    assert latex_faults(latex.render(of(build()))) == []
+    assert latex_faults(latex.render(of(hostile))) == []
+    made = latex.render(of(build()))
     for broken, fault in [
         (made.replace(" & ", " ", 1), "width"), (made + "{", "brace"), (made + r"\input{x}", "input"),
         (made + "a_b", "special"), (made.replace(r"\end{table}", "", 1), "environment"),
@@ -290,7 +306,7 @@ def test_latex_escapes() -> None:
 
 
 def test_csv_has_a_line_per_model_and_column_with_every_number(content: Record) -> None:
-    lines = list(csv.DictReader(io.StringIO(sheets.columns(standings.of(content)))))
+    lines = list(csv.DictReader(io.StringIO(sheets.columns(of(content)))))
     assert len(lines) == 5 * 6 and all(None not in line and None not in line.values() for line in lines)
     line = next(line for line in lines if (line["model"], line["column"]) == ("weak", "know:forget"))
     assert (line["value"], line["band"], line["difference"], line["word"], line["n"]) == (
@@ -301,15 +317,15 @@ def test_csv_has_a_line_per_model_and_column_with_every_number(content: Record) 
 
 
 def test_csv_runs_no_formula(hostile: Record) -> None:
-    names = {line["model"] for line in csv.DictReader(io.StringIO(sheets.columns(standings.of(hostile))))}
+    names = {line["model"] for line in csv.DictReader(io.StringIO(sheets.columns(of(hostile))))}
     assert f"'{HOSTILE}" in names
-    numbers = next(csv.reader(io.StringIO(sheets.cells(standings.of(hostile)).split("\n", 1)[1])))
+    numbers = next(csv.reader(io.StringIO(sheets.cells(of(hostile)).split("\n", 1)[1])))
     assert not any(value.startswith("'-") for value in numbers)
     assert sheets._plain(-0.5) == "-0.5" and sheets._plain(math.inf) == ""
 
 
 def test_the_retrained_line_is_the_honest_optimum_of_the_official_parts(content: Record) -> None:
-    sections = {section.title: section.grid for section in tables.sections(standings.of(content))}
+    sections = {section.title: section.grid for section in tables.sections(of(content))}
     official = sections["Parts of the official score"]
     assert [line.detail for line in official.lines if line.is_band] == ["the honest optimum; 2 seeds"]
     assert all(line.cells[1].value == "not measured" and line.cells[1].note for line in official.lines)
@@ -320,7 +336,7 @@ def test_the_retrained_line_is_the_honest_optimum_of_the_official_parts(content:
 def test_twelve_methods_stay_apart_in_the_drawing() -> None:
     draw = np.random.default_rng(0)
     many = build({f"method {place}": tuple(draw.random(2)) for place in range(12)}, crashed=False)
-    found = standings.of(many)
+    found = of(many)
     marks, lost = scatter._marks(found, *found.columns[:2])
     assert len({(mark.colour, mark.marker) for mark in marks}) == len(marks) == 14 and lost == 0
     svg = drawn(found).svg
@@ -329,7 +345,7 @@ def test_twelve_methods_stay_apart_in_the_drawing() -> None:
 
 
 def test_the_drawing_says_what_it_leaves_out(content: Record) -> None:
-    found = standings.of(content)
+    found = of(content)
     plot = drawn(found)
     assert "Not drawn: 1 cell without" in plot.note and "Shaded" in plot.note
     assert "close 0.100 and 0.900" in plot.label
@@ -354,7 +370,10 @@ def test_pages_come_without_torch(content: Record, tmp_path: Path) -> None:
     code = (
         "import sys, json, pathlib\n"
         "from expunge.reporting.comparison_pages import write\n"
-        f"folder = pathlib.Path({str(tmp_path)!r}); write(folder, json.loads((folder / 'content.json').read_text()))\n"
+        "from expunge.files.typed import taken; from expunge.reporting.content import Content\n"
+        f"folder = pathlib.Path({str(tmp_path)!r}); "
+        "content = json.loads((folder / 'content.json').read_text())\n"
+        "write(folder, taken(content, Content, 'content'))\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -374,8 +393,8 @@ def with_steps(content: Record, make_proposal: Make, make_sophia: Make) -> Recor
 def test_what_each_cell_proposed_is_one_table(
     content: Record, make_proposal: Make, make_sophia: Make, tmp_path: Path
 ) -> None:
-    assert not any(table.title == proposals.TITLE for table in tables.overview(standings.of(content)))
-    found = tables.proposed(standings.of(with_steps(content, make_proposal, make_sophia)))
+    assert not any(table.title == proposals.TITLE for table in tables.overview(of(content)))
+    found = tables.proposed(of(with_steps(content, make_proposal, make_sophia)))
     lines = [dict(zip(found.headers, line, strict=True)) for line in found.lines]
     assert [(line["Cell"], line["Proposal"], line["Step"].split(":")[0]) for line in lines] == [
         ("close, seed 0", "1 removal", "0.5"), ("close, seed 0", "2 removal", "0.25"),
@@ -400,13 +419,14 @@ def test_what_attacks_showed_stands_first_with_seeds_that_differ() -> None:
     words = iter(("forgotten", "comes back"))
     for one in content["cells"]:
         if one["model"] == "close" and not one["error"]:
+            same = {"attack": "a", "question": "?", "asks": "forgotten", "settings": []}
             one["attacks"] = [
-                {"title": "rounding", "verdict": next(words, "forgotten")},
-                {"title": HOSTILE, "verdict": "cannot tell"},
+                same | {"title": "rounding", "verdict": next(words, "forgotten")},
+                same | {"title": HOSTILE, "verdict": "cannot tell"},
             ]
-    table = tables.overview(standings.of(content))[0]
+    table = tables.overview(of(content))[0]
     assert table.title == "Under attack" and table.headers[:3] == ("Model", "Seeds", "Rounding")
     (line,) = table.lines
     assert line[0] == "close" and set(line[2].split(", ")) <= {"forgotten (1)", "forgotten (2)", "comes back (1)"}
     assert "comes back (1)" in line[2] and line[3] == "cannot tell"
-    assert tables.overview(standings.of(build()))[0].title != "Under attack"
+    assert tables.overview(of(build()))[0].title != "Under attack"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from expunge.reporting import card, html, markdown, tables
-from html_pages import Page, outside, words
+from html_pages import Page, outside, typed, words
 from reporting.conftest import HOSTILE
 
 IDS = ["a" * 16, "b" * 16]
@@ -30,24 +30,26 @@ def record(make_record: Callable[..., Any]) -> Any:
 
 
 def test_the_verdict_on_earlier_rows_stands_beside_the_others(record: Any) -> None:
-    panels = tables.headline(record).panels
+    panels = tables.headline(typed(record)).panels
     assert [panel.title for panel in panels] == ["Rows to forget", "Rest of the model", "Rows of earlier requests"]
     assert panels[2].badge.word == "not forgotten" and panels[2].reasons == ("1 row came back",)
-    assert "- Rows of earlier requests: ✗ not forgotten" in card.render(record)
-    assert len(tables.headline(record | {"earlier": None}).panels) == 2
+    assert "- Rows of earlier requests: ✗ not forgotten" in card.render(typed(record))
+    assert len(tables.headline(typed(record | {"earlier": None})).panels) == 2
 
 
 def test_pages_name_each_row_the_run_before_and_what_holds_the_rows(record: Any) -> None:
-    page = markdown.render(record)
+    page = markdown.render(typed(record))
     lines = [line for line in page.splitlines() if "came back: not forgotten" in line]
     assert len(lines) == 1 and IDS[0] in lines[0] and "| 0.125 | 4.500 | 1.250 | not measured |" in lines[0]
     for said in ("The run before", "its weights are those it wrote | no |", "not given to be judged again | 1 |"):
         assert said in page
     assert "What still holds the rows" in page and "of earlier requests" in page
-    assert "The run before" in html.render(record) and "The run before" not in html.render(record | {"parent": None})
+    assert "The run before" in html.render(typed(record)) and "The run before" not in html.render(
+        typed(record | {"parent": None})
+    )
 
 
 def test_nothing_in_them_becomes_markup(record: Any) -> None:
-    page = html.render(record)
+    page = html.render(typed(record))
     assert not outside(page) and "script" not in Page(page).tags and HOSTILE.split()[0] in words(page)
-    assert "<script" not in markdown.render(record) and "\u202e" not in page + markdown.render(record)
+    assert "<script" not in markdown.render(typed(record)) and "\u202e" not in page + markdown.render(typed(record))

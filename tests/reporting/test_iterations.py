@@ -2,16 +2,15 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
-from expunge.files import plain_json
+from expunge.errors import InputError
 from expunge.loop.phases import apply
 from expunge.methods import margin_newton
 from expunge.reporting import html, iterations, markdown
-from html_pages import FORBIDDEN, Page, outside, words
+from html_pages import FORBIDDEN, Page, outside, typed, words
 from problems import mixed, short
 
 
@@ -33,7 +32,7 @@ def steered(make_record, make_proposal):
 
 
 def check_steps(record):
-    found = iterations.steps(record)
+    found = iterations.steps(typed(record))
     assert [(one.iteration, one.phase) for one in found] == [
         (1, "removal"), (2, "restoration"), (2, "restoration"), (2, "removal"),
     ]  # fmt: skip
@@ -55,12 +54,20 @@ def test_the_check_rejects_a_figure_that_was_renamed(steered, broken):
     steered["method"]["proposals"][2]["predicted"] = {"forget": 1.0}
     for entry in steered["method"]["proposals"]:
         entry[f"{broken}_now"] = entry.pop(broken)
-    with pytest.raises(AssertionError):
+    with pytest.raises(InputError, match=rf"\$\.method\.proposals\[0\].*{broken}"):
         check_steps(steered)
 
 
+@pytest.mark.parametrize("broken", ["planned", "needs", "missed", "dual_damping", "left_of_it"])
+def test_a_note_that_was_renamed_is_missed(steered, broken):
+    whole = iterations.table(typed(steered))
+    for entry in steered["method"]["proposals"]:
+        entry["notes"] = {f"{name}_now" if name == broken else name: value for name, value in entry["notes"].items()}
+    assert iterations.table(typed(steered)) != whole
+
+
 def test_the_table_holds_every_figure(steered):
-    headers, lines = iterations.table(steered)
+    headers, lines = iterations.table(typed(steered))
     first, back, gone, last = (dict(zip(headers, line, strict=True)) for line in lines)
     assert first == {
         "Iteration": "removal 1",
@@ -79,57 +86,61 @@ def test_the_table_holds_every_figure(steered):
 
 
 def test_columns_without_figures_are_left_out(stepped_record):
-    headers, _ = iterations.table(stepped_record)
-    assert headers == ("Iteration", "Step", "Loss planned", "Loss reached", "Retain KL")
+    headers, _ = iterations.table(typed(stepped_record))
+    assert headers == ("Iteration", "Step", "Row passes", "Loss planned", "Loss reached", "Retain KL")
 
 
 def test_the_pages_show_it(steered, make_record):
-    page = html.render(steered)
+    page = html.render(typed(steered))
     drawings = [found for tag, found in Page(page).attributes if tag == "svg"]
     label = str(drawings[2]["aria-label"])
     assert len(drawings) == 3, "every step was proposed, so the drawing of training would say the same again"
     assert "iteration 1: reached 1.220, planned 1.500; iteration 2: reached 4.800, planned 4.810" in label
     assert "Target: 4.900" in label and "KL on acceptance rows: 0.030 at the end, 0.050 at most" in label
     assert "restorations (1 taken)" in words(page) and "1 proposals were refused" in words(page)
-    assert f"## {iterations.TITLE}" in markdown.render(steered) and "5.85, 8.80" in markdown.render(steered)
+    assert f"## {iterations.TITLE}" in markdown.render(typed(steered)) and "5.85, 8.80" in markdown.render(
+        typed(steered)
+    )
     assert not FORBIDDEN.search(page) and not outside(page)
-    assert html.render(json.loads(json.dumps(steered))).encode() == page.encode()
+    assert html.render(typed(json.loads(json.dumps(steered)))).encode() == page.encode()
     for render in (html.render, markdown.render):
-        assert iterations.TITLE not in render(make_record()) and iterations.TITLE not in render(
-            make_record(rows=3, command="evaluate")
+        assert iterations.TITLE not in render(typed(make_record())) and iterations.TITLE not in render(
+            typed(make_record(rows=3, command="evaluate"))
         )
 
 
 def test_no_word_of_an_entry_enters_it(steered):
     for entry in steered["method"]["proposals"]:
         entry["notes"] |= {"needs": "SECRET", "planned": "SECRET", "missed": "SECRET"}
-        entry["row_passes"] = "SECRET"
     steered["method"]["proposals"][0]["phase"] = "SECRET"
-    assert "SECRET" not in str(iterations.table(steered)) + str(iterations.draw(steered))
+    assert "SECRET" not in str(iterations.table(typed(steered))) + str(iterations.draw(typed(steered)))
 
 
-def test_figures_that_are_missing_or_not_finite_give_a_page(steered):
-    nothing = {"step": math.nan, "forget": {"before": math.inf}, "retain_kl": None, "notes": None}
-    steered["method"]["proposals"] += [nothing, {}]
-    assert iterations.draw(steered) is not None and html.render(steered) and markdown.render(steered)
-    steered["method"]["proposals"] = [nothing, {}]
-    assert iterations.draw(steered) is None and html.render(steered)
+def test_figures_that_are_missing_or_not_finite_give_a_page(steered, make_proposal):
+    ends = {"before": math.inf, "after": None}
+    nothing = make_proposal(step=math.nan, forget=ends, retain_kl=ends, predicted=None, notes={"needs": math.nan})
+    steered["method"]["proposals"] += [nothing]
+    assert (
+        iterations.draw(typed(steered)) is not None and html.render(typed(steered)) and markdown.render(typed(steered))
+    )
+    steered["method"]["proposals"] = [nothing]
+    assert iterations.draw(typed(steered)) is None and html.render(typed(steered))
 
 
 @pytest.mark.parametrize("method", ["margin_newton", "fisher_removal"])
-def test_the_report_finds_the_figures_of_a_run(method, tmp_path: Path, monkeypatch):
+def test_the_report_finds_the_figures_of_a_run(method, make_record, monkeypatch):
     monkeypatch.setattr(margin_newton, "AT_REST", -1.0)  # so little is lost here that there would be no restoration
     torch.manual_seed(0)
     outcome = apply(short(method), mixed(), lambda entry: None)
-    method_block = {"proposals": outcome.proposals, "notes": outcome.notes, "steps": outcome.steps}
-    plain_json.write_json(tmp_path / "run.json", {"method": method_block, "history": outcome.history})
-    record = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
-    headers, lines = iterations.table(record)
+    record = make_record(rows=3)
+    record["method"] |= {"proposals": outcome.proposals, "notes": outcome.notes, "steps": outcome.steps}
+    record["history"] = outcome.history
+    headers, lines = iterations.table(typed(record))
     assert {"Loss reached", "Retain KL", "Row passes"} <= set(headers)
     taken = [line for line in lines if line[1] != "refused"]
     assert taken and all(line[headers.index("Row passes")] for line in lines)
-    assert iterations.draw(record) is not None
+    assert iterations.draw(typed(record)) is not None
     # what the entries say and what the run says are the same row passes, but for what came before the first
-    assert 0 < sum(one.row_passes or 0 for one in iterations.steps(record)) <= outcome.row_passes
+    assert 0 < sum(one.row_passes or 0 for one in iterations.steps(typed(record))) <= outcome.row_passes
     if method == "margin_newton":
         assert headers == iterations.HEADERS, "every number that it steers by"

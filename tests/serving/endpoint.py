@@ -57,30 +57,30 @@ def served(command: Sequence[str], site: str, log: Path) -> Iterator[None]:
         process.wait(30)
 
 
-def judged(work: Path, name: str, given: Mapping[str, Any], model: str | None) -> dict[str, Any]:
+def judged(work: Path, name: str, given: Mapping[str, Any], model: str | None) -> Any:
     """The record of a model that is served."""
     said: list[str] = []
     run = expunge.evaluate(
         output=work / name, endpoint=f"{URL}/v1", served_model=model, endpoint_timeout=600.0, say=said.append, **given
     )
     print("\n".join(f"  {line}" for line in said))
-    return dict(run.record)
+    return run.record
 
 
 def check(work: Path, given: Mapping[str, Any], model: str | None = None) -> None:
     """The folder's own words, and its losses where there are any."""
-    block = judged(work, "own", given, model)["served"]
-    print({name: block[name] for name in ("prompts", "conversations", "log_probabilities", "tokens_counted_alike")})
-    besides = block["beside_the_folder"]
-    assert besides["alike"] and besides["answers"] > 0, besides
-    assert besides["loss_apart"] is None or besides["loss_apart"]["most"] < NEAR, besides
+    block = judged(work, "own", given, model).answered
+    print(block)
+    besides = block.beside_the_folder
+    assert besides.alike and besides.answers > 0, besides
+    assert besides.loss_apart is None or besides.loss_apart.most < NEAR, besides
 
 
 def check_another(work: Path, given: Mapping[str, Any], model: str | None = None) -> None:
     """The original in its place is told from it, and its rows are seen to be known."""
     record = judged(work, "another", given, model)
-    assert not record["served"]["beside_the_folder"]["alike"], record["served"]
-    assert record["verdict"]["forget"] == "not forgotten", record["verdict"]
+    assert not record.answered.beside_the_folder.alike, record.answered
+    assert record.verdict.forget == "not forgotten", record.verdict
 
 
 def write(work: Path) -> dict[str, Any]:

@@ -73,8 +73,7 @@ def _plan(config: Any) -> Answer:
 
 def _judged(run: Any) -> Answer:
     """Of a run with a verdict."""
-    judged = run.record["verdict"]
-    told = {name: judged[name] for name in ("passes", "sentence", "forget", "rest", "counts")}
+    told = {name: getattr(run.verdict, name) for name in ("passes", "sentence", "forget", "rest", "counts")}
     return Answer(0 if run.passes else NOT_PASSED, {"output": run.output, "report": run.report} | told)
 
 
@@ -109,7 +108,7 @@ def _compare(config: Any) -> Answer:
     from expunge import pipeline
 
     made = pipeline.run_compare(config, _say)
-    told = {"output": made.output, "report": made.report, "cells": len(made.content["cells"]), "failed": made.failed}
+    told = {"output": made.output, "report": made.report, "cells": len(made.content.cells), "failed": made.failed}
     return Answer(FAILED if made.failed else 0, told)
 
 

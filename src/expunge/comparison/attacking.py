@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+
+from msgspec.structs import asdict
 
 from expunge.attack import Level
 from expunge.evaluation import attacked, under_attack
 from expunge.evaluation.attacked import Readings
 from expunge.problem import Problem, Split
+from expunge.reporting import content, finding
 from expunge.runs.checkpoint import Checkpoints
 from expunge.scoring.evidence import Evidence
 
@@ -26,10 +28,10 @@ class Attacking:
     key: str
     known: dict[str, Readings] = field(default_factory=dict)
 
-    def results(self, unlearned: Problem, evidence: Mapping[str, Evidence]) -> list[dict[str, Any]]:
+    def results(self, unlearned: Problem, evidence: Mapping[str, Evidence]) -> tuple[content.Attack, ...]:
         """One entry an attack, as a record has them, without names of rows; none at level quick."""
         if self.level == "quick":
-            return []
+            return ()
         original = cache(self.load["original"])
         readings = {"unlearned": attacked.run(unlearned, self.judged, self.level, original)}
         readings["original"] = self._kept("original", lambda: attacked.run_beside(original(), self.judged, self.level))
@@ -38,10 +40,7 @@ class Attacking:
             readings["retrained"] = self._kept(
                 "retrained", lambda: attacked.run(twin(), self.judged, self.level, original)
             )
-        results = under_attack.block(self.level, readings, evidence, self.names)["results"]
-        for setting in (setting for result in results for setting in result["settings"]):
-            setting["given_back"] = len(setting["given_back"])
-        return list(results)
+        return tuple(map(_nameless, under_attack.block(self.level, readings, evidence, self.names).results))
 
     def _kept(self, name: str, make: Callable[[], Readings]) -> Readings:
         file = f"{self.key[:12]}-attacks-{name}"
@@ -51,3 +50,8 @@ class Attacking:
             self.known[name] = make()
             self.checkpoints.save(file, {"readings": self.known[name]})
         return self.known[name]
+
+
+def _nameless(found: finding.Attack) -> content.Attack:
+    settings = (asdict(one) | {"given_back": len(one.given_back)} for one in found.settings)
+    return content.Attack(**asdict(found) | {"settings": tuple(content.Setting(**one) for one in settings)})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace as changed
 
 from expunge import registry
 from expunge.comparison import columns
@@ -26,6 +27,7 @@ from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import divergence, evidence, verdict
 from expunge.evaluation import official as official_scores
 from expunge.files import code, hashing, plain_json
+from expunge.files.typed import plain, taken
 from expunge.intake.assembly import Assembled, assemble, load_other
 from expunge.intake.sets import Checked, benchmark_of
 from expunge.loop import trial
@@ -33,7 +35,8 @@ from expunge.loop.trial import add_samples
 from expunge.loop.watch import Outcome
 from expunge.model import load
 from expunge.problem import Problem
-from expunge.reporting import standings
+from expunge.reporting.content import SCHEMA, Cell, Content, Verdict
+from expunge.reporting.record import Proposal, checks, proposal
 from expunge.runs import environment, workspace
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.growing import Growing
@@ -44,7 +47,7 @@ Say = Callable[[str], None]
 FORESEEN = (ExpungeError, RuntimeError, MemoryError, ArithmeticError, OSError)
 
 
-def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints, log: Growing) -> dict[str, Any]:
+def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints, log: Growing) -> Content:
     """Makes or reads every cell; returns the comparison's content (see `evaluation.columns`), nothing written.
 
     Of a cell that was interrupted `checkpoints` hold what is needed to go on with it.
@@ -65,18 +68,18 @@ def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints, log: G
     cells += [work.cell("retrained", place, None) for place in range(len(twins))]
     cells += [work.cell(variant.label, seed, variant) for seed in dict.fromkeys(config.seeds) for variant in chosen]
     here, runtime = environment.environment(), assembled.problem.runtime
-    return {
-        "schema": standings.SCHEMA,
-        "kind": "comparison",
-        "created": here["created"],
-        "benchmark": config.benchmark,
-        "machine": f"{here['machine']}, {runtime.device}, {runtime.precision}",
-        "versions": here["versions"],
-        "config": recipes.resolved(config),
-        "counts": {name: len(split) for name, split in assembled.judged.items()},
-        "columns": columns.plain(cells),
-        "cells": cells,
-    }
+    return Content(
+        schema=SCHEMA,
+        kind="comparison",
+        created=here["created"],
+        benchmark=config.benchmark,
+        machine=f"{here['machine']}, {runtime.device}, {runtime.precision}",
+        versions=here["versions"],
+        config=recipes.resolved(config),
+        counts={name: len(split) for name, split in assembled.judged.items()},
+        columns=columns.shown(cells),
+        cells=tuple(cells),
+    )
 
 
 @dataclass(slots=True)
@@ -105,26 +108,26 @@ class _Work:
         given = self.config.evidence, self.assembled.judged, load, names, self.checkpoints, self.key
         self.attacking = Attacking(*given)
 
-    def cell(self, label: str, seed: int | None, variant: Variant | None) -> dict[str, Any]:
+    def cell(self, label: str, seed: int | None, variant: Variant | None) -> Cell:
         """One cell, from the cache or made now; with an error in place of scores where making it failed."""
         key = self._cell_key(label, seed, variant)
         file = workspace.private(workspace.cache_folder() / "cells") / f"{key}.json"
         name = label if seed is None else f"{label}, seed {seed}"
         if file.is_file():
             self.say(f"{name}: kept from an earlier run")
-            return dict(json.loads(file.read_text(encoding="utf-8"))) | {"model": label}
+            return changed(_kept(file), model=label)
         self.say(f"{name}: running")
         try:
             with Peak(self.assembled.problem.runtime.device) as peak:
                 made = self._judged(label, seed) if variant is None else self._unlearned(variant, int(seed or 0), key)
         except Exception as error:  # a cell that crashes, for whatever reason, is a cell with an error
             self.say(f"{name}: failed ({_in_a_line(error)})")
-            return _empty(label, seed) | {"error": _in_a_line(error)}
-        made = _empty(label, seed) | made | {"peak_memory_bytes": peak.bytes}
+            return _cell(label, seed, error=_in_a_line(error))
+        whole = _cell(label, seed, **made, peak_memory_bytes=peak.bytes)
         part = file.with_suffix(f".{os.getpid()}")  # two comparisons may make the same cell
-        plain_json.write_json(part, made)
+        plain_json.write_json(part, plain(whole))
         part.rename(file)
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return _kept(file)
 
     def _cell_key(self, label: str, seed: int | None, variant: Variant | None) -> str:
         identity: list[Any] = [self.key, seed]
@@ -180,18 +183,17 @@ class _Work:
             "unlearn_seconds": clock.seconds["unlearn"],
             "verdict": self._verdict(original, found, retrained),
             "attacks": attacks,
-            "history": outcome.history,
-            "proposals": [_figures(proposal) for proposal in outcome.proposals],
-            "sophia": outcome.notes.get("sophia", []),
+            "history": checks(outcome.history),
+            "proposals": tuple(map(_figures, outcome.proposals)),
+            "sophia": tuple(outcome.notes.get("sophia", ())),
         }
 
-    def _verdict(self, original: Evidence | None, found: Evidence, retrained: Evidence | None) -> dict[str, Any] | None:
+    def _verdict(self, original: Evidence | None, found: Evidence, retrained: Evidence | None) -> Verdict | None:
         """None without the original's evidence."""
         if original is None:
             return None
         judged = verdict.judge(original, found, retrained, self.checked.comparison == "holdout")
-        reasons = [*judged.forget_reasons, *judged.rest_reasons]
-        return {"forget": judged.forget, "rest": judged.rest, "reasons": reasons}
+        return Verdict(judged.forget, judged.rest, tuple(judged.reasons))
 
     def _reference(self, label: str) -> Evidence:
         """Evidence of the original or of the first twin, recorded once."""
@@ -233,13 +235,15 @@ class _Work:
         if official is None:
             return {"scores": scores, "rows": rows}
         names, more = columns.read_official(official)
-        flags = []
+        flags: list[str] = []
         if judge:
             twin = benchmark.official(around.retrained, around) if around.retrained else None
             original = benchmark.official(self._reference("original"), around)
             flags = benchmark.flags(official, original, [twin] if twin else [])
-        behind = {name: [float(value) for value in values] for name, values in benchmark.behind(found, around).items()}
-        return {"scores": scores | more, "rows": rows | behind, "official": names, "flags": flags}
+        behind = {
+            name: tuple(float(value) for value in values) for name, values in benchmark.behind(found, around).items()
+        }
+        return {"scores": scores | more, "rows": rows | behind, "official": names, "flags": tuple(flags)}
 
     def _key(self) -> str:
         """Hash of what all cells share."""
@@ -287,31 +291,26 @@ def _in_a_line(error: Exception) -> str:
 def _settings(variant: Variant, outcome: Outcome, tokens: int | None, subspace: str) -> str:
     rate = f"learning rate {outcome.learning_rate:.2g}" + (" (its probe's)" if outcome.probe else "")
     if outcome.proposals:
-        taken = [f"{proposal['step']:.2g}" for proposal in outcome.proposals if proposal["step"] is not None]
+        taken = [f"{one['step']:.2g}" for one in outcome.proposals if one["step"] is not None]
         proposed = f"{len(taken)} of {len(outcome.proposals)} proposed steps ({', '.join(taken) or 'none'})"
         rate = f"{proposed}, {rate}" if outcome.learning_rate else proposed
     budget = "its own steps" if tokens is None else f"a budget of {tokens:,} tokens"
     return f"{registry.title(variant.method)}, {rate}, {budget}, subspace {subspace}"
 
 
-def _figures(proposal: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(entry: Mapping[str, Any]) -> Proposal:
     """A proposal with our own words for phase, rule and refusal; of its notes only the numbers."""
-    numbers = {name: value for name, value in proposal["notes"].items() if isinstance(value, int | float)}
-    return {**proposal, "notes": numbers}
+    numbers = {name: value for name, value in entry["notes"].items() if isinstance(value, int | float)}
+    return proposal({**entry, "notes": numbers})
 
 
-def _empty(label: str, seed: int | None) -> dict[str, Any]:
-    nothing = ("error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens", "verdict")
-    head: dict[str, Any] = {
-        "model": label,
-        "seed": seed,
-        "settings": "",
-        "flags": [],
-        "official": {},
-        "scores": {},
-        "rows": {},
-        "proposals": [],
-        "sophia": [],
-        "attacks": [],
-    }
-    return head | dict.fromkeys(nothing)
+def _kept(file: Path) -> Cell:
+    return taken(json.loads(file.read_text(encoding="utf-8")), Cell, str(file))
+
+
+def _cell(label: str, seed: int | None, **made: Any) -> Cell:
+    """With nothing where nothing was made."""
+    lists = dict.fromkeys(("flags", "proposals", "sophia", "attacks"), ())
+    numbers = dict.fromkeys(("error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens", "verdict"))
+    nothing: dict[str, Any] = {"settings": "", "official": {}, "scores": {}, "rows": {}, **lists, **numbers}
+    return Cell(model=label, seed=seed, **nothing | made)

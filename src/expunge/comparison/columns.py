@@ -5,20 +5,25 @@ as the retrained model's, in either direction). `margin` is what counts as no di
 where it is relative, as a share of the retrained models' mean.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from expunge import registry
 from expunge.benchmark import Official, Scored
+from expunge.reporting import content, finding
+from expunge.reporting.content import Cell
+from expunge.scoring.band import Side
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.intervals import Score
 from expunge.scoring.matching import known_rows, recall_rows
 
 Floats = NDArray[np.float64]
+Way = Literal["higher", "lower"]
 SHARE = 0.05  # of answers, of words recited, of AUC
 RELATIVE = 0.1
 BITS = 0.5  # of exposure: a rank that is off by a factor of 1.4
@@ -31,11 +36,11 @@ class Column:
     metric: str
     set: str
     label: str
-    side: str
+    side: Side
     group: str = "pooled"
     margin: float = SHARE
     relative: bool = False
-    better: str | None = None
+    better: Way | None = None
     range: tuple[float, float] | None = (0.0, 1.0)
 
     @property
@@ -86,28 +91,35 @@ PER_ROW: dict[str, Callable[[SetEvidence], Floats]] = {
 }
 
 
-def plain(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def shown(cells: Sequence[Cell]) -> tuple[content.Column, ...]:
     """Columns that some cell has a score in, with margins in the column's unit."""
-    groups: dict[str, list[str]] = next((cell["official"] for cell in cells if cell["official"]), {})
+    groups = next((cell.official for cell in cells if cell.official), {})
     officials = [_official(name, group) for group, names in groups.items() for name in names]
     found = []
     for column in (*COLUMNS, *officials):
-        scored = [cell for cell in cells if column.key in cell["scores"]]
-        known = [cell for cell in scored if "value" in cell["scores"][column.key]]
-        twins = [cell for cell in known if cell["model"] == "retrained"] or known
-        levels = [cell["scores"][column.key]["value"] for cell in twins] if column.relative else [1.0]
+        scored = [cell for cell in cells if column.key in cell.scores]
+        measured = [cell for cell in scored if cell.scores[column.key].missing is UNSET]
+        twins = [cell for cell in measured if cell.model == "retrained"] or measured
+        levels = [_value(cell.scores[column.key]) for cell in twins] if column.relative else [1.0]
         if scored:
             level = float(np.mean(levels)) if levels else float("nan")
-            beyond = any(not 0 <= cell["scores"][column.key]["value"] <= 1 for cell in known)  # a percentage, say
-            bounds = {"range": None} if beyond else {}
-            found.append(asdict(column) | {"key": column.key, "margin": column.margin * level} | bounds)
-    return found
+            beyond = any(not 0 <= _value(cell.scores[column.key]) <= 1 for cell in measured)  # a percentage, say
+            given = asdict(column) | {"key": column.key, "margin": column.margin * level}
+            found.append(content.Column(**given | ({"range": None} if beyond else {})))
+    return tuple(found)
+
+
+def _value(score: finding.Official) -> float:
+    """nan: not finite."""
+    value = finding.known(score.value)
+    return float("nan") if value is None else value
 
 
 def _official(name: str, group: str) -> Column:
     forgets = name.startswith("1 - ")
-    side = "forget" if "(forget" in name or name.startswith("AUC") else "retain" if "(retain" in name else "other"
-    better = {"forget": "higher" if forgets else "lower", "retain": "higher"}.get(side)
+    side: Side = "forget" if "(forget" in name or name.startswith("AUC") else "retain" if "(retain" in name else "other"
+    ways: dict[Side, Way] = {"forget": "higher" if forgets else "lower", "retain": "higher"}
+    better = ways.get(side)
     if "exposure (" in name:
         return Column(
             metric="official", set="", label=name, side=side, group=group, better=better, margin=BITS, range=None
@@ -115,21 +127,21 @@ def _official(name: str, group: str) -> Column:
     return Column(metric="official", set="", label=name, side=side, group=group, better=better)
 
 
-def read_official(official: Official) -> tuple[dict[str, list[str]], dict[str, Any]]:
+def read_official(official: Official) -> tuple[dict[str, tuple[str, ...]], dict[str, finding.Official]]:
     """Names by group, and scores by name, of a benchmark's official scores."""
     groups = {"official": official.parts, "term": official.terms, "beside": official.beside}
     scores = {name: _plain(found) for part in groups.values() for name, found in part.items()}
-    return {group: list(part) for group, part in groups.items()}, scores
+    return {group: tuple(part) for group, part in groups.items()}, scores
 
 
-def _plain(found: Scored) -> dict[str, Any]:
-    return asdict(found) if isinstance(found, Score) else {"missing": found.reason}
+def _plain(found: Scored) -> finding.Official:
+    return finding.Official(**asdict(found)) if isinstance(found, Score) else finding.Official(missing=found.reason)
 
 
-def read_off(evidence: Evidence) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def read_off(evidence: Evidence) -> tuple[dict[str, finding.Official], dict[str, tuple[float, ...]]]:
     """Scores by column key, and the values of the rows behind those that are means over rows (rows in file order)."""
-    scores: dict[str, Any] = {}
-    rows: dict[str, list[float]] = {}
+    scores: dict[str, finding.Official] = {}
+    rows: dict[str, tuple[float, ...]] = {}
     for column in COLUMNS:
         score = None
         if column.set in evidence.sets:
@@ -139,5 +151,5 @@ def read_off(evidence: Evidence) -> tuple[dict[str, Any], dict[str, list[float]]
         scores[column.key] = _plain(score)
         if column.metric in PER_ROW:
             values = PER_ROW[column.metric](evidence.sets[column.set])
-            rows[column.key] = [float(value) for value in values[~np.isnan(values)]]
+            rows[column.key] = tuple(float(value) for value in values[~np.isnan(values)])
     return scores, rows

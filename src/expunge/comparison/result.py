@@ -1,9 +1,9 @@
 """What a comparison comes to, for who called it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from expunge.reporting.content import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +11,7 @@ class Comparison:
     """A finished comparison: where it lies and what it holds."""
 
     output: Path
-    content: Mapping[str, Any]
+    content: Content
 
     @property
     def report(self) -> Path:
@@ -21,4 +21,4 @@ class Comparison:
     @property
     def failed(self) -> int:
         """Cells that hold an error."""
-        return sum(cell["error"] is not None for cell in self.content["cells"])
+        return sum(cell.error is not None for cell in self.content.cells)

@@ -1,6 +1,6 @@
 """`expunge document`: the two pages of a request, as HTML and, where weasyprint is installed, as PDF."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ from expunge.config.desk import Document
 from expunge.desk.seal import holders, request_of
 from expunge.errors import InputError
 from expunge.files import whole
-from expunge.records import ledger, pages, record, replacing
+from expunge.records import ledger, overwritable, pages, record
 from expunge.records.ledger import Ledger, Request
 from expunge.reporting import document
+from expunge.reporting.record import Record
 from expunge.runs import outputs
 
 PAGE, PRINTED = "document.html", "document.pdf"
@@ -21,9 +22,9 @@ Say = Callable[[str], None]
 def run(config: Document, say: Say) -> Path:
     """Writes the pages into a new folder and returns it. Raises `InputError`."""
     given = {"the run": config.run} | ({"the ledger": config.ledger} if config.ledger else {})
-    output = replacing.checked(config.output, config.overwrite, given)
-    content = record.read_whole(config.run)
-    if not (place := config.ledger or content["config"].get("ledger")):
+    output = overwritable.checked(config.output, config.overwrite, given)
+    content = record.read(config.run)
+    if not (place := config.ledger or content.setting("ledger")):
         raise InputError(f"{config.run}: this run was entered in no ledger. Name the one of its request with --ledger.")
     known = ledger.read(place)
     request = request_of(known, config.run)
@@ -38,7 +39,7 @@ def run(config: Document, say: Say) -> Path:
     return output
 
 
-def described(known: Ledger, request: Request, content: Mapping[str, Any]) -> dict[str, Any]:
+def described(known: Ledger, request: Request, content: Record) -> dict[str, Any]:
     """A request as the page takes it."""
     sealed = request.of("sealed")
     return {
@@ -49,7 +50,7 @@ def described(known: Ledger, request: Request, content: Mapping[str, Any]) -> di
         "sealed": sealed[0] if sealed else None,
         "others": list(_others(known, request)),
         "copies": sealed[0]["elsewhere"] if sealed else holders(content, request),
-        "limits": [one for one in content["limits"] if one != record.LIMITS[-1]],  # that is what "copies" says
+        "limits": [one for one in content.limits if one != record.LIMITS[-1]],  # that is what "copies" says
     }
 
 

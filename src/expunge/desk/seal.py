@@ -14,17 +14,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge.config.desk import Seal
 from expunge.desk import decisions
 from expunge.desk.select import FORGET, REQUEST
 from expunge.errors import InputError
 from expunge.files import hashing, plain_json, whole
-from expunge.files.reading import read_json
+from expunge.files.typed import plain
 from expunge.records import ledger, record
 from expunge.records.ledger import Ledger, Request
 from expunge.reporting import html, markdown
+from expunge.reporting.record import Record
 from expunge.runs import purge, workspace
 from expunge.runs.purge import Left
 
@@ -51,7 +51,7 @@ class Sealing:
 
 def run(config: Seal, say: Say, agreed: Callable[[], bool]) -> Sealing:
     """Seals, or goes on where an interrupted sealing was. Raises `InputError`."""
-    content = record.read_whole(config.run)
+    content = record.read(config.run)
     with ledger.held(config.ledger, f"seal {config.run}") as (known, before):
         if before:
             say(before)
@@ -95,7 +95,7 @@ def lines(planned: Sealing) -> Iterator[str]:
         yield f"not reached: {other['where']} ({other['what']})"
 
 
-def _sealed(config: Seal, content: Mapping[str, Any], known: Ledger, planned: Sealing, say: Say) -> Sealing:
+def _sealed(config: Seal, content: Record, known: Ledger, planned: Sealing, say: Say) -> Sealing:
     _note(record.find(config.run), content)
     for one in planned.going:
         purge.remove([one])
@@ -116,14 +116,13 @@ def _sealed(config: Seal, content: Mapping[str, Any], known: Ledger, planned: Se
     return Sealing(known.requests[request.id], planned.going, planned.elsewhere)
 
 
-def _note(file: Path, content: Mapping[str, Any]) -> None:
+def _note(file: Path, content: Record) -> None:
     """Writes what a later look at the record must know, and the pages anew where they show rows."""
-    gone = {name: "" for name in content["files"] if "evidence" in Path(name).parts[:-1]}
-    own = read_json(file, "the record", record.REMEDY)
+    gone = {name: "" for name in content.files if "evidence" in Path(name).parts[:-1]}
     pages = {}
-    if content["config"].get("show_rows"):
+    if content.config.get("show_rows"):
         for name, render in PAGES.items():
-            pages[name] = render(own, None)
+            pages[name] = render(content, None)
             whole.write_whole(file.with_name(name), pages[name].encode(), 0o644)
     prefix = f"{file.parent.name}/" if file.parent.name == "expunge" else ""
     anew = {prefix + name: hashing.full_hash(file.with_name(name)) for name in pages}
@@ -131,7 +130,7 @@ def _note(file: Path, content: Mapping[str, Any]) -> None:
     whole.write_whole(file.with_name(SEALED), text.encode(), 0o644)
 
 
-def _going(config: Seal, content: Mapping[str, Any], request: Request) -> tuple[Left, ...]:
+def _going(config: Seal, content: Record, request: Request) -> tuple[Left, ...]:
     """What is to go now: of an interrupted sealing also what that was to remove."""
     folder = record.find(config.run).parent
     found = [*purge.rows_left(), Left(folder / "evidence", "evidence of this run, in numbers")]
@@ -142,8 +141,8 @@ def _going(config: Seal, content: Mapping[str, Any], request: Request) -> tuple[
     return tuple({one.path: one for one in found if os.path.lexists(one.path)}.values())
 
 
-def _curvature(content: Mapping[str, Any]) -> list[Left]:
-    path = content["config"].get("curvature")
+def _curvature(content: Record) -> list[Left]:
+    path = content.setting("curvature")
     if not path:
         raise InputError(
             "--remove-curvature: this run was given no stored curvature, so there is none to remove. Leave it out."
@@ -155,11 +154,11 @@ def _curvature(content: Mapping[str, Any]) -> list[Left]:
     )
 
 
-def _original(config: Seal, content: Mapping[str, Any]) -> list[Left]:
-    path = Path(content["config"]["model"])
-    if not path.exists():
+def _original(config: Seal, content: Record) -> list[Left]:
+    given = content.setting("model")
+    if not given or not (path := Path(given)).exists():
         return []
-    if (content.get("save") or {}).get("base") == str(path):
+    if content.save and content.save.base == str(path):
         raise InputError(
             f"--remove-original: {config.run} is an adapter that stands on {path}. Leave it out, or merge first."
         )
@@ -174,9 +173,9 @@ def _opened(file: Path) -> list[Left]:
     return [Left(path, "the original model as it was opened") for path in found]
 
 
-def _rows(content: Mapping[str, Any]) -> list[Left]:
+def _rows(content: Record) -> list[Left]:
     """The file of rows to forget and, where a selection wrote it, the decisions, which may hold text."""
-    file = Path(content["config"]["forget"])
+    file = Path(content.setting("forget") or "")
     if not file.is_file():
         return []
     found = [Left(file, "the rows to forget")]
@@ -199,16 +198,16 @@ def _whole_folder(path: str, flag: str, signs: Sequence[str], *inside: str) -> P
     return folder
 
 
-def holders(content: Mapping[str, Any], request: Request) -> list[Mapping[str, str]]:
+def holders(content: Record, request: Request) -> list[Mapping[str, str]]:
     """What holds the rows by the record of the run, and the file that they were found in."""
     selection = request.opened["selection"]
     searched = (
         [{"what": "the training file that was searched", "where": selection["train"]["file"]}] if selection else []
     )
-    return [*content["holders"], *searched]
+    return [*map(plain, content.holders), *searched]
 
 
-def _elsewhere(content: Mapping[str, Any], request: Request, going: Sequence[Left]) -> Iterator[dict[str, str]]:
+def _elsewhere(content: Record, request: Request, going: Sequence[Left]) -> Iterator[dict[str, str]]:
     """What may still hold the rows: everything that is known to and does not go, and runs in progress."""
     gone = [one.path.absolute() for one in going]
     for one in holders(content, request):

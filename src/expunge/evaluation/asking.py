@@ -26,6 +26,7 @@ from expunge.model import load
 from expunge.model.endpoint import Endpoint, checked_url, key_of
 from expunge.model.served import MOST_LISTED, Prompted, Sample, Served, met
 from expunge.problem import Problem, Split
+from expunge.reporting.record import Answered, Apart, Beside
 from expunge.runs import launcher
 from expunge.runs.checkpoint import Checkpoints
 from expunge.scoring.evidence import Evidence, SetEvidence
@@ -68,22 +69,22 @@ class Asking:
             found[name] = own
         return Evidence(found)
 
-    def block(self, besides: Mapping[str, Any] | None) -> dict[str, Any]:
+    def answered(self, besides: Beside | None) -> Answered:
         """Of the record: who was asked, how, and what could not be had."""
         served = self.served
-        return {
-            "url": served.endpoint.url,
-            "model": served.model,
-            "offers": list(served.offers[:MOST_LISTED]),
-            "prompts": served.takes,
-            "tokens_counted_alike": served.confirmed,
-            "conversations": served.no_chat or "/chat/completions, by the server's own template",
-            "log_probabilities": served.no_losses or "given",
-            "notes": list(self.notes.values()),
-            "beside_the_folder": besides,
-        }
+        return Answered(
+            url=served.endpoint.url,
+            model=served.model,
+            offers=served.offers[:MOST_LISTED],
+            prompts=served.takes,
+            tokens_counted_alike=served.confirmed,
+            conversations=served.no_chat or "/chat/completions, by the server's own template",
+            log_probabilities=served.no_losses or "given",
+            notes=tuple(self.notes.values()),
+            beside_the_folder=besides,
+        )
 
-    def limits(self, besides: Mapping[str, Any] | None) -> list[str]:
+    def limits(self, besides: Beside | None) -> list[str]:
         """What follows from it for the claims of the record."""
         found = ["The unlearned model was judged as a server answers for it, not by its weights."]
         found += [f"{note[0].upper()}{note[1:]}." for note in self.notes.values()]
@@ -91,7 +92,7 @@ class Asking:
             found.append(f"No losses of the unlearned model: {self.served.no_losses}. So no row can be ranked.")
         if self.served.confirmed is None:
             found.append("The server does not say how many tokens it reads, so nothing shows that they were the rows'.")
-        if besides and not besides["alike"]:
+        if besides and not besides.alike:
             found.append(f"What is served is not what was delivered: {told(besides)}.")
         return found
 
@@ -244,7 +245,7 @@ def askable(served: Served, split: Split) -> Split | None:
     return split.of(kept, split.name) if kept else None
 
 
-def beside(delivered: Evidence, served: Evidence) -> dict[str, Any]:
+def beside(delivered: Evidence, served: Evidence) -> Beside:
     """How far what is served is from the folder that was delivered, on the same rows: answers that are the same, and
     losses (of rows, in nats per token).
 
@@ -253,7 +254,7 @@ def beside(delivered: Evidence, served: Evidence) -> dict[str, Any]:
     pairs = [(rows, served.sets[name]) for name, rows in delivered.sets.items()]
     taken = [np.abs(a.loss - b.loss) for a, b in pairs if not b.no_losses]
     apart = np.concatenate(taken) if taken else None
-    losses = None if apart is None else {"mean": float(apart.mean()), "most": float(apart.max())}
+    losses = None if apart is None else Apart(float(apart.mean()), float(apart.max()))
     counts = []
     for a, b in pairs:
         said = [(mine, other) for mine, other in zip(a.generations, b.generations, strict=True) if mine is not None]
@@ -261,8 +262,8 @@ def beside(delivered: Evidence, served: Evidence) -> dict[str, Any]:
     spare = 0 if losses is None else 1
     few = all(differ <= max(spare, int(FEW_ANSWERS * count)) for count, differ in counts)
     answers, differ = sum(count for count, _ in counts), sum(differ for _, differ in counts)
-    alike = few and (losses is None or losses["most"] <= SAME_LOSS)
-    return {"answers": answers, "same_answers": answers - differ, "loss_apart": losses, "alike": alike}
+    alike = few and (losses is None or losses.most <= SAME_LOSS)
+    return Beside(answers, answers - differ, losses, alike)
 
 
 class CannotAsk(ExpungeError):
@@ -277,11 +278,11 @@ def _readings(attack: Attack, subject: Subject) -> list[Reading]:
         return []
 
 
-def told(besides: Mapping[str, Any]) -> str:
+def told(besides: Beside) -> str:
     """The same in words."""
-    apart = besides["loss_apart"]
-    losses = f"differ by {apart['mean']:.3f} nats per token, {apart['most']:.3f} at most" if apart else "are not known"
-    answers = f"{besides['same_answers']} of {besides['answers']} answers are those of the folder, word for word"
+    apart = besides.loss_apart
+    losses = f"differ by {apart.mean:.3f} nats per token, {apart.most:.3f} at most" if apart else "are not known"
+    answers = f"{besides.same_answers} of {besides.answers} answers are those of the folder, word for word"
     return f"{answers}; losses of the rows {losses}"
 
 

@@ -19,6 +19,7 @@ from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import benchmark_of
 from expunge.model.served import Served
 from expunge.problem import Problem
+from expunge.reporting.record import Answered, Audit, Beside
 from expunge.runs import unfinished
 from expunge.runs.environment import Clock
 from expunge.scoring.evidence import Candidates, Evidence, OtherAnswers, SetEvidence, Tokens
@@ -72,8 +73,9 @@ class Models:
         """Of the unlearned model, as it was written and read back."""
         self._record("unlearned", lambda: problem, assembled, problem.model.dtype)
 
-    def record_served(self, server: Served, assembled: Assembled, say: Say) -> dict[str, Any]:
-        """Of the unlearned model, as a server answers for it; returns what the record says of that."""
+    def record_served(self, server: Served, assembled: Assembled, say: Say) -> tuple[Answered, list[str]]:
+        """Of the unlearned model, as a server answers for it; returns what the record says of that, and the
+        limits that it sets."""
         asked, level = asking.Asking.of(server, assembled.problem, self.run.checkpoints), self.config.evidence
         if not self._kept("unlearned"):
             generating = benchmark_of(self.config).generating
@@ -83,9 +85,9 @@ class Models:
                 self.attacked["unlearned"] = asked.attack(assembled.judged, level) if level != "quick" else {}
             self._keep("unlearned")
         besides = self._beside(assembled, say)
-        return {"served": asked.block(besides), "served_limits": asked.limits(besides)}
+        return asked.answered(besides), asked.limits(besides)
 
-    def _beside(self, assembled: Assembled, say: Say) -> dict[str, Any] | None:
+    def _beside(self, assembled: Assembled, say: Say) -> Beside | None:
         """How far what is served is from the folder that was delivered, where one was given: of rows to forget, by
         which another model would be known, and of rows to keep."""
         path = self.config.unlearned if isinstance(self.config, commands.Evaluate) else None
@@ -96,7 +98,7 @@ class Models:
             problem = load_other(self.config, path, assembled, torch.float32)
             delivered = evidence.record(problem, splits, (), benchmark_of(self.config).generating)
         found = asking.beside(delivered, self.evidence["unlearned"])
-        say(f"served and delivered {'agree' if found['alike'] else 'differ'}: {asking.told(found)}")
+        say(f"served and delivered {'agree' if found.alike else 'differ'}: {asking.told(found)}")
         return found
 
     def _record(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> None:
@@ -167,7 +169,7 @@ class Models:
         return Shelf.opened(self.config.benchmark, generating, circumstances)
 
 
-def audit(original: Evidence, config: commands.Unlearn, say: Say) -> dict[str, Any]:
+def audit(original: Evidence, config: commands.Unlearn, say: Say) -> Audit:
     """Are the rows in the model at all? Raises `InputError` where they are not, unless forced."""
     rows = verdict.judge_rows(original, original, None)
     found, reasons = verdict.judge_forget_set(rows)
@@ -180,4 +182,4 @@ def audit(original: Evidence, config: commands.Unlearn, say: Say) -> dict[str, A
             f"{config.forget}: the original shows no more of these {len(rows)} rows than of rows it never saw "
             f"({reasons[0]}), so there is nothing to remove. Check --model and --join, or pass --force."
         )
-    return {"in_model": inside, "rows": len(rows), "reasons": reasons}
+    return Audit(inside, len(rows), tuple(reasons))

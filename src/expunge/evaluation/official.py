@@ -1,15 +1,18 @@
 """The block of a record that holds a benchmark's official scores: per model, with flags, and missing ones by reason."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
+from msgspec import UNSET
+
+from expunge import benchmark as contract
 from expunge import registry
 from expunge.benchmark import Circumstances, Missing, Scored
 from expunge.data.tokens import Rendering
 from expunge.files import plain_json
 from expunge.intake.sets import Checked
+from expunge.reporting.finding import Benchmark, Official, OfficialScores
 from expunge.scoring.evidence import Evidence
 
 NOT_ASKED = Missing("not measured (--mmlu zero-shot or --mmlu five-shot)")
@@ -22,7 +25,7 @@ def circumstances(checked: Checked, rendering: Rendering) -> Circumstances:
 
 def block(
     name: str, evidence: Mapping[str, Evidence], around: Circumstances, mmlu: Mapping[str, Scored]
-) -> dict[str, Any] | None:
+) -> Benchmark | None:
     """Scores of each model of the evidence; None where the benchmark has no official score."""
     benchmark = registry.load("benchmarks", name)()
     around = replace(around, retrained=evidence.get("retrained"))
@@ -35,12 +38,17 @@ def block(
         return None
     retrained = [found["retrained"]] if "retrained" in found else []
     flags = benchmark.flags(found["unlearned"], found.get("original"), retrained) if "unlearned" in found else []
-    return {
-        "name": name,
-        "title": benchmark.title,
-        "models": {model: official.plain() for model, official in found.items()},
-        "flags": flags,
-    }
+    return Benchmark(name, benchmark.title, {model: _scores(one) for model, one in found.items()}, tuple(flags))
+
+
+def _scores(found: contract.Official) -> OfficialScores:
+    """Groups of scores as the record has them."""
+    parts, terms, beside = (
+        {name: Official(missing=one.reason) if isinstance(one, Missing) else Official(**asdict(one))
+         for name, one in group.items()}
+        for group in (found.parts, found.terms, found.beside)
+    )  # fmt: skip
+    return OfficialScores(parts, terms, beside, tuple(found.notes), dict(found.titles) or UNSET)
 
 
 def export(folder: Path, name: str, evidence: Mapping[str, Evidence], around: Circumstances) -> None:

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from expunge.reporting.finding import RestVerdict
 from expunge.scoring.evidence import Evidence, not_finite
 from expunge.scoring.matching import known_rows
 
-RestVerdict = Literal["kept", "damaged", "collapsed", "cannot tell", "failed"]
 KNOWLEDGE_DROP = 0.05
 COLLATERAL_DROP = 0.2
 LOSS_SHARE = 0.05

@@ -19,18 +19,20 @@ it itself. Margins and levels are our choice (docs/decisions.md).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from expunge.attack import Attack, Level, Reading
 from expunge.data.splits import spread
 from expunge.evaluation import attacked
 from expunge.evaluation.attacked import Readings, attacks
+from expunge.reporting import finding
+from expunge.reporting.finding import Attacks, Means, Setting, Verdict, Word
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.seen import FIGURES, Figure, Interval, Seen, apart, paired
 
-Word = Literal["forgotten", "comes back", "used", "not used", "cannot tell"]
 WAY_SHARE = 0.2
 LEAST_WAY = 0.5  # nats per token: what is less cannot be told from what else differs
 LEAST_USED = 0.5  # of the rows, by what is compared with
@@ -105,26 +107,22 @@ def block(
     evidence: Mapping[str, Evidence],
     names: Sequence[str],
     weights: bool = True,
-) -> dict[str, Any]:
+) -> Attacks:
     """The record's block: readings by model, and what the original showed as it was written. `names`: of the forget
     rows, of all; without `weights` of the unlearned model some attacks could not be tried."""
     written = attacked.as_written(evidence["original"])
     answers_alone = not weights and bool(evidence["unlearned"].sets["forget"].no_losses)
-    tested = attacks(level)
-    found: dict[str, Any] = {
-        "level": level,
-        "rows": {name: len(seen.kinds) for name, seen in written.items()},
-        "results": [
-            result(name, attack, readings, written, names, answers_alone)
-            for name, attack in tested.items()
-            if readings.get("unlearned", {}).get(name)
-        ],
-    }
-    done = {result["attack"] for result in found["results"]}
+    results = tuple(
+        result(name, attack, readings, written, names, answers_alone)
+        for name, attack in attacks(level).items()
+        if readings.get("unlearned", {}).get(name)
+    )
+    done = {one.attack for one in results}
     rest = {name: attack for name, attack in attacks("audit").items() if name not in done}
     asked = {name for name, attack in rest.items() if weights or not attack.needs_weights}
     why = {name: "" if name in asked else " (needs the weights)" for name in rest}
-    return found | {"not_tested": {name: f"{attack.title}{why[name]}" for name, attack in rest.items()}}
+    not_tested = {name: f"{attack.title}{why[name]}" for name, attack in rest.items()}
+    return Attacks(level, {name: len(seen.kinds) for name, seen in written.items()}, results, not_tested)
 
 
 def result(
@@ -134,11 +132,11 @@ def result(
     written: Mapping[str, Seen],
     names: Sequence[str],
     answers_alone: bool = False,
-) -> dict[str, Any]:
+) -> finding.Attack:
     """One attack: its settings, each with its figures, and the word for all. From answers alone, without losses of the
     unlearned model, nothing is said to be forgotten."""
     by_model = {model: {one.setting: one for one in found[name]} for model, found in readings.items() if name in found}
-    settings = [
+    settings = tuple(
         _setting(
             attack,
             {model: found[one.setting] for model, found in by_model.items() if one.setting in found},
@@ -146,22 +144,16 @@ def result(
             names,
         )
         for one in readings["unlearned"][name]
-    ]
+    )
     if answers_alone:
-        settings = [one | ({"verdict": "cannot tell"} if one["verdict"] == "forgotten" else {}) for one in settings]
-    return {
-        "attack": name,
-        "title": attack.title,
-        "question": attack.question,
-        "asks": attack.asks,
-        "verdict": worst([setting["verdict"] for setting in settings]),
-        "settings": settings,
-    }
+        settings = tuple(replace(one, verdict="cannot tell") if one.verdict == "forgotten" else one for one in settings)
+    word = worst([one.verdict for one in settings])
+    return finding.Attack(name, attack.title, attack.question, attack.asks, word, settings)
 
 
 def _setting(
     attack: Attack, by_model: Mapping[str, Reading], written: Mapping[str, Seen], names: Sequence[str]
-) -> dict[str, Any]:
+) -> Setting:
     unlearned = by_model["unlearned"].seen
     twin = by_model.get("retrained")
     original = by_model["original"].seen["forget"] if "original" in by_model else written["forget"]
@@ -170,44 +162,46 @@ def _setting(
     if other is not None:
         side = Side(unlearned["forget"], original, other, "retrained" if twin else "judging")
         figures = [compared(side, figure, attack) for figure in FIGURES]
-    return {
-        "setting": by_model["unlearned"].setting,
-        "verdict": worst([one.word for one in figures if not one.silent]),
-        "compared_with": None if other is None else "retrained" if twin else "judging",
-        "figures": [
-            {"figure": one.figure, "verdict": one.word, "silent": one.silent, "margin": one.margin}
-            | {"difference": asdict(one.difference) if one.difference else None}
-            for one in figures
-        ],
-        "values": {
+    return Setting(
+        setting=by_model["unlearned"].setting,
+        verdict=worst([one.word for one in figures if not one.silent]),
+        compared_with=None if other is None else "retrained" if twin else "judging",
+        figures=tuple(map(_figure, figures)),
+        values={
             name: {model: _means(one.seen[name]) for model, one in by_model.items() if name in one.seen}
             for name in ("forget", "judging")
         },
-        "given_back": _given_back(unlearned["forget"], twin.seen["forget"] if twin else None, names),
-    }
+        given_back=_given_back(unlearned["forget"], twin.seen["forget"] if twin else None, names),
+    )
 
 
-def _means(seen: Seen) -> dict[str, float | None]:
+def _figure(one: Compared) -> finding.Figure:
+    difference = finding.Interval(**asdict(one.difference)) if one.difference else None
+    return finding.Figure(one.figure, one.word, one.silent, one.margin, difference)
+
+
+def _means(seen: Seen) -> Means:
     """Mean of each figure over the rows that have it."""
-    found: dict[str, float | None] = {}
+    found: dict[Figure, float | None] = {}
     for figure in FIGURES:
         values = seen.figure(figure)
         values = values[~np.isnan(values)]
         found[figure] = float(values.mean()) if len(values) else None
-    return found
+    return Means(found["loss"], found["known"])
 
 
-def _given_back(unlearned: Seen, retrained: Seen | None, names: Sequence[str]) -> list[str]:
+def _given_back(unlearned: Seen, retrained: Seen | None, names: Sequence[str]) -> tuple[str, ...]:
     """Names of the rows that the unlearned model gives back more often than not, and a retrained one does not."""
     back = unlearned.known > 0.5
     if retrained is not None:
         back &= ~(retrained.known > 0.5)
-    return [names[place] for place, row in zip(spread(len(names), attacked.MOST_ROWS), back, strict=True) if row]
+    places = spread(len(names), attacked.MOST_ROWS)
+    return tuple(names[place] for place, row in zip(places, back, strict=True) if row)
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def sentence(found: Attacks) -> str:
     """What follows the verdict: under which attacks rows are forgotten too, come back, and so on; "" at level quick."""
-    if found["level"] == "quick":
+    if found.level == "quick":
         return ""
     said = []
     for word, start in (
@@ -217,48 +211,49 @@ def sentence(found: Mapping[str, Any]) -> str:
         ("used", "still used when it is given"),
         ("cannot tell", "cannot tell under"),
     ):
-        titles = [result["title"] for result in found["results"] if result["verdict"] == word]
+        titles = [one.title for one in found.results if one.verdict == word]
         said += [f"{start}: {', '.join(titles)}"] if titles else []
-    missing = list(found["not_tested"].values())
+    missing = list(found.not_tested.values())
     return "; ".join([*said, *([f"not tested: {', '.join(missing)}"] if missing else [])])
 
 
-def reasons(found: Mapping[str, Any], word: Word) -> list[str]:
+def reasons(found: Attacks, word: Word) -> list[str]:
     """One line for each attack with that word: the setting, the figure and by how much."""
     lines = []
-    for result in found["results"]:
-        if result["verdict"] != word:
+    for attack in found.results:
+        if attack.verdict != word:
             continue
-        setting = next(one for one in result["settings"] if one["verdict"] == word)
-        figure = next(one for one in setting["figures"] if one["verdict"] == word and not one["silent"])
-        other = "the retrained model" if setting["compared_with"] == "retrained" else "rows that it never saw"
-        what = "loss in nats per token" if figure["figure"] == "loss" else "share of rows given back"
-        value = figure["difference"]
+        setting = next(one for one in attack.settings if one.verdict == word)
+        figure = next(one for one in setting.figures if one.verdict == word and not one.silent)
+        other = "the retrained model" if setting.compared_with == "retrained" else "rows that it never saw"
+        what = "loss in nats per token" if figure.figure == "loss" else "share of rows given back"
+        value = figure.difference
+        assert value is not None  # without one nothing is told
         lines.append(
-            f"{word} under {result['title']} ({setting['setting']}): {what} differs from that of {other} by "
-            f"{value['value']:+.2f} ({value['low']:+.2f} to {value['high']:+.2f}), margin {figure['margin']:.2f}"
+            f"{word} under {attack.title} ({setting.setting}): {what} differs from that of {other} by "
+            f"{value.value:+.2f} ({value.low:+.2f} to {value.high:+.2f}), margin {figure.margin:.2f}"
         )
     return lines
 
 
-def weighed(verdict: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def weighed(verdict: Verdict, found: Attacks) -> Verdict:
     """The record's verdict with what attacks show: rows that come back are not wholly forgotten, and a model that no
     longer uses what stands in its prompt is damaged."""
     back, lost = reasons(found, "comes back"), reasons(found, "not used")
     said = sentence(found)
-    return {
-        **verdict,
-        "passes": verdict["passes"] and not back and not lost,
-        "sentence": f"{verdict['sentence']} Under attack: {said}." if said else verdict["sentence"],
-        "forget": "partly" if back and verdict["forget"] == "forgotten" else verdict["forget"],
-        "forget_reasons": [*back, *verdict["forget_reasons"]],
-        "rest": "damaged" if lost and verdict["rest"] == "kept" else verdict["rest"],
-        "rest_reasons": [*lost, *verdict["rest_reasons"]],
-    }
+    return replace(
+        verdict,
+        passes=verdict.passes and not back and not lost,
+        sentence=f"{verdict.sentence} Under attack: {said}." if said else verdict.sentence,
+        forget="partly" if back and verdict.forget == "forgotten" else verdict.forget,
+        forget_reasons=(*back, *verdict.forget_reasons),
+        rest="damaged" if lost and verdict.rest == "kept" else verdict.rest,
+        rest_reasons=(*lost, *verdict.rest_reasons),
+    )
 
 
-def limit(found: Mapping[str, Any]) -> str:
+def limit(found: Attacks) -> str:
     """What was not tried, for the limits of the record."""
-    missing = ", ".join(found["not_tested"].values())
+    missing = ", ".join(found.not_tested.values())
     start = "Only the questions and documents in the files were asked, as they stand there and under the attacks named"
     return f"{start}; not tried: {missing}." if missing else f"{start}."

@@ -5,18 +5,17 @@ of about the same length, under the same (unlearned) model. Thresholds and their
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from expunge.evaluation.rest import RestVerdict, judge_rest
+from expunge.evaluation.rest import judge_rest
+from expunge.reporting.finding import RestVerdict, RowVerdict
 from expunge.scoring.chance import excess, most_beyond
 from expunge.scoring.evidence import Evidence, SetEvidence, not_finite
 from expunge.scoring.matching import RECALL_LEAK, known_rows, recall_rows
 
-RowVerdict = Literal["forgotten", "partly", "not forgotten", "over-forgotten", "cannot tell", "failed"]
 Floats = NDArray[np.float64]
 LOW_RANK = 0.05
 FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be seen

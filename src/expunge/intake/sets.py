@@ -6,7 +6,7 @@ before any model is loaded and before anything is written.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from expunge import registry
 from expunge.benchmark import Benchmark
@@ -26,6 +26,7 @@ from expunge.model import load
 from expunge.model.select import check_subspace
 
 FEWEST_PAIRS = 4
+Compared = Literal["holdout", "counterfactual"] | None  # what rows to forget are ranked among
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Checked:
 
     sets: Mapping[str, RowSet]
     parts: Mapping[str, tuple[Row, ...]]
-    comparison: str | None
+    comparison: Compared
     log: Any = None
     echoes: tuple[Echo, ...] = ()
 
@@ -84,7 +85,7 @@ def check(
     check_kinds(inputs, load.quantisation(given.base if given else inputs.model), linear)
     sets = read_sets(inputs)
     parts = _parts(sets) | {name: sets[name].rows for name in benchmark_of(inputs).own_sets if name in sets}
-    comparison = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
+    comparison: Compared = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
     if lack := lacking(needs or Needs(), parts, isinstance(inputs, flags.Base) and bool(inputs.base)):
         role = "retain" if lack.flags.startswith("--retain") and "retain" in sets else "forget"
         where = lack.place or sets[role].rows[0].file

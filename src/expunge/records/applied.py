@@ -6,30 +6,31 @@ from typing import Any
 from expunge.loop.trial import Trial
 from expunge.model.select import Subspace
 from expunge.records.reuse import Given
+from expunge.reporting import record
 
 
-def subspace(chosen: Subspace) -> dict[str, Any]:
+def subspace(chosen: Subspace) -> record.Subspace:
     """What could move."""
     total = sum(parameter.numel() for parameter in chosen.model.parameters())
     moving = sum(parameter.numel() for parameter in chosen.movable.values())
-    return {"name": chosen.name, "reason": chosen.reason, "parameters": moving, "of": total}
+    return record.Subspace(chosen.name, chosen.reason, moving, total)
 
 
-def method(name: str, options: Any, done: Trial, given: Given | None) -> dict[str, Any]:
+def method(name: str, options: Any, done: Trial, given: Given | None) -> record.Method:
     """How the method's run went, which layers it moved, and what was given to it; `options`: a dataclass."""
     outcome, notes = done.outcome, dict(done.outcome.notes)
     notes |= {"layers": done.linear._asdict()} if done.linear else {}
     notes |= {"curvature": given.figures()} if given else {}
-    return {
-        "name": name,
-        "options": asdict(options),
-        "notes": notes,
-        "learning_rate": outcome.learning_rate,
-        "steps": outcome.steps,
-        "tokens": outcome.tokens,
-        "row_passes": outcome.row_passes,
-        "stopped": outcome.stopped,
-        "attempts": outcome.attempts,
-        "probe": outcome.probe,
-        "proposals": outcome.proposals,
-    }
+    return record.Method(
+        name=name,
+        options=asdict(options),
+        notes=notes,
+        learning_rate=outcome.learning_rate,
+        steps=outcome.steps,
+        tokens=outcome.tokens,
+        row_passes=outcome.row_passes,
+        stopped=outcome.stopped,
+        attempts=tuple(record.Attempt(**one) for one in outcome.attempts),
+        probe=outcome.probe,
+        proposals=tuple(map(record.proposal, outcome.proposals)),
+    )

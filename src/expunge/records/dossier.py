@@ -1,16 +1,20 @@
 """From evidence to what a run leaves on disk: the record, the pages, the numbers behind them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from expunge.benchmark import Circumstances
+from expunge.benchmark import Circumstances, Scored
 from expunge.config import recipes
 from expunge.config.commands import EARLIER
 from expunge.evaluation import official, suite, under_attack, verdict
-from expunge.files import hashing, plain_json
+from expunge.evaluation.attacked import Readings
+from expunge.files import hashing
 from expunge.intake.assembly import Assembled, token_counts
 from expunge.intake.sets import Checked
 from expunge.loop.twins import comparable
@@ -21,81 +25,117 @@ from expunge.records.holders import holders
 from expunge.records.lineage import OTHER_KEY, Again, Lineage, judge_again, unseen
 from expunge.records.pages import write_pages
 from expunge.reporting import card
+from expunge.reporting.finding import Comparison, Earlier, Row, Verdict
+from expunge.reporting.record import (
+    SCHEMA,
+    Answered,
+    Audit,
+    BatchTokens,
+    Check,
+    Counts,
+    Method,
+    Parent,
+    Record,
+    Rendering,
+    Saved,
+    Subspace,
+    Text,
+    Texts,
+)
 from expunge.runs import distributed, environment
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.matching import given_back
 
+Command = Literal["unlearn", "evaluate"]
 NAMED_MODELS = ("original", "unlearned", "retrained")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What only a run knows, and in part only one of the commands. `hashes`: of code, models and rows, by role;
+    `targets` of the forget rows; `answered`: by whom, where a server did, and what `limits` that sets; `mmlu`
+    and what was seen under attack by model."""
+
+    lineage: Lineage
+    hashes: Mapping[str, str]
+    subspace: Subspace | None = None
+    method: Method | None = None
+    save: Saved | None = None
+    history: tuple[Check, ...] = ()
+    targets: Sequence[float | None] | None = None
+    audit: Audit | None = None
+    answered: Answered | None = None
+    limits: Sequence[str] = ()
+    interruptions: int = 0
+    mmlu: Mapping[str, Scored] = field(default_factory=dict)
+    attacked: Mapping[str, Readings] = field(default_factory=dict)
+
+
 def build(
-    command: str,
+    command: Command,
     config: Any,
     checked: Checked,
     assembled: Assembled,
     evidence: Mapping[str, Evidence],
     seconds: Mapping[str, float],
-    details: Mapping[str, Any],
+    details: Details,
     output: Path,
-) -> dict[str, Any]:
-    """The record of a run, but for the list of its files. `details` are the entries that only one command has."""
+) -> Record:
+    """The record of a run, but for the list of its files."""
     secret = hashing.key()
     problem = assembled.problem
     judged = verdict.judge(
         evidence["original"], evidence["unlearned"], evidence.get("retrained"), checked.comparison == "holdout"
     )
-    lineage = details["lineage"]
+    lineage = details.lineage
     again = judge_again(evidence, _ids(checked, EARLIER, secret), lineage)
     written = hashes.of_model("output", str(output), load.Trust())  # it names its base in full
-    hashed = details["hashes"] | written
+    hashed = {**details.hashes, **written}
     here = environment.environment()
     attacked = under_attack.block(
         config.evidence,
-        details["attacked"],
+        details.attacked,
         evidence,
         [row.name for row in checked.parts["forget"]],
-        weights="served" not in details,
+        weights=details.answered is None,
     )
-    served = {"served": details["served"]} if "served" in details else {}
-    return served | {
-        "schema": record.SCHEMA,
-        "command": command,
-        "created": here["created"],
-        "verdict": under_attack.weighed(_verdict(judged, again, checked), attacked),
-        "attacks": attacked,
-        "scores": suite.scores(evidence),
-        "metrics": suite.metrics(),
-        "benchmark": official.block(
-            config.benchmark,
-            evidence,
-            official.circumstances(checked, problem.rendering),
-            details.get("mmlu", {}),
-        ),
-        "rows": _rows("forget", judged.rows, checked, evidence, details.get("targets"), secret),
-        "earlier": _earlier(again, checked, evidence, secret),
-        "losses": _losses(evidence),
-        "limits": [under_attack.limit(attacked), *record.LIMITS, *_limits(config, checked, details, evidence)],
-        "method": details["method"],
-        "audit": details["audit"],
-        "subspace": details["subspace"],
-        "save": details["save"],
-        "history": details["history"],
-        "data": token_counts(checked, problem.rendering, problem.tokenizer),
-        "rendering": _rendering(config, assembled),
-        "config": recipes.resolved(config),
-        "hashes": hashed,
-        "parent": _parent(lineage, hashed),
-        "holders": holders(config, details["save"], lineage.holders),
-        "key": hashing.key_mark(secret),
-        "row_files": hashes.of_row_files(config, checked, secret),
-        "files": {},
-        "versions": here["versions"],
-        "machine": _machine(here["machine"], problem),
-        "seconds": dict(seconds),
-        "interruptions": details["interruptions"],
-        "peak_memory_bytes": here["peak_memory_bytes"],
-        "batch_tokens": problem.portions.figures(),
-    }
+    around = official.circumstances(checked, problem.rendering)
+    counted = token_counts(checked, problem.rendering, problem.tokenizer)
+    return Record(
+        schema=SCHEMA,
+        command=command,
+        created=here["created"],
+        verdict=under_attack.weighed(_verdict(judged, again, checked), attacked),
+        attacks=attacked,
+        scores=suite.scores(evidence),
+        metrics=suite.metrics(),
+        benchmark=official.block(config.benchmark, evidence, around, details.mmlu),
+        rows=_rows("forget", judged.rows, checked, evidence, details.targets, secret),
+        earlier=_earlier(again, checked, evidence, secret),
+        losses=_losses(evidence),
+        limits=(under_attack.limit(attacked), *record.LIMITS, *_limits(checked, details, evidence)),
+        method=details.method,
+        audit=details.audit,
+        subspace=details.subspace,
+        save=details.save,
+        history=details.history,
+        data={name: Counts(**counts) for name, counts in counted.items()},
+        rendering=_rendering(config, assembled),
+        config=recipes.resolved(config),
+        hashes=hashed,
+        parent=_parent(lineage, hashed),
+        holders=holders(config, details.save, lineage.holders),
+        key=hashing.key_mark(secret),
+        row_files=hashes.of_row_files(config, checked, secret),
+        files={},
+        versions=here["versions"],
+        machine=_machine(here["machine"], problem),
+        seconds=dict(seconds),
+        interruptions=details.interruptions,
+        peak_memory_bytes=here["peak_memory_bytes"],
+        batch_tokens=BatchTokens(**problem.portions.figures()),
+        answered=details.answered or UNSET,
+    )
 
 
 def _machine(name: str, problem: Problem) -> str:
@@ -104,28 +144,28 @@ def _machine(name: str, problem: Problem) -> str:
 
 
 def write(
-    folder: Path, content: dict[str, Any], evidence: Mapping[str, Evidence], texts: Any, around: Circumstances
+    folder: Path, content: Record, evidence: Mapping[str, Evidence], texts: Texts | None, around: Circumstances
 ) -> None:
     """record.json, resolved recipe, report.html, report.md and evidence/*.npz (numbers only) in `folder`, and what the
     benchmark writes for other tools."""
-    plain_json.write_json(folder / "record.json", content)
-    (folder / "config.yaml").write_text(recipes.to_yaml(content["config"]), encoding="utf-8")
+    record.write(folder / "record.json", content)
+    (folder / "config.yaml").write_text(recipes.to_yaml(content.config), encoding="utf-8")
     write_pages(folder, record.read(folder / "record.json"), texts)
     (folder / "evidence").mkdir()
     for model, recorded in evidence.items():
         arrays = {f"{name}_{key}": a for name, rows in recorded.sets.items() for key, a in rows.numbers().items()}
         np.savez_compressed(folder / "evidence" / f"{model}.npz", **arrays)  # type: ignore[arg-type]
-    official.export(folder, content["config"]["benchmark"], evidence, around)
+    official.export(folder, content.config["benchmark"], evidence, around)
 
 
-def model_card(content: Mapping[str, Any]) -> str:
+def model_card(content: Record) -> str:
     """README.md of the output folder."""
     return card.render(content)
 
 
-def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
+def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> Texts:
     """Row text and what each model generates in its place, by row name: only for --show-rows."""
-    found = {}
+    found: dict[str, Text] = {}
     for index, row in enumerate(checked.forget):
         said = {name: recorded.sets["forget"].generations[index] for name, recorded in evidence.items()}
         generated = {name: None if text is None else text.strip() for name, text in said.items()}
@@ -133,7 +173,7 @@ def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
     return found
 
 
-def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> dict[str, Any]:
+def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> Verdict:
     counts = judged.counts()
     judging = checked.parts.get("judging", ())
     documents = sum(row.kind == "document" for row in judging)
@@ -147,21 +187,21 @@ def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> 
     if again:
         known = again.counts.get("forgotten", 0)
         sentence = f"{sentence[:-1]}; of {len(again.rows)} rows of earlier requests {known} are forgotten."
-    return {
-        "passes": judged.passes and (again is None or again.forget == "forgotten"),
-        "sentence": sentence,
-        "forget": judged.forget,
-        "forget_reasons": judged.forget_reasons,
-        "rest": judged.rest,
-        "rest_reasons": judged.rest_reasons,
-        "counts": counts,
-        "comparison": {
-            "source": checked.comparison,
-            "calibrated": checked.comparison == "holdout",
-            "documents": documents,
-            "answers": len(judging) - documents,
-        },
-    }
+    return Verdict(
+        passes=judged.passes and (again is None or again.forget == "forgotten"),
+        sentence=sentence,
+        forget=judged.forget,
+        forget_reasons=tuple(judged.forget_reasons),
+        rest=judged.rest,
+        rest_reasons=tuple(judged.rest_reasons),
+        counts=counts,
+        comparison=Comparison(
+            source=checked.comparison,
+            calibrated=checked.comparison == "holdout",
+            documents=documents,
+            answers=len(judging) - documents,
+        ),
+    )
 
 
 def _ids(checked: Checked, name: str, secret: bytes) -> list[str]:
@@ -175,52 +215,43 @@ def _rows(
     evidence: Mapping[str, Evidence],
     targets: Sequence[float | None] | None,
     secret: bytes,
-) -> list[dict[str, Any]]:
+) -> tuple[Row, ...]:
     sets = {model: recorded.sets[name] for model, recorded in evidence.items()}
     known = {model: _known(one) for model, one in sets.items()}
     targets = targets or [None] * len(judged)
-    nothing = {model: None for model in NAMED_MODELS if model not in evidence}
-    return [
-        {
-            "name": row.name,
-            "id": hashing.keyed_hash(row.content, secret),
-            "kind": row.kind,
-            "verdict": one.verdict,
-            "reason": one.reason,
-            "loss": {model: None if one.no_losses else float(one.loss[index]) for model, one in sets.items()} | nothing,
-            "target": targets[index],
-            "rank": one.rank,
-            "resolution": one.resolution,
-            "known": {model: known[model][index] if model in known else None for model in NAMED_MODELS},
-        }
+    nothing: dict[str, float | None] = {model: None for model in NAMED_MODELS if model not in evidence}
+    return tuple(
+        Row(
+            name=row.name,
+            id=hashing.keyed_hash(row.content, secret),
+            kind=row.kind,
+            verdict=one.verdict,
+            reason=one.reason,
+            loss={model: None if one.no_losses else float(one.loss[index]) for model, one in sets.items()} | nothing,
+            target=targets[index],
+            rank=one.rank,
+            resolution=one.resolution,
+            known={model: known[model][index] if model in known else None for model in NAMED_MODELS},
+        )
         for index, (row, one) in enumerate(zip(checked.parts[name], judged, strict=True))
-    ]
+    )
 
 
-def _earlier(
-    again: Again | None, checked: Checked, evidence: Mapping[str, Evidence], secret: bytes
-) -> dict[str, Any] | None:
+def _earlier(again: Again | None, checked: Checked, evidence: Mapping[str, Evidence], secret: bytes) -> Earlier | None:
     """The block of the rows of earlier requests: as forget rows, and their losses under the model that held them."""
     if again is None:
         return None
     rows = _rows(EARLIER, again.rows, checked, evidence, None, secret)
-    for row, loss in zip(rows, again.first, strict=True):
-        row["loss"]["first"] = loss
-    return {
-        "verdict": again.forget,
-        "reasons": again.reasons,
-        "counts": again.counts,
-        "rows": rows,
-        "came_back": again.came_back,
-    }
+    rows = tuple(replace(row, loss={**row.loss, "first": loss}) for row, loss in zip(rows, again.first, strict=True))
+    return Earlier(again.forget, tuple(again.reasons), again.counts, rows, tuple(again.came_back))
 
 
-def _parent(lineage: Lineage, hashed: Mapping[str, str]) -> dict[str, Any] | None:
+def _parent(lineage: Lineage, hashed: Mapping[str, str]) -> Parent | None:
     """The parent, and whether its output still has the weights that it wrote."""
     if lineage.parent is None:
         return None
     same = None if lineage.weights is None else lineage.weights == hashed.get("model")
-    return {**lineage.parent, "same_weights": same}
+    return replace(lineage.parent, same_weights=same)
 
 
 def _known(rows: SetEvidence) -> list[bool | None]:
@@ -228,11 +259,11 @@ def _known(rows: SetEvidence) -> list[bool | None]:
     return [None if np.isnan(value) else bool(value) for value in given_back(rows)]
 
 
-def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]]]:
+def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, tuple[float, ...]]]:
     names = ("forget", EARLIER, "judging", "retain", "guard", "collateral")
     return {
         name: {
-            model: recorded.sets[name].loss.tolist()
+            model: tuple(recorded.sets[name].loss.tolist())
             for model, recorded in evidence.items()
             if name in recorded.sets and not recorded.sets[name].no_losses
         }
@@ -241,16 +272,16 @@ def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, list[float]
     }
 
 
-def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> list[str]:
+def _limits(checked: Checked, details: Details, evidence: Mapping[str, Evidence]) -> list[str]:
     """Which claims are weaker because something was not given, or because of what was."""
-    found = list(details.get("served_limits", ()))
+    found = list(details.limits)
     if echoes := [one.row.name for one in checked.echoes if one.role == "retain"]:
         found.append(
             f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "
             f"{', '.join(echoes[:5])}{' and others' if len(echoes) > 5 else ''}."
         )
-    if (parent := details["lineage"].parent) and (parent["missing"] or not parent["same_key"]):
-        said = unseen(parent["missing"]) if parent["missing"] else OTHER_KEY
+    if (parent := details.lineage.parent) and (parent.missing or not parent.same_key):
+        said = unseen(parent.missing) if parent.missing else OTHER_KEY
         found.append(f"{said[0].upper()}{said[1:]}.")
     if "retain" not in checked.sets:
         found.append(
@@ -279,10 +310,9 @@ def _limits(config: Any, checked: Checked, details: Mapping[str, Any], evidence:
         )
     if "retrained" not in evidence:
         found.append("No retrained model was given, so nothing here says what leaving the rows out would have given.")
-    saved = details.get("save") or {}
-    if saved.get("form") == "adapter":
-        found.append(saved["note"])
-    notes = (details.get("method") or {}).get("notes") or {}
+    if details.save and details.save.form == "adapter":
+        found.append(details.save.note)
+    notes = details.method.notes if details.method else {}
     if warning := (notes.get("curvature") or {}).get("warning"):
         found.append(f"{warning[0].upper()}{warning[1:]}.")
     if notes.get("targets", {}).get("source") == "base":
@@ -297,17 +327,17 @@ def _comparable(evidence: Mapping[str, Evidence]) -> bool:
     return not losses or comparable(float(losses[0].mean()), float(losses[1].mean()))
 
 
-def _rendering(config: Any, assembled: Assembled) -> dict[str, Any]:
+def _rendering(config: Any, assembled: Assembled) -> Rendering:
     rendering = assembled.problem.rendering
-    return {
-        "join": rendering.join,
-        "asked": config.join,
-        "losses": assembled.joins,
-        "end_documents": rendering.end_documents,
-        "end_answers": rendering.end_answers,
-        "date": rendering.date or None,
-        "chat_template": rendering.chat_template,
-        "conversations": sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
-        "loss_on": rendering.loss_on,
-        "context": rendering.context,
-    }
+    return Rendering(
+        join=rendering.join,
+        asked=config.join,
+        losses=assembled.joins,
+        end_documents=rendering.end_documents,
+        end_answers=rendering.end_answers,
+        date=rendering.date or None,
+        chat_template=rendering.chat_template,
+        conversations=sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
+        loss_on=rendering.loss_on,
+        context=rendering.context,
+    )

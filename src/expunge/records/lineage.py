@@ -5,7 +5,7 @@ the runs before it served. So rows that were served already are known again with
 once to be forgotten are refused; and where the earlier rows themselves are given (`--earlier`), they are judged again.
 """
 
-from collections.abc import Callable, Iterator, KeysView, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from expunge.evaluation import verdict
 from expunge.files import hashing
 from expunge.intake.sets import Checked
 from expunge.records import record
+from expunge.reporting.finding import RowVerdict
+from expunge.reporting.record import Holder, Parent, Record
 from expunge.scoring.evidence import Evidence
 
 DONE = ("forgotten", "over-forgotten")
@@ -31,11 +33,11 @@ OTHER_KEY = "the rows of earlier requests were hashed under another key, so noth
 class Lineage:
     """The parent as the record names it, and by row id what the runs before found."""
 
-    parent: Mapping[str, Any] | None = None
+    parent: Parent | None = None
     weights: str | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     done: frozenset[str] = frozenset()
-    holders: tuple[Mapping[str, str], ...] = ()
+    holders: tuple[Holder, ...] = ()
 
 
 def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
@@ -47,38 +49,26 @@ def trace(config: Any, checked: Checked, say: Callable[[str], None]) -> Lineage:
     file = Path(config.model) / "expunge" / "record.json"
     if not file.is_file():
         return Lineage()
-    secret, content = hashing.key(), record.read_whole(file)
-    before = [*content["rows"], *((content["earlier"] or {}).get("rows", []))]
-    served = {row["id"] for row in before} | set((content["parent"] or {}).get("served", []))
-    done = frozenset(row["id"] for row in before if row["verdict"] in DONE)
+    secret, content = hashing.key(), record.read(file)
+    before = (*content.rows, *(content.earlier.rows if content.earlier else ()))
+    done = frozenset(row.id for row in before if row.verdict in DONE)
     ids = {
         name: {hashing.keyed_hash(row.content, secret): row for row in found.rows}
         for name, found in checked.sets.items()
     }
-    _refuse_kept(ids.get("retain", {}), served, str(file))
-    parent = {
-        "path": str(Path(config.model).absolute()),
-        "record": hashing.full_hash(file),
-        "created": content["created"],
-        "same_weights": None,
-        "same_key": content["key"] == hashing.key_mark(secret),
-        **_served(served, ids["forget"].keys(), ids.get(EARLIER, {}).keys()),
-    }
-    if not parent["same_key"]:
-        parent["missing"] = []
+    _refuse_kept(ids.get("retain", {}), content.served, str(file))
+    parent = _parent(config.model, file, content, secret, ids["forget"].keys(), ids.get(EARLIER, {}).keys())
     if not getattr(config, "force", True):
         _refuse_done(config, parent, ids["forget"].keys(), done)
     for line in _lines(parent, len(ids["forget"])):
         say(line)
-    losses = {
-        row["id"]: loss for row in before if (loss := row["loss"].get("first", row["loss"].get("original"))) is not None
-    }
+    firsts = {row.id: row.loss.get("first", row.loss.get("original")) for row in before}
     return Lineage(
         parent=parent,
-        weights=content["hashes"].get("output"),
-        losses=losses,
+        weights=content.hashes.get("output"),
+        losses={one: loss for one, loss in firsts.items() if loss is not None},
         done=done,
-        holders=tuple(content["holders"]),
+        holders=content.holders,
     )
 
 
@@ -87,26 +77,37 @@ def ancestors(model: str, hashed: Mapping[str, str]) -> Iterator[dict[str, str]]
     records lie where they are said to be and name the weights that are there."""
     place, weights, wanted = model, hashed.get("model"), None
     while weights and (file := record.find(place)).is_file() and wanted in (None, hashing.full_hash(file)):
-        content = record.read_whole(file)
-        if content["hashes"].get("output") != weights:
+        content = record.read(file)
+        if content.hashes.get("output") != weights:
             return
-        before = {role: content["hashes"][role] for role in ("model", "model_base") if role in content["hashes"]}
-        yield before or {"model": content["config"].get("model", "")}
-        if not content["parent"]:
+        before = {role: content.hashes[role] for role in ("model", "model_base") if role in content.hashes}
+        yield before or {"model": content.setting("model") or ""}
+        if not content.parent:
             return
-        place, wanted, weights = content["parent"]["path"], content["parent"]["record"], before.get("model")
+        place, wanted, weights = content.parent.path, content.parent.record, before.get("model")
 
 
-def _served(served: set[str], forget: KeysView[str], earlier: KeysView[str]) -> dict[str, list[str]]:
-    """Ids of rows that runs before served, those of them that are asked for again, and those that nobody gave."""
-    again = [one for one in forget if one in served]
-    return {"served": sorted(served), "served_again": again, "missing": sorted(served - forget - earlier)}
+def _parent(
+    model: str, file: Path, content: Record, secret: bytes, forget: KeysView[str], earlier: KeysView[str]
+) -> Parent:
+    """The parent by its record; of another key's rows nobody knows which were not given."""
+    served, same = content.served, content.key == hashing.key_mark(secret)
+    return Parent(
+        path=str(Path(model).absolute()),
+        record=hashing.full_hash(file),
+        created=content.created,
+        same_weights=None,
+        same_key=same,
+        served=tuple(sorted(served)),
+        served_again=tuple(one for one in forget if one in served),
+        missing=tuple(sorted(served - forget - earlier)) if same else (),
+    )
 
 
-def _refuse_done(config: Any, parent: Mapping[str, Any], forget: KeysView[str], done: frozenset[str]) -> None:
+def _refuse_done(config: Any, parent: Parent, forget: KeysView[str], done: frozenset[str]) -> None:
     if forget <= done:
         raise InputError(
-            f"{config.forget}: all {len(forget)} rows were served already: the run of {parent['created'][:10]} that "
+            f"{config.forget}: all {len(forget)} rows were served already: the run of {parent.created[:10]} that "
             f"wrote {config.model} forgot them. Give the rows of a new request, or pass --force to run again."
         )
 
@@ -120,19 +121,19 @@ def _refuse_kept(retain: Mapping[str, Row], served: set[str], file: str) -> None
         )
 
 
-def _lines(parent: Mapping[str, Any], asked: int) -> Iterator[str]:
+def _lines(parent: Parent, asked: int) -> Iterator[str]:
     """What a person should hear before the run."""
-    yield f"the model comes from an earlier run ({parent['created'][:10]}) that served {len(parent['served'])} rows"
-    if not parent["same_key"]:
+    yield f"the model comes from an earlier run ({parent.created[:10]}) that served {len(parent.served)} rows"
+    if not parent.same_key:
         yield f"warning: {OTHER_KEY}"
         return
-    if again := parent["served_again"]:
+    if again := parent.served_again:
         yield f"note: {len(again)} of {asked} forget rows were served by an earlier run ({_named(again)}); they stay"
-    if missing := parent["missing"]:
+    if missing := parent.missing:
         yield f"warning: {unseen(missing)}. Give their files as --earlier."
 
 
-def unseen(missing: list[str]) -> str:
+def unseen(missing: Sequence[str]) -> str:
     """Which rows nobody looked at again."""
     return (
         f"{len(missing)} rows of earlier requests were not given ({_named(missing)}), so nothing shows whether this "
@@ -140,7 +141,7 @@ def unseen(missing: list[str]) -> str:
     )
 
 
-def _named(ids: list[str]) -> str:
+def _named(ids: Sequence[str]) -> str:
     return ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
 
 
@@ -149,7 +150,7 @@ class Again:
     """Verdicts on the rows of earlier requests. `first`: their losses under the model that first held them."""
 
     rows: list[verdict.Judged]
-    forget: verdict.RowVerdict
+    forget: RowVerdict
     reasons: list[str]
     came_back: list[str]
     first: list[float | None]

@@ -22,6 +22,7 @@ from expunge.intake.sets import benchmark_of
 from expunge.records import ledger, record
 from expunge.records.ledger import Ledger, Request
 from expunge.records.run import Run
+from expunge.reporting.record import Record
 from expunge.runs import distributed
 
 Say = Callable[[str], None]
@@ -48,20 +49,21 @@ class OnLedger:
         return run
 
     def _entry(self, run: Run) -> dict[str, Any]:
-        judged, hashed = run.record["verdict"], run.record["hashes"]
+        judged, hashed = run.verdict, run.record.hashes
         return {
             "path": str(run.output.absolute()),
             "record": hashing.full_hash(record.find(run.output)),
             "passes": run.passes,
-            "verdict": {name: judged[name] for name in ("sentence", "forget", "rest", "counts")},
+            "verdict": {name: getattr(judged, name) for name in ("sentence", "forget", "rest", "counts")},
             "hashes": {name: hashed[name] for name in ("model", "output") if name in hashed},
             "again": {name: self._again(name, run.record) if given else GONE for name, given in self.again.items()},
         }
 
-    def _again(self, name: str, content: Mapping[str, Any]) -> str:
+    def _again(self, name: str, content: Record) -> str:
         assert self.ledger
         ids = self.ledger.requests[name].ids
-        found = Counter(row["verdict"] for row in (content["earlier"] or {}).get("rows", ()) if row["id"] in ids)
+        rows = content.earlier.rows if content.earlier else ()
+        found = Counter(row.verdict for row in rows if row.id in ids)
         return ", ".join(f"{count} {verdict}" for verdict, count in found.most_common()) or GONE
 
 
@@ -116,9 +118,8 @@ def _finished(config: Unlearn, request: Request | None) -> Run | None:
     """The run that wrote the output of this request, where it was interrupted between its end and its entry."""
     if not config.output or not record.find(config.output).is_file():
         return None
-    content = record.read_whole(config.output)
-    asked = content["config"]
-    same = asked.get("request") == config.request and asked.get("ledger") == _full(config.ledger)
+    content = record.read(config.output)
+    same = content.setting("request") == config.request and content.setting("ledger") == _full(config.ledger)
     runs = request.of("run") if request else []
     if config.overwrite:  # the entry of what was there before names the same folder
         entered = hashing.full_hash(record.find(config.output)) in {one["record"] for one in runs}
@@ -156,11 +157,7 @@ def _said(config: Unlearn, known: Ledger, ids: set[str]) -> Iterator[str]:
 def _served_in(model: str) -> set[str]:
     """Ids of the rows that runs removed from a model on its way, by its record."""
     file = Path(model) / "expunge" / "record.json"
-    if not file.is_file():
-        return set()
-    content = record.read_whole(file)
-    rows = [*content["rows"], *((content["earlier"] or {}).get("rows", []))]
-    return {row["id"] for row in rows} | set((content["parent"] or {}).get("served", []))
+    return record.read(file).served if file.is_file() else set()
 
 
 def _with_earlier(config: Unlearn, known: Ledger, say: Say) -> tuple[Unlearn, dict[str, bool]]:

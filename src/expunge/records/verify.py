@@ -1,6 +1,6 @@
 """Whether a record still says what is there: every hash in it is made again, from the files where they lie now."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from expunge.files import hashing
 from expunge.intake.sets import read_earlier
 from expunge.model import load
 from expunge.records import factors, hashes, manifest, record
+from expunge.reporting.record import Record
 from expunge.runs import environment
 
 State = Literal["same", "differs", "cannot be checked"]
@@ -34,7 +35,7 @@ class Item:
 def verify(config: Verify) -> list[Item]:
     """Looks at everything a record has a hash of. Raises `InputError` where there is no record of a known form."""
     file = record.find(config.record)
-    content = record.read_whole(file)
+    content = record.read(file)
     folder = file.parent.parent if file.parent.name == "expunge" else file.parent
     return [
         *_files(content, folder, file),
@@ -54,36 +55,36 @@ def _unknown(name: str, reason: str) -> Item:
     return Item(name, "cannot be checked", reason)
 
 
-def _files(content: Mapping[str, Any], folder: Path, file: Path) -> Iterator[Item]:
+def _files(content: Record, folder: Path, file: Path) -> Iterator[Item]:
     """Every file of the output: weights, tokenizer, pages, evidence, log."""
-    recorded, found = content["files"], manifest.listed(folder, file)
+    recorded, found = content.files, manifest.listed(folder, file)
     closed = record.read_sealed(file)
     found.pop(str(file.with_name(record.SEALED).relative_to(folder)), None)
     for name in sorted(recorded.keys() | found.keys()):
         if name not in found and name in closed:
             yield _unknown(name, "removed when the request was sealed")
         elif closed.get(name) and name in found:
-            yield _compared(name, closed[name], found[name]["sha256"])
+            yield _compared(name, closed[name], found[name].sha256)
         elif name not in found:
             yield Item(name, "differs", "is missing")
         elif name not in recorded:
             yield Item(name, "differs", "is not in the record")
         else:
-            yield _compared(name, recorded[name]["sha256"], found[name]["sha256"])
+            yield _compared(name, recorded[name].sha256, found[name].sha256)
 
 
-def _code(content: Mapping[str, Any]) -> Item:
-    written, here = content["versions"].get("expunge"), environment.environment()["versions"]["expunge"]
+def _code(content: Record) -> Item:
+    written, here = content.versions.get("expunge"), environment.environment()["versions"]["expunge"]
     if written != here:
         return _unknown("code", f"written by version {written}; this is {here}")
-    return _compared("code", content["hashes"].get("code", ""), hashing.code_hash())
+    return _compared("code", content.hashes.get("code", ""), hashing.code_hash())
 
 
-def _models(content: Mapping[str, Any], config: Verify, folder: Path) -> Iterator[Item]:
+def _models(content: Record, config: Verify, folder: Path) -> Iterator[Item]:
     """The weights that the run read, where they still are, and those that it wrote."""
-    hashed, given = content["hashes"], content["config"]
-    places = {role: getattr(config, role, None) or given.get(role) for role in MODELS} | {"output": str(folder)}
-    trust = load.Trust(pickle=True, adapter_base=given.get("adapter_base"))  # nothing is loaded
+    hashed = content.hashes
+    places = {role: getattr(config, role, None) or content.setting(role) for role in MODELS} | {"output": str(folder)}
+    trust = load.Trust(pickle=True, adapter_base=content.setting("adapter_base"))  # nothing is loaded
     for role, place in places.items():
         if role not in hashed:
             continue
@@ -95,40 +96,40 @@ def _models(content: Mapping[str, Any], config: Verify, folder: Path) -> Iterato
                 yield _unknown(f"model: {name}", f"no weights lie at {place}")
 
 
-def _curvature(content: Mapping[str, Any]) -> Iterator[Item]:
+def _curvature(content: Record) -> Iterator[Item]:
     """The curvature that was given, where it still lies there."""
-    name, folder = "curvature", str(content["config"].get("curvature", ""))
-    if name not in content["hashes"]:
+    name, folder = "curvature", content.setting("curvature") or ""
+    if name not in content.hashes:
         return
     try:
-        yield _compared(name, content["hashes"][name], factors.read(folder).hash)
+        yield _compared(name, content.hashes[name], factors.read(folder).hash)
     except InputError as error:
         lies = Path(folder).is_dir()
         yield Item(name, "differs", str(error)) if lies else _unknown(name, f"{folder} is not there")
 
 
-def _rows(content: Mapping[str, Any], config: Verify) -> Iterator[Item]:
+def _rows(content: Record, config: Verify) -> Iterator[Item]:
     """Files of rows, the rows in them, and the ids of the forget rows: all hashes under the user's key."""
-    roles = [role for role in ROWS if role in content["hashes"]]
+    roles = [role for role in ROWS if role in content.hashes]
     try:
         secret = hashing.key()
-        reason = "it was written under another key" if content["key"] != hashing.key_mark(secret) else ""
+        reason = "it was written under another key" if content.key != hashing.key_mark(secret) else ""
     except InputError as error:
         secret, reason = b"", str(error)
-    if EARLIER in content["hashes"]:
+    if EARLIER in content.hashes:
         yield _earlier(content, config, secret, reason)
     for role in roles:
-        path = getattr(config, role) or content["config"].get(role) or ""
+        path = getattr(config, role) or content.setting(role) or ""
         if reason or not _lies(path):
             yield _unknown(f"rows: {role}", reason or f"{path} is not there; give --{role}")
             continue
         yield from _one_role(content, role, path, secret)
 
 
-def _earlier(content: Mapping[str, Any], config: Verify, secret: bytes, reason: str) -> Item:
+def _earlier(content: Record, config: Verify, secret: bytes, reason: str) -> Item:
     """Rows of earlier requests, of which those that were asked for again count as forget rows."""
-    name, paths = f"rows: {EARLIER}", list(config.earlier) or content["config"].get(EARLIER, [])
-    forget = config.forget or content["config"].get("forget", "")
+    name, paths = f"rows: {EARLIER}", config.earlier or content.settings(EARLIER)
+    forget = config.forget or content.setting("forget") or ""
     gone = [path for path in (*paths, forget) if not _lies(path)]
     if reason or gone:
         return _unknown(name, reason or f"{gone[0]} is not there")
@@ -138,7 +139,7 @@ def _earlier(content: Mapping[str, Any], config: Verify, secret: bytes, reason: 
         found = read_earlier(paths, make_row, reading.read(forget, "forget", make_row, columns), columns)
     except InputError as error:
         return Item(name, "differs", str(error))
-    return _compared(name, content["hashes"][EARLIER], hashes.of_rows(found.rows, secret))
+    return _compared(name, content.hashes[EARLIER], hashes.of_rows(found.rows, secret))
 
 
 def _lies(path: str) -> bool:
@@ -146,34 +147,34 @@ def _lies(path: str) -> bool:
     return Path(path).is_file() or Path(path).is_dir()
 
 
-def _columns(content: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(map(str, content["config"].get("columns", ())))
+def _columns(content: Record) -> tuple[str, ...]:
+    return content.settings("columns")
 
 
-def _make_row(content: Mapping[str, Any]) -> Any:
-    return registry.load("benchmarks", content["config"].get("benchmark", "rows"))().make_row
+def _make_row(content: Record) -> Any:
+    return registry.load("benchmarks", content.setting("benchmark") or "rows")().make_row
 
 
-def _one_role(content: Mapping[str, Any], role: str, path: str, secret: bytes) -> Iterator[Item]:
-    if recorded := content["row_files"].get(role):
+def _one_role(content: Record, role: str, path: str, secret: bytes) -> Iterator[Item]:
+    if recorded := content.row_files.get(role):
         yield _compared(f"file: {role}", recorded, hashing.keyed_file_hash(Path(path), secret))
     try:
         found = reading.read(path, role, _make_row(content), _columns(content)).rows
     except InputError as error:
         yield Item(f"rows: {role}", "differs", str(error))
         return
-    yield _compared(f"rows: {role}", content["hashes"][role], hashes.of_rows(found, secret))
+    yield _compared(f"rows: {role}", content.hashes[role], hashes.of_rows(found, secret))
     if role == "forget":
         ids = [hashing.keyed_hash(row.content, secret) for row in found]
-        yield _compared(f"ids of {len(ids)} forget rows", " ".join(row["id"] for row in content["rows"]), " ".join(ids))
+        yield _compared(f"ids of {len(ids)} forget rows", " ".join(row.id for row in content.rows), " ".join(ids))
 
 
-def _parent(content: Mapping[str, Any]) -> Iterator[Item]:
+def _parent(content: Record) -> Iterator[Item]:
     """The record of the run that made this run's model."""
-    if not (parent := content["parent"]):
+    if not (parent := content.parent):
         return
-    file = record.find(parent["path"])
+    file = record.find(parent.path)
     if not file.is_file():
         yield _unknown("record of the parent run", f"{file} is not there")
     else:
-        yield _compared("record of the parent run", parent["record"], hashing.full_hash(file))
+        yield _compared("record of the parent run", parent.record, hashing.full_hash(file))

@@ -1,15 +1,10 @@
-"""What attacks showed, for pages: a table of the settings, and which attacks were not tested. Pure functions.
+"""What attacks showed, for pages: a table of the settings, and which attacks were not tested. Pure functions."""
 
-A record of before attacks were known has no such block, and gets no section.
-"""
-
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from expunge.reporting.finding import Attack, Attacks, Means, Measure, Setting
 from expunge.reporting.words import NOT_MEASURED, number
 
-Record = Mapping[str, Any]
 TITLE = "Under attack"
 HEADERS = ("Attack", "Verdict", "Given back", "Loss", "Compared with")
 LEAD = (
@@ -30,33 +25,31 @@ class Section:
     headers: tuple[str, ...] = HEADERS
 
 
-def section(record: Record) -> Section | None:
-    """None where there is nothing to say of attacks."""
-    if "attacks" not in record:
-        return None
-    found = record["attacks"]
-    lines = [_line(result, setting) for result in found["results"] for setting in result["settings"]]
-    missing = ", ".join(found["not_tested"].values())
+def section(found: Attacks) -> Section:
+    """All settings, also where there are none."""
+    lines = [_line(attack, setting) for attack in found.results for setting in attack.settings]
+    missing = ", ".join(found.not_tested.values())
     return Section(tuple(lines), f"Not tested: {missing}." if missing else "")
 
 
-def _line(result: Record, setting: Record) -> tuple[str, ...]:
-    name = f"{result['title']}: {setting['setting']}"
-    values = [_both(setting, figure) for figure in ("known", "loss")]
-    return (name, setting["verdict"], *values, OTHERS[setting["compared_with"]])
+def _line(attack: Attack, setting: Setting) -> tuple[str, ...]:
+    name = f"{attack.title}: {setting.setting}"
+    return (name, setting.verdict, _both(setting, "known"), _both(setting, "loss"), OTHERS[setting.compared_with])
 
 
-def _both(setting: Record, figure: str) -> str:
+def _both(setting: Setting, measure: Measure) -> str:
     """Of the forget rows under the unlearned model, and of what it is compared with."""
-    forget = setting["values"]["forget"]
-    mine = forget["unlearned"][figure]
+    rows, model = ("forget", "retrained") if setting.compared_with == "retrained" else ("judging", "unlearned")
+    mine, other = (_value(setting, *one, measure) for one in (("forget", "unlearned"), (rows, model)))
     if mine is None:
         return NOT_MEASURED
-    twin = setting["compared_with"] == "retrained"
-    other = forget["retrained"] if twin else setting["values"]["judging"].get("unlearned")
-    beside = None if other is None else other[figure]
-    return _number(mine, figure) + ("" if beside is None else f" (beside {_number(beside, figure)})")
+    return _number(mine, measure) + ("" if other is None else f" (beside {_number(other, measure)})")
 
 
-def _number(value: float, figure: str) -> str:
-    return f"{value:.0%}" if figure == "known" else number(value)
+def _value(setting: Setting, rows: str, model: str, measure: Measure) -> float | None:
+    found = setting.values.get(rows, {}).get(model, Means(None, None))
+    return found.known if measure == "known" else found.loss
+
+
+def _number(value: float, measure: Measure) -> str:
+    return f"{value:.0%}" if measure == "known" else number(value)

@@ -5,9 +5,8 @@ all), so that a move is seen against what knowing and not knowing are. No string
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -27,9 +26,9 @@ from expunge.reporting.plots import (
     scaled,
     svg_element,
 )
+from expunge.reporting.record import Record
 from expunge.reporting.words import MODELS, number
 
-Record = Mapping[str, Any]
 KEPT = {"retain": "Rows to keep", "guard": "Guard rows", "collateral": "Other trained rows", "samples": "Own samples"}
 SIZE = (4.9, 4.1)  # inches: on a phone a point is about a pixel, so that words stay readable
 THINNEST = 0.03  # of an axis: a narrower band could not be seen
@@ -89,10 +88,10 @@ def draw(record: Record) -> Plot | None:
 def _means(record: Record) -> dict[tuple[str, str], Mean]:
     """Mean losses by set and model."""
     found = {}
-    for score in record["scores"]:
-        if score["metric"] == "loss" and score["value"] is not None and math.isfinite(score["value"]):
-            ends = [score["value"] if end is None else end for end in (score.get("low"), score.get("high"))]
-            found[score["set"], score["model"]] = Mean(score["value"], *ends)
+    for score in record.scores:
+        if score.metric == "loss" and score.value is not None and math.isfinite(score.value):
+            ends = [score.value if end is None else end for end in (score.low, score.high)]
+            found[score.set, score.model] = Mean(score.value, *ends)
     return found
 
 

@@ -1,12 +1,11 @@
 """The section with a benchmark's official scores: parts apart, every term per model, what is missing and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from expunge.reporting.finding import Benchmark, Official, OfficialScores
 from expunge.reporting.words import MODELS, NOT_MEASURED, number
 
-Record = Mapping[str, Any]
 GROUPS = {
     "parts": "The official score and its parts",
     "terms": "The terms of the task aggregate (1 is best in each)",
@@ -42,43 +41,48 @@ class Section:
     notes: tuple[str, ...]
 
 
-def section(record: Record) -> Section | None:
+def section(block: Benchmark | None) -> Section | None:
     """None for a record without official scores."""
-    block = record["benchmark"]
     if not block:
         return None
-    by_model = block["models"]
-    models = (*(name for name in MODELS if name in by_model), *sorted(set(by_model) - set(MODELS)))
-    given: list[dict[str, str]] = [by_model[model]["titles"] for model in models if by_model[model].get("titles")]
+    found = {model: block.models[model] for model in MODELS if model in block.models}
+    found |= {model: block.models[model] for model in sorted(set(block.models) - set(MODELS))}
+    given = [scores.titles for scores in found.values() if isinstance(scores.titles, Mapping) and scores.titles]
     titles = given[0] if given else {}
     tables = tuple(
-        Scores(titles.get(group, title), ("Score", *(model.capitalize() for model in models)), lines)
+        Scores(titles.get(group, title), ("Score", *(model.capitalize() for model in found)), lines)
         for group, title in GROUPS.items()
-        if (lines := _lines(by_model, models, group))
+        if (lines := _lines(found, group))
     )
-    notes = [*dict.fromkeys(note for model in models for note in by_model[model]["notes"]), *_missing(by_model, models)]
-    lead = titles.get("lead") or (OPTIMUM if "retrained" in by_model else NO_OPTIMUM)
-    return Section(block["title"], lead, tuple(block["flags"]), tables, tuple(notes))
+    notes = [*dict.fromkeys(note for scores in found.values() for note in scores.notes), *_missing(found)]
+    lead = titles.get("lead") or (OPTIMUM if "retrained" in found else NO_OPTIMUM)
+    return Section(block.title, lead, block.flags, tables, tuple(notes))
 
 
-def _lines(by_model: Record, models: Sequence[str], group: str) -> tuple[tuple[str, ...], ...]:
-    names = dict.fromkeys(name for model in models for name in by_model[model][group])
-    return tuple((name, *(_cell(by_model[model][group].get(name)) for model in models)) for name in names)
+def _group(scores: OfficialScores, group: str) -> Mapping[str, Official]:
+    return {"parts": scores.parts, "terms": scores.terms, "beside": scores.beside}[group]
 
 
-def _cell(score: Mapping[str, Any] | None) -> str:
-    if score is None or score.get("value") is None:
-        return "missing" if score and "missing" in score else NOT_MEASURED
-    interval = "" if score.get("low") is None else f" ({number(score['low'])} to {number(score['high'])})"
-    return f"{number(score['value'])}{interval}"
+def _lines(found: Mapping[str, OfficialScores], group: str) -> tuple[tuple[str, ...], ...]:
+    groups = [_group(scores, group) for scores in found.values()]
+    names = dict.fromkeys(name for one in groups for name in one)
+    return tuple((name, *(_cell(one.get(name, Official())) for one in groups)) for name in names)
 
 
-def _missing(by_model: Record, models: Sequence[str]) -> list[str]:
+def _cell(score: Official) -> str:
+    if not isinstance(score.value, float):
+        return "missing" if isinstance(score.missing, str) else NOT_MEASURED
+    low, high = score.low, score.high
+    ends = f" ({number(low)} to {number(high)})" if isinstance(low, float) and isinstance(high, float) else ""
+    return f"{number(score.value)}{ends}"
+
+
+def _missing(found: Mapping[str, OfficialScores]) -> list[str]:
     """Each reason once, with the names of the scores and models that it is missing from."""
     where: dict[tuple[str, str], list[str]] = {}
-    for model in models:
+    for model, scores in found.items():
         for group in GROUPS:
-            for name, score in by_model[model][group].items():
-                if "missing" in score:
-                    where.setdefault((name, score["missing"]), []).append(model)
-    return [f"{name} is missing ({', '.join(found)}): {reason}" for (name, reason), found in where.items()]
+            for name, score in _group(scores, group).items():
+                if isinstance(score.missing, str):
+                    where.setdefault((name, score.missing), []).append(model)
+    return [f"{name} is missing ({', '.join(models)}): {reason}" for (name, reason), models in where.items()]

@@ -1,11 +1,11 @@
 """Pages, sheets and a drawing of a comparison (methods x seeds on one problem), from its content alone."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from expunge.files import plain_json
+from expunge.files.typed import plain
 from expunge.reporting import comparison_tables, findings, latex, scatter, sheets, standings
+from expunge.reporting.content import Content
 from expunge.reporting.html import environment, inline
 from expunge.reporting.markdown import bullets, escaped, paragraph, table
 from expunge.reporting.plots import Plot
@@ -13,11 +13,8 @@ from expunge.reporting.standings import Standings
 from expunge.reporting.words import NOT_MEASURED
 
 
-def write(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes comparison.{json,html,md,csv,tex,svg} and cells.csv into an existing folder, over earlier ones.
-
-    Raises `InputError` where the content cannot be shown, before anything is written.
-    """
+def write(folder: Path, content: Content) -> None:
+    """Writes comparison.{json,html,md,csv,tex,svg} and cells.csv into an existing folder, over earlier ones."""
     found = standings.of(content)
     plot = scatter.draw(found)
     pages = {
@@ -31,12 +28,12 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
         pages["comparison.svg"] = scatter.standing_alone(plot)
     else:
         (folder / "comparison.svg").unlink(missing_ok=True)  # of an earlier state
-    plain_json.write_json(folder / "comparison.json", content)
+    plain_json.write_json(folder / "comparison.json", plain(content))
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def page(found: Standings, content: Mapping[str, Any], plot: Plot | None) -> str:
+def page(found: Standings, content: Content, plot: Plot | None) -> str:
     """One HTML page that needs nothing outside itself: inline style, inline drawing, no script.
 
     `plot`: the drawing of forgetting against keeping, None where there is nothing to draw.
@@ -60,7 +57,7 @@ def page(found: Standings, content: Mapping[str, Any], plot: Plot | None) -> str
     )
 
 
-def markdown(found: Standings, content: Mapping[str, Any]) -> str:
+def markdown(found: Standings, content: Content) -> str:
     """The tables of the HTML page in the same order, without the drawing."""
     parts = ["# Methods beside retrained models", paragraph(findings.headline(found))]
     parts.append("\n".join(line for finding in findings.findings(found) for line in _finding(finding)))

@@ -1,18 +1,19 @@
 """The tables of a comparison as plain strings, *not* escaped: each page escapes what it prints."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from expunge.reporting import proposals
+from expunge.reporting.content import Column, Content
+from expunge.reporting.finding import Word
 from expunge.reporting.provenance import Table, pairs
 from expunge.reporting.standings import (
     NO_BAND,
     ORIGINAL,
     RETRAINED,
     THE_BAND,
-    Column,
     Entry,
     Model,
     Standings,
@@ -30,6 +31,7 @@ TONES = {
     DIFFERS: "warn",
     NOT_FINITE: "bad",
 }
+Cost = Literal["steps", "tokens", "unlearn_seconds", "seconds", "peak_memory_bytes"]
 HONEST = "the honest optimum"
 POOLED_LEAD = "Mean over seeds. The retrained models never saw the forget rows: their line is the band to be in."
 TERMS_LEAD = "The retrained models stand first; where they are is the best that unlearning can reach."
@@ -132,13 +134,13 @@ def overview(found: Standings) -> tuple[Table, ...]:
 
 def under_attack(found: Standings) -> Table:
     """The word of each attack on each model; where seeds differ, each with how many have it. Empty without attacks."""
-    done = [(model, [cell["attacks"] for cell in model.done if cell["attacks"]]) for model in found.models]
-    titles = dict.fromkeys(one["title"] for _, cells in done for results in cells for one in results)
+    done = [(model, [cell.attacks for cell in model.done if cell.attacks]) for model in found.models]
+    titles = dict.fromkeys(one.title for _, cells in done for results in cells for one in results)
     lines = []
     for model, cells in done:
         if cells:
             words = {
-                title: Counter(one["verdict"] for results in cells for one in results if one["title"] == title)
+                title: Counter(one.verdict for results in cells for one in results if one.title == title)
                 for title in titles
             }
             lines.append((name_of(model), many(len(cells), "seed"), *map(_counted, words.values())))
@@ -146,7 +148,7 @@ def under_attack(found: Standings) -> Table:
     return Table("Under attack", headers, tuple(lines), wide=True)
 
 
-def _counted(words: Counter[str]) -> str:
+def _counted(words: Counter[Word]) -> str:
     if len(words) == 1:
         return next(iter(words))
     return ", ".join(f"{word} ({count})" for word, count in words.most_common()) or NOT_MEASURED
@@ -158,7 +160,7 @@ def costs(found: Standings) -> Table:
     lines = tuple(
         (
             name_of(model),
-            "; ".join(dict.fromkeys(str(cell["settings"]) for cell in model.cells if cell["settings"])),
+            "; ".join(dict.fromkeys(cell.settings for cell in model.cells if cell.settings)),
             _seeds(model),
             _whole(_mean(model, "steps")),
             _whole(_mean(model, "tokens")),
@@ -174,10 +176,10 @@ def costs(found: Standings) -> Table:
 def proposed(found: Standings) -> Table:
     """What the methods proposed, cell by cell."""
     lines = tuple(
-        (f"{name_of(model)}, seed {seed_of(cell['seed'])}", *line)
+        (f"{name_of(model)}, seed {seed_of(cell.seed)}", *line)
         for model in found.models
         for cell in model.done
-        for line in proposals.lines(cell["proposals"], cell["sophia"])
+        for line in proposals.lines(cell.proposals, cell.sophia)
     )
     return Table(proposals.TITLE, ("Cell", *proposals.HEADERS), lines, wide=True)
 
@@ -187,20 +189,19 @@ def cells(found: Standings) -> Table:
     lines = []
     for model in found.models:
         for cell in model.cells:
-            verdict = cell["verdict"] or {}
-            said = [verdict.get(part) or NOT_MEASURED for part in ("forget", "rest")]
-            remark = f"error: {cell['error']}" if cell["error"] else ", ".join(cell["flags"])
-            lines.append((name_of(model), seed_of(cell["seed"]), *said, remark))
+            said = (cell.verdict.forget, cell.verdict.rest) if cell.verdict else (NOT_MEASURED, NOT_MEASURED)
+            remark = f"error: {cell.error}" if cell.error else ", ".join(cell.flags)
+            lines.append((name_of(model), seed_of(cell.seed), *said, remark))
     headers = ("Model", "Seed", "Rows to forget", "Rest of the model", "Remarks")
     return Table("Verdict of every cell", headers, tuple(lines), wide=True)
 
 
-def provenance(content: Mapping[str, Any]) -> tuple[Table, ...]:
+def provenance(content: Content) -> tuple[Table, ...]:
     made = (
-        pairs("Run", {key: content[key] for key in ("benchmark", "created", "machine")}),
-        pairs("Rows", content["counts"]),
-        pairs("Versions", content["versions"]),
-        pairs("Configuration", content["config"], wide=True),
+        pairs("Run", {"benchmark": content.benchmark, "created": content.created, "machine": content.machine}),
+        pairs("Rows", content.counts),
+        pairs("Versions", content.versions),
+        pairs("Configuration", content.config, wide=True),
     )
     return tuple(table for table in made if table is not None)
 
@@ -257,11 +258,11 @@ def seed_of(seed: int | None) -> str:
     return "none" if seed is None else plain(seed)
 
 
-def _values(model: Model, key: str) -> list[float]:
-    return [float(cell[key]) for cell in model.done if cell[key] is not None]
+def _values(model: Model, key: Cost) -> list[float]:
+    return [float(value) for cell in model.done if (value := getattr(cell, key)) is not None]
 
 
-def _mean(model: Model, key: str) -> float | None:
+def _mean(model: Model, key: Cost) -> float | None:
     values = _values(model, key)
     return sum(values) / len(values) if values else None
 

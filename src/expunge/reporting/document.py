@@ -9,9 +9,9 @@ from typing import Any
 
 from expunge.reporting import tables
 from expunge.reporting.html import environment
+from expunge.reporting.record import Record
 from expunge.reporting.words import MEANINGS, SETS, number
 
-Record = Mapping[str, Any]
 MOST_IDS, MOST_TESTS, MOST_OTHERS, MOST_COPIES = 28, 12, 6, 6  # what two pages hold
 SHOWN = ("forget", "earlier", "retain")
 GIVEN_BACK = ("knowledge", "regurgitation", "exact")
@@ -33,10 +33,7 @@ RISKS = (
 def render(record: Record, request: Mapping[str, Any]) -> str:
     """The page. `request`: id, state, opened, run, sealed (None where it is not), others (lines on other requests),
     copies (what and where, as sealing found them, else as the run did), limits (what was not tested).
-
-    Raises `InputError` where the record is of another schema or incomplete.
     """
-    tables.check(record)
     ids = [row["id"] for row in request["opened"]["rows"]]
     return (
         environment()
@@ -53,7 +50,7 @@ def render(record: Record, request: Mapping[str, Any]) -> str:
             tests=tests(record)[:MOST_TESTS],
             models=tables.models_of(record),
             more_tests=len(tests(record)) - MOST_TESTS,
-            meanings={word: MEANINGS[word] for word in record["verdict"]["counts"] if word in MEANINGS},
+            meanings={word: MEANINGS[word] for word in record.verdict.counts if word in MEANINGS},
             risks=risks(record),
             others=request["others"][:MOST_OTHERS],
             more_others=len(request["others"]) - MOST_OTHERS,
@@ -88,15 +85,13 @@ def search(selection: Mapping[str, Any] | None) -> list[str]:
 
 def lineage(record: Record, request: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Models and runs, oldest first."""
-    hashed = record["hashes"]
     found = []
-    if parent := record["parent"]:
-        found.append(("Run before", f"{parent['path']}, of {parent['created'][:10]}"))
-    found.append(("Model before", f"{record['config'].get('model')} (weights {hashed.get('model', 'on a hub')})"))
-    found.append(("Model after", f"{request['run']['path']} (weights {hashed.get('output', 'not known')})"))
-    found.append(
-        ("Method", f"{(record['method'] or {}).get('name', 'none')}, expunge {record['versions'].get('expunge')}")
-    )
+    if parent := record.parent:
+        found.append(("Run before", f"{parent.path}, of {parent.created[:10]}"))
+    found.append(("Model before", f"{record.setting('model')} (weights {record.hashes.get('model', 'on a hub')})"))
+    found.append(("Model after", f"{request['run']['path']} (weights {record.hashes.get('output', 'not known')})"))
+    name = record.method.name if record.method else "none"
+    found.append(("Method", f"{name}, expunge {record.versions.get('expunge')}"))
     found.append(("Record", f"SHA-256 {request['run']['record']}"))
     return found
 
@@ -110,18 +105,18 @@ def tests(record: Record) -> list[tuple[str, str, tuple[tables.Cell, ...]]]:
 
 def risks(record: Record) -> list[str]:
     """What may be left all the same, with figures where there are any."""
-    scores = {(one["metric"], one["set"], one["model"]): one for one in record["scores"]}
+    scores = {one.metric: one for one in record.scores if (one.set, one.model) == ("forget", "unlearned")}
     found = []
-    given = next((scores[key] for name in GIVEN_BACK if (key := (name, "forget", "unlearned")) in scores), None)
-    if given and given["high"] is not None:
-        known, count = round(given["value"] * given["count"]), given["count"]
+    given = next((scores[name] for name in GIVEN_BACK if name in scores), None)
+    if given and given.value is not None and given.high is not None:
+        known = round(given.value * given.count)
         found.append(
-            f"{known} of {count} rows are given back. From so many tests, up to {given['high']:.0%} of such rows could "
-            "be (95 % interval)."
+            f"{known} of {given.count} rows are given back. From so many tests, up to {given.high:.0%} of such rows "
+            "could be (95 % interval)."
         )
-    if (attack := scores.get((ATTACK, "forget", "unlearned"))) and attack["low"] is not None:
+    if (attack := scores.get(ATTACK)) and attack.low is not None:
         found.append(
-            f"Told from never-seen rows by their loss with AUC {number(attack['value'])} ({number(attack['low'])} to "
-            f"{number(attack['high'])}; 0.5: not at all; far below 0.5: the model avoids them, which tells too)."
+            f"Told from never-seen rows by their loss with AUC {number(attack.value)} ({number(attack.low)} to "
+            f"{number(attack.high)}; 0.5: not at all; far below 0.5: the model avoids them, which tells too)."
         )
     return [*found, *RISKS]

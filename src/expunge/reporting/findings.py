@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from expunge.reporting.comparison_tables import TONES, many, name_of, seed_of
-from expunge.reporting.standings import Column, Standings
+from expunge.reporting.content import Column
+from expunge.reporting.standings import Standings
 from expunge.reporting.words import Badge
 from expunge.scoring.band import AS_RETRAINED, CANNOT_TELL, DIFFERS
 
@@ -83,10 +84,10 @@ def place_badge(place: str) -> Badge:
 
 def errors(found: Standings) -> tuple[str, ...]:
     return tuple(
-        f"{name_of(model)}, seed {seed_of(cell['seed'])}: {cell['error']}"
+        f"{name_of(model)}, seed {seed_of(cell.seed)}: {cell.error}"
         for model in found.models
         for cell in model.cells
-        if cell["error"]
+        if cell.error
     )
 
 

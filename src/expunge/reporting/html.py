@@ -7,28 +7,23 @@ names the hash of that script, so that no string of a record could run even wher
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from expunge.files.visible import visible
 from expunge.reporting import attacks, balance, benchmark, iterations, metric_cards, plots, provenance, summary, tables
+from expunge.reporting.record import Record, Texts
 from expunge.reporting.words import MEANINGS, NOT_MEASURED, badge
 
-Record = Mapping[str, Any]
 COLOUR = re.compile("|".join(plots.THEME))
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
-    """`texts` is what `--show-rows` hands over; without it no row text can reach the page, since no record holds any.
-
-    Raises `InputError` where the record is of another schema or incomplete.
-    """
-    tables.check(record)
+def render(record: Record, texts: Texts | None = None) -> str:
+    """`texts` is what `--show-rows` hands over; without it no row text can reach the page: no record holds any."""
     page = environment().get_template("report.html.jinja")
     script = (TEMPLATES / "rows.js").read_text(encoding="utf-8")
     return page.render(
@@ -43,9 +38,9 @@ def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
         card_headers=metric_cards.HEADERS,
         card_title=metric_cards.TITLE,
         comparison=tables.comparison(record),
-        attacks=attacks.section(record),
+        attacks=attacks.section(record.attacks),
         badge_of=badge,
-        benchmark=benchmark.section(record),
+        benchmark=benchmark.section(record.benchmark),
         losses=inline(plots.losses(record)),
         history=inline(None if iterations.only_proposed(record) else plots.history(record)),
         iterations=inline(iterations.draw(record)),
@@ -71,12 +66,19 @@ def environment() -> Environment:
     )
 
 
-def _visible(value: Any) -> Any:
+def _visible(value: object) -> object:
     """Before escaping, names the control characters of every string that enters the page; markup is ours."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def inline(plot: plots.Plot | None) -> dict[str, Any] | None:
+class Drawing(TypedDict):
+    """A drawing as a page takes it: markup, and what stands below it."""
+
+    svg: Markup
+    note: str
+
+
+def inline(plot: plots.Plot | None) -> Drawing | None:
     """The drawing as markup with its words for those who cannot see it."""
     if plot is None:
         return None

@@ -13,11 +13,12 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from expunge.reporting.finding import known
 from expunge.reporting.plots import COLOURS, FAINT, INK, REST, STYLE, Plot, plain_frame, svg_element
-from expunge.reporting.proposals import figure
+from expunge.reporting.proposals import noted
+from expunge.reporting.record import Change, Proposal, Record
 from expunge.reporting.words import number
 
-Record = Mapping[str, Any]
 RESTORATION = "restoration"
 TITLE = "Iteration by iteration"
 HEADERS: tuple[str, ...] = (
@@ -53,47 +54,44 @@ class Step:
 
 def steps(record: Record) -> tuple[Step, ...]:
     """Every proposal of a run in order; none for a method that proposes nothing."""
-    entries: Sequence[Mapping[str, Any]] = (record["method"] or {}).get("proposals") or ()
+    entries = record.method.proposals if record.method else ()
     found: list[Step] = []
-    waiting: list[Mapping[str, Any]] = []
+    waiting: list[Proposal] = []
     iteration = 0
     for entry in entries:
         waiting.append(entry)
-        if entry.get("phase") != RESTORATION or entry is entries[-1]:
+        if entry.phase != RESTORATION or entry is entries[-1]:
             found += [_step(one, iteration, place / len(waiting)) for place, one in enumerate(waiting, 1)]
             waiting, iteration = [], iteration + 1
     return tuple(found)
 
 
-def _step(entry: Mapping[str, Any], ended: int, part: float) -> Step:
+def _step(entry: Proposal, ended: int, part: float) -> Step:
     """`ended`: iterations before this one; `part` of this one, after the step."""
-    notes, length = entry.get("notes") or {}, figure(entry.get("step"))
-    forget, kl, needs = entry.get("forget") or {}, entry.get("retain_kl") or {}, notes.get("needs")
-    before, change = figure(forget.get("before")), figure((entry.get("predicted") or {}).get("forget"))
+    before, change = entry.forget.before, known((entry.predicted or Change()).forget)
     forecast = None if before is None or change is None else before + change
-    planned = figure(notes.get("planned"))
-    needs = needs if isinstance(needs, Mapping) else {}
+    planned = noted(entry.notes, "planned")
     return Step(
         iteration=ended + 1,
         at=ended + part,
-        phase=RESTORATION if entry.get("phase") == RESTORATION else "removal",
-        length=length,
+        phase=RESTORATION if entry.phase == RESTORATION else "removal",
+        length=entry.step,
         planned=forecast if planned is None else planned,
         before=before,
-        reached=figure(forget.get("after")),
-        kl=(figure(kl.get("before")), figure(kl.get("after"))),
-        needs=(figure(needs.get("mean")), figure(needs.get("most"))),
-        missed=figure(notes.get("missed")),
-        damping=figure(notes.get("dual_damping")),
-        left=figure(notes.get("left_of_it")),
-        row_passes=figure(entry.get("row_passes")),
+        reached=entry.forget.after,
+        kl=(entry.retain_kl.before, entry.retain_kl.after),
+        needs=(noted(entry.notes, "needs", "mean"), noted(entry.notes, "needs", "most")),
+        missed=noted(entry.notes, "missed"),
+        damping=noted(entry.notes, "dual_damping"),
+        left=noted(entry.notes, "left_of_it"),
+        row_passes=entry.row_passes,
     )
 
 
 def only_proposed(record: Record) -> bool:
     """Whether all steps of the run were proposed ones, so that the drawing here shows all there is."""
     taken = sum(one.length is not None for one in steps(record))
-    return bool(taken) and (record["method"] or {}).get("steps") == taken
+    return bool(taken) and record.method is not None and record.method.steps == taken
 
 
 def table(record: Record) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -185,8 +183,7 @@ def _dress(axes: Axes, title: str) -> None:
 
 def _target(record: Record) -> float | None:
     """The mean of the rows' targets, as the history has it."""
-    known = [figure(entry.get("target")) for entry in record["history"]]
-    return next((value for value in reversed(known) if value is not None), None)
+    return next((one.target for one in reversed(record.history) if one.target is not None), None)
 
 
 def _label(found: Sequence[Step], target: float | None, kl: Sequence[tuple[float, float]]) -> str:

@@ -1,13 +1,12 @@
 """The report as Markdown: the tables of the HTML page, without drawings."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from expunge.files.visible import visible
 from expunge.reporting import attacks, benchmark, iterations, metric_cards, provenance, summary, tables
+from expunge.reporting.record import Check, Record, Texts
 
-Record = Mapping[str, Any]
 # Everything that could start an element of GitHub Markdown within a line; an underscore only at the edge of a word.
 MARKS = re.compile(r"[\\`*\[\]|~$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 STARTS = re.compile(r"^(\d*)(?=[#+=-]|[.)](\s|$))")  # of a heading, a list, a rule
@@ -15,9 +14,8 @@ MOST_ROWS = 200  # longer tables are of no use where nothing sorts or filters th
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
-def render(record: Record, texts: Mapping[str, Any] | None = None) -> str:
+def render(record: Record, texts: Texts | None = None) -> str:
     """The same content and order as the HTML page; row text enters only through `texts`."""
-    tables.check(record)
     rows = tables.row_table(record, texts, MOST_ROWS)
     parts = [
         *_verdict(record, shows_text=texts is not None),
@@ -100,15 +98,13 @@ def _cell(cell: tables.Cell) -> str:
 
 
 def _attacks(record: Record) -> list[str]:
-    found = attacks.section(record)
-    if found is None:
-        return []
+    found = attacks.section(record.attacks)
     lines = [found.lead, table(found.headers, found.lines)] if found.lines else []
     return [f"## {found.title}", *lines, *([paragraph(found.not_tested)] if found.not_tested else [])]
 
 
 def _benchmark(record: Record) -> list[str]:
-    found = benchmark.section(record)
+    found = benchmark.section(record.benchmark)
     if found is None:
         return []
     parts = [f"## {escaped(found.title)}", found.lead, *([bullets(found.flags)] if found.flags else [])]
@@ -168,14 +164,13 @@ def _record(record: Record) -> list[str]:
     parts = ["## The record", escaped(provenance.subspace_sentence(record)) or "Nothing was trained."]
     for found in provenance.tables(record):
         parts.extend([f"### {found.title}", table(found.headers, found.lines)])
-    if record["history"]:
-        steps = record["history"]
-        keys = ("step", "forget", "target", "retain", "guard")
+    if steps := record.history:
         parts.append("### Training, in nats per token")
-        chosen = steps[:: max(1, len(steps) // 20)] + (steps[-1:] if len(steps) > 20 else [])
-        parts.append(table([key.capitalize() for key in keys], ([_entry(s.get(key)) for key in keys] for s in chosen)))
+        chosen = steps[:: max(1, len(steps) // 20)] + (steps[-1:] if len(steps) > 20 else ())
+        parts.append(table(("Step", "Forget", "Target", "Retain", "Guard"), map(_check, chosen)))
     return parts
 
 
-def _entry(value: float | None) -> str:
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+def _check(one: Check) -> tuple[str, ...]:
+    losses = (one.forget, one.target, one.retain, one.guard)
+    return (str(one.step), *("" if loss is None else f"{loss:.3f}" for loss in losses))

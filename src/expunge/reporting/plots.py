@@ -17,9 +17,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from expunge.reporting.record import Check, Record
 from expunge.reporting.words import MODELS, SETS
 
-Record = Mapping[str, Any]
 Floats = NDArray[np.float64]
 MOST_DOTS = 160  # per strip: more look no different and make the page heavy
 FEWEST_FOR_BOX = 5
@@ -65,7 +65,7 @@ class Strip:
 
 def losses(record: Record) -> Plot | None:
     """One panel per set, one strip per model, all on one axis. None where no loss was recorded."""
-    panels = {name: _strips(record["losses"].get(name) or {}) for name in SETS}
+    panels = {name: _strips(record.losses.get(name, {})) for name in SETS}
     panels = {name: strips for name, strips in panels.items() if strips}
     if not panels:
         return None
@@ -84,7 +84,7 @@ def losses(record: Record) -> Plot | None:
 def _strips(found: Mapping[str, Sequence[float | None]]) -> tuple[Strip, ...]:
     strips = []
     for model in MODELS:
-        values = np.array([np.nan if value is None else value for value in found.get(model) or ()], dtype=np.float64)
+        values = np.array([np.nan if value is None else value for value in found.get(model, ())], dtype=np.float64)
         finite = np.sort(values[np.isfinite(values)])
         if finite.size:
             strips.append(Strip(model, finite, int(values.size - finite.size)))
@@ -183,12 +183,12 @@ def _losses_note(panels: Mapping[str, Sequence[Strip]], band: tuple[float, float
 
 def history(record: Record) -> Plot | None:
     """Forget loss against its target, and beside it the rows to keep. None where nothing was trained."""
-    steps = [entry for entry in record["history"] if entry.get("step") is not None]
-    series = {key: _series(steps, key) for key in ("forget", "target", "retain", "guard")}
+    steps = record.history
+    series = _series(steps)
     series = {key: values for key, values in series.items() if np.isfinite(values).any()}
     if not series:
         return None
-    at = np.array([entry["step"] for entry in steps], dtype=np.float64)
+    at = np.array([entry.step for entry in steps], dtype=np.float64)
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(9.6, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -199,8 +199,14 @@ def history(record: Record) -> Plot | None:
         return Plot(svg_element(figure, "history"), f"Losses over steps, in nats per token: {label}.", "")
 
 
-def _series(steps: Sequence[Mapping[str, Any]], key: str) -> Floats:
-    return np.array([np.nan if s.get(key) is None else s[key] for s in steps], dtype=np.float64)
+def _series(steps: Sequence[Check]) -> dict[str, Floats]:
+    """None is a gap."""
+    return {
+        "forget": np.array([one.forget for one in steps], dtype=np.float64),
+        "target": np.array([one.target for one in steps], dtype=np.float64),
+        "retain": np.array([one.retain for one in steps], dtype=np.float64),
+        "guard": np.array([one.guard for one in steps], dtype=np.float64),
+    }
 
 
 def _first(values: Floats) -> float:

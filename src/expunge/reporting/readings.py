@@ -7,15 +7,15 @@ whole range of its metric cannot tell anything, and is level with nothing.
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+from expunge.reporting.finding import Score
 from expunge.reporting.words import Badge
 
 CANNOT_TELL = "cannot tell"
 Ends = tuple[float | None, float | None]
 
 
-def read(high: str, name: str, scores: Mapping[str, Mapping[str, Any] | None], ends: Ends = (None, None)) -> Badge:
+def read(high: str, name: str, scores: Mapping[str, Score | None], ends: Ends = (None, None)) -> Badge:
     """Scores by model on the set `name`; None where a model was not measured. `high`: what a high score means, see
     `metric.Metric`; `ends`: of the metric's range."""
     to_retrained = name in ("forget", "earlier") or (name == "judging" and scores.get("retrained") is not None)
@@ -29,7 +29,7 @@ def read(high: str, name: str, scores: Mapping[str, Mapping[str, Any] | None], e
     if apart is None:
         return Badge("no intervals to compare", "unknown")
     if apart == 0:
-        same = ours["value"] == theirs["value"]
+        same = ours.value == theirs.value
         return Badge(f"{'equal to' if same else 'level with'} {other}", "good")
     if name in ("forget", "earlier") and high in ("known", "unknown"):
         beyond = (apart > 0) == (high == "unknown")
@@ -40,19 +40,19 @@ def read(high: str, name: str, scores: Mapping[str, Mapping[str, Any] | None], e
     return Badge(f"{'above' if apart > 0 else 'below'} {other}", "unknown")
 
 
-def says_nothing(score: Mapping[str, Any], ends: Ends) -> bool:
+def says_nothing(score: Score, ends: Ends) -> bool:
     """Whether the interval is all of the metric's range."""
-    (least, most), low, high = ends, score.get("low"), score.get("high")
+    (least, most), low, high = ends, score.low, score.high
     if least is None or most is None or low is None or high is None:
         return False
     return bool(low <= least and high >= most)
 
 
-def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> int | None:
+def _apart(ours: Score, theirs: Score) -> int | None:
     """+1 or -1 where our whole interval lies above or below theirs, 0 where they touch, None where one is unknown."""
-    if ours.get("value") is not None and ours["value"] == theirs.get("value"):
+    if ours.value is not None and ours.value == theirs.value:
         return 0
-    bounds = [score.get(side) for score in (ours, theirs) for side in ("low", "high")]
-    if any(bound is None or not math.isfinite(bound) for bound in bounds):
+    bounds = [bound for bound in (ours.low, ours.high, theirs.low, theirs.high) if bound is not None]
+    if len(bounds) < 4 or not all(map(math.isfinite, bounds)):
         return None
-    return int(ours["low"] > theirs["high"]) - int(ours["high"] < theirs["low"])
+    return int(bounds[0] > bounds[3]) - int(bounds[1] < bounds[2])

@@ -19,8 +19,10 @@ from matplotlib.patches import Patch, Rectangle
 
 from expunge.files.visible import visible
 from expunge.reporting.comparison_tables import name_of
+from expunge.reporting.content import Cell, Column
+from expunge.reporting.finding import Official, known
 from expunge.reporting.plots import BAND, COLOURS, INK, STYLE, Plot, plain_frame, svg_element
-from expunge.reporting.standings import ORIGINAL, RETRAINED, Column, Model, Standings
+from expunge.reporting.standings import ORIGINAL, RETRAINED, Model, Standings
 from expunge.reporting.words import number
 from expunge.scoring.band import Pooled
 
@@ -88,13 +90,13 @@ def _marks(found: Standings, x: Column, y: Column) -> tuple[list[Mark], int]:
     return marks, lost
 
 
-def _point(cell: Any, x: str, y: str) -> tuple[float, float] | None:
-    if cell["error"]:
+def _point(cell: Cell, x: str, y: str) -> tuple[float, float] | None:
+    if cell.error:
         return None
-    across, up = ((cell["scores"].get(key) or {}).get("value") for key in (x, y))
+    across, up = (known(cell.scores.get(key, Official()).value) for key in (x, y))
     if across is None or up is None or not math.isfinite(across) or not math.isfinite(up):
         return None
-    return float(across), float(up)
+    return across, up
 
 
 def _draw_band(axes: Axes, found: Standings, x: Column, y: Column) -> bool:
@@ -142,7 +144,7 @@ def _frame(axes: Axes, x: Column, y: Column) -> None:
     axes.set_xlabel(_short(x.label), parse_math=False)
     axes.set_ylabel(_short(y.label), parse_math=False)
     axes.margins(0.05)
-    for scale, limit in ((x.scale, axes.set_xlim), (y.scale, axes.set_ylim)):
+    for scale, limit in ((x.range, axes.set_xlim), (y.range, axes.set_ylim)):
         if scale is not None:
             room = 0.03 * (scale[1] - scale[0])
             limit(scale[0] - room, scale[1] + room)

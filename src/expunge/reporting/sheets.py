@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
+from expunge.reporting.finding import Official, known
 from expunge.reporting.standings import Entry, Model, Standings
 
 OF_COLUMNS = (
@@ -51,10 +52,9 @@ def _numbers(entry: Entry, margin: float | None) -> list[object]:
 
 def _cell(model: Model, place: int, keys: Sequence[str]) -> list[object]:
     cell = model.cells[place]
-    verdict = cell["verdict"] or {}
-    said = [verdict.get("forget"), verdict.get("rest"), "; ".join(cell["flags"])]
-    scores = [(cell["scores"].get(key) or {}).get("value") for key in keys]
-    return [*(cell[name] for name in OF_CELLS[: -len(said)]), *said, *scores]
+    said = [*([cell.verdict.forget, cell.verdict.rest] if cell.verdict else (None, None)), "; ".join(cell.flags)]
+    scores = [known(cell.scores.get(key, Official()).value) for key in keys]
+    return [*(getattr(cell, name) for name in OF_CELLS[: -len(said)]), *said, *scores]
 
 
 def _written(headers: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

@@ -1,32 +1,21 @@
 """From the content of a comparison (cells: model x seed) to where each model stands in each column.
 
-A column names its side, margin and group; nothing here knows a metric by name. `better` ("higher" or "lower") says
-which way is more forgotten (side "forget") or better kept (side "retain"). Without it, the forget side takes the way
-from the original to the retrained models, where they differ by more than the margin. `range` ([least, most], optional)
-says where the scale of a score ends.
+What a column says: `content.Column`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
+from msgspec import UNSET
 
-from expunge.errors import InputError
+from expunge.reporting.content import Cell, Column, Content
+from expunge.reporting.finding import known
 from expunge.reporting.words import NOT_MEASURED
 from expunge.scoring import band
-from expunge.scoring.band import AS_RETRAINED, CANNOT_TELL, NOT_FINITE, Measured, Pooled, Side, Standing
+from expunge.scoring.band import AS_RETRAINED, CANNOT_TELL, NOT_FINITE, Measured, Pooled, Standing
 
-Content = Mapping[str, Any]
-SCHEMA = 1
-KIND = "comparison"
-NEEDED = ("created", "benchmark", "machine", "versions", "config", "counts", "cells", "columns")
-CELL_NEEDED = (
-    *("model", "seed", "settings", "error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens"),
-    *("verdict", "flags", "scores", "rows", "proposals", "sophia", "attacks"),
-)
-SIDES = ("forget", "retain", "other")
 ORIGINAL, RETRAINED = "original", "retrained"
 WAYS = {"higher": 1.0, "lower": -1.0}
 THE_BAND, NO_BAND, NOT_JUDGED = "the band", "no band", "not judged"
@@ -34,28 +23,15 @@ UNJUDGED = (NOT_MEASURED, THE_BAND, NO_BAND, NOT_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One score. `margin`: how far from the twins' own spread is still as good as they; None: shown, not judged."""
-
-    key: str
-    label: str
-    side: Side
-    margin: float | None
-    group: str
-    better: str | None
-    scale: tuple[float, float] | None
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """The cells of one model; `done` are those without an error."""
 
     label: str
-    cells: tuple[Mapping[str, Any], ...]
+    cells: tuple[Cell, ...]
 
     @property
-    def done(self) -> tuple[Mapping[str, Any], ...]:
-        return tuple(cell for cell in self.cells if not cell["error"])
+    def done(self) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if not cell.error)
 
     @property
     def is_method(self) -> bool:
@@ -130,57 +106,21 @@ class Standings:
 
 
 def of(content: Content) -> Standings:
-    """Raises `InputError` where the content cannot be shown."""
-    check(content)
-    columns = tuple(_column(found) for found in content["columns"])
-    labels = dict.fromkeys([ORIGINAL, RETRAINED, *(cell["model"] for cell in content["cells"])])
-    models = tuple(Model(name, tuple(c for c in content["cells"] if c["model"] == name)) for name in labels)
+    """Where each model stands in each column."""
+    labels = dict.fromkeys([ORIGINAL, RETRAINED, *(cell.model for cell in content.cells)])
+    models = tuple(Model(name, tuple(cell for cell in content.cells if cell.model == name)) for name in labels)
     models = tuple(model for model in models if model.cells)
     entries = {}
-    for column in columns:
+    for column in content.columns:
         for model, entry in _entries(column, models).items():
             entries[model, column.key] = entry
-    return Standings(columns, models, entries)
-
-
-def _column(found: Mapping[str, Any]) -> Column:
-    return Column(
-        key=found["key"],
-        label=found.get("label") or found["key"],
-        side=cast(Side, found["side"]),
-        margin=found["margin"],
-        group=found["group"],
-        better=found["better"],
-        scale=(found["range"][0], found["range"][1]) if found.get("range") else None,
-    )
-
-
-def check(content: Content) -> None:
-    """Refuses content that the pages cannot show, before any page is written."""
-    if content.get("schema") != SCHEMA or content.get("kind") != KIND:
-        found = f"{content.get('kind')!r} of schema {content.get('schema')!r}"
-        raise InputError(
-            f"This version shows comparisons of schema {SCHEMA}; this is {found}. "
-            "Show it with the version of expunge that wrote it: see 'versions' in comparison.json."
-        )
-    if missing := [key for key in NEEDED if key not in content]:
-        raise InputError(f"The comparison lacks {', '.join(missing)}. Was comparison.json cut off or edited?")
-    for place, cell in enumerate(content["cells"], start=1):
-        if missing := [key for key in CELL_NEEDED if key not in cell]:
-            raise InputError(f"Cell {place} of the comparison lacks {', '.join(missing)}. Run its cell again.")
-    for column in content["columns"]:
-        if missing := [key for key in ("key", "side", "margin", "group", "better") if key not in column]:
-            raise InputError(f"Column {column.get('key')!r} of the comparison lacks {', '.join(missing)}.")
-        if column["side"] not in SIDES or column["better"] not in (*WAYS, None):
-            raise InputError(
-                f"Column {column['key']!r}: side is one of {', '.join(SIDES)}, better is 'higher', 'lower' or null."
-            )
+    return Standings(content.columns, models, entries)
 
 
 def _entries(column: Column, models: Sequence[Model]) -> dict[str, Entry]:
     found = {model.label: _measured(model, column.key) for model in models}
     twins = found.get(RETRAINED)
-    reference = band.band(twins, column.scale) if twins else None
+    reference = band.band(twins, column.range) if twins else None
     if reference is not None and not math.isfinite(reference.value):
         reference = None
     better = _better(column, found.get(ORIGINAL), reference)
@@ -197,31 +137,27 @@ def _entry(
 ) -> Entry:
     if not cells:
         return Entry(NOT_MEASURED, _reason(model, column.key), None, reference, None, None)
-    pooled, count = band.pool(cells, column.scale), _count(model, column.key)
+    pooled, count = band.pool(cells, column.range), _count(model, column.key)
     if model.label == RETRAINED:
         return Entry(THE_BAND if reference else NOT_FINITE, "", pooled, reference, None, count)
     if column.margin is None or reference is None:
         word = NOT_FINITE if not math.isfinite(pooled.value) else NO_BAND if reference is None else NOT_JUDGED
         return Entry(word, "", pooled, reference, None, count)
-    standing = band.stand(band.difference(cells, twins, column.scale), column.margin, reference, column.side, better)
+    standing = band.stand(band.difference(cells, twins, column.range), column.margin, reference, column.side, better)
     return Entry(standing.word, "", pooled, reference, standing, count)
 
 
 def _measured(model: Model, key: str) -> list[Measured]:
+    """A record writes null for a number that is not finite."""
     found = []
     for cell in model.done:
-        score = cell["scores"].get(key)
-        if score is None or "missing" in score:
+        score, rows = cell.scores.get(key), cell.rows.get(key)
+        if score is None or score.missing is not UNSET:
             continue
-        rows = cell["rows"].get(key)
-        values = None if rows is None else np.array([math.nan if r is None else r for r in rows], dtype=np.float64)
-        found.append(Measured(_number(score.get("value")), score.get("low"), score.get("high"), values))
+        value = known(score.value)
+        values = None if rows is None else np.array(rows, dtype=np.float64)
+        found.append(Measured(math.nan if value is None else value, known(score.low), known(score.high), values))
     return found
-
-
-def _number(value: float | None) -> float:
-    """A record writes null for a number that is not finite."""
-    return math.nan if value is None else float(value)
 
 
 def _better(column: Column, original: Sequence[Measured] | None, reference: Pooled | None) -> float:
@@ -236,12 +172,11 @@ def _better(column: Column, original: Sequence[Measured] | None, reference: Pool
 def _reason(model: Model, key: str) -> str:
     if not model.done:
         return "every cell ended with an error"
-    reasons = [cell["scores"][key].get("missing") for cell in model.done if key in cell["scores"]]
-    return next((str(reason) for reason in reasons if reason), "")
+    reasons = [cell.scores[key].missing for cell in model.done if key in cell.scores]
+    return next((reason for reason in reasons if isinstance(reason, str)), "")
 
 
 def _count(model: Model, key: str) -> int | None:
     """Rows behind the score; the fewest where seeds differ."""
-    scores = [cell["scores"].get(key) or {} for cell in model.done]
-    counts = [score["count"] for score in scores if score.get("count") is not None]
-    return min(counts) if counts else None
+    counts = [cell.scores[key].count for cell in model.done if key in cell.scores]
+    return min((count for count in counts if isinstance(count, int)), default=None)

@@ -1,13 +1,11 @@
 """What a reader asks first beside the verdict: what was asked for, what it was compared with, what it cost."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from expunge.reporting import tables
+from expunge.reporting.record import Counts, Record
 from expunge.reporting.words import duration, size
 
-Record = Mapping[str, Any]
 NO_TWIN = "No retrained model was measured."
 TWIN = "A model retrained without these rows was measured beside it."
 NO_LIMITS = "The record names no limits. That is an omission, not a finding."
@@ -32,29 +30,27 @@ def facts(record: Record) -> tuple[Fact, ...]:
 
 def limits(record: Record) -> tuple[str, ...]:
     """What was not tested, and what the evidence cannot show."""
-    return tuple(record["limits"]) or (NO_LIMITS,)
+    return record.limits or (NO_LIMITS,)
 
 
 def _asked(record: Record) -> str:
-    data, method = record["data"], record["method"] or {}
-    what = _rows(data.get("forget") or {}, "training row")
-    verb = "To remove" if record["command"] == "unlearn" else "To judge whether a model has lost"
-    keep = (data.get("retain") or {}).get("rows")
-    kept = f"{keep:,} rows to keep were given" if keep else "no rows to keep were given"
-    before = len((record["earlier"] or {}).get("rows") or ())
+    what = _rows(record.data.get("forget"), "training row")
+    verb = "To remove" if record.command == "unlearn" else "To judge whether a model has lost"
+    retain = record.data.get("retain")
+    kept = f"{retain.rows:,} rows to keep were given" if retain and retain.rows else "no rows to keep were given"
+    before = len(record.earlier.rows) if record.earlier else 0
     again = f" {before:,} rows of earlier requests were judged again." if before else ""
-    by = f" Method: {method['name']}." if method.get("name") else ""
+    by = f" Method: {record.method.name}." if record.method and record.method.name else ""
     return f"{verb} {what} and keep the rest of the model; {kept}.{by}{again}"
 
 
-def _rows(counts: Mapping[str, Any], name: str) -> str:
+def _rows(counts: Counts | None, name: str) -> str:
     """How many rows, and of which kinds."""
-    total = counts.get("rows")
-    if total is None:
+    if counts is None:
         return f"{name}s"
-    kinds = [(counts.get(f"{kind}s") or 0, kind) for kind in ("document", "answer")]
+    kinds = ((counts.documents, "document"), (counts.answers, "answer"))
     parts = [f"{count:,} {kind}{'' if count == 1 else 's'}" for count, kind in kinds if count]
-    return f"{total:,} {name}{'' if total == 1 else 's'}" + (f" ({', '.join(parts)})" if parts else "")
+    return f"{counts.rows:,} {name}{'' if counts.rows == 1 else 's'}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _compared(record: Record) -> str:
@@ -63,14 +59,14 @@ def _compared(record: Record) -> str:
 
 
 def _cost(record: Record) -> str:
-    seconds, method = record["seconds"], record["method"] or {}
-    parts = []
+    seconds, parts = record.seconds, []
     if (own := seconds.get("unlearn")) is not None:
-        passes = method.get("row_passes")
-        counted = "" if passes is None else f" and {passes:,.0f} row passes (one row forward and backward)"
-        parts.append(f"Unlearning took {duration(own)}{counted}.")
+        passes = (
+            f" and {record.method.row_passes:,.0f} row passes (one row forward and backward)" if record.method else ""
+        )
+        parts.append(f"Unlearning took {duration(own)}{passes}.")
     if seconds:
         parts.append(f"With loading and all evidence it was {duration(sum(seconds.values()))}.")
-    if record["peak_memory_bytes"]:
-        parts.append(f"Memory at most: {size(record['peak_memory_bytes'])}.")
+    if record.peak_memory_bytes:
+        parts.append(f"Memory at most: {size(record.peak_memory_bytes)}.")
     return " ".join(parts) or "Not measured."

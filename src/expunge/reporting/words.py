@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 NOT_MEASURED = "not measured"
 MODELS = ("original", "unlearned", "retrained")
@@ -118,7 +117,7 @@ def yes_or_no(value: bool | None) -> str:
     return NOT_MEASURED if value is None else "yes" if value else "no"
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value of the configuration as a person would write it."""
     if value is None:
         return "none"
