@@ -17,17 +17,19 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fuzz
 from expunge.cli import command_line
 from expunge.data.rows import read
 from expunge.desk import decisions, select
 from expunge.files import hashing, plain_json
-from expunge.records import ledger, record
+from expunge.records import ledger
+from expunge.reporting.entries import Judged, Opened, Ran
 from expunge.runs import workspace
 
 ROWS, PASTED = 300, 12
@@ -132,7 +134,8 @@ def work_ledger(folder: Path) -> None:
     """Twenty entries, each reported once it is there."""
     with ledger.held(folder / "ledger", "desk_kills") as (known, _):
         for _ in range(20):
-            known = known.with_entry("opened", REQUEST, {"rows": [], "file": "", "content": "", "selection": None})
+            entry = Opened(request=REQUEST, date=ledger.now(), rows=(), file="", content="", selection=None)
+            known = known.with_entry(entry)
             with (folder / "reported").open("a") as file:
                 file.write("1")
 
@@ -163,10 +166,12 @@ def served(root: Path) -> Path:
     file = folder / "out" / "expunge" / "record.json"
     plain_json.write_json(file, _record(folder))
     with ledger.held(folder / "ledger", "desk_kills") as (known, _):
-        opened = {"rows": rows, "file": str(folder / "forget.jsonl"), "content": "", "selection": None}
-        known = known.with_entry("opened", REQUEST, opened)
-        run: Mapping[str, Any] = {"path": str(folder / "out"), "record": hashing.full_hash(file), "passes": True}
-        known.with_entry("run", REQUEST, {**run, "verdict": {"sentence": "1 of 1 rows"}, "hashes": {}, "again": {}})
+        given = {"request": REQUEST, "date": ledger.now()}
+        opened = Opened(**given, rows=rows, file=str(folder / "forget.jsonl"), content="", selection=None)
+        known = known.with_entry(opened)
+        told = Judged("1 of 1 rows", "forgotten", "kept", {})
+        run = {"path": str(folder / "out"), "record": hashing.full_hash(file), "passes": True, "verdict": told}
+        known.with_entry(Ran(**given, **run, hashes={}, again={}))
     return folder
 
 
@@ -186,14 +191,9 @@ def check_seal(folder: Path) -> list[str]:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    empty: dict[str, Any] = {name: {} for name in ("hashes", "versions", "row_files", "files")}
+    """A right record: the one that the tests of the reports use."""
     config = {"model": str(folder / "model"), "forget": str(folder / "forget.jsonl")}
-    texts = {"created": "2026-01-01", "key": ""}
-    return (
-        {"schema": record.SCHEMA, "rows": [], "earlier": None, "holders": [], "parent": None, "config": config}
-        | texts
-        | empty
-    )
+    return fuzz.example() | {"config": config, "files": {}, "holders": []}
 
 
 def run_all(kills: int, seed: int, root: Path) -> list[Found]:

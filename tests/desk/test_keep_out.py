@@ -12,6 +12,8 @@ from expunge.desk import keep_out, select
 from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.records import ledger
+from expunge.records.requests import selection_of
+from expunge.reporting.entries import Opened
 
 STORY = "her blue bicycle with the wicker basket was stolen behind the old mill on friday last week"
 THANKS = (
@@ -47,10 +49,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     asked = {"where": ("customer_id=4711",), "mentions": ("Jane Doe",), "output": str(tmp_path / "request")}
     select.run(Select(train=write(tmp_path / "train.jsonl", TRAIN), **asked), lambda line: None)
     rows = read(tmp_path / "request" / "forget.jsonl", "forget").rows
-    selection = select.read_request(tmp_path / "request")
+    selection = selection_of(str(tmp_path / "request" / "forget.jsonl"))
     with ledger.held(tmp_path / "ledger", "a test") as (known, _):
-        entry = {"rows": ledger.marks(rows, hashing.key()), "file": "f", "content": "c", "selection": selection}
-        known.with_entry("opened", "R1", entry)
+        marks = ledger.marks(rows, hashing.key())
+        known.with_entry(Opened(request="R1", date="2026", rows=marks, file="f", content="c", selection=selection))
     write(tmp_path / "next.jsonl", NEXT)
     return tmp_path
 

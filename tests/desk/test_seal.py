@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from e2e import little
 from expunge.cli import command_line
@@ -17,6 +18,7 @@ from expunge.desk import seal
 from expunge.errors import InputError
 from expunge.records import ledger, record
 from expunge.records.verify import verify
+from expunge.reporting import entries
 from expunge.runs import purge, workspace
 
 
@@ -44,9 +46,8 @@ def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with ledger.held(tmp_path / "ledger", "a test") as (known, _):
         run = known.requests["R1"].run
         assert run
-        names = ("verdict", "hashes", "again")
-        entry = {name: run[name] for name in names} | {"path": str(tmp_path / "out"), "passes": True}
-        known.with_entry("run", "R1", entry | {"record": seal.hashing.full_hash(file)})
+        there = {"path": str(tmp_path / "out"), "record": seal.hashing.full_hash(file)}
+        known.with_entry(replace(run, **there, passes=True))
     for name in ("twins/a", "cells", "evidence", "demo-0-abc", "mine"):
         (tmp_path / "cache" / name).mkdir(parents=True)
         (tmp_path / "cache" / name / "file").write_text("x", encoding="utf-8")
@@ -91,11 +92,11 @@ def test_what_holds_the_rows_goes_and_the_rest_is_listed(world: Path) -> None:
     found, said = run(world)
     check_sealed(world)
     assert found.done and said[-1] == "request R1 is sealed"
-    reached = {one["where"]: one["what"] for one in found.elsewhere}
+    reached = {one.where: one.what for one in found.elsewhere}
     assert reached[str(world / "model")] == "the original model" and reached["not known here"]
     assert reached[str(world / "forget.jsonl")] == "the rows that were given"
-    end = ledger.read(world / "ledger").requests["R1"].of("sealed")[0]
-    assert len(end["removed"]) == 5 and end["elsewhere"] == list(found.elsewhere) and not end["forced"]
+    end = ledger.read(world / "ledger").requests["R1"].of(entries.Sealed)[0]
+    assert len(end.removed) == 5 and end.elsewhere == found.elsewhere and not end.forced
     items = verify(Verify(record=str(world / "out")))
     gone = [item for item in items if item.note == "removed when the request was sealed"]
     assert gone and not [item for item in items if item.state == "differs" and item.name.startswith("expunge/")]
@@ -112,7 +113,7 @@ def test_what_holds_the_rows_goes_and_the_rest_is_listed(world: Path) -> None:
 def test_original_and_rows_go_only_if_asked(world: Path) -> None:
     found, _ = run(world, remove_original=True, remove_rows=True)
     assert not (world / "model").exists() and not (world / "forget.jsonl").exists() and state(world) == "sealed"
-    assert not {str(world / "model"), str(world / "forget.jsonl")} & {one["where"] for one in found.elsewhere}
+    assert not {str(world / "model"), str(world / "forget.jsonl")} & {one.where for one in found.elsewhere}
 
 
 def test_a_stored_curvature_goes_if_asked_and_nothing_else_of_that_name(world: Path) -> None:
@@ -124,8 +125,7 @@ def test_a_stored_curvature_goes_if_asked_and_nothing_else_of_that_name(world: P
     with ledger.held(world / "ledger", "a test") as (known, _):
         last = known.requests["R1"].run
         assert last
-        entry = {name: last[name] for name in ("path", "passes", "verdict", "hashes", "again")}
-        known.with_entry("run", "R1", entry | {"record": seal.hashing.full_hash(file)})
+        known.with_entry(replace(last, record=seal.hashing.full_hash(file)))
     with pytest.raises(InputError, match=r"holds no curvature\.json"):
         run(world, remove_curvature=True)
     (world / "fitted" / "curvature.json").write_text("{}", encoding="utf-8")
@@ -212,7 +212,7 @@ def interrupted(world: Path, seal_once: Callable[[Path], Any]) -> None:
         if not ended:
             break
     check_sealed(world)
-    removed = ledger.read(world / "ledger").requests["R1"].of("sealed")[0]["removed"]
+    removed = ledger.read(world / "ledger").requests["R1"].of(entries.Sealed)[0].removed
     assert len(removed) == 5  # also what went before the interruptions
 
 
@@ -223,8 +223,8 @@ def test_an_interrupted_sealing_goes_on_and_never_pretends(world: Path) -> None:
 def pretending(world: Path) -> None:
     """Enters the end before the work."""
     with ledger.held(world / "ledger", "a test") as (known, _):
-        known = known.with_entry("sealing", "R1", {"remove": []})
-        known.with_entry("sealed", "R1", {"removed": [], "elsewhere": [], "forced": False})
+        known = known.with_entry(entries.Sealing(request="R1", date="2026", remove=()))
+        known.with_entry(entries.Sealed(request="R1", date="2026", removed=(), elsewhere=(), forced=False))
     for one in purge.rows_left():
         purge.remove([one])
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as changed
 
 import chromium
 from e2e import little
@@ -22,6 +23,7 @@ from expunge.desk import document
 from expunge.errors import InputError
 from expunge.records import ledger, record
 from expunge.reporting import document as pages
+from expunge.reporting.entries import Copy
 from leaks import Needles, needles, search
 
 ROOT = Path(__file__).parents[2]
@@ -77,11 +79,9 @@ def test_three_requests_over_time(told: tuple[Path, Any]) -> None:
     known = ledger.read(folder / "ledger").requests
     assert list(known) == ["R1", "R2", "R3"] and known["R1"].state == "sealed"
     assert len(known["R1"].ids) == 2  # her own row, and the copy that a person decided on
-    assert known["R2"].run and known["R2"].run["again"] == {"R1": "no longer testable"}
-    assert known["R3"].run and known["R3"].run["again"]["R1"] == "no longer testable"
-    assert (
-        re.match(r"1 (\w|-| )+$", known["R3"].run["again"]["R2"]) and "testable" not in known["R3"].run["again"]["R2"]
-    )
+    assert known["R2"].run and known["R2"].run.again == {"R1": "no longer testable"}
+    assert known["R3"].run and known["R3"].run.again["R1"] == "no longer testable"
+    assert re.match(r"1 (\w|-| )+$", known["R3"].run.again["R2"]) and "testable" not in known["R3"].run.again["R2"]
     kept = {row["prompt"] for row in rows(folder / "request-R1" / "retain.jsonl")}
     assert "note 1030?" in kept and not {"case 1003?", "copied for the team?"} & kept
 
@@ -147,9 +147,9 @@ def test_a_long_request_stays_short_and_what_it_names_is_escaped(told: tuple[Pat
     folder, _ = told
     content, known = record.read(folder / "model-1"), ledger.read(folder / "ledger")
     request = document.described(known, known.requests["R1"], content)
-    request["opened"] = request["opened"] | {"rows": request["opened"]["rows"] * 50}
-    request["copies"] = [{"what": "a <b>copy</b>", "where": "/a\u202eb"}] * 30
-    page = pages.render(content, request)
+    opened = changed(request.opened, rows=request.opened.rows * 50)
+    many = (Copy("a <b>copy</b>", "/a\u202eb"),) * 30
+    page = pages.render(content, replace(request, opened=opened, copies=many))
     assert "and 72 more in the ledger" in page and "and 24 more, listed" in page
     assert "a &lt;b&gt;copy" in page and "[U+202E]" in page and len(page) < 12_000
 

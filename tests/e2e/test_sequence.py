@@ -79,20 +79,20 @@ def test_earlier_rows_are_judged_again_in_verdict_record_and_report(first: Path,
         retain=None,
         forget=str(little.write_rows(tmp_path / "third.jsonl", "third", range(2))),
     )
-    assert third.parent is not None and len(third.parent["served"]) == 10  # both requests before
+    assert third.parent is not None and len(third.parent.served) == 10  # both requests before
     assert third.losses[ids(first / "first")[0]] == begun[0]
     assert len(said) == 2
 
 
 def test_earlier_rows_that_are_missing_are_named(first: Path) -> None:
     found, said = traced(first)
-    assert found.parent is not None and found.parent["missing"] == sorted(ids(first / "first"))
-    assert "warning: 6 rows of earlier requests were not given" in said[1] and found.parent["missing"][0] in said[1]
+    assert found.parent is not None and list(found.parent.missing) == sorted(ids(first / "first"))
+    assert "warning: 6 rows of earlier requests were not given" in said[1] and found.parent.missing[0] in said[1]
     planned = expunge.plan(**settings(first), method="gradient_ascent").lines
     assert said[1] in planned
     some = little.write_rows(first / "some.jsonl", "forget", range(2))
     found, said = traced(first, earlier=(str(some),))
-    assert found.parent is not None and len(found.parent["missing"]) == 4 and "warning: 4 rows" in said[1]
+    assert found.parent is not None and len(found.parent.missing) == 4 and "warning: 4 rows" in said[1]
 
 
 def test_rows_that_were_served_already_are_said_to_be(first: Path, tmp_path: Path) -> None:

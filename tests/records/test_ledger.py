@@ -14,22 +14,27 @@ from expunge.cli import command_line
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.files import hashing, whole
+from expunge.files.typed import plain
 from expunge.records import ledger
+from expunge.reporting.entries import Judged, Opened, Ran, Sealed, Sealing
 
 ROWS = [
     Row("train.jsonl", 1, "answer", "Who?", "Jane Doe of Ostend bought the silver crane for nine hundred guilders"),
     Row("train.jsonl", 2, "answer", "When?", "yes"),
 ]
-VERDICT = {"sentence": "2 of 2 rows are forgotten; the rest of the model is as before.", "counts": {"forgotten": 2}}
+SENTENCE = "2 of 2 rows are forgotten; the rest of the model is as before."
+VERDICT = Judged(SENTENCE, "forgotten", "kept", {"forgotten": 2})
 Reader = Callable[[Path], Any]
 
 
-def opened(rows: list[Row], **more: Any) -> dict[str, Any]:
-    return {"rows": ledger.marks(rows, hashing.key()), "file": "f", "content": "c", "selection": None} | more
+def opened(request: str, rows: list[Row]) -> Opened:
+    marks = ledger.marks(rows, hashing.key())
+    return Opened(request=request, date=ledger.now(), rows=marks, file="f", content="c", selection=None)
 
 
-def ran(passes: bool = True, path: str = "/runs/out") -> dict[str, Any]:
-    return {"path": path, "record": "r", "passes": passes, "verdict": VERDICT, "hashes": {}, "again": {}}
+def ran(request: str, passes: bool = True, path: str = "/runs/out") -> Ran:
+    given: dict[str, Any] = {"request": request, "date": ledger.now(), "path": path, "record": "r", "passes": passes}
+    return Ran(**given, verdict=VERDICT, hashes={}, again={})
 
 
 @pytest.fixture
@@ -37,33 +42,52 @@ def folder(tmp_path: Path) -> Path:
     """Two requests, of which one is served."""
     with ledger.held(tmp_path / "ledger", "a test") as (known, said):
         assert not said and not known.requests
-        known = known.with_entry("opened", "R1", opened(ROWS))
-        known = known.with_entry("run", "R1", ran(passes=False)).with_entry("run", "R1", ran())
-        known.with_entry("opened", "R2", opened(ROWS[:1]))
+        known = known.with_entry(opened("R1", ROWS))
+        known = known.with_entry(ran("R1", passes=False)).with_entry(ran("R1"))
+        known.with_entry(opened("R2", ROWS[:1]))
     return tmp_path / "ledger"
 
 
 def test_requests_are_open_until_a_run_passes_and_sealed_at_the_end(folder: Path) -> None:
     known = ledger.read(folder)
     assert {one.id: one.state for one in known.requests.values()} == {"R1": "served", "R2": "open"}
-    assert known.requests["R1"].run == known.requests["R1"].of("run")[1] and known.requests["R2"].run is None
+    assert known.requests["R1"].run == known.requests["R1"].of(Ran)[1] and known.requests["R2"].run is None
     with ledger.held(folder, "a test") as (known, _):
-        states = [known.with_entry(event, "R1", {}).requests["R1"].state for event in ("sealing",)]
-        states += [ledger.read(folder).with_entry("sealed", "R1", {}).requests["R1"].state]
+        known = known.with_entry(Sealing(request="R1", date=ledger.now(), remove=()))
+        end = Sealed(request="R1", date=ledger.now(), removed=(), elsewhere=(), forced=False)
+        states = [one.requests["R1"].state for one in (known, known.with_entry(end))]
     assert states == ["sealing", "sealed"]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        ({"passes": "yes"}, r"at \$\.passes: Expected bool, got str"),
+        ({"event": "lost"}, r"at \$\.event: "),
+        ({"text": "a row"}, r"at \$: an unknown key, 'text'"),
+    ],
+)
+def test_an_entry_of_another_form_is_refused_also_under_a_right_mark(
+    folder: Path, spoilt: dict[str, Any], words: str
+) -> None:
+    """As another version may have written it."""
+    known = ledger.read(folder)
+    ledger._write(folder, known.lines, plain(ran("R2")) | spoilt, known.mark, known.secret)
+    with pytest.raises(InputError, match=rf"ledger\.jsonl, line 6, {words}"):
+        ledger.read(folder)
 
 
 def test_it_holds_no_text_and_half_of_the_runs(folder: Path) -> None:
     text = (folder / ledger.NAME).read_text(encoding="utf-8")
     assert not re.search("Jane|Ostend|guilders|yes", text)
-    one, short = ledger.read(folder).requests["R1"].opened["rows"]
+    one, short = ledger.read(folder).requests["R1"].opened.rows
     grams = len(ROWS[0].completion.split()) + 1 - 2  # with the question, three words each
-    assert one["of"] == grams and len(one["runs"]) == (grams + 1) // 2 <= ledger.MOST_RUNS
-    assert short["of"] == len(short["runs"]) == 1
-    assert one["id"] != one["same"]
+    assert one.of == grams and len(one.runs) == (grams + 1) // 2 <= ledger.MOST_RUNS
+    assert short.of == len(short.runs) == 1
+    assert one.id != one.same
     shouted = Row("other.jsonl", 9, "answer", "WHO?", ROWS[0].completion.upper().replace(" ", "  "))
-    assert ledger.same_row(shouted, hashing.key()) == one["same"]
-    assert ledger.marks([shouted], hashing.key())[0]["runs"] == one["runs"]
+    assert ledger.same_row(shouted, hashing.key()) == one.same
+    assert ledger.marks([shouted], hashing.key())[0].runs == one.runs
 
 
 def spoil(draw: random.Random, lines: list[str]) -> list[str]:
@@ -153,7 +177,7 @@ def test_an_entry_that_was_interrupted_is_there_or_not(folder: Path, monkeypatch
     with monkeypatch.context() as patch, ledger.held(folder, "a test") as (known, _):
         patch.setattr(whole, "place", ended)
         with pytest.raises(KeyboardInterrupt):
-            known.with_entry("run", "R2", ran())
+            known.with_entry(ran("R2"))
     assert (folder / ledger.NAME).read_bytes() == before and ledger.read(folder).requests["R2"].state == "open"
 
 

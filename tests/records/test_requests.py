@@ -15,6 +15,7 @@ from expunge.errors import InputError
 from expunge.files import plain_json
 from expunge.records import ledger, record, requests
 from expunge.records.run import Run
+from expunge.reporting.entries import Sealing
 from expunge.reporting.finding import Earlier
 
 
@@ -38,13 +39,10 @@ def served(first: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with ledger.held(first / "ledger", "a test") as (known, _):
         entry = known.requests["R1"].run
         assert entry
-        if not entry["passes"]:
-            known.with_entry("run", "R1", {key: entry[key] for key in ENTRY} | {"passes": True})
+        if not entry.passes:
+            known.with_entry(replace(entry, passes=True))
     little.write_rows(first / "second.jsonl", "second", range(4))
     return first
-
-
-ENTRY = ("path", "record", "passes", "verdict", "hashes", "again")
 
 
 def settings(folder: Path, **more: Any) -> dict[str, Any]:
@@ -61,9 +59,9 @@ def begun(folder: Path, **more: Any) -> tuple[requests.OnLedger, list[str]]:
 
 def test_a_run_is_entered_and_the_request_stays_open_until_one_passes(first: Path) -> None:
     request = ledger.read(first / "ledger").requests["R1"]
-    assert request.run and request.run["path"] == str(first / "first")
+    assert request.run and request.run.path == str(first / "first")
     assert request.ids == {row.id for row in record.read(first / "first").rows}
-    assert request.opened["file"] == str(first / "forget.jsonl") and request.opened["selection"] is None
+    assert request.opened.file == str(first / "forget.jsonl") and request.opened.selection is None
     assert request.state == "open"
 
 
@@ -100,7 +98,7 @@ def test_requests_that_were_served_or_closed_are_said_to_be(served: Path) -> Non
         begun(served, request="R1", force=True)
     with ledger.held(served / "ledger", "a test") as (known, _):
         file = known.file.read_bytes()
-        known.with_entry("sealing", "R1", {})
+        known.with_entry(Sealing(request="R1", date="2026", remove=()))
     with pytest.raises(InputError, match="request R1 is closed"):
         begun(served, **again, force=True)
     known.file.write_bytes(file)
@@ -131,6 +129,6 @@ BROKEN = ["[]", "{", '{"rule": {"where": [1], "mentions": []}}', '{"created": 3}
 def test_a_selection_that_was_edited_is_refused(served: Path, tmp_path: Path, text: str) -> None:
     little.write_rows(tmp_path / "forget.jsonl", "fourth", range(4))
     (tmp_path / "request.json").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"request\.json.*the selection.*Select the rows again"):
+    with pytest.raises(InputError, match=r"request\.json.*Select the rows again"):
         begun(served, request="R4", forget=str(tmp_path / "forget.jsonl"))
     assert "R4" not in ledger.read(served / "ledger").requests

@@ -36,17 +36,22 @@ def _ledger(config: Any) -> Answer:
     for request in found:
         say(str(request))
     told = [
-        {"id": one.id, "state": one.state, "rows": len(one.ids), "run": (one.run or {}).get("path")} for one in found
+        {"id": one.id, "state": one.state, "rows": len(one.ids), "run": one.run.path if one.run else None}
+        for one in found
     ]
     return Answer(0, {"requests": told})
 
 
 def _seal(config: Any) -> Answer:
     from expunge.desk import seal
+    from expunge.files.typed import plain
 
     found = seal.run(config, say, lambda: agreed("seal"))
     told = {"request": found.request.id, "state": found.request.state, "left": found.left}
-    told |= {"removed": [one.path for one in found.going if one.path not in found.left], "elsewhere": found.elsewhere}
+    told |= {
+        "removed": [one.path for one in found.going if one.path not in found.left],
+        "elsewhere": [plain(one) for one in found.elsewhere],
+    }
     return Answer(0 if found.done else FAILED, told)
 
 

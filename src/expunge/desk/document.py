@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from expunge.config.desk import Document
 from expunge.desk.seal import holders, request_of
@@ -11,6 +10,7 @@ from expunge.files import whole
 from expunge.records import ledger, overwritable, pages, record
 from expunge.records.ledger import Ledger, Request
 from expunge.reporting import document
+from expunge.reporting.entries import Sealed
 from expunge.reporting.record import Record
 from expunge.runs import outputs
 
@@ -39,28 +39,29 @@ def run(config: Document, say: Say) -> Path:
     return output
 
 
-def described(known: Ledger, request: Request, content: Record) -> dict[str, Any]:
+def described(known: Ledger, request: Request, content: Record) -> document.Asked:
     """A request as the page takes it."""
-    sealed = request.of("sealed")
-    return {
-        "id": request.id,
-        "state": request.state,
-        "opened": request.opened,
-        "run": request.run,
-        "sealed": sealed[0] if sealed else None,
-        "others": list(_others(known, request)),
-        "copies": sealed[0]["elsewhere"] if sealed else holders(content, request),
-        "limits": [one for one in content.limits if one != record.LIMITS[-1]],  # that is what "copies" says
-    }
+    sealed = next(iter(request.of(Sealed)), None)
+    assert request.run is not None
+    return document.Asked(
+        id=request.id,
+        state=request.state,
+        opened=request.opened,
+        run=request.run,
+        sealed=sealed,
+        others=tuple(_others(known, request)),
+        copies=sealed.elsewhere if sealed else holders(content, request),
+        limits=tuple(one for one in content.limits if one != record.LIMITS[-1]),  # that is what "copies" says
+    )
 
 
 def _others(known: Ledger, request: Request) -> Iterator[str]:
     """Other requests, and what this run found of their rows."""
-    again = (request.run or {}).get("again", {})
+    again = request.run.again if request.run else {}
     for other in known.requests.values():
         if other.id != request.id:
             found = f"; by this run: {again[other.id]}" if other.id in again else ""
-            yield f"{other.id}: {other.state}, {len(other.ids)} rows, entered on {other.opened['date'][:10]}{found}"
+            yield f"{other.id}: {other.state}, {len(other.ids)} rows, entered on {other.opened.date[:10]}{found}"
 
 
 def _pdf(page: str, file: Path) -> bool:

@@ -67,7 +67,7 @@ def run(config: Filter, say: Say) -> Kept:
 
 def choose(made: Sequence[Made], known: Ledger, decided: Mapping[int, str]) -> list[Chosen]:
     """What becomes of every row, by its place."""
-    owners = {row["same"]: request.id for request in known.requests.values() for row in request.opened["rows"]}
+    owners = {row.same: request.id for request in known.requests.values() for row in request.opened.rows}
     near, asked = _near([one.row for one in made], known), _Asked(known)
     chosen = []
     for place, one in enumerate(made):
@@ -85,7 +85,7 @@ def choose(made: Sequence[Made], known: Ledger, decided: Mapping[int, str]) -> l
 
 def _near(rows: Sequence[Row], known: Ledger) -> dict[int, list[Reason]]:
     """Rows that hold enough of the kept runs of a row of a request that are rare here."""
-    wanted = {run for request in known.requests.values() for row in request.opened["rows"] for run in row["runs"]}
+    wanted = {run for request in known.requests.values() for row in request.opened.rows for run in row.runs}
     places: dict[str, set[int]] = defaultdict(set)
     for place, row in enumerate(rows):
         for gram in copies.grams(words(copies.text_of(row))):
@@ -94,8 +94,8 @@ def _near(rows: Sequence[Row], known: Ledger) -> dict[int, list[Reason]]:
     found: dict[int, list[Reason]] = defaultdict(list)
     most = most_rare(len(rows))
     for request in known.requests.values():
-        for row in request.opened["rows"]:
-            rare = [run for run in row["runs"] if len(places[run]) <= most]
+        for mark in request.opened.rows:
+            rare = [run for run in mark.runs if len(places[run]) <= most]
             counts = Counter(place for run in rare for place in places[run])
             for place, count in counts.items():
                 reason = Reason("holds words of a row of request", request.id)
@@ -112,10 +112,10 @@ class _Asked:
         self._where: list[tuple[str, str, str]] = []
         self._names: dict[int, dict[str, str]] = defaultdict(dict)
         for request in known.requests.values():
-            rule = (request.opened["selection"] or {}).get("rule") or {"where": [], "mentions": []}
-            self._where += [(one["column"], one["value"], request.id) for one in rule["where"]]
-            for one in rule["mentions"]:
-                self._names[one["words"]][one["name"]] = request.id
+            if selection := request.opened.selection:
+                self._where += [(one.column, one.value, request.id) for one in selection.rule.where]
+                for one in selection.rule.mentions:
+                    self._names[one.words][one.name] = request.id
 
     def reasons(self, record: Any) -> Iterator[Reason]:
         """Why a record may belong to a request."""

@@ -11,7 +11,7 @@ Beside the record, `sealed.json` says which of its files went or were written an
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from expunge.desk import decisions
 from expunge.desk.select import FORGET, REQUEST
 from expunge.errors import InputError
 from expunge.files import hashing, plain_json, whole
-from expunge.files.typed import plain
 from expunge.records import ledger, record
 from expunge.records.ledger import Ledger, Request
-from expunge.reporting import html, markdown
+from expunge.reporting import entries, html, markdown
+from expunge.reporting.entries import Copy, Going, Ran
 from expunge.reporting.record import Record
 from expunge.runs import purge, workspace
 from expunge.runs.purge import Left
@@ -41,7 +41,7 @@ class Sealing:
 
     request: Request
     going: tuple[Left, ...]
-    elsewhere: tuple[Mapping[str, str], ...]
+    elsewhere: tuple[Copy, ...]
     left: tuple[Path, ...] = ()
 
     @property
@@ -70,20 +70,20 @@ def run(config: Seal, say: Say, agreed: Callable[[], bool]) -> Sealing:
         if not config.yes and not agreed():
             say("nothing was removed")
             return Sealing(request, going, planned.elsewhere, tuple(one.path for one in going))
-        if not request.of("sealing") or set(_paths(_listed(going))) - set(_paths(_begun(request))):
-            known = known.with_entry("sealing", request.id, {"remove": _listed(going)})
+        if not request.of(entries.Sealing) or set(_paths(_listed(going))) - set(_paths(_begun(request))):
+            known = known.with_entry(entries.Sealing(request=request.id, date=ledger.now(), remove=_listed(going)))
         return _sealed(config, content, known, planned, say)
 
 
 def request_of(known: Ledger, run: str) -> Request:
     """The request that a run served. Raises `InputError` where there is none, or another run served it since."""
     own = hashing.full_hash(record.find(run))
-    found = next((one for one in known.requests.values() if any(run["record"] == own for run in one.of("run"))), None)
+    found = next((one for one in known.requests.values() if any(run.record == own for run in one.of(Ran))), None)
     if found is None:
         raise InputError(f"{run}: no request of {known.folder} was served by this run. Name its folder, or its ledger.")
     assert found.run
-    if found.run["record"] != own:
-        raise InputError(f"{run}: request {found.id} was served by another run, {found.run['path']}. Name that one.")
+    if found.run.record != own:
+        raise InputError(f"{run}: request {found.id} was served by another run, {found.run.path}. Name that one.")
     return found
 
 
@@ -92,7 +92,7 @@ def lines(planned: Sealing) -> Iterator[str]:
     for one in planned.going:
         yield f"to go: {one.path} ({one.what})"
     for other in planned.elsewhere:
-        yield f"not reached: {other['where']} ({other['what']})"
+        yield f"not reached: {other.where} ({other.what})"
 
 
 def _sealed(config: Seal, content: Record, known: Ledger, planned: Sealing, say: Say) -> Sealing:
@@ -108,10 +108,12 @@ def _sealed(config: Seal, content: Record, known: Ledger, planned: Sealing, say:
         say(f"request {planned.request.id} is not sealed: remove what is still there, then give the same command again")
         return Sealing(planned.request, planned.going, planned.elsewhere, left)
     request = known.requests[planned.request.id]
-    removed = list({one["path"]: one for one in _begun(request)}.values())
-    forced = not any(one["passes"] for one in request.of("run"))
-    end = {"removed": removed, "elsewhere": list(planned.elsewhere), "forced": forced}
-    known = known.with_entry("sealed", request.id, end)
+    removed = tuple({one.path: one for one in _begun(request)}.values())
+    forced = not any(one.passes for one in request.of(Ran))
+    given, date = planned.elsewhere, ledger.now()
+    known = known.with_entry(
+        entries.Sealed(request=request.id, date=date, removed=removed, elsewhere=given, forced=forced)
+    )
     say(f"request {request.id} is sealed")
     return Sealing(known.requests[request.id], planned.going, planned.elsewhere)
 
@@ -137,7 +139,7 @@ def _going(config: Seal, content: Record, request: Request) -> tuple[Left, ...]:
     found += _curvature(content) if config.remove_curvature else []
     found += _original(config, content) if config.remove_original else []
     found += _rows(content) if config.remove_rows else []
-    found += [Left(Path(one["path"]), one["what"]) for one in _begun(request)]
+    found += [Left(Path(one.path), one.what) for one in _begun(request)]
     return tuple({one.path: one for one in found if os.path.lexists(one.path)}.values())
 
 
@@ -198,39 +200,37 @@ def _whole_folder(path: str, flag: str, signs: Sequence[str], *inside: str) -> P
     return folder
 
 
-def holders(content: Record, request: Request) -> list[Mapping[str, str]]:
+def holders(content: Record, request: Request) -> tuple[Copy, ...]:
     """What holds the rows by the record of the run, and the file that they were found in."""
-    selection = request.opened["selection"]
-    searched = (
-        [{"what": "the training file that was searched", "where": selection["train"]["file"]}] if selection else []
-    )
-    return [*map(plain, content.holders), *searched]
+    own = tuple(Copy(one.what, one.where) for one in content.holders)
+    selection = request.opened.selection
+    return (*own, Copy("the training file that was searched", selection.train.file)) if selection else own
 
 
-def _elsewhere(content: Record, request: Request, going: Sequence[Left]) -> Iterator[dict[str, str]]:
+def _elsewhere(content: Record, request: Request, going: Sequence[Left]) -> Iterator[Copy]:
     """What may still hold the rows: everything that is known to and does not go, and runs in progress."""
     gone = [one.path.absolute() for one in going]
     for one in holders(content, request):
-        path = Path(one["where"])
+        path = Path(one.where)
         if path.is_absolute() and (not path.exists() or any(parent in gone for parent in (path, *path.parents))):
             continue
         if path.absolute() == (workspace.state_folder() / "runs").absolute():
             continue
-        yield {"what": one["what"], "where": one["where"]}
+        yield one
     runs = workspace.state_folder() / "runs"
     for folder in sorted(runs.iterdir()) if runs.is_dir() else ():
         if workspace.in_use(folder):
-            yield {"what": "working folder of a run in progress", "where": str(folder)}
+            yield Copy("working folder of a run in progress", str(folder))
 
 
-def _listed(going: Sequence[Left]) -> list[dict[str, str]]:
-    return [{"path": str(one.path.absolute()), "what": one.what} for one in going]
+def _listed(going: Sequence[Left]) -> tuple[Going, ...]:
+    return tuple(Going(str(one.path.absolute()), one.what) for one in going)
 
 
-def _begun(request: Request) -> list[dict[str, str]]:
+def _begun(request: Request) -> list[Going]:
     """Everything that sealings of the request set out to remove."""
-    return [one for begun in request.of("sealing") for one in begun["remove"]]
+    return [one for begun in request.of(entries.Sealing) for one in begun.remove]
 
 
-def _paths(listed: Sequence[Mapping[str, str]]) -> list[str]:
-    return [one["path"] for one in listed]
+def _paths(listed: Sequence[Going]) -> list[str]:
+    return [one.path for one in listed]

@@ -25,7 +25,9 @@ from expunge.desk.choose import Chosen, Rule, choose, unseen
 from expunge.errors import InputError
 from expunge.files import hashing, plain_json, whole
 from expunge.files.reading import read_json
+from expunge.files.typed import plain, taken
 from expunge.registry import suggestion
+from expunge.reporting.entries import SelectionFile
 from expunge.runs import workspace
 from expunge.scoring.words import same_text
 
@@ -33,6 +35,7 @@ FORGET, RETAIN, HOLDOUT, ROWS, REQUEST = "forget.jsonl", "retain.jsonl", "holdou
 ORDER = (decisions.NAME, REQUEST, ROWS, HOLDOUT, RETAIN, FORGET)
 SAME = ("train", "unseen", "rule", "columns", "key")
 SCHEMA = 1
+AGAIN = "Select the rows again into another --output."
 Say = Callable[[str], None]
 
 
@@ -116,14 +119,12 @@ def check_folder(output: Path) -> None:
         raise InputError(f"{output}: the folder holds what no selection wrote ({others[0]}). Name another --output.")
 
 
-def read_request(folder: Path) -> dict[str, Any] | None:
+def read_request(folder: Path) -> SelectionFile | None:
     """What a selection says of itself; None where the folder holds none. Raises `InputError` for a broken one."""
     if not (folder / REQUEST).is_file():
         return None
-    content = read_json(folder / REQUEST, "the request", "Select the rows again into another --output.")
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not isinstance(content.get("rule"), dict):
-        raise InputError(f"{folder / REQUEST}: not a request of schema {SCHEMA}. Select the rows again.")
-    return content
+    content = read_json(folder / REQUEST, "the request", AGAIN)
+    return taken(content, SelectionFile, str(folder / REQUEST), AGAIN)
 
 
 def _asked(config: Select, rule: Rule, made: Sequence[Made], secret: bytes) -> dict[str, Any]:
@@ -152,7 +153,8 @@ def _content(path: str, secret: bytes) -> str:
 def _check_same(output: Path, asked: Mapping[str, Any]) -> None:
     """Decisions of one request are never applied to another. Raises `InputError`."""
     before = read_request(output)
-    changed = [name for name in SAME if before and before.get(name) != asked[name]]
+    told: dict[str, Any] = plain_json.plain(plain(before) if before else asked)
+    changed = [name for name in SAME if told[name] != asked[name]]
     if changed:
         raise InputError(
             f"{output}: the selection there was made with another {' and '.join(changed)}. Give the same command to "

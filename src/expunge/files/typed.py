@@ -20,7 +20,7 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True):
     """An object of JSON with these keys and no others."""
 
 
-Kind = TypeVar("Kind", bound=Part)
+Kind = TypeVar("Kind")
 
 
 def taken(content: object, kind: type[Kind], where: str, remedy: str = EDITED) -> Kind:

@@ -23,13 +23,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.files import hashing, whole
 from expunge.files.reading import MOST_SETTINGS, NotJSON, parse_json, read_text
+from expunge.files.typed import plain, taken
 from expunge.intake import copies
+from expunge.reporting.entries import Entry, Mark, Opened, Ran, Sealed, Sealing
 from expunge.runs import workspace
 from expunge.scoring.words import words
 
@@ -37,8 +39,8 @@ NAME, HELD = "ledger.jsonl", "held-by"
 SCHEMA = 1
 LEAST_RUNS, MOST_RUNS = 4, 16
 REMEDY = "Nothing but expunge may write it: put back a copy from before, or begin another ledger."
+Kind = TypeVar("Kind", Opened, Ran, Sealing, Sealed)
 State = Literal["open", "served", "sealing", "sealed"]
-Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,38 +53,37 @@ class Request:
     @property
     def state(self) -> State:
         """Where it stands: see the module."""
-        events = [one["event"] for one in self.entries]
-        if "sealed" in events:
+        if self.of(Sealed):
             return "sealed"
-        if "sealing" in events:
+        if self.of(Sealing):
             return "sealing"
-        return "served" if any(one["passes"] for one in self.of("run")) else "open"
+        return "served" if any(one.passes for one in self.of(Ran)) else "open"
 
-    def of(self, event: str) -> list[Entry]:
+    def of(self, kind: type[Kind]) -> list[Kind]:
         """Its entries of one kind."""
-        return [one for one in self.entries if one["event"] == event]
+        return [one for one in self.entries if isinstance(one, kind)]
 
     @property
-    def opened(self) -> Entry:
+    def opened(self) -> Opened:
         """Its rows and its rule, as they were given last."""
-        return self.of("opened")[-1]
+        return self.of(Opened)[-1]
 
     @property
-    def run(self) -> Entry | None:
+    def run(self) -> Ran | None:
         """The run that served it, else the last that tried to."""
-        runs = self.of("run")
-        return next((one for one in reversed(runs) if one["passes"]), runs[-1] if runs else None)
+        runs = self.of(Ran)
+        return next((one for one in reversed(runs) if one.passes), runs[-1] if runs else None)
 
     @property
     def ids(self) -> set[str]:
         """Keyed hashes of its rows, by which records name them."""
-        return {row["id"] for row in self.opened["rows"]}
+        return {row.id for row in self.opened.rows}
 
     def __str__(self) -> str:
         """In a line."""
-        said = f"{self.id}: {self.state}, {len(self.ids)} rows, opened {self.opened['date'][:10]}"
+        said = f"{self.id}: {self.state}, {len(self.ids)} rows, opened {self.opened.date[:10]}"
         if run := self.run:
-            said += f"; {run['date'][:10]} {run['path']}: {run['verdict']['sentence']}"
+            said += f"; {run.date[:10]} {run.path}: {run.verdict.sentence}"
         return said
 
 
@@ -100,10 +101,9 @@ class Ledger:
     def file(self) -> Path:
         return self.folder / NAME
 
-    def with_entry(self, event: str, request: str, content: Entry) -> "Ledger":
+    def with_entry(self, entry: Entry) -> "Ledger":
         """Adds an entry, on the disk, and returns what the ledger holds now. Only for who holds it (`held`)."""
-        entry = {"event": event, "request": request, "date": now(), **content}
-        _write(self.folder, self.lines, entry, self.mark, self.secret)
+        _write(self.folder, self.lines, plain(entry), self.mark, self.secret)
         return read(self.folder)
 
 
@@ -121,14 +121,15 @@ def read(folder: str | Path) -> Ledger:
             f"{file}, line 1: the ledger was begun under another key, so its rows cannot be known again. Put that key "
             "back into the configuration folder (expunge/row-hash.key)."
         )
-    mark, entries = "", []
+    mark, entries = "", list[Entry]()
     for number, line in enumerate(lines, 1):
         entry = _entry(file, number, line)
         if entry.pop("mark", None) != (mark := _mark(entry, mark, secret)):
             raise InputError(f"{file}, line {number}: this line, or one before it, is not as it was written. {REMEDY}")
-        entries.append(entry)
-    names = dict.fromkeys(str(entry["request"]) for entry in entries[1:])
-    requests = {name: Request(name, tuple(one for one in entries[1:] if one["request"] == name)) for name in names}
+        if number > 1:
+            entries.append(taken(entry, cast(type[Entry], Entry), f"{file}, line {number}", REMEDY))
+    names = dict.fromkeys(entry.request for entry in entries)
+    requests = {name: Request(name, tuple(one for one in entries if one.request == name)) for name in names}
     return Ledger(Path(folder), secret, tuple(lines), requests, mark)
 
 
@@ -154,16 +155,16 @@ def held(folder: str | Path, what: str) -> Iterator[tuple[Ledger, str]]:
             holder.unlink(missing_ok=True)
 
 
-def marks(rows: Iterable[Row], secret: bytes) -> list[dict[str, Any]]:
+def marks(rows: Iterable[Row], secret: bytes) -> tuple[Mark, ...]:
     """What the ledger keeps of rows: the id that records have, the hash that makes other spellings the same row, and
     hashes of some of its runs of words (`of` so many)."""
     found = []
     for row in rows:
         runs = sorted(hashing.run_hash(gram, secret) for gram in copies.grams(words(copies.text_of(row))))
-        one = {"id": hashing.keyed_hash(row.content, secret), "same": same_row(row, secret)}
         kept = min(MOST_RUNS, max(LEAST_RUNS, (len(runs) + 1) // 2))
-        found.append(one | {"runs": runs[:kept], "of": min(len(runs), 2 * MOST_RUNS)})
-    return found
+        own = hashing.keyed_hash(row.content, secret)
+        found.append(Mark(own, same_row(row, secret), tuple(runs[:kept]), min(len(runs), 2 * MOST_RUNS)))
+    return tuple(found)
 
 
 def same_row(row: Row, secret: bytes) -> str:
@@ -175,12 +176,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _write(folder: Path, lines: tuple[str, ...], entry: Entry, before: str, secret: bytes) -> None:
+def _write(folder: Path, lines: tuple[str, ...], entry: Mapping[str, Any], before: str, secret: bytes) -> None:
     line = json.dumps({**entry, "mark": _mark(entry, before, secret)})
     whole.write_whole(folder / NAME, "".join(f"{one}\n" for one in (*lines, line)).encode())
 
 
-def _mark(entry: Entry, before: str, secret: bytes) -> str:
+def _mark(entry: Mapping[str, Any], before: str, secret: bytes) -> str:
     return hashing.keyed_hash(("entry", before, json.dumps(entry, sort_keys=True)), secret)
 
 

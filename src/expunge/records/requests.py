@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from expunge.config import recipes
 from expunge.config.commands import EARLIER, Unlearn
@@ -18,16 +17,17 @@ from expunge.data import rows as reading
 from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.files.reading import read_json
+from expunge.files.typed import taken
 from expunge.intake.sets import benchmark_of
 from expunge.records import ledger, record
 from expunge.records.ledger import Ledger, Request
 from expunge.records.run import Run
+from expunge.reporting.entries import Judged, Mark, Opened, Ran, Selection, SelectionFile
 from expunge.reporting.record import Record
 from expunge.runs import distributed
 
 Say = Callable[[str], None]
 SELECTION = "request.json"  # beside rows that `expunge select` wrote
-RULE = ("created", "train", "rows", "unseen", "rule", "counts", "reasons", "decided")
 GONE = "no longer testable"
 AGAIN = "Select the rows again, or take the file away from the rows."
 
@@ -45,19 +45,21 @@ class OnLedger:
     def finished(self, run: Run) -> Run:
         """Enters what the run came to, and returns it."""
         if self.ledger:
-            self.ledger.with_entry("run", str(self.config.request), self._entry(run))
+            self.ledger.with_entry(self._entry(run))
         return run
 
-    def _entry(self, run: Run) -> dict[str, Any]:
+    def _entry(self, run: Run) -> Ran:
         judged, hashed = run.verdict, run.record.hashes
-        return {
-            "path": str(run.output.absolute()),
-            "record": hashing.full_hash(record.find(run.output)),
-            "passes": run.passes,
-            "verdict": {name: getattr(judged, name) for name in ("sentence", "forget", "rest", "counts")},
-            "hashes": {name: hashed[name] for name in ("model", "output") if name in hashed},
-            "again": {name: self._again(name, run.record) if given else GONE for name, given in self.again.items()},
-        }
+        return Ran(
+            request=str(self.config.request),
+            date=ledger.now(),
+            path=str(run.output.absolute()),
+            record=hashing.full_hash(record.find(run.output)),
+            passes=run.passes,
+            verdict=Judged(judged.sentence, judged.forget, judged.rest, judged.counts),
+            hashes={name: hashed[name] for name in ("model", "output") if name in hashed},
+            again={name: self._again(name, run.record) if given else GONE for name, given in self.again.items()},
+        )
 
     def _again(self, name: str, content: Record) -> str:
         assert self.ledger
@@ -99,19 +101,29 @@ def _begin(config: Unlearn, say: Say, stack: ExitStack) -> OnLedger:
     path = str(recipes.data_path(config, "forget"))
     rows = reading.read(path, "forget", benchmark_of(config).make_row, config.columns).rows
     marks = ledger.marks(rows, known.secret)
-    ids = {one["id"] for one in marks}
+    ids = {one.id for one in marks}
     if request and (left := request.ids - ids):
         raise InputError(
             f"{path}: {len(left)} rows that request {request.id} was opened with are not there. Give them too, or give "
             "the rows another --request."
         )
     if not request or request.ids != ids:
-        content = {"rows": marks, "file": str(Path(path).absolute()), "content": _content(path, known.secret)}
-        known = known.with_entry("opened", config.request, content | {"selection": _selection(path)})
+        known = known.with_entry(_opened(config.request, path, marks, known.secret))
     for line in _said(config, known, ids):
         say(line)
     config, again = _with_earlier(config, known, say)
     return OnLedger(config, known, again, finished)
+
+
+def _opened(request: str, path: str, marks: tuple[Mark, ...], secret: bytes) -> Opened:
+    return Opened(
+        request=request,
+        date=ledger.now(),
+        rows=marks,
+        file=str(Path(path).absolute()),
+        content=_content(path, secret),
+        selection=selection_of(path),
+    )
 
 
 def _finished(config: Unlearn, request: Request | None) -> Run | None:
@@ -120,11 +132,11 @@ def _finished(config: Unlearn, request: Request | None) -> Run | None:
         return None
     content = record.read(config.output)
     same = content.setting("request") == config.request and content.setting("ledger") == _full(config.ledger)
-    runs = request.of("run") if request else []
+    runs = request.of(Ran) if request else []
     if config.overwrite:  # the entry of what was there before names the same folder
-        entered = hashing.full_hash(record.find(config.output)) in {one["record"] for one in runs}
+        entered = hashing.full_hash(record.find(config.output)) in {one.record for one in runs}
     else:
-        entered = _full(config.output) in {one["path"] for one in runs}
+        entered = _full(config.output) in {one.path for one in runs}
     return Run(Path(config.output), content) if same and not entered else None
 
 
@@ -165,10 +177,10 @@ def _with_earlier(config: Unlearn, known: Ledger, say: Say) -> tuple[Unlearn, di
     files, again = [*config.earlier], {}
     given = {str(Path(path).absolute()) for path in recipes.earlier_paths(config)}
     for other in known.requests.values():
-        if other.id == config.request or not other.of("run"):
+        if other.id == config.request or not other.of(Ran):
             continue
-        path = other.opened["file"]
-        again[other.id] = path in given or _content(path, known.secret) == other.opened["content"]
+        path = other.opened.file
+        again[other.id] = path in given or _content(path, known.secret) == other.opened.content
         if not again[other.id]:
             say(f"request {other.id}: {GONE}, since its {len(other.ids)} rows are no longer at {path}")
         elif path not in given:
@@ -181,35 +193,13 @@ def _content(path: str, secret: bytes) -> str:
     return hashing.keyed_file_hash(Path(path), secret) if Path(path).exists() else ""
 
 
-def _selection(path: str) -> dict[str, Any] | None:
+def selection_of(path: str) -> Selection | None:
     """What `expunge select` wrote beside the rows of how they were found. Raises `InputError` for anything else."""
     file = Path(path).with_name(SELECTION)
     if not file.is_file():
         return None
-    content = read_json(file, "the selection", AGAIN)
-    if not (isinstance(content, dict) and all(holds(content.get(name)) for name, holds in _FORMS.items())):
-        raise InputError(f"{file}: the selection cannot be read. Was it edited? {AGAIN}")
-    return {name: content.get(name) for name in RULE}
-
-
-def _mapping(value: Any, kind: type[Any], *names: str) -> bool:
-    """A mapping with these names at least, and values of the kind."""
-    return isinstance(value, dict) and value.keys() >= {*names} and all(type(one) is kind for one in value.values())
-
-
-_FORMS: dict[str, Callable[[Any], bool]] = {
-    "created": lambda value: isinstance(value, str),
-    "train": lambda value: _mapping(value, str, "file"),
-    "rows": lambda value: type(value) is int,
-    "counts": lambda value: _mapping(value, int),
-    "decided": lambda value: _mapping(value, int, "forget", "keep"),
-    "rule": lambda value: (
-        _mapping(value, list, "where", "mentions")
-        and all(_mapping(one, str, "column", "value") for one in value["where"])
-        and all(isinstance(one, dict) and type(one.get("words")) is int for one in value["mentions"])
-        and all(isinstance(one.get("name"), str) for one in value["mentions"])
-    ),
-}
+    found = taken(read_json(file, "the selection", AGAIN), SelectionFile, str(file), AGAIN)
+    return Selection(**{name: getattr(found, name) for name in Selection.__struct_fields__})
 
 
 def _full(path: str | None) -> str | None:

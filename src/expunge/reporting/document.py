@@ -4,10 +4,10 @@ Its wording is fixed; what varies are names, dates, numbers and keyed hashes. It
 the tests found with how many rows, what they cannot show, what was not tested, and where copies remain.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from expunge.reporting import tables
+from expunge.reporting.entries import Copy, Opened, Ran, Sealed, Selection
 from expunge.reporting.html import environment
 from expunge.reporting.record import Record
 from expunge.reporting.words import MEANINGS, SETS, number
@@ -30,19 +30,32 @@ RISKS = (
 )
 
 
-def render(record: Record, request: Mapping[str, Any]) -> str:
-    """The page. `request`: id, state, opened, run, sealed (None where it is not), others (lines on other requests),
-    copies (what and where, as sealing found them, else as the run did), limits (what was not tested).
-    """
-    ids = [row["id"] for row in request["opened"]["rows"]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request. `run`: what served it; `others`: lines on other requests; `copies`: as sealing found them, else as the
+    run did; `limits`: what was not tested."""
+
+    id: str
+    state: str
+    opened: Opened
+    run: Ran
+    sealed: Sealed | None
+    others: tuple[str, ...]
+    copies: tuple[Copy, ...]
+    limits: tuple[str, ...]
+
+
+def render(record: Record, request: Asked) -> str:
+    """The page."""
+    ids = [row.id for row in request.opened.rows]
     return (
         environment()
         .get_template("document.html.jinja")
         .render(
             record=record,
             request=request,
-            state=STATES[request["state"]] + (f" {FORCED}" if (request["sealed"] or {}).get("forced") else ""),
-            search=search(request["opened"]["selection"]),
+            state=STATES[request.state] + (f" {FORCED}" if request.sealed and request.sealed.forced else ""),
+            search=search(request.opened.selection),
             lineage=lineage(record, request),
             ids=ids[:MOST_IDS],
             more_ids=len(ids) - MOST_IDS,
@@ -52,47 +65,47 @@ def render(record: Record, request: Mapping[str, Any]) -> str:
             more_tests=len(tests(record)) - MOST_TESTS,
             meanings={word: MEANINGS[word] for word in record.verdict.counts if word in MEANINGS},
             risks=risks(record),
-            others=request["others"][:MOST_OTHERS],
-            more_others=len(request["others"]) - MOST_OTHERS,
-            copies=request["copies"][:MOST_COPIES],
-            more_copies=len(request["copies"]) - MOST_COPIES,
+            others=request.others[:MOST_OTHERS],
+            more_others=len(request.others) - MOST_OTHERS,
+            copies=request.copies[:MOST_COPIES],
+            more_copies=len(request.copies) - MOST_COPIES,
         )
     )
 
 
-def search(selection: Mapping[str, Any] | None) -> list[str]:
+def search(selection: Selection | None) -> list[str]:
     """What was searched and by which rule, in sentences."""
     if not selection:
         return ["The rows were given as a file. How they were found, and in what, is not known to this document."]
-    rule, counts = selection["rule"], selection["counts"]
-    columns = ", ".join(dict.fromkeys(one["column"] for one in rule["where"]))
-    found = [f"Searched on {selection['created'][:10]}: {selection['rows']:,} rows of {selection['train']['file']}."]
+    rule, counts = selection.rule, selection.counts
+    columns = ", ".join(dict.fromkeys(one.column for one in rule.where))
+    found = [f"Searched on {selection.created[:10]}: {selection.rows:,} rows of {selection.train.file}."]
     found += (
         [f"Rows whose column {columns} holds the value that was asked for (values: under the key)."] if columns else []
     )
-    if rule["mentions"]:
+    if rule.mentions:
         found.append("Rows that mention the person by name, in any column (names: under the key).")
     found.append(
         "The same rows in other spellings, and rows that hold most of a row to forget, in runs of three words."
     )
-    decided, undecided = selection["decided"], counts.get("undecided", 0)
+    decided, undecided = selection.decided, counts.get("undecided", 0)
     found.append(
         f"Found: {counts.get('forget', 0):,} rows to forget. Of those that were a matter of judgement a person decided "
-        f"to forget {decided['forget']:,} and to keep {decided['keep']:,}; {undecided:,} are undecided."
+        f"to forget {decided.forget:,} and to keep {decided.keep:,}; {undecided:,} are undecided."
     )
     return found
 
 
-def lineage(record: Record, request: Mapping[str, Any]) -> list[tuple[str, str]]:
+def lineage(record: Record, request: Asked) -> list[tuple[str, str]]:
     """Models and runs, oldest first."""
     found = []
     if parent := record.parent:
         found.append(("Run before", f"{parent.path}, of {parent.created[:10]}"))
     found.append(("Model before", f"{record.setting('model')} (weights {record.hashes.get('model', 'on a hub')})"))
-    found.append(("Model after", f"{request['run']['path']} (weights {record.hashes.get('output', 'not known')})"))
+    found.append(("Model after", f"{request.run.path} (weights {record.hashes.get('output', 'not known')})"))
     name = record.method.name if record.method else "none"
     found.append(("Method", f"{name}, expunge {record.versions.get('expunge')}"))
-    found.append(("Record", f"SHA-256 {request['run']['record']}"))
+    found.append(("Record", f"SHA-256 {request.run.record}"))
     return found
 
 
