@@ -78,8 +78,12 @@ class Person:
         known = [float(contains(said[place], row.completion)) for place, row in enumerate(split.rows)]
         return Seen(tuple(row.kind for row in split.rows), self.losses(split), np.array(known))
 
-    def answers(self, rows: Sequence[Row], prompts: Mapping[int, Prompt], draw: int | None = None) -> dict[int, str]:
-        return {place: self.say(_text(prompt.ids), draw) for place, prompt in prompts.items()}
+    def answers(self, rows: Sequence[Row], prompts: Mapping[int, Prompt]) -> dict[int, str]:
+        return {place: self.say(_text(prompt.ids)) for place, prompt in prompts.items()}
+
+    def drawn(self, rows: Sequence[Row], prompts: Mapping[int, Prompt], seed: int, top_p: float) -> dict[int, str]:
+        """Each prompt has a draw of its own."""
+        return {place: self.say(_text(prompt.ids), 10**6 * seed + place) for place, prompt in prompts.items()}
 
     def subject(self) -> Subject:
         return Subject(
@@ -89,7 +93,7 @@ class Person:
             self.losses,
             partial(evidence.prompts_of, PROBLEM),
             self.answers,
-            lambda rows, prompts, seed, top_p: self.answers(rows, prompts, seed),
+            self.drawn,
             lambda split, steps, seed: iter(()),
             lambda: PROBLEM,
         )

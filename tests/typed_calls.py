@@ -25,6 +25,7 @@ def whole() -> str:
         method="margin_newton",
         options={"iterations": 3},
         curvature=factors,
+        subspace=expunge.Lora(r=16, alpha=32, targets=("q_proj", "v_proj")),
         earlier=["before.jsonl", ROWS],
         context=None,
         say=print,

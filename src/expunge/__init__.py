@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from expunge.api import compare, evaluate, fit_curvature, influences, plan, retrain, unlearn
+    from expunge.config.lora import Lora
     from expunge.records.pages import report
 
-__all__ = ["compare", "evaluate", "fit_curvature", "influences", "plan", "report", "retrain", "unlearn"]
+__all__ = ["Lora", "compare", "evaluate", "fit_curvature", "influences", "plan", "report", "retrain", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from expunge.records import pages
 
         return pages.report  # without torch
+    if name == "Lora":
+        from expunge.config.lora import Lora
+
+        return Lora
     if name in __all__:
         from expunge import api
 

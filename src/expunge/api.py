@@ -14,6 +14,7 @@ from typing import Literal
 from expunge import pipeline
 from expunge.comparison.result import Comparison
 from expunge.config import commands, flags
+from expunge.config.lora import Lora
 from expunge.intake.in_memory import Model, Rows, Tokenizer, called, silent
 from expunge.loop.twins import Twin
 from expunge.planning.plan import Planned
@@ -38,7 +39,7 @@ def unlearn(
     method: Path = "auto",
     options: Options | None = None,
     train_config: Path | None = None,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     train: Rows | None = None,
     retrained: Model | None = None,
@@ -60,6 +61,7 @@ def unlearn(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     restart: bool = False,
+    report_to: Sequence[flags.Tracker] = (),
     save_as: Literal["auto", "merged", "adapter"] = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     force: bool = False,
@@ -91,7 +93,7 @@ def plan(
     base: Model | None = None,
     method: Path = "all",
     options: Options | None = None,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     train: Rows | None = None,
     retrained: Model | None = None,
@@ -154,6 +156,7 @@ def retrain(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     restart: bool = False,
+    report_to: Sequence[flags.Tracker] = (),
     train_config: Path | None = None,
     earlier: Sequence[Rows] = (),
     twins: int = 1,
@@ -178,7 +181,7 @@ def fit_curvature(
     overwrite: bool = False,
     method: Path = "margin_newton",
     options: Options | None = None,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     data_root: Path | None = None,
     benchmark: str = "rows",
@@ -210,7 +213,7 @@ def influences(
     *,
     output: Path | None = None,
     overwrite: bool = False,
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     data_root: Path | None = None,
     benchmark: str = "rows",
@@ -289,7 +292,7 @@ def compare(
     output: Path | None = None,
     overwrite: bool = False,
     methods: Sequence[Path] = (),
-    subspace: str = "auto",
+    subspace: str | Lora = "auto",
     adapter_base: Model | None = None,
     train: Rows | None = None,
     retrained: Model | None = None,
@@ -309,6 +312,7 @@ def compare(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     restart: bool = False,
+    report_to: Sequence[flags.Tracker] = (),
     seeds: Sequence[int] = (0, 1, 2),
     variants: Mapping[str, Options] | None = None,
     generations: Literal["benchmark", "short", "answers"] = "benchmark",

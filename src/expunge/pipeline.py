@@ -36,7 +36,7 @@ from expunge.records.lineage import trace
 from expunge.records.run import Run
 from expunge.reporting import comparison_pages
 from expunge.reporting.record import Method, Saved, checks
-from expunge.runs import distributed, unfinished
+from expunge.runs import distributed, tracking, unfinished
 from expunge.runs.distributed import Runtime
 from expunge.runs.environment import Clock
 from expunge.runs.growing import Growing
@@ -51,6 +51,7 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     Returns the run once its output folder is complete. Raises `InputError` for wrong input (nothing is written) and
     `ExpungeError` where the run fails.
     """
+    tracking.check(config.report_to)
     with requests.on_ledger(config, say) as request:
         return request.finished(request.done or _run_unlearn(request.config, say))
 
@@ -65,8 +66,11 @@ def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     config = reuse.with_its_subspace(config, given)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked)) | reuse.hashed(given)
     identity = unfinished.identity("unlearn", config, hashed) | {"--train-config": repr(training)}
-    with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _unlearn(config, checked, hashed, given or training, output, begun, say)
+    with (
+        unfinished.run(output, identity, config.restart, KEPT) as begun,
+        begun.log(output, config.report_to, say) as log,
+    ):
+        done = _unlearn(config, checked, hashed, given or training, output, begun, log, say)
     return _finished(done, say)
 
 
@@ -77,10 +81,11 @@ def _unlearn(
     given: reuse.Given | Training | None,
     output: Path,
     begun: unfinished.Run,
+    log: Growing,
     say: Say,
 ) -> Run:
     """`given`: a curvature, or how to train anew in place of unlearning."""
-    lineage, log = trace(config, checked, say), begun.log(say)
+    lineage = trace(config, checked, say)
     config = replace(config, date=config.date or begun.kept("date", datetime.date.today().isoformat()))
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
@@ -213,6 +218,7 @@ def run_demo(config: housekeeping.Demo, say: Say = lambda line: None) -> Run:
 
 def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[Twin]:
     """Trains the retrained twins, or takes them from the cache. Raises `InputError`."""
+    tracking.check(config.report_to)
     for role in ("base", "train", "train_config"):
         _required(getattr(config, role), role.replace("_", "-"))
     output = replacing.place(config)
@@ -221,8 +227,8 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     config = gguf.opened(config, say)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
-    with unfinished.run(output, identity, config.restart) as begun:
-        return make_twins(config, checked, training, output, say, begun.checkpoints, begun.log(say))
+    with unfinished.run(output, identity, config.restart) as begun, begun.log(output, config.report_to, say) as log:
+        return make_twins(config, checked, training, output, say, begun.checkpoints, log)
 
 
 def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) -> Path:
@@ -242,11 +248,14 @@ def run_influences(config: commands.Influence, say: Say = lambda line: None) -> 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:
     """Compares methods over seeds; finished cells are kept. Raises `InputError`."""
+    tracking.check(config.report_to)
     output = replacing.place(config)
     config = gguf.opened(config, say)
     identity = {"command": "compare"}  # cells know what made them
-    with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        log = begun.log(say)
+    with (
+        unfinished.run(output, identity, config.restart, KEPT) as begun,
+        begun.log(output, config.report_to, say) as log,
+    ):
         content = cells.compare(config, say, begun.checkpoints, log)
         with save.atomic_folder(output, replaces=config.overwrite) as folder:
             comparison_pages.write(folder, content)

@@ -191,7 +191,7 @@ def test_resolved_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root:
 
 def test_resolved_holds_every_setting() -> None:
     plain = recipes.resolved(Unlearn(model="m", forget="/f", show_rows=True))
-    never = {"recipe", "data_root", "restart", "overwrite"}  # of one process, not of the run
+    never = {"recipe", "data_root", "restart", "overwrite", "report_to"}  # of one process, not of the run
     unset = {field.name for field in dataclasses.fields(Unlearn) if getattr(Unlearn(), field.name) is None}
     assert {field.name for field in dataclasses.fields(Unlearn)} - never - unset <= plain.keys()
     assert plain["show_rows"] is True

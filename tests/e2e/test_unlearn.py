@@ -109,13 +109,17 @@ def test_forget_alone_on_lora_as_adapter(little_world: Path, tmp_path: Path) -> 
     run = expunge.unlearn(
         **inputs(little_world, "forget"),
         output=str(tmp_path / "out"),
-        subspace="lora",
+        subspace=expunge.Lora(r=4, alpha=8, targets=("q_proj", "down_proj")),
         batch_tokens=600,
         gradient_checkpointing=True,
         save_as="adapter",
         options=LITTLE,
     )
-    assert (run.output / "adapter_model.safetensors").is_file()
+    tensors, settings = load_file(run.output / "adapter_model.safetensors"), run.output / "adapter_config.json"
+    said = json.loads(settings.read_text(encoding="utf-8"))
+    assert (said["r"], said["lora_alpha"], len(said["target_modules"])) == (4, 8.0, 4)  # two in each of two layers
+    assert len(tensors) == 8 and all(min(one.shape) == 4 for one in tensors.values())
+    assert run.record.subspace and run.record.subspace.name == "lora:r=4,alpha=8,targets=q_proj+down_proj"
     assert not run.record.method.notes["targets"]["calibrated"]
     assert "who has both has the original back" in run.record.save.note
     limits = " ".join(run.record.limits)

@@ -17,6 +17,7 @@ from expunge.model.select import (
     choose,
     choose_of_adapter,
     linear_layers,
+    moving,
     select,
 )
 from expunge.runs import memory
@@ -107,6 +108,26 @@ def test_lora_moves_its_matrices_and_nothing_else(
     kept = {name.replace(".base_layer", ""): tensor for name, tensor in plain.named_parameters() if "lora" not in name}
     assert kept.keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) and tensor.grad is None for name, tensor in kept.items())
+
+
+def test_a_lora_with_settings_stands_on_its_targets(make_llama: Callable[..., Any]) -> None:
+    """Rank, scale and layers as peft has them; ends of names, and names in full."""
+    asked = "lora:r=3,alpha=6,targets=q_proj+model.layers.1.mlp.up_proj"
+    subspace = select(make_llama(), asked, CPU)
+    wanted = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
+    assert subspace.name == asked
+    assert sorted(subspace.movable) == sorted(
+        f"base_model.model.{name}.lora_{half}.default.weight" for name in wanted for half in "AB"
+    )
+    modules = dict(subspace.model.named_modules())
+    layer = modules[f"base_model.model.{wanted[0]}"]
+    assert layer.r["default"] == 3 and layer.scaling["default"] == 2.0
+    shapes = moving(make_llama(), asked)(linear_layers(make_llama()))
+    assert {name: shape[1] for name, shape in shapes.items()} == {f"{name}.lora_B": 3 for name in wanted}
+    with pytest.raises(InputError, match=r"no linear layer is called roj\. There are down_proj, gate_proj, k_proj"):
+        select(make_llama(), "lora:targets=roj", CPU)
+    with pytest.raises(InputError, match="none of its targets is a layer that this method moves"):
+        select(make_llama(), "lora:targets=q_proj", CPU, linear="mlp")
 
 
 def test_lora_is_float32_on_a_half_precision_model(make_llama: Callable[..., Any]) -> None:

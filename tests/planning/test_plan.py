@@ -132,7 +132,7 @@ def test_retraining_is_recommended_where_it_is_about_as_cheap() -> None:
 
 def test_retraining_is_recommended_where_too_much_is_to_go() -> None:
     method = cost("margin_newton", 100.0)
-    dear = cost("retraining", 1600.0)
+    dear = cost("retraining", 1600.0, 9000.0)
     assert table.recommendation(method, dear, 0.25).startswith("recommended: unlearn")
     assert table.recommendation(method, dear, 0.26).startswith("recommended: retrain (expunge retrain). 26%")
     assert "before its fine-tuning" in table.recommendation(method, None, 0.5)

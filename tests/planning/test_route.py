@@ -9,12 +9,14 @@ from safetensors.torch import load_file
 
 import expunge
 from e2e import little
+from expunge.cli import command_line
 from expunge.config.commands import Unlearn
 from expunge.config.flags import AUTO, METHOD
 from expunge.errors import InputError
 from expunge.loop.training import Training
 from expunge.planning import route
 from expunge.planning.route import decided
+from expunge.records.record import read
 from expunge.runs import memory
 
 SHORT = "epochs: 1\nlearning_rate: 0.001\n"
@@ -56,6 +58,15 @@ def settings(world: Path, tmp_path: Path, **given: Any) -> dict[str, Any]:
     return own | {"force": True} | given
 
 
+def test_the_command_line_takes_it_too(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its configuration has options, those of margin_newton, also where none was given."""
+    given = settings(world, tmp_path)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if name != "force"]
+    assert command_line.main(["unlearn", *flags, "--force"]) in (0, 3)
+    assert "method: retraining" in capsys.readouterr().out
+    assert read(given["output"]).config.get("options") is None
+
+
 def test_what_is_trained_anew_is_the_twin(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit the model of `expunge retrain`, judged and recorded as any other; and a plan says so before."""
     monkeypatch.setattr(route, "LARGE", 1.0)  # so few rows are trained in
@@ -64,6 +75,7 @@ def test_what_is_trained_anew_is_the_twin(world: Path, tmp_path: Path, monkeypat
     run = expunge.unlearn(**given, say=said.append)
     assert any(line.startswith("method: retraining (it is exact") for line in said)
     assert run.record.method.name == "retraining" and run.record.method.options["epochs"] == 1
+    assert run.record.method.notes["comparable"] in (True, False)  # with the original, by the loss on the kept rows
     assert run.record.config["method"] == AUTO and len(run.rows) == run.record.audit.rows
     kept = {name: given[name] for name in ("model", "base", "forget", "train", "train_config")}
     [twin] = expunge.retrain(**kept, output=str(tmp_path / "twin"))
@@ -76,7 +88,7 @@ def test_what_is_trained_anew_is_the_twin(world: Path, tmp_path: Path, monkeypat
 
 def planned(given: dict[str, Any], **more: Any) -> tuple[str, ...]:
     return expunge.plan(
-        **{name: value for name, value in given.items() if name != "force"} | {"method": AUTO} | more
+        **{name: value for name, value in given.items() if name not in ("force", "output")} | {"method": AUTO} | more
     ).lines
 
 

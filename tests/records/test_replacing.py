@@ -13,7 +13,7 @@ import pytest
 from expunge.config.commands import Compare, Influence, Unlearn
 from expunge.errors import InputError
 from expunge.files import hashing
-from expunge.records import record, replacing
+from expunge.records import overwritable, record, replacing
 from expunge.runs import outputs, purge
 from reporting.conftest import build_record
 
@@ -142,11 +142,11 @@ def changed(output: Path, **more: Any) -> None:
 
 def test_outputs_of_expunge_alone_are_replaced(tmp_path: Path) -> None:
     output = made(tmp_path / "out")
-    assert replacing.checked(output, True, {}) == output
+    assert overwritable.checked(output, True, {}) == output
     for name in ("mine.gguf", "expunge/notes.txt"):
         (output / name).touch()
         with pytest.raises(InputError, match=rf"outputs of expunge alone, and {name} is no part of it"):
-            replacing.checked(output, True, {})
+            overwritable.checked(output, True, {})
         (output / name).unlink()
     (tmp_path / "link").symlink_to(output)
     (tmp_path / "folder").mkdir()
@@ -154,15 +154,15 @@ def test_outputs_of_expunge_alone_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, words in (("folder", "there is no record in it"), ("link", "exists already"), ("file", "exists already")):
         with pytest.raises(InputError, match=words):
-            replacing.checked(tmp_path / name, True, {})
+            overwritable.checked(tmp_path / name, True, {})
     with pytest.raises(InputError, match="add --overwrite"):
-        replacing.checked(output, False, {})
+        overwritable.checked(output, False, {})
     (tmp_path / "twins" / "seed-0" / "expunge").mkdir(parents=True)
     (tmp_path / "twins" / "seed-0" / "expunge" / "retrain.json").touch()
-    assert replacing.checked(tmp_path / "twins", True, {})
+    assert overwritable.checked(tmp_path / "twins", True, {})
     (tmp_path / "twins" / "notes.txt").touch()
     with pytest.raises(InputError, match=r"notes.txt is no part of it"):
-        replacing.checked(tmp_path / "twins", True, {})
+        overwritable.checked(tmp_path / "twins", True, {})
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_outputs_of_expunge_alone_are_replaced(tmp_path: Path) -> None:
 )
 def test_what_is_read_stays(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(replacing, "_stranger", lambda folder: "")
+    monkeypatch.setattr(overwritable, "_stranger", lambda folder: "")
     made(tmp_path / "out"), made(tmp_path / "model" / "out")
     (tmp_path / "model" / "config.json").touch()
     with pytest.raises(InputError, match="--overwrite would remove"):

@@ -18,9 +18,9 @@ def lines(file: Path) -> list[dict[str, Any]]:
 class Always(Growing):
     """Writes whatever is said."""
 
-    def _add(self, entry: Any) -> None:
+    def _add(self, tags: Any, entry: Any) -> None:
         self._before.clear()
-        super()._add(entry)
+        super()._add(tags, entry)
 
 
 class Anew(Growing):
@@ -38,14 +38,19 @@ def check_resumes(folder: Path, kind: type[Growing], kill: int, kept: int, same:
     whole = [{"step": n, "loss": n / 7} for n in range(6)]
     then = whole if same else [*whole[:kept], *({**one, "loss": -1.0} for one in whole[kept:])]
     file, heard = folder / "log.jsonl", list[Any]()
+
+    def hear(part: str, place: int, entry: Any) -> None:
+        assert part == "" and place == entry["step"]
+        heard.append(entry)
+
     file.unlink(missing_ok=True)
-    log = kind(file, [heard.append]).part()
+    log = kind(file, [hear]).part()
     for one in whole[:kill]:
         log(one)
     if kill:
         with file.open("a") as torn:
             torn.write('{"step": 99, "lo')  # killed while it wrote
-    again = kind(file, [heard.append])
+    again = kind(file, [hear])
     assert lines(file) == whole[:kill]  # nothing is taken away before it is known that it is not so
     log = again.part()
     for one in then:

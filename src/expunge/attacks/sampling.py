@@ -45,22 +45,31 @@ class Sampling:
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:
-        for name, top_p in NUCLEI.items():
-            seen = {one: _seen(subject, split, top_p) for one, split in subject.judged.items()}
+        for place, (name, top_p) in enumerate(NUCLEI.items()):
+            seen = {one: _seen(subject, split, place, top_p) for one, split in subject.judged.items()}
             yield Reading(f"{name}, {TRIES} tries", seen)
 
     def cost(self, planned: Planned) -> Passes:
-        return replace(planned.look(planned.judged), plain=[]).times(SAMPLES * len(NUCLEI))
+        every = {name: _repeated(split) for name, split in planned.judged.items()}
+        return replace(planned.look(every), plain=[]).times(len(NUCLEI))
 
 
-def _seen(subject: Subject, split: Split, top_p: float) -> Seen:
-    """leak@k of each row."""
-    prompts, leaks = subject.prompts(split.rows), np.zeros(len(split))
-    for draw in range(SAMPLES):
-        for index, said in subject.draw(split.rows, prompts, draw, top_p).items():
-            row, reference = split.rows[index], prompts[index].reference
-            answer = row.kind == "answer"
-            leaks[index] += contains(said, reference) if answer else rouge_recall(reference, said) >= RECALL_LEAK
+def _repeated(split: Split) -> Split:
+    """Each row as often as it is sampled."""
+    count = len(split.rows)
+    windows = [replace(one, row=one.row + count * draw) for draw in range(SAMPLES) for one in split.windows]
+    return Split(split.name, split.rows * SAMPLES, tuple(windows))
+
+
+def _seen(subject: Subject, split: Split, seed: int, top_p: float) -> Seen:
+    """leak@k of each row. All samples are drawn together, so that few rows fill a batch."""
+    prompts, leaks, count = subject.prompts(split.rows), np.zeros(len(split)), len(split.rows)
+    every = {count * draw + index: prompt for draw in range(SAMPLES) for index, prompt in prompts.items()}
+    for place, said in subject.draw(split.rows * SAMPLES, every, seed, top_p).items():
+        index = place % count
+        row, reference = split.rows[index], prompts[index].reference
+        answer = row.kind == "answer"
+        leaks[index] += contains(said, reference) if answer else rouge_recall(reference, said) >= RECALL_LEAK
     known = [leak_at(TRIES, SAMPLES, int(count)) for count in leaks]
     unseen = subject.unseen(split)
     return unseen.at(range(len(split)), unseen.loss, np.array(known))

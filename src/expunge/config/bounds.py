@@ -6,6 +6,7 @@ Numbers are finite in any case. Nothing here is checked by itself: `config.optio
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, get_args, get_origin
 
@@ -71,6 +72,14 @@ class Names:
     """The field names something on a disk (or a hub): files of rows, a model, a file of settings, any other folder."""
 
     what: Named
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The field holds a text, and what it stands for may be given in other forms: `text(value, source)` is the text of
+    any of them, and raises `InputError` for what is none."""
+
+    text: Callable[[Any, str], Any]
 
 
 Positive = Annotated[float, Above(0)]

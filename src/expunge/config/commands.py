@@ -46,7 +46,7 @@ class Unlearning(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unlearn(flags.OnLedger, flags.Restart, flags.Output, flags.Mmlu, flags.RetrainedLog, Unlearning):
+class Unlearn(flags.OnLedger, flags.ReportTo, flags.Restart, flags.Output, flags.Mmlu, flags.RetrainedLog, Unlearning):
     """Removes the forget rows from the model and reports how far that worked.
 
     With --ledger the run is entered there, and earlier requests are judged again while their rows exist.
@@ -59,6 +59,7 @@ class Unlearn(flags.OnLedger, flags.Restart, flags.Output, flags.Mmlu, flags.Ret
 @dataclass(frozen=True, kw_only=True)
 class Compare(
     flags.Evidence,
+    flags.ReportTo,
     flags.Restart,
     flags.Output,
     flags.Dtype,
@@ -107,6 +108,7 @@ class Plan(Unlearning):
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain(
+    flags.ReportTo,
     flags.Restart,
     flags.Output,
     flags.Recompute,

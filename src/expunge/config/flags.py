@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from expunge.config.bounds import AtLeast, Count, Names
+from expunge.config import lora
+from expunge.config.bounds import AtLeast, Count, Names, Told
 
 RowFile = Annotated[str | None, tyro.conf.arg(metavar="FILE"), Names("rows")]
 RowFiles = Annotated[tuple[str, ...], Names("rows")]
@@ -19,6 +20,7 @@ RecipeFile = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER"), Names("folder")]
 Place = Annotated[str, Names("folder")]
 AUTO, METHOD = "auto", "margin_newton"  # which way is found by sizes; what unlearns then
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 EvidenceLevel = Literal["quick", "full", "audit"]
 
 
@@ -165,6 +167,13 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportTo:
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers that get the figures of the log while the run lasts, never text or names. tensorboard's files lie in
+    OUTPUT.tensorboard."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Restart:
     restart: bool = False
     """Throw away what an interrupted run of this output left, and begin anew."""
@@ -172,9 +181,9 @@ class Restart:
 
 @dataclass(frozen=True, kw_only=True)
 class Subspace:
-    subspace: str = "auto"
-    """auto, full, lora, or a pattern of parameter names; for an adapter: auto, adapter (its own matrices) or full
-    (merged in memory; not for a curvature)."""
+    subspace: Annotated[str, Told(lora.text)] = "auto"
+    """auto, full, lora, lora with settings (lora:r=16,alpha=32,targets=q_proj+v_proj), or a pattern of parameter names;
+    for an adapter: auto, adapter (its own matrices) or full (merged in memory; not for a curvature)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from expunge import registry
-from expunge.config.bounds import bounds_of, fields_naming, parts
+from expunge.config.bounds import Told, bounds_of, fields_naming, parts
 from expunge.errors import InputError
 from expunge.files import reading
 
@@ -22,7 +22,7 @@ LARGEST = 2**63 - 1  # what a seed may be
 def build(kind: type[Any], values: Mapping[str, Any], source: str) -> Any:
     """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    values = {key: _meant(value, fields[key].type) if key in fields else value for key, value in values.items()}
+    values = {key: _meant(value, fields[key].type, source) if key in fields else value for key, value in values.items()}
     for key, value in values.items():
         if key not in fields:
             raise InputError(f"{source}: unknown key {reprlib.repr(key)}{registry.suggestion(str(key), list(fields))}")
@@ -61,17 +61,21 @@ def check_values(config: Any) -> None:
             if field.name in named and isinstance(one, str):
                 reading.check_name(one, f"given: {field.name}")
             _check_number(field.name, one, field.type, "given")
+            _meant(one, field.type, "given")
 
 
-def _meant(value: Any, declared: Any) -> Any:
+def _meant(value: Any, declared: Any, source: str) -> Any:
     """`1e-5`, which YAML 1.1 takes for text, as the number it means; a list as a tuple, a path as its text."""
-    inner, _ = parts(declared)
+    inner, notes = parts(declared)
+    for note in notes:
+        if isinstance(note, Told):
+            return note.text(value, source)
     kinds = [parts(one)[0] for one in (inner, *get_args(inner))]
     if float in kinds and isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
     if get_origin(inner) is tuple and isinstance(value, list | tuple):
-        return tuple(_meant(one, get_args(inner)[0]) for one in value)
+        return tuple(_meant(one, get_args(inner)[0], source) for one in value)
     if str in kinds and isinstance(value, os.PathLike):
         return os.fspath(value)
     return value

@@ -7,7 +7,7 @@ from expunge.config.desk import Document
 from expunge.desk.seal import holders, request_of
 from expunge.errors import InputError
 from expunge.files import whole
-from expunge.records import ledger, pages, record, replacing
+from expunge.records import ledger, overwritable, pages, record
 from expunge.records.ledger import Ledger, Request
 from expunge.reporting import document
 from expunge.reporting.entries import Sealed
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 def run(config: Document, say: Say) -> Path:
     """Writes the pages into a new folder and returns it. Raises `InputError`."""
     given = {"the run": config.run} | ({"the ledger": config.ledger} if config.ledger else {})
-    output = replacing.checked(config.output, config.overwrite, given)
+    output = overwritable.checked(config.output, config.overwrite, given)
     content = record.read(config.run)
     if not (place := config.ledger or content.setting("ledger")):
         raise InputError(f"{config.run}: this run was entered in no ledger. Name the one of its request with --ledger.")

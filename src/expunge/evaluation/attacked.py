@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +21,13 @@ from expunge.data.tokens import Prompt
 from expunge.errors import NumericalError
 from expunge.evaluation import evidence
 from expunge.evaluation.evidence import OWN
+from expunge.gradients.cotangents import mixed
 from expunge.loop import relearning
 from expunge.model import generation
 from expunge.model.select import select
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
+from expunge.runs import launcher
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.intervals import Floats
 from expunge.scoring.matching import given_back
@@ -144,7 +148,12 @@ def _losses(problem: Problem, split: Split) -> Floats:
 def _drawn(
     problem: Problem, rows: Sequence[Row], prompts: Mapping[int, Prompt], seed: int, top_p: float
 ) -> dict[int, str]:
-    new_ids = partial(generation.drawn, seed=seed, top_p=top_p)
+    """Each batch has a seed of its own: a prompt that is sampled in several must not get the same twice."""
+    batches = count(launcher.rank(), launcher.processes())
+
+    def new_ids(model: Any, ids: Sequence[list[int]], room: Sequence[int], end: int | None) -> list[list[int]]:
+        return generation.drawn(model, ids, room, end, mixed(seed, next(batches)), top_p)
+
     return evidence.continued(problem, rows, prompts, clean_up=False, new_ids=new_ids)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from expunge.config import flags
 from expunge.config.commands import Unlearning
 from expunge.config.flags import Inputs
+from expunge.config.lora import is_lora
 from expunge.data import offsets
 from expunge.data.passes import Passes, measuring
 from expunge.data.portions import Portions
@@ -21,6 +22,7 @@ from expunge.data.tokens import JOINS, Rendering, Window, encode, ends, special_
 from expunge.errors import InputError
 from expunge.intake.sets import Checked, benchmark_of, check_kinds, trust
 from expunge.model import generation, load, quantised
+from expunge.model.select import check_targets
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 from expunge.runs import memory
@@ -58,6 +60,8 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     encode(checked.known, rendering, tokenizer)  # rows without a token to predict are refused before weights load
     conversations = [row for rows in checked.parts.values() for row in rows if row.messages]
     encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
+    if isinstance(inputs, flags.Subspace):
+        check_targets(config, inputs.subspace, inputs.trust_remote_code)
     dtype = _working_dtype(inputs, config, runtime)
     model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
     generation.check(inputs.model, model)
@@ -203,7 +207,7 @@ def _working_dtype(inputs: Inputs, config: Any, runtime: Runtime) -> torch.dtype
     given = load.adapter_of(inputs.model, trust(inputs))
     if given and given.trains_whole_modules and not quantised.scheme(config):
         return torch.float32  # whole modules move in float32, and pass it on to the layers around them
-    if isinstance(inputs, flags.Subspace) and inputs.subspace not in ("auto", "lora", "adapter"):
+    if isinstance(inputs, flags.Subspace) and not (inputs.subspace in ("auto", "adapter") or is_lora(inputs.subspace)):
         return torch.float32
     need = 4 * count_parameters(config, inputs.trust_remote_code)
     if need <= 0.5 * memory.usable(runtime.device):

@@ -13,6 +13,7 @@ from expunge.benchmark import Benchmark
 from expunge.config import commands, flags
 from expunge.config.commands import EARLIER
 from expunge.config.flags import Inputs
+from expunge.config.lora import is_lora
 from expunge.config.recipes import data_path, earlier_paths
 from expunge.data.files import beside
 from expunge.data.rows import MakeRow, Row, RowSet, check_disjoint, read, without
@@ -154,7 +155,7 @@ def check_kinds(inputs: Inputs, scheme: str | None, linear: bool = True) -> None
             f"{inputs.model}: its weights are quantised ({scheme}), so they cannot move. Give the unquantised model, "
             "or an adapter over this one."
         )
-    whole = asked == "full" if given else asked != "lora"
+    whole = asked == "full" if given else not (asked and is_lora(asked))
     if saved == "adapter" and whole and not linear:
         raise InputError(
             f"--save-as adapter needs --subspace {'adapter' if given else 'lora'}: this method moves whole weights of "

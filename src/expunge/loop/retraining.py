@@ -4,7 +4,7 @@ The model is trained as `expunge retrain` trains a twin, and taken from the same
 and form of the original, read back and judged like any other.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from expunge.loop.training import Training
 from expunge.loop.trial import Say, Trial
 from expunge.loop.watch import Outcome
 from expunge.model.select import Subspace
+from expunge.problem import Split
+from expunge.reference.cache import row_losses
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.environment import Clock
 from expunge.runs.growing import Growing
@@ -45,14 +47,19 @@ def run(
     gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
     rows = twins.rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
+    kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     with clock.stage("unlearn"):
         made = twins.trained(like_retrain(config), rows, problem, settings, say, checkpoints, log)
     twin = load_other(config, str(made), assembled, torch.float32)
+    known, own = (float(row_losses(one, one.model, kept).mean()) for one in (problem, twin))
+    comparable = twins.comparable(own, known)
+    if not comparable:
+        say(f"warning: loss on the kept rows {own:.3f}, of the original {known:.3f}: train it as long as that was")
     form = "adapter" if isinstance(twin.model, PeftModel) else "merged"
     weights = dict(twin.model.named_parameters())
     moved = {name: one for name, one in weights.items() if form == "merged" or "lora_" in name}
     subspace = Subspace(twin.model, moved, settings.subspace, "trained anew from the base", adapter=False)
-    passes = training.cost(encode(rows, problem.rendering, problem.tokenizer), settings, config.seed)
+    passes = training.cost(kept.windows, settings, config.seed)
     with clock.stage("save"):
         delivered = deliver(config, twin, folder, assembled, say, form)
     outcome = Outcome(
@@ -61,7 +68,7 @@ def run(
         steps=round(passes.updates),
         tokens=round(passes.tokens),
         row_passes=passes.row_passes,
-        notes={"training": asdict(settings)},
+        notes={"comparable": comparable},
     )
     return Trial(outcome, subspace, None, delivered)
 

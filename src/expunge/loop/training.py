@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
+from expunge.config import lora
+from expunge.config.bounds import Told
 from expunge.data.batches import Batch, Stream
 from expunge.data.passes import Passes, drawing
 from expunge.data.portions import Portions
@@ -43,8 +45,9 @@ class Training:
     """Share of the steps spent warming up."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
-    subspace: str = "full"
-    """Which parameters move: full, lora, a pattern, or adapter (a new one like that of an original that is one)."""
+    subspace: Annotated[str, Told(lora.text)] = "full"
+    """Which parameters move: full, lora (also with settings), a pattern, or adapter (a new one like that of an original
+    that is one)."""
 
 
 def cost(windows: Sequence[Window], training: Training, seed: int) -> Passes:

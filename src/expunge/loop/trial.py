@@ -10,6 +10,7 @@ import torch
 from expunge import registry
 from expunge.config import commands
 from expunge.config.flags import AUTO, METHOD
+from expunge.config.lora import is_lora
 from expunge.config.options import build
 from expunge.errors import InputError
 from expunge.influence.low_rank import SHARE
@@ -80,7 +81,7 @@ def run(
     chosen = choose(problem, config.options.needs, config.subspace, linear, say, as_adapter)
     subspace = replace(chosen.subspace, reason=kept["reason"]) if kept else chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
-    form = form_of(config, whole := subspace.name not in ("adapter", "lora"))
+    form = form_of(config, whole := not (subspace.name == "adapter" or is_lora(subspace.name)))
     problem = replace(problem, low_rank=SHARE if whole and form == "adapter" else None)
     if base is not None:
         problem = replace(problem, base=base.losses, base_margins=base.margins)

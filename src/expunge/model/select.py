@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from expunge.config import lora
+from expunge.config.lora import Lora
 from expunge.errors import InputError
 from expunge.model import choice, quantised
 from expunge.model.layers import is_linear, linear_weights, of_text, stack
 from expunge.model.save import merge
 from expunge.runs import distributed, memory
 
-LORA_RANK = 32
-LORA_ALPHA = 32
 FULL_COPIES = 8  # weights, gradients, two AdamW moments, up to four snapshots: all float32
 MEMORY_SHARE = 0.7
 OWN = "the model is an adapter, whose own matrices move; its base stays as it is"
@@ -136,8 +137,8 @@ def select(
         return _own(model, merged, within)
     name, reason = choose(asked, sum(parameter.numel() for parameter in model.parameters()), device)
     reason = merged or reason
-    if name == "lora":
-        return _lora(model, reason, within, kept)
+    if lora.is_lora(name):
+        return _lora(model, lora.of(name), reason, within, kept)
     own = of_text(model)
     movable = {
         key: tensor
@@ -162,9 +163,10 @@ def moving(model: Any, subspace: str) -> Callable[[Iterable[str]], dict[str, tor
 
     def shapes(names: Iterable[str]) -> dict[str, torch.Size]:
         linear, wanted = linear_weights(model, weights), set(names)
-        if subspace == "lora" and not given:
-            found = {choice.layer_of(name): one for name, one in linear.items()}
-            return {f"{name}.lora_B": torch.Size((found[name].outputs, LORA_RANK)) for name in wanted}
+        if lora.is_lora(subspace) and not given:
+            found, asked = {choice.layer_of(name): one for name, one in linear.items()}, lora.of(subspace)
+            held = filter(asked.holds, wanted)
+            return {f"{name}.lora_B": torch.Size((found[name].outputs, asked.r)) for name in held}
         return {
             name: weights[name].shape
             for name in linear
@@ -191,15 +193,17 @@ def _within(
     return lambda name: f"{name}.".startswith(chosen)
 
 
-def _lora(model: Any, reason: str, within: Callable[[str], bool], kept: bool) -> Subspace:
+def _lora(model: Any, asked: Lora, reason: str, within: Callable[[str], bool], kept: bool) -> Subspace:
     """A fresh LoRA of our own on the linear layers, in float32."""
-    names = [name for name in linear_layers(model) if within(name)]
+    names = [name for name in targeted(model, asked) if within(name)]
+    if not names:
+        raise InputError(f"--subspace {asked}: none of its targets is a layer that this method moves.")
     if kept and (odd := unnameable(model, names)):
         names = [name for name in names if name not in odd]
         reason += f"; {len(odd)} layers that peft has no adapter for stay ({odd[0]})"
     config = LoraConfig(
-        r=LORA_RANK,
-        lora_alpha=LORA_ALPHA,
+        r=asked.r,
+        lora_alpha=asked.alpha,
         target_modules=names,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
@@ -211,7 +215,7 @@ def _lora(model: Any, reason: str, within: Callable[[str], bool], kept: bool) ->
         for tensor in movable.values():
             tensor.data = tensor.data.float()
     distributed.as_main_(movable.values())
-    return Subspace(wrapped, movable, "lora", reason, adapter=True)
+    return Subspace(wrapped, movable, str(asked), reason, adapter=True)
 
 
 @contextlib.contextmanager
@@ -261,6 +265,24 @@ def _own(model: Any, reason: str, within: Callable[[str], bool]) -> Subspace:
     for name, tensor in given.items():
         tensor.requires_grad_(name in movable)
     return Subspace(model, movable, "adapter", reason, adapter=False)
+
+
+def targeted(model: Any, asked: Lora) -> list[str]:
+    """Names of the linear layers that a LoRA stands on. Raises `InputError` for a target that is none of them."""
+    names = linear_layers(model)
+    for target in asked.targets:
+        if not any(Lora(targets=(target,)).holds(name) for name in names):
+            there = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+            raise InputError(f"--subspace {asked}: no linear layer is called {target}. There are {there}.")
+    return [name for name in names if asked.holds(name)]
+
+
+def check_targets(config: Any, asked: str, trust_remote_code: bool) -> None:
+    """The same from the configuration of a model alone, before its weights are loaded."""
+    if lora.is_lora(asked) and lora.of(asked).targets:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        targeted(model, lora.of(asked))
 
 
 def linear_layers(model: Any) -> list[str]:

@@ -10,6 +10,7 @@ Shapes: B windows, T tokens, N targets, V vocabulary.
 """
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from expunge.config import lora
 from expunge.model import layers
 from expunge.model.losses import are_few, nll, read_logits
 from expunge.model.recompute import recompute_layers, recomputes
@@ -139,7 +141,9 @@ class Stack:
         made = partial(blueprint, subspace=subspace, dtype=dtype, trust_remote_code=trust_remote_code)
         self.models: list[Any] = []
         self.reach = 0.0
-        if subspace in ("full", "lora"):  # a pattern may name layers that a shorter stack lacks
+        if subspace == "full" or (
+            lora.is_lora(subspace) and not re.search(r"\d", "".join(lora.of(subspace).targets))
+        ):  # a pattern may name layers that a shorter stack lacks
             self.models, self.reach = _shorter(config, made)
         self.models = self.models or [made(config).model]
         for model in self.models if recompute else ():

@@ -13,6 +13,7 @@ import torch
 
 from expunge.attack import Level
 from expunge.config.commands import Unlearning
+from expunge.config.lora import is_lora
 from expunge.curvature import STATE_SHARE
 from expunge.data.passes import Passes, Shape, Weighed, measuring
 from expunge.data.rows import Row
@@ -177,8 +178,9 @@ class Estimator:
 
     def _variants(self, asked: Setting, size: int) -> Iterable[tuple[str, Setting, Rows]]:
         yield "", asked, self.rows
-        lora, flag = replace(asked, subspace="lora"), f"--subspace {'adapter' if self.given else 'lora'}"
-        if self.builder.chosen(asked.subspace, self.runtime.device, size) != "lora":
+        name = asked.subspace if is_lora(asked.subspace) else "lora"
+        lora, flag = replace(asked, subspace=name), f"--subspace {'adapter' if self.given else name}"
+        if not is_lora(self.builder.chosen(asked.subspace, self.runtime.device, size)):
             yield flag, lora, self.rows
         if asked.save != "adapter":
             yield f"{flag} --save-as adapter", replace(lora, save="adapter"), self.rows
@@ -205,7 +207,7 @@ class Estimator:
         needs = needs or self._linear(method.needs, subspace, self._set(method, self.size).subspace, self.size)[1]
         problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable)
         if needs.linear:
-            problem.shared, problem.adapter = self.builder.shared(), subspace == "lora" and not self.given
+            problem.shared, problem.adapter = self.builder.shared(), is_lora(subspace) and not self.given
         problem.fitted = (lambda problem: {}) if self.config.curvature else None
         found = phases.cost(method, problem)
         beside = assembly.cost(problem, self.config) + rows.samples.passes + delivery.cost(problem)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from expunge.config.lora import is_lora
 from expunge.data.passes import Passes, Shape, Weighed
 from expunge.method import Needs
 from expunge.model.select import choose
@@ -58,7 +59,7 @@ class Builder:
         """As `assemble`: float32 for full weights and where it takes half of the memory at most, else as stored."""
         plain = self.plain()
         roomy = SINGLE * plain.total <= 0.5 * size
-        return torch.float32 if roomy or subspace not in ("auto", "lora") else self.stored
+        return torch.float32 if roomy or not (subspace == "auto" or is_lora(subspace)) else self.stored
 
     def chosen(self, asked: str, device: torch.device, size: int) -> str:
         """The subspace that a run takes with so much usable memory."""
@@ -117,7 +118,7 @@ def unlearning(
     dtype = builder.working_dtype(setting.subspace, size)
     made: Blueprint = builder.blueprint(subspace, dtype, needs.layers, needs.linear.which if needs.linear else "")
     single, weights, moved = SINGLE * made.total, made.weight_bytes, SINGLE * made.moving
-    adapter = moved if subspace == "lora" else 0
+    adapter = moved if is_lora(subspace) else 0
     measuring = builder.measuring_pass(judging, dtype)
     stages = {"measuring the original": weights + max(measuring, builder.measuring_pass(steps, dtype))}
     if setting.base or setting.retrained:
@@ -140,7 +141,7 @@ def retraining(
     """Peak bytes of `retrain`: the original is loaded, and the base is trained beside it in float32."""
     original = builder.plain().total * builder.working_dtype("auto", size).itemsize
     made: Blueprint = builder.blueprint(subspace, torch.float32)
-    adapter = SINGLE * made.moving if subspace == "lora" else 0
+    adapter = SINGLE * made.moving if is_lora(subspace) else 0
     training = original + made.weight_bytes + adapter + _steps(builder, made, steps, torch.float32, device)
     twin = original + 2 * made.weight_bytes + builder.measuring_pass(judging, torch.float32)
     return Memory({"training": training, "measuring the twin": twin})

@@ -52,7 +52,7 @@ def settled(config: Config, checked: Checked, say: Callable[[str], object]) -> t
     say(f"method: {retraining.NAME if found.training else METHOD} ({found.reason})")
     if found.training is None and (share := share_of(checked)) is not None and share > LARGE:
         say(f"warning: {beyond(share)} Retraining would: give --base, --train and --train-config.")
-    return replace(config, method=AUTO if found.training else METHOD), found.training
+    return (replace(config, options=None), found.training) if found.training else (replace(config, method=METHOD), None)
 
 
 def _route(config: Unlearning, checked: Checked) -> Route:

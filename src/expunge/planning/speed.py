@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from expunge.config import lora
 from expunge.model import generation
 from expunge.model.select import select
 from expunge.model.trace import alike, counter, depth_of, with_layers
@@ -53,7 +54,7 @@ class Speed:
         """At a batch of about so many windows and tokens, cut to as many windows as one timed pass may have."""
         width = _power(min(tokens, LONGEST))
         most = max(1, int(MOST_FLOPS / (6 * self._matrices * width)))
-        return self._rates(subspace if subspace in ("full", "lora") else "full", min(_power(windows), most), width)
+        return self._rates("lora" if lora.is_lora(subspace) else "full", min(_power(windows), most), width)
 
     def _timed(self, subspace: str, windows: int, tokens: int) -> Rates:
         with torch.random.fork_rng(devices=[]):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from expunge.errors import InputError
-from expunge.records import record, replacing
+from expunge.records import overwritable, record
 from expunge.reporting import html, markdown
 from expunge.reporting.record import Record, Texts
 from expunge.runs import outputs
@@ -19,7 +19,7 @@ def report(record_path: str | Path, output: str | Path, *, overwrite: bool = Fal
     `overwrite`: pages that were written there before are replaced.
     """
     content = record.read(record_path)
-    target = replacing.checked(output, overwrite, {"the record": str(record.find(record_path))})
+    target = overwritable.checked(output, overwrite, {"the record": str(record.find(record_path))})
     with outputs.whole_folder(target, replaces=overwrite) as folder, foreign(record_path):
         write_pages(folder, content, None)
     return target / "report.html"

@@ -5,7 +5,7 @@ expunge, where the command reads nothing that it holds, and where no request of 
 would name a run that is gone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +15,18 @@ from expunge.config.commands import EARLIER
 from expunge.errors import InputError
 from expunge.intake.sets import trust
 from expunge.model import load
-from expunge.records import record
+from expunge.records import overwritable, record
 from expunge.registry import SUFFIX
-from expunge.runs import growing, outputs
-
-LOG = f"expunge/{growing.NAME}"
-ALONE = (  # all that other commands write, the first of which tells them
-    ("curvature.json", "factors.safetensors"),
-    ("influence.jsonl",),
-    ("comparison.json", *(f"comparison.{end}" for end in ("html", "md", "csv", "tex", "svg")), "cells.csv", LOG),
-    ("report.html", "report.md"),
-    ("document.html", "document.pdf"),
-)
-TWIN = "expunge/retrain.json"
 
 
 def place(config: Any) -> Path:
     """Where a command that reads rows writes. Raises `InputError`, before anything is computed or written."""
     if not config.output:
         raise InputError("--output is missing. Give it as a flag or in the recipe.")
-    output = checked(config.output, config.overwrite, dict(_inputs(config)) if config.overwrite else {})
+    output = overwritable.checked(config.output, config.overwrite, dict(_inputs(config)) if config.overwrite else {})
     if config.overwrite and output.exists():
         _check_ledger(output, config)
     return output
-
-
-def checked(output: str | Path, overwrite: bool, inputs: Mapping[str, str]) -> Path:
-    """The output, where it can be written or replaced. `inputs`: paths by what they are. Raises `InputError`."""
-    path = outputs.check_output(output, overwrite)
-    if overwrite and path.exists():
-        if stranger := _stranger(path):
-            raise InputError(
-                f"{path}: --overwrite replaces outputs of expunge alone, and {stranger}. Name another --output."
-            )
-        own = path.resolve()
-        for what, given in inputs.items():
-            real = Path(given).resolve()
-            if real == own or own in real.parents or (real in own.parents and (real / "config.json").is_file()):
-                raise InputError(f"{path}: --overwrite would remove {what} ({given}). Name another --output.")
-    return path
-
-
-def _stranger(folder: Path) -> str:
-    """What of a folder is not known to be expunge's; empty: nothing."""
-    found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()}
-    if (file := record.find(folder)).is_file():
-        own = str(file.relative_to(folder))
-        known = {own, str(Path(own).with_name(record.SEALED)), *record.read(file).files}
-    elif twins := {str(file.parent.parent.relative_to(folder)) for file in folder.rglob(TWIN)}:
-        known = {LOG} | {name for name in found for twin in twins if twin == "." or name.startswith(f"{twin}/")}
-    else:
-        known = next(({*names} for names in ALONE if names[0] in found), set())
-        if not known:
-            return "there is no record in it"
-    return f"{min(found - known)} is no part of it" if found - known else ""
 
 
 def _inputs(config: Any) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from expunge.config import lora
 from expunge.config.commands import Unlearning
 from expunge.data.rows import Row
 from expunge.errors import InputError
@@ -152,7 +153,7 @@ def _check_settings(artefact: Artefact, config: Unlearning, wanted: TwoFactors) 
         if theirs != ours:
             raise _other(artefact, f"{what} {theirs}, and this run asks for {ours}")
     name, seed = content["subspace"]["name"], content["subspace"]["seed"]
-    if config.subspace not in ("auto", name):
+    if lora.text(config.subspace, "") not in ("auto", name):
         raise _other(artefact, f"--subspace {name}, and this run asks for {config.subspace}")
     if seed not in (None, config.seed):
         raise _other(artefact, f"a LoRA that was drawn by --seed {seed}, and this run has {config.seed}")

@@ -15,17 +15,20 @@ from typing import Any
 from expunge.files import whole
 
 Log = Callable[[Mapping[str, Any]], None]
+Hears = Callable[[str, int, Mapping[str, Any]], None]
 NAME = "log.jsonl"
 
 
 class Growing:
-    """A log in a file, none for a process that does not write it. `others` hear each line that is new."""
+    """A log in a file, none for a process that does not write it. `others` hear of each line that is new
+    which part it belongs to ("": there is but one), its place in that, and its figures."""
 
-    def __init__(self, file: Path | None, others: Sequence[Log] = ()) -> None:
+    def __init__(self, file: Path | None, others: Sequence[Hears] = ()) -> None:
         self._file, self._others = file, others
         self._before: deque[str] = (
             deque()
         )  # lines of the part at work that an earlier process wrote, and we did not yet
+        self._part, self._place = "", -1
         if file is not None:
             file.touch(0o600)
             lines = self._lines()
@@ -46,7 +49,10 @@ class Growing:
             whole.write_whole(self._file, "".join(line for line in lines if line not in own).encode())
             own = []
         self._before.extend(own)
-        return lambda entry: self._add({**tags, **entry})
+        known = list(dict.fromkeys(tuple(json.loads(line)[name] for name in tags) for line in self._lines()))
+        number = 1 + (known.index(now) if (now := tuple(tags.values())) in known else len(known))
+        self._part, self._place = (f"{next(iter(tags))} {number}" if tags else ""), -1
+        return lambda entry: self._add(tags, entry)
 
     def deliver(self, output: Path) -> None:
         """Puts the log into an output."""
@@ -55,9 +61,10 @@ class Growing:
             (output / "expunge").mkdir(exist_ok=True)
             shutil.copyfile(self._file, output / "expunge" / NAME)
 
-    def _add(self, entry: Mapping[str, Any]) -> None:
+    def _add(self, tags: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
         assert self._file is not None
-        line = json.dumps(entry) + "\n"
+        line = json.dumps({**tags, **entry}) + "\n"
+        self._place += 1
         if self._before and self._before[0] == line:
             self._before.popleft()
             return
@@ -65,7 +72,7 @@ class Growing:
         with self._file.open("a", encoding="utf-8") as lines:
             lines.write(line)
         for other in self._others:
-            other(entry)
+            other(self._part, self._place, entry)
 
     def _end(self) -> None:
         self._cut(self._before)

@@ -1,4 +1,5 @@
-"""Removes what interrupted runs left, and the caches. Outputs are never touched.
+"""Removes what interrupted runs left, and the caches. Outputs are never touched, but for one that a killed process was
+about to replace, which gets its name back.
 
 What may go: working folders (`workspace`) that no living process holds; temporary folders beside outputs that such a
 working folder names and that still bear the name of one; the entries that expunge itself makes in its cache folder.

@@ -14,7 +14,7 @@ from typing import Any
 
 from expunge.config import commands, flags, recipes
 from expunge.errors import InputError, Interrupted
-from expunge.runs import distributed, environment, growing, purge, workspace
+from expunge.runs import distributed, environment, growing, purge, tracking, workspace
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.growing import Growing
 
@@ -34,12 +34,17 @@ class Run:
         self.checkpoints.save(name, found)
         return found
 
-    def log(self, say: Callable[[str], None]) -> Growing:
-        """The log of the run, which grows in its working folder."""
+    @contextmanager
+    def log(self, output: Path, report_to: Sequence[str], say: Callable[[str], None]) -> Iterator[Growing]:
+        """The log of the run, which grows in its working folder, and goes to trackers too."""
+        name = self.kept("tracked as", environment.environment()["created"].replace(":", "-"))
         if not distributed.main_process():
-            return Growing(None)
-        say(f"log: {self.checkpoints.folder / growing.NAME}")
-        return Growing(self.checkpoints.folder / growing.NAME)
+            yield Growing(None)
+            return
+        file = self.checkpoints.folder / growing.NAME
+        say(f"log: {file}")
+        with tracking.told(report_to, name, output.with_name(f"{output.name}.tensorboard"), say) as others:
+            yield Growing(file, others)
 
 
 @contextmanager
