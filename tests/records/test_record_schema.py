@@ -5,15 +5,24 @@ import json
 from importlib import resources
 from typing import Any
 
+import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
 from expunge.files import plain_json
+from expunge.reporting import record
 from reporting.conftest import build_record
 
 
 def schema() -> Any:
     return json.loads((resources.files("expunge.records") / "record.schema.json").read_text(encoding="utf-8"))
+
+
+def test_it_is_made_from_the_classes() -> None:
+    """As `make docs` writes it; a class that another field is added to has another."""
+    assert schema() == record.schema()
+    more = msgspec.defstruct("Record", [("more", int)], bases=(record.Record,), frozen=True, kw_only=True)
+    assert schema()["$defs"]["Record"] != msgspec.json.schema(more)["$defs"]["Record"]
 
 
 def test_the_record_of_the_tests_has_the_form() -> None:

@@ -13,12 +13,11 @@ to be removed when they have to be; and a request may be about rows that were ke
 is why it has a keyed hash of each.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -28,6 +27,7 @@ from expunge.data.tokens import Rendering
 from expunge.errors import InputError
 from expunge.files import hashing, plain_json
 from expunge.files.reading import check_regular, read_json
+from expunge.files.typed import Part, plain, taken
 from expunge.influence import directions, drift
 from expunge.intake.assembly import assemble
 from expunge.intake.sets import Checked, trust
@@ -37,14 +37,75 @@ from expunge.method import Method, TwoFactors
 from expunge.model.layers import Linear
 from expunge.model.save import atomic_folder
 from expunge.records import hashes
+from expunge.reporting.finding import Count, Ids, Lines
 from expunge.runs import distributed, environment
 from expunge.runs.checkpoint import Checkpoints
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 SETTINGS, TENSORS = "curvature.json", "factors"
 REMEDY = "Name a folder that expunge curvature wrote, or fit it anew."
-HASH = re.compile(r"[0-9a-f]{16}")
 NEAR = 1e-4  # relative: of a mean that is written with seven digits and made in float32
+
+
+class Rows(Part, frozen=True):
+    """Keyed hashes of the rows that it was fitted on, and of the first of them; `key`: the mark of the key."""
+
+    key: str
+    ids: Ids
+    first: Ids
+
+
+class Counted(Part, frozen=True):
+    """Rows, the targets that the fit saw, and tokens."""
+
+    rows: Count
+    targets: Count
+    tokens: Count
+
+
+class Damping(Part, frozen=True):
+    """Of the method that it was fitted for."""
+
+    relative: float
+    absolute: float | None
+
+
+class Moving(Part, frozen=True):
+    """The subspace; `seed` of a LoRA that was drawn; `linear`: which linear layers, where those alone move."""
+
+    name: str
+    seed: int | None
+    linear: str | None
+
+
+class Layer(Part, frozen=True):
+    """Widths and mean diagonals of the two factors; `leader`: the layer that has the inputs' factor."""
+
+    leader: str
+    outputs: Count
+    inputs: Count
+    mean_outputs: float
+    mean_inputs: float
+
+
+class Settings(Part, frozen=True, kw_only=True):
+    """What `curvature.json` says. `model` by its hashes; `tensors`: the hash of the other file."""
+
+    format: Literal[1]
+    model: Mapping[str, str]
+    rows: Rows
+    counts: Counted
+    curvature: str
+    curvature_options: Mapping[str, Any]
+    damping: Damping
+    subspace: Moving
+    layers: Mapping[str, Layer]
+    without_gradient: Lines
+    rendering: Mapping[str, Any]
+    dtype: str
+    tensors: str
+    created: str
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +113,23 @@ class Artefact:
     """What `curvature.json` says, where it lies, and the hash that records know it by."""
 
     folder: Path
-    content: Mapping[str, Any]
+    content: Settings
     hash: str
 
     @property
     def rows(self) -> frozenset[str]:
         """Keyed hashes of the rows that it was fitted on."""
-        return frozenset(self.content["rows"]["ids"])
+        return frozenset(self.content.rows.ids)
 
     def state(self, device: torch.device) -> Saved:
         """`CurvatureState.state_dict` with its tensors on the device. Raises `InputError` where they are not those that
         the settings describe."""
-        saved, layers = self._saved()["state"], self.content["layers"]
+        saved, layers = self._saved()["state"], self.content.layers
         tensors: dict[str, torch.Tensor] = saved["tensors"]
         for name, layer in layers.items():
-            for side in ("outputs", "inputs"):
-                key = f"{layer['leader'] if side == 'inputs' else name} {side}"
-                size, mean = layer[side], layer[f"mean_{side}"]
-                found = tensors.get(key)
+            outputs, inputs = (layer.outputs, layer.mean_outputs), (layer.inputs, layer.mean_inputs)
+            for side, owner, (size, mean) in (("outputs", name, outputs), ("inputs", layer.leader, inputs)):
+                found = tensors.get(f"{owner} {side}")
                 if found is None or tuple(found.shape) != (size, size):
                     raise _broken(self.folder, f"the factor of the {side} of {name} is not there, or of another size")
                 if abs(float(found.diagonal().double().mean()) - mean) > NEAR * abs(mean):
@@ -127,34 +187,33 @@ def write(
     secret, state = hashing.key(), made.fit.state
     subspace, linear = made.moving.subspace, made.moving.linear.which if made.moving.linear else None
     Checkpoints(folder).save(TENSORS, {"state": state.state_dict(), "first": made.diagonals})
-    ids = [hashing.keyed_hash(row.content, secret) for row in made.rows.rows]
-    content = {
-        "format": FORMAT,
-        "model": dict(identity),
-        "rows": {"key": hashing.key_mark(secret), "ids": ids, "first": ids[: len(made.first)]},
-        "counts": {"rows": len(made.rows), "targets": state.tokens, "tokens": made.rows.tokens},
-        "curvature": factors.curvature,
-        "curvature_options": asdict(made.fit.curvature),  # type: ignore[call-overload]
-        "damping": {"relative": factors.damping, "absolute": factors.absolute_damping},
-        "subspace": {"name": subspace.name, "seed": config.seed if subspace.adapter else None, "linear": linear},
-        "layers": {name: _layer(state, name, one) for name, one in made.layers.items() if name in state.alive},
-        "without_gradient": [name for name in made.layers if name not in state.alive],
-        "rendering": asdict(rendering),
-        "dtype": str(next(iter(subspace.model.parameters())).dtype).removeprefix("torch."),
-        "tensors": hashing.full_hash(folder / f"{TENSORS}.safetensors"),
-        "created": environment.environment()["created"],
-        "versions": environment.versions(),
-    }
-    plain_json.write_json(folder / SETTINGS, content)
+    ids = tuple(hashing.keyed_hash(row.content, secret) for row in made.rows.rows)
+    content = Settings(
+        format=FORMAT,
+        model=dict(identity),
+        rows=Rows(hashing.key_mark(secret), ids, ids[: len(made.first)]),
+        counts=Counted(len(made.rows), state.tokens, made.rows.tokens),
+        curvature=factors.curvature,
+        curvature_options=asdict(made.fit.curvature),  # type: ignore[call-overload]
+        damping=Damping(factors.damping, factors.absolute_damping),
+        subspace=Moving(subspace.name, config.seed if subspace.adapter else None, linear),
+        layers={name: _layer(state, name, one) for name, one in made.layers.items() if name in state.alive},
+        without_gradient=tuple(name for name in made.layers if name not in state.alive),
+        rendering=asdict(rendering),
+        dtype=str(next(iter(subspace.model.parameters())).dtype).removeprefix("torch."),
+        tensors=hashing.full_hash(folder / f"{TENSORS}.safetensors"),
+        created=environment.environment()["created"],
+        versions=environment.versions(),
+    )
+    plain_json.write_json(folder / SETTINGS, plain(content))
     for file in folder.iterdir():
         file.chmod(0o600)
 
 
-def _layer(state: CurvatureState, name: str, layer: Linear) -> dict[str, object]:
+def _layer(state: CurvatureState, name: str, layer: Linear) -> Layer:
     leader = state.shared[name]
     means = [float(state.tensors[key].diagonal().double().mean()) for key in (f"{name} outputs", f"{leader} inputs")]
-    sizes = {"outputs": layer.outputs, "inputs": layer.inputs}
-    return {"leader": leader, **sizes, "mean_outputs": means[0], "mean_inputs": means[1]}
+    return Layer(leader, layer.outputs, layer.inputs, *means)
 
 
 def read(path: str) -> Artefact:
@@ -162,61 +221,16 @@ def read(path: str) -> Artefact:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{path}: no such folder for --curvature. {REMEDY}")
-    content = read_json(folder / SETTINGS, "the description of the curvature", REMEDY)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _broken(folder, f"{SETTINGS} is not of format {FORMAT}, or another version wrote it")
-    if bad := [name for name, holds in _FORMS.items() if not holds(content.get(name))]:
-        raise _broken(folder, f"{SETTINGS} cannot be read at {bad[0]}")
+    found = read_json(folder / SETTINGS, "the description of the curvature", REMEDY)
+    content = taken(found, Settings, str(folder / SETTINGS), REMEDY)
+    if odd := [name for name, one in content.layers.items() if one.leader not in content.layers]:
+        raise _broken(folder, f"{SETTINGS} names no layer that has the factor of the inputs of {odd[0]}")
     file = folder / f"{TENSORS}.safetensors"
     check_regular(file, "the file of the factors", None)
-    if distributed.from_main(lambda: hashing.full_hash(file)) != content["tensors"]:
+    if distributed.from_main(lambda: hashing.full_hash(file)) != content.tensors:
         raise _broken(folder, f"{file.name} is not the file that {SETTINGS} was written for")
     return Artefact(folder, content, hashing.file_hash([folder / SETTINGS]))  # which has the hash of the other
 
 
 def _broken(folder: Path, what: str) -> InputError:
     return InputError(f"{folder}: {what}. {REMEDY}")
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(one, str) for one in value.values())
-
-
-def _ids(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) and HASH.fullmatch(one) for one in value)
-
-
-def _one_layer(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("leader"), str)
-        and all(type(value.get(side)) is int for side in ("outputs", "inputs"))
-        and all(type(value.get(f"mean_{side}")) in (int, float) for side in ("outputs", "inputs"))
-    )
-
-
-_FORMS: dict[str, Callable[[Any], bool]] = {
-    "model": _texts,
-    "rows": lambda value: (
-        isinstance(value, dict)
-        and isinstance(value.get("key"), str)
-        and _ids(value.get("ids"))
-        and _ids(value.get("first"))
-    ),
-    "curvature": lambda value: isinstance(value, str),
-    "curvature_options": lambda value: isinstance(value, dict),
-    "subspace": lambda value: (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and type(value.get("seed", "")) in (int, type(None))
-        and isinstance(value.get("linear", ""), str | None)
-    ),
-    "layers": lambda value: (
-        isinstance(value, dict)
-        and all(map(_one_layer, value.values()))
-        and all(one["leader"] in value for one in value.values())
-    ),
-    "without_gradient": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-    "rendering": lambda value: isinstance(value, dict),
-    "tensors": lambda value: isinstance(value, str),
-}

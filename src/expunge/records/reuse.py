@@ -17,6 +17,7 @@ from expunge.curvature import Saved
 from expunge.data.rows import Row
 from expunge.errors import InputError
 from expunge.files import hashing
+from expunge.files.typed import plain
 from expunge.influence import directions
 from expunge.influence.drift import Drift, diagonals, drift
 from expunge.intake.sets import Checked, trust
@@ -50,7 +51,7 @@ class Given:
         """`Problem.fitted`: of a child, the drift is measured first. Raises `InputError` for other layers."""
         found = linear_weights(problem.model, problem.movable)
         _check_layers(self.artefact, {name: (one.outputs, one.inputs) for name, one in found.items()})
-        self.same_rendering = asdict(problem.rendering) == self.artefact.content["rendering"]
+        self.same_rendering = asdict(problem.rendering) == self.artefact.content.rendering
         if self.generations:
             self.drift = _measured(self.artefact, problem, self.factors)
             if self.drift is None:
@@ -75,11 +76,11 @@ class Given:
         return {
             "folder": str(self.artefact.folder.absolute()),
             "hash": self.artefact.hash,
-            "model": content["model"],
+            "model": content.model,
             "generations": self.generations,
-            "created": content["created"],
-            "version": content["versions"]["expunge"],
-            "counts": content["counts"],
+            "created": content.created,
+            "version": content.versions["expunge"],
+            "counts": plain(content.counts),
             "forget_rows_in_fit": self.asked_again,
             "same_rendering": self.same_rendering,
             "drift": asdict(self.drift) | {"large": self.drift.large} if self.drift else None,
@@ -97,7 +98,7 @@ def given(config: Unlearning, checked: Checked, say: Say) -> Given | None:
     _check_settings(artefact, config, wanted)
     found = Given(artefact, wanted, generations, _asked_again(artefact, checked.forget), say)
     whose = "this model" if not generations else f"the model {generations} run(s) before this one"
-    say(f"curvature: fitted on {artefact.content['counts']['rows']} rows of {whose}; nothing is fitted here")
+    say(f"curvature: fitted on {artefact.content.counts.rows} rows of {whose}; nothing is fitted here")
     if found.asked_again is None:
         say("note: the curvature's rows have hashes of another key, so nothing says whether forget rows are among them")
     elif found.asked_again:
@@ -118,7 +119,7 @@ def linear(found: Given | None, asked: LinearLayers | None) -> str | None:
 def _linear(artefact: Artefact, asked: LinearLayers | None) -> str | None:
     if asked is None:
         return None
-    own: str | None = artefact.content["subspace"]["linear"]
+    own = artefact.content.subspace.linear
     return own if asked.which == AUTO else asked.which
 
 
@@ -126,19 +127,19 @@ def with_its_subspace(config: Config, found: Given | None) -> Config:
     """The configuration with the curvature's subspace where that was left to us."""
     if found is None or config.subspace != "auto":
         return config
-    return replace(config, subspace=found.artefact.content["subspace"]["name"])
+    return replace(config, subspace=found.artefact.content.subspace.name)
 
 
 def _generations(artefact: Artefact, model: str, config: Unlearning) -> int:
     """How many runs lie between the models; 0 for one and the same."""
-    own, wanted = hashes.identity(model, trust(config)), artefact.content["model"]
+    own, wanted = hashes.identity(model, trust(config)), artefact.content.model
     if own == wanted:
         return 0
     for count, before in enumerate(ancestors(model, own), start=1):
         if before == wanted:
             return count
     raise InputError(
-        f"{artefact.folder}: the curvature of another model ({wanted['model']}): {model} is {own['model']}, and no "
+        f"{artefact.folder}: the curvature of another model ({wanted.get('model')}): {model} is {own['model']}, and no "
         "record leads from one to the other. Fit one with expunge curvature, or leave --curvature out."
     )
 
@@ -148,12 +149,12 @@ def _check_settings(artefact: Artefact, config: Unlearning, wanted: TwoFactors) 
     content = artefact.content
     options = asdict(directions.curvature_of(wanted.curvature, wanted.curvature_options))  # type: ignore[call-overload]
     for what, theirs, ours in (
-        ("curvature", content["curvature"], wanted.curvature),
-        ("curvature_options", content["curvature_options"], options),
+        ("curvature", content.curvature, wanted.curvature),
+        ("curvature_options", content.curvature_options, options),
     ):
         if theirs != ours:
             raise _other(artefact, f"{what} {theirs}, and this run asks for {ours}")
-    name, seed = content["subspace"]["name"], content["subspace"]["seed"]
+    name, seed = content.subspace.name, content.subspace.seed
     if lora.text(config.subspace, "") not in ("auto", name):
         raise _other(artefact, f"--subspace {name}, and this run asks for {config.subspace}")
     if seed not in (None, config.seed):
@@ -170,13 +171,13 @@ def _check_settings(artefact: Artefact, config: Unlearning, wanted: TwoFactors) 
 
 def _check_layers(artefact: Artefact, ours: Mapping[str, tuple[int, int]]) -> None:
     content = artefact.content
-    theirs = content["layers"].keys() | set(content["without_gradient"])
+    theirs = content.layers.keys() | set(content.without_gradient)
     if odd := sorted(theirs ^ ours.keys()):
         whose = "it has" if odd[0] in theirs else "it lacks"
         raise _other(artefact, f"other layers: {whose} {odd[0]}, and {len(odd)} differ")
-    for name, one in content["layers"].items():
-        if (one["outputs"], one["inputs"]) != ours[name]:
-            raise _other(artefact, f"another size of {name}: {one['outputs']} x {one['inputs']}, here {ours[name]}")
+    for name, one in content.layers.items():
+        if (one.outputs, one.inputs) != ours[name]:
+            raise _other(artefact, f"another size of {name}: {one.outputs} x {one.inputs}, here {ours[name]}")
 
 
 def _other(artefact: Artefact, what: str) -> InputError:
@@ -188,7 +189,7 @@ def _other(artefact: Artefact, what: str) -> InputError:
 def _asked_again(artefact: Artefact, forget: tuple[Row, ...]) -> list[str] | None:
     """Keyed hashes of the forget rows that the curvature was fitted on; None where they are under another key."""
     secret = hashing.key()
-    if artefact.content["rows"]["key"] != hashing.key_mark(secret):
+    if artefact.content.rows.key != hashing.key_mark(secret):
         return None
     return [one for row in forget if (one := hashing.keyed_hash(row.content, secret)) in artefact.rows]
 
@@ -211,5 +212,5 @@ def _first(artefact: Artefact, problem: Problem) -> Split | None:
     for name in ("unseen", ACCEPTANCE):
         given = given.joined(problem.splits[name]) if name in problem.splits else given
     ids = {hashing.keyed_hash(row.content, secret): place for place, row in enumerate(given.rows)}
-    first = artefact.content["rows"]["first"]
+    first = artefact.content.rows.first
     return given.of(sorted(ids[one] for one in first), "drift") if ids.keys() >= set(first) else None

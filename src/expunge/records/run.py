@@ -7,6 +7,8 @@ from pathlib import Path
 from expunge.reporting.finding import Row, Score, Verdict
 from expunge.reporting.record import Record, Texts
 
+__all__ = ["Cost", "Record", "Row", "Run", "Score", "Verdict"]
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
