@@ -5,7 +5,7 @@
 Importing the package imports nothing heavy; the functions are loaded when they are first used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from expunge.api import compare, evaluate, fit_curvature, influences, plan, retrain, unlearn
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Lora", "compare", "evaluate", "fit_curvature", "influences", "plan", "report", "retrain", "unlearn"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "report":
         from expunge.records import pages
 

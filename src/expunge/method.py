@@ -158,7 +158,7 @@ class Stepper(Protocol):
         """What it needs to go on, but for the optimiser."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Puts back what `state_dict` returned, once the optimiser is as it was."""
         ...
 
@@ -210,7 +210,7 @@ class PlainStepper:
     def state_dict(self) -> dict[str, object]:
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         return
 
 

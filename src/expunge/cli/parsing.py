@@ -7,15 +7,18 @@ once.
 import dataclasses
 import inspect
 import re
-from typing import Annotated, Any, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_origin
 
 import tyro
 
 from expunge import registry
 from expunge.config import commands, flags, recipes
 from expunge.config.bounds import parts
-from expunge.config.options import build
+from expunge.config.options import Kind, build
 from expunge.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 HELP, ALL = ("-h", "--help"), "all"
 FRONT = (
@@ -25,7 +28,7 @@ FRONT = (
 FLAG = re.compile(r"--[A-Za-z]")
 
 
-def parse(command: str, kind: type[Any], rest: list[str]) -> Any:
+def parse(command: str, kind: "type[DataclassInstance]", rest: list[str]) -> "DataclassInstance":
     """Flags over recipe over defaults, as the command's dataclass. Raises `InputError` for a flag that it lacks."""
     _check_known(command, kind, rest)
     rest = _joined(kind, rest)
@@ -34,12 +37,12 @@ def parse(command: str, kind: type[Any], rest: list[str]) -> Any:
     recipe = _flag(rest, "recipe")
     values = recipes.from_yaml(recipe, kind, _flag(rest, "data-root")) if recipe else {}
     if command in ("plan", "unlearn", "curvature"):
-        return _parse_with_options(command, kind, rest, values)
+        return _parse_with_options(command, cast(type[flags.Method], kind), rest, values)
     default = build(kind, values, str(recipe)) if values else None
     return _tyro(kind, rest, command, default)
 
 
-def _check_known(command: str, kind: type[Any], rest: list[str]) -> None:
+def _check_known(command: str, kind: "type[DataclassInstance]", rest: list[str]) -> None:
     """Raises `InputError` for a flag that the command does not take, with the commands that do or a near miss."""
     flags = [one.name.replace("_", "-") for one in dataclasses.fields(kind)]
     known = {*flags, *(f"no-{flag}" for flag in flags), "help"}
@@ -52,7 +55,7 @@ def _check_known(command: str, kind: type[Any], rest: list[str]) -> None:
         raise InputError(f"expunge {command} takes no flag --{name}{more}")
 
 
-def _joined(kind: type[Any], rest: list[str]) -> list[str]:
+def _joined(kind: "type[DataclassInstance]", rest: list[str]) -> list[str]:
     """A flag of several values may be given several times: `--earlier a --earlier b` is `--earlier a b`, where only the
     last one would count."""
     lists = [one.name for one in dataclasses.fields(kind) if get_origin(parts(one.type)[0]) is tuple]
@@ -74,7 +77,9 @@ def _joined(kind: type[Any], rest: list[str]) -> list[str]:
     return [*kept, *(word for name, own in values.items() for word in (name, *own))]
 
 
-def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: dict[str, Any]) -> Any:
+def _parse_with_options(
+    command: str, kind: type[flags.Method], rest: list[str], values: dict[str, object]
+) -> flags.Method:
     """Unlearn and plan take the named method's options as `--options.NAME`."""
     named = _flag(rest, "method") or values.get("method")
     options = values.pop("options", None)
@@ -105,16 +110,16 @@ def _parse_with_options(command: str, kind: type[Any], rest: list[str], values: 
     return _plain(kind, _tyro(taking, rest, command, _with_options(taking, default, chosen)))
 
 
-def _with_options(kind: type[Any], default: Any, options: Any) -> Any:
+def _with_options(kind: type[Kind], default: "DataclassInstance", options: object) -> Kind:
     plain = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     return kind(**plain | {"options": options})
 
 
-def _plain(kind: type[Any], parsed: Any) -> Any:
+def _plain(kind: type[Kind], parsed: "DataclassInstance") -> Kind:
     return kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})
 
 
-def _without_options(kind: type[Any]) -> type[Any]:
+def _without_options(kind: type[Kind]) -> type[Kind]:
     bare = dataclasses.make_dataclass(
         kind.__name__,
         [("options", Annotated[Any, tyro.conf.Suppress], dataclasses.field(default=None))],
@@ -126,16 +131,16 @@ def _without_options(kind: type[Any]) -> type[Any]:
     return bare
 
 
-def _tyro(kind: type[Any], rest: list[str], command: str, default: Any) -> Any:
-    extra = {} if default is None else {"default": default}
+def _tyro(kind: type[Kind], rest: list[str], command: str, default: Kind | None) -> Kind:
+    extra: dict[str, Any] = {} if default is None else {"default": default}
     if (asked := [word for word in rest if word in HELP]) and issubclass(kind, flags.Inputs):
         if ALL in rest[rest.index(asked[0]) :][:2]:
-            return tyro.cli(kind, prog=f"expunge {command}", args=asked, **extra)
+            return cast(Kind, tyro.cli(kind, prog=f"expunge {command}", args=asked, **extra))
         return tyro.cli(_shortened(kind, command), prog=f"expunge {command}", args=asked)
-    return tyro.cli(kind, prog=f"expunge {command}", args=rest, **extra)
+    return cast(Kind, tyro.cli(kind, prog=f"expunge {command}", args=rest, **extra))
 
 
-def _shortened(kind: type[Any], command: str) -> type[Any]:
+def _shortened(kind: type[Kind], command: str) -> type[Kind]:
     """The command with the flags that people need; the others stand in its whole help."""
     hidden = [field for field in dataclasses.fields(kind) if field.name not in (*FRONT, "options")]
     rare = [

@@ -8,7 +8,10 @@ Numbers are finite in any case. Nothing here is checked by itself: `config.optio
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Named = Literal["rows", "model", "settings", "folder"]
 
@@ -87,7 +90,7 @@ Count = Annotated[int, Above(0)]  # of things of which there must be one
 Weight = Annotated[float, AtLeast(0)]
 
 
-def parts(declared: Any) -> tuple[Any, tuple[Any, ...]]:
+def parts(declared: object) -> tuple[object, tuple[object, ...]]:
     """A declared type without its annotations, and the annotations."""
     if get_origin(declared) is Annotated:
         inner, *notes = get_args(declared)
@@ -96,14 +99,14 @@ def parts(declared: Any) -> tuple[Any, tuple[Any, ...]]:
     return declared, ()
 
 
-def bounds_of(declared: Any) -> list[Bound]:
+def bounds_of(declared: object) -> list[Bound]:
     """The bounds of a declared type, its own and those of its alternatives (`Positive | None`)."""
     inner, notes = parts(declared)
     own = [note for note in notes if isinstance(note, Above | AtLeast | Between)]
     return own + [bound for one in get_args(inner) for bound in bounds_of(one)]
 
 
-def fields_naming(kind: type[Any], *what: Named) -> tuple[str, ...]:
+def fields_naming(kind: "type[DataclassInstance]", *what: Named) -> tuple[str, ...]:
     """The fields of a dataclass that name such things, in their order; all that name anything where nothing is said."""
     return tuple(
         field.name

@@ -9,17 +9,21 @@ import math
 import os
 import reprlib
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from expunge import registry
 from expunge.config.bounds import Told, bounds_of, fields_naming, parts
 from expunge.errors import InputError
 from expunge.files import reading
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Kind = TypeVar("Kind", bound="DataclassInstance")
 LARGEST = 2**63 - 1  # what a seed may be
 
 
-def build(kind: type[Any], values: Mapping[str, object], source: str) -> Any:
+def build(kind: type[Kind], values: Mapping[str, object], source: str) -> Kind:
     """A dataclass from plain values, with types checked. Raises `InputError` that names the key."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values = {key: _meant(value, fields[key].type, source) if key in fields else value for key, value in values.items()}
@@ -30,7 +34,7 @@ def build(kind: type[Any], values: Mapping[str, object], source: str) -> Any:
     return kind(**values)
 
 
-def meanings(kind: type[Any]) -> dict[str, str]:
+def meanings(kind: type[object]) -> dict[str, str]:
     """What each field of a dataclass means: the text under it, in one line. Python does not keep those."""
     found: dict[str, str] = {}
     for one in reversed([part for part in kind.__mro__ if dataclasses.is_dataclass(part)]):
@@ -50,12 +54,12 @@ def described(declared: ast.ClassDef) -> dict[str, str]:
     return found
 
 
-def check_values(config: Any) -> None:
+def check_values(config: "DataclassInstance") -> None:
     """Numbers and paths of a configuration and of its method's options. Raises `InputError`, naming the flag."""
     named = fields_naming(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check_values(value)
         for one in value if isinstance(value, tuple) else (value,):
             if field.name in named and isinstance(one, str):
@@ -64,7 +68,7 @@ def check_values(config: Any) -> None:
             _meant(one, field.type, "given")
 
 
-def _meant(value: object, declared: Any, source: str) -> object:
+def _meant(value: object, declared: object, source: str) -> object:
     """`1e-5`, which YAML 1.1 takes for text, as the number it means; a list as a tuple, a path as its text."""
     inner, notes = parts(declared)
     for note in notes:
@@ -81,7 +85,7 @@ def _meant(value: object, declared: Any, source: str) -> object:
     return value
 
 
-def _check_type(key: str, value: object, declared: Any, source: str) -> None:
+def _check_type(key: str, value: object, declared: object, source: str) -> None:
     inner, _ = parts(declared)
     allowed = get_args(inner)
     if get_origin(inner) is Literal:
@@ -106,7 +110,7 @@ def _check_type(key: str, value: object, declared: Any, source: str) -> None:
     _check_number(key, value, declared, source)
 
 
-def _check_number(key: str, value: object, declared: Any, source: str) -> None:
+def _check_number(key: str, value: object, declared: object, source: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if isinstance(value, int) and abs(value) > LARGEST:

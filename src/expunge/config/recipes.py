@@ -5,7 +5,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -15,6 +15,9 @@ from expunge.config.bounds import fields_naming
 from expunge.config.commands import EARLIER, HUB, MODELS, ROWS
 from expunge.errors import InputError
 from expunge.files import reading, strict_yaml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 DATA_ROOT = "EXPUNGE_DATA"
 PLANNED: dict[type[Any], type[Any]] = {commands.Plan: commands.Unlearn}  # whose recipes are also a plan's
@@ -28,7 +31,7 @@ UNRECORDED = (
 )  # change no result
 
 
-def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, object]:
+def from_yaml(path: str | Path, kind: "type[DataclassInstance]", root: str | None = None) -> dict[str, object]:
     """The keys of a recipe that a command knows. Raises `InputError` on unknown keys, with a near miss.
 
     Relative paths in a recipe resolve against the recipe (see `shipped.find` for a shipped one), unless a data root is
@@ -61,7 +64,7 @@ def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dic
     return resolved
 
 
-def check_known(kind: type[Any], given: Iterable[object], source: str) -> None:
+def check_known(kind: "type[DataclassInstance]", given: Iterable[object], source: str) -> None:
     """Raises `InputError` for a key that a command does not take, with the commands that do or a near miss."""
     for key in given:
         if key in (known := _names(kind)):
@@ -71,7 +74,7 @@ def check_known(kind: type[Any], given: Iterable[object], source: str) -> None:
         raise InputError(f"{source}: unknown key {reprlib.repr(str(key))}{more}")
 
 
-def _names(kind: type[Any]) -> list[str]:
+def _names(kind: "type[DataclassInstance]") -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
@@ -146,7 +149,7 @@ def to_yaml(values: Mapping[str, object]) -> str:
     return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
 
 
-def configuration(kind: type[Any], settings: Mapping[str, object]) -> Any:
+def configuration(kind: type[options.Kind], settings: Mapping[str, object]) -> options.Kind:
     """What is given over the recipe that it may name (`recipe`) over the defaults. Raises `InputError`."""
     source = kind.__name__.lower()
     check_known(kind, settings, source)

@@ -86,7 +86,7 @@ def _parsed(text: str) -> object:
         return None
 
 
-def _rows_within(whole: dict[str, object]) -> list[Any]:
+def _rows_within(whole: dict[str, object]) -> list[object]:
     """The rows of a JSON object: the one list of objects in it, its columns side by side, or the object itself.
 
     Turns, columns of lists, are no rows: they stand under a name of `forms`.
@@ -101,7 +101,7 @@ def _rows_within(whole: dict[str, object]) -> list[Any]:
     return [whole]
 
 
-def _column(value: object) -> list[Any] | None:
+def _column(value: object) -> list[object] | None:
     """The cells of a column: a list of plain ones, or any as pandas writes them, by number; None for anything else."""
     if isinstance(value, dict) and value and all(key.isdigit() for key in value):
         return list(value.values())

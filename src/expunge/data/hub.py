@@ -10,12 +10,15 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from expunge.config.commands import HUB
 from expunge.data import tables
 from expunge.errors import InputError, first_line
 from expunge.runs import workspace
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset, IterableDatasetDict
 
 PART = r"[\w-][\w.-]*"
 NAME = re.compile(rf"{HUB}(?P<name>{PART}/{PART})(?:/(?P<config>{PART}))?(?::(?P<split>{PART}))?")
@@ -86,7 +89,9 @@ def private_caches() -> Iterator[Path]:
             datasets.logging.set_verbosity(loudness[1])
 
 
-def _load(source: str, name: str, config: str | None, split: str | None, folder: Path) -> Any:
+def _load(
+    source: str, name: str, config: str | None, split: str | None, folder: Path
+) -> "IterableDataset | IterableDatasetDict":
     import datasets
 
     datasets.disable_progress_bars()  # a bar per file would be noise
@@ -97,7 +102,7 @@ def _load(source: str, name: str, config: str | None, split: str | None, folder:
         raise InputError(f"{source}: the hub data set cannot be loaded ({reason}).") from None
 
 
-def _split(source: str, loaded: Any) -> Any:
+def _split(source: str, loaded: "IterableDataset | IterableDatasetDict") -> "IterableDataset":
     if not isinstance(loaded, dict):
         return loaded
     if len(loaded) != 1:

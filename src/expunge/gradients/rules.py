@@ -135,7 +135,7 @@ def _lora_embedding_b(module: LoraEmbedding) -> PerExample:
 def _by_vjp(module: nn.Module, key: str) -> PerExample:
     """Any small layer that treats windows apart (norms, position tables): its own derivative, window by window."""
 
-    def per_example(call: Any, g: Tensor) -> Tensor:
+    def per_example(call: tuple[tuple[object, ...], dict[str, object]], g: Tensor) -> Tensor:
         arguments, others = call
         parameter = dict(module.named_parameters(recurse=False))[key].detach().to(g.dtype)
 

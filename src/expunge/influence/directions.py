@@ -70,7 +70,7 @@ def check(options: Stepping, powers: bool = False) -> None:
     `powers`: whether the method takes fractional powers of the curvature. Raises `InputError`. Called on construction,
     so that wrong options are answered before any model is loaded.
     """
-    check_values(options)
+    check_values(options)  # type: ignore[arg-type]
     curvature = curvature_of(options.curvature, options.curvature_options)
     if powers and not curvature.has_powers:
         raise InputError(

@@ -8,7 +8,7 @@ did not set it.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 
@@ -49,6 +49,13 @@ class WithSophia:
             return Passes(trained=drawing({name: part.windows for name, part in pool.items()}, draws, seed, times))
         batches = Stream(split.name, split.windows, seed).draw(self.settings.refresh_rows, self.settings.refresh_most)
         return Passes(trained=[(times, shape_of(batch)) for batch in batches])
+
+
+class _State(TypedDict):
+    tokens: int
+    rows: int
+    strayed: bool
+    random: torch.Tensor
 
 
 class SophiaStepper:
@@ -95,9 +102,10 @@ class SophiaStepper:
             "random": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.tokens, self.rows, self._strayed = state["tokens"], state["rows"], state["strayed"]
-        self._generator.set_state(state["random"])
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        saved = cast(_State, state)
+        self.tokens, self.rows, self._strayed = saved["tokens"], saved["rows"], saved["strayed"]
+        self._generator.set_state(saved["random"])
         if self._stream is not None:
             self._stream.skip(self.settings.refresh_rows, self.optimiser.param_groups[0]["refreshes"])
 

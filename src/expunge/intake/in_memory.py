@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from expunge.config import options, recipes
 from expunge.config.bounds import fields_naming
 from expunge.errors import InputError, first_line
 from expunge.runs import launcher, workspace
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Saved(Protocol):
@@ -38,7 +41,7 @@ def silent(line: str) -> None:
     """Says nothing: what a command prints on its way."""
 
 
-def called(pipeline: ModuleType, kind: type[Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def called(pipeline: ModuleType, kind: "type[DataclassInstance]") -> Callable[[Callable[P, R]], Callable[P, R]]:
     """The declared function runs `run_<its name>` of the pipeline on the configuration of what was given to it."""
 
     def declared(function: Callable[P, R]) -> Callable[P, R]:
@@ -62,7 +65,9 @@ def called(pipeline: ModuleType, kind: type[Any]) -> Callable[[Callable[P, R]], 
 
 
 @contextmanager
-def put(settings: Mapping[str, object], kind: type[Any], tokenizer: Tokenizer | None) -> Iterator[dict[str, object]]:
+def put(
+    settings: Mapping[str, object], kind: "type[DataclassInstance]", tokenizer: Tokenizer | None
+) -> Iterator[dict[str, object]]:
     """The settings of a command, files in place of what is in memory. Raises `InputError`, naming keyword and row."""
     rows, models = fields_naming(kind, "rows"), fields_naming(kind, "model")
     held = [key for key in (*rows, *models) if _in_memory(settings.get(key))]

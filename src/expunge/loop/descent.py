@@ -6,14 +6,14 @@ other phases take all their steps. The state is offered for keeping after each c
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from expunge.data.batches import Stream
 from expunge.data.passes import Passes, drawing
 from expunge.loop import probe
 from expunge.loop.attempts import Attempts
 from expunge.loop.guard import Guard, Guarded
-from expunge.loop.minimise import AfterStep, Minimiser, linear
+from expunge.loop.minimise import AfterStep, Minimiser, Saved, linear
 from expunge.loop.unlearning import End, Ground, Unlearning
 from expunge.loop.watch import watched
 from expunge.method import Descend, Probe, Trial
@@ -61,6 +61,13 @@ def cost(phase: Descend, ground: Ground) -> Passes:
     return work(phase, ground, probe.STEPS if isinstance(phase.rate, Probe) else 0) + watched(ground.pool, looks)
 
 
+class _Saved(TypedDict):
+    steps: int
+    attempts: dict[str, Any]
+    course: dict[str, float]
+    minimiser: Saved
+
+
 class DescendRunner:
     """Runs a `Descend`. `steps`: in place of its own, in a budget; then there is one attempt."""
 
@@ -74,9 +81,10 @@ class DescendRunner:
         self._minimiser: Minimiser | None = None
         self._guard: Guard | None = None
 
-    def run(self, saved: Mapping[str, Any] | None = None) -> End:
-        self.steps = saved["steps"] if saved else self.steps
-        reason, rate, steps = self._attempted(saved) if self.phase.aims else self._straight(saved)
+    def run(self, saved: Mapping[str, object] | None = None) -> End:
+        begun = cast(_Saved | None, saved)
+        self.steps = begun["steps"] if begun else self.steps
+        reason, rate, steps = self._attempted(begun) if self.phase.aims else self._straight(begun)
         self.outcome.learning_rate = rate
         self.outcome.steps += steps
         self.unlearning.descents += 1
@@ -92,7 +100,7 @@ class DescendRunner:
             "minimiser": self._minimiser.state_dict(),
         }
 
-    def _straight(self, saved: Mapping[str, Any] | None) -> tuple[str, float, int]:
+    def _straight(self, saved: _Saved | None) -> tuple[str, float, int]:
         """All steps, for methods that have no end of their own: why it ended, its learning rate, the steps."""
         given = self.phase.rate
         assert not isinstance(given, Probe)
@@ -109,7 +117,7 @@ class DescendRunner:
         peak = self._minimiser.stepper.optimiser.param_groups[0]["lr"] if callable(given) else given
         return ended.broken or "all steps were taken", peak, ended.step
 
-    def _attempted(self, saved: Mapping[str, Any] | None) -> tuple[str, float, int]:
+    def _attempted(self, saved: _Saved | None) -> tuple[str, float, int]:
         """Attempts at rising or falling rates until the rows have arrived and the rest was not hurt: the best of
         them."""
         self._attempts = attempts = Attempts(**saved["attempts"]) if saved else self._first_attempt()
@@ -126,7 +134,7 @@ class DescendRunner:
         self.problem.restore(best["weights"])
         return best["reason"], best["rate"], best["steps"]
 
-    def _attempt(self, attempts: Attempts, saved: Mapping[str, Any] | None) -> tuple[Check, Guarded]:
+    def _attempt(self, attempts: Attempts, saved: _Saved | None) -> tuple[Check, Guarded]:
         state = self.unlearning.state
         self._course = course = Course(
             attempts.rate, self.steps, not isinstance(self.phase.rate, Probe), attempts.repairs
@@ -178,9 +186,7 @@ class DescendRunner:
         assert watch.targets is not None
         return float(watch.start["forget"].mean()), float(watch.targets.mean())
 
-    def _guarded(
-        self, rate: Callable[[Trial], float], steps: int, after: AfterStep, saved: Mapping[str, Any] | None
-    ) -> Guarded:
+    def _guarded(self, rate: Callable[[Trial], float], steps: int, after: AfterStep, saved: _Saved | None) -> Guarded:
         begin = saved["minimiser"] if saved else None
         self._guard = Guard.here(self.problem, begin["step"] if begin else 0)
         return self._guard.over(lambda: self._minimise(rate, steps, after, "unlearning", begin))
@@ -191,7 +197,7 @@ class DescendRunner:
         steps: int,
         after: AfterStep,
         title: str,
-        begin: Mapping[str, Any] | None = None,
+        begin: Saved | None = None,
     ) -> int:
         """Steps of the phase at a rate; `begin`: the state of a minimiser to go on from."""
         problem, state, phase, pool = self.problem, self.unlearning.state, self.phase, self.unlearning.pool

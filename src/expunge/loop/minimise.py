@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -34,6 +34,17 @@ def linear(peak: float, steps: int, warmup: int) -> Callable[[Trial], float]:
         return peak * (1 - 0.9 * (trial.step - warmup) / max(1, steps - warmup))
 
     return rate
+
+
+class Saved(TypedDict):
+    """What a minimiser needs to go on, but for the weights."""
+
+    step: int
+    drawn: list[float]
+    stepper: dict[str, object]
+    optimiser: dict[str, Any]
+    random: torch.Tensor
+    random_cuda: list[torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -82,7 +93,7 @@ class Minimiser:
                 break
         return self.step
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> Saved:
         """What it needs to go on, but for the weights; the global random states are part of it."""
         return {
             "step": self.step,
@@ -93,7 +104,7 @@ class Minimiser:
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Puts back what `state_dict` returned, into a minimiser made anew."""
         self.step, (self.drawn, self.drawn_rows) = state["step"], state["drawn"]
         for name, stream in self.streams.items():

@@ -7,7 +7,6 @@ acceptance rows (`loop.acceptance`). A refused proposal leaves the weights as th
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +94,7 @@ class ProposeRunner:
         self.unlearning.log(figures)
         return End("the step was taken")
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> dict[str, object]:
         """The figures of the proposal; `refused` is the reason, or None."""
         rule, state = self.phase.step, self.unlearning.state
         if rule.needs_distance and state.targets is None:
@@ -172,7 +171,7 @@ class ProposeRunner:
         for name, part in direction.items():
             self.problem.movable[name].copy_(start[name] + step * part)
 
-    def _noted(self, proposal: Proposal, before: _Before, after: Measured | None, search: _Search) -> dict[str, Any]:
+    def _noted(self, proposal: Proposal, before: _Before, after: Measured | None, search: _Search) -> dict[str, object]:
         ground = Ground.of(self.problem, self.unlearning.state)
         own = Passes(trained=_passing(self.phase.passes if proposal.passes is None else proposal.passes, ground))
         tokens = round(own.tokens + MEASURING * self.acceptance.tokens)
@@ -182,7 +181,7 @@ class ProposeRunner:
         outcome.tokens += tokens
         outcome.row_passes += row_passes
         outcome.steps += step is not None
-        entry = {
+        entry: dict[str, object] = {
             "phase": self.phase.name,
             "rule": {"name": type(self.phase.step).__name__} | asdict(self.phase.step),
             "step": step,

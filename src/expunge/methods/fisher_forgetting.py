@@ -16,6 +16,7 @@ When to use it: to compare with, and where weights are to be blurred without any
 the forget rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -70,7 +71,9 @@ class FisherForgetting(Method):
             steps.append(self._phase(problem, "noise", self._perturb, (cycle + 1) / self.cycles))
         return (Repeat(tuple(steps), 1),)
 
-    def _phase(self, problem: Problem, name: str, propose: Any, share: float) -> Propose:
+    def _phase(
+        self, problem: Problem, name: str, propose: Callable[[Problem, State], Proposal], share: float
+    ) -> Propose:
         # a fit and two solves; and the retain rows' gradient, on the same rows
         passes = {"forget": 1, "curvature": 1 + directions.passes_of(self, problem, fits=1, solves=2)}
         return Propose(

@@ -113,7 +113,7 @@ def read(path: str, base: str | None, pickle: bool) -> Adapter:
     return Adapter(Path(path), settings, _base(file, settings, base))
 
 
-def settings_of(file: Path) -> dict[str, Any]:
+def settings_of(file: Path) -> dict[str, object]:
     """A file of settings beside weights. Raises `InputError` for what is no strict JSON object."""
     settings = read_json(file, "the file of settings", "Save the model anew.", endless=True)
     if not isinstance(settings, dict):

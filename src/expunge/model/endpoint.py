@@ -14,12 +14,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib import error, request
 from urllib.parse import urlsplit
 
@@ -57,7 +57,7 @@ class Endpoint:
     timeout: float = 120.0
     most: int = 4
 
-    def ask(self, route: str, body: Any = None, first: bool = False) -> Any:
+    def ask(self, route: str, body: Mapping[str, object] | None = None, first: bool = False) -> object:
         """The JSON that a route answers (POST where there is a body), tried again where the server is busy.
 
         Raises `InputError` for a wrong address or key, `Refused`, and `ExpungeError` where no answer can be had.
@@ -89,7 +89,7 @@ class Endpoint:
             pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for answers that nobody will read
         return found
 
-    def _once(self, place: str, body: Any) -> Any:
+    def _once(self, place: str, body: Mapping[str, object] | None) -> object:
         headers = {"Accept": "application/json", "User-Agent": "expunge"}
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         data = None if body is None else json.dumps(body).encode()
@@ -116,7 +116,7 @@ class _Busy(Exception):
 
 
 class _NoRedirect(request.HTTPRedirectHandler):
-    def redirect_request(self, *arguments: Any) -> None:
+    def redirect_request(self, *arguments: object) -> None:
         return None
 
 

@@ -14,10 +14,13 @@ Shapes: T tokens of a text.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.errors import ExpungeError, InputError
 from expunge.model.endpoint import Endpoint, Refused
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Takes = Literal["token ids", "text", "text with its begin token", "nothing"]
 FIRST = "The weather on 3 May was fine, and in Ørsted Street 7 all of the windows stood open"
@@ -102,7 +105,7 @@ class Served:
         choice, read = _choice(self._post("/completions", {"prompt": prompt.value, "max_tokens": room, **how}))
         return Answer(_text(choice.get("text"), "/completions"), read)
 
-    def chat(self, turns: Sequence[Mapping[str, Any]], room: int, sample: Sample | None = None) -> Answer:
+    def chat(self, turns: Sequence[Mapping[str, object]], room: int, sample: Sample | None = None) -> Answer:
         """The same of a conversation that calls for an answer."""
         how = sample.body() if sample else GREEDY
         choice, read = _choice(self._post("/chat/completions", {"messages": list(turns), "max_tokens": room, **how}))
@@ -129,18 +132,20 @@ class Served:
         kept, lacking = len(prompt.ids) - missing, [None] * missing
         return Scored((*lacking, *values[:kept]), (*lacking, *likeliest[:kept]))
 
-    def _named(self, ids: Sequence[int], names: Sequence[Any]) -> bool:
+    def _named(self, ids: Sequence[int], names: Sequence[object]) -> bool:
         """Whether the first names are those of the tokens; of parts of letters, which have none, nothing is asked."""
         own = [self.tokenizer.decode([token]) for token in ids]
         pairs = list(zip(own, names, strict=False))
         same = [a.strip() == b.strip() for a, b in pairs if a.isascii() and isinstance(b, str) and b.isascii() and b]
         return len(pairs) == len(ids) and len(same) > len(ids) // 2 and all(same)
 
-    def _post(self, route: str, body: Mapping[str, Any]) -> Any:
+    def _post(self, route: str, body: Mapping[str, object]) -> object:
         return self.endpoint.ask(route, {"model": self.model, **body})
 
 
-def met(endpoint: Endpoint, model: str | None, tokenizer: Any, conversations: bool, others: bool) -> Served:
+def met(
+    endpoint: Endpoint, model: str | None, tokenizer: "PreTrainedTokenizerBase", conversations: bool, others: bool
+) -> Served:
     """The model, once the server was asked what it does; no row is sent. Whether there are rows that are conversations,
     and others.
 
@@ -254,23 +259,24 @@ def _no_chat(served: Served) -> str:
         return f"/chat/completions refuses a conversation (HTTP {refused.status}), so they go through /completions"
 
 
-def _choice(answer: Any) -> tuple[Mapping[str, Any], int | None]:
+def _choice(answer: object) -> tuple[Mapping[str, object], int | None]:
     """The first choice of an answer, and how many tokens were read, where the server counts them."""
-    choices = answer.get("choices") if isinstance(answer, dict) else None
+    content: Mapping[str, object] = answer if isinstance(answer, dict) else {}
+    choices = content.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise ExpungeError("the server's answer has no choices. Is it an OpenAI-compatible server?")
-    usage = answer.get("usage")
+    usage = content.get("usage")
     read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return choices[0], read if type(read) is int else None
 
 
-def _text(said: Any, route: str) -> str:
+def _text(said: object, route: str) -> str:
     if not isinstance(said, str):
         raise ExpungeError(f"the server's answer on {route} has no text. Is it an OpenAI-compatible server?")
     return said
 
 
-def _agree(name: Any, value: Any, tops: Any) -> bool:
+def _agree(name: object, value: object, tops: object) -> bool:
     """Whether a value is a number, or none, and the same among the likeliest tokens where the token is listed there;
     parts of letters share their names."""
     if value is not None and (type(value) not in (int, float) or value != value):
@@ -281,7 +287,7 @@ def _agree(name: Any, value: Any, tops: Any) -> bool:
     return listed is None or value is None or abs(listed - value) <= LEAST
 
 
-def _ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True) -> list[int]:
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -34,6 +34,14 @@ ELSEWHERE = {
     "*.safetensors": "of another name, which transformers does not read",
     "*.pth": "in another form: convert it with the script of its family in transformers",
 }
+
+
+class Loaded(TypedDict):
+    """What transformers says of loading: names of tensors, and of those of another shape both shapes."""
+
+    missing_keys: Iterable[str]
+    unexpected_keys: Iterable[str]
+    mismatched_keys: Iterable[tuple[str, Sequence[int], Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +176,7 @@ def dtype(found: Mapping[str, Stored]) -> torch.dtype | None:
     return KINDS[counts.most_common(1)[0][0]] if counts else None
 
 
-def check_loaded(path: str, model: "PreTrainedModel", info: Mapping[str, Any]) -> None:
+def check_loaded(path: str, model: "PreTrainedModel", info: Loaded) -> None:
     """Raises `InputError` for tensors that lack, that the model has no place for, or that have another shape.
 
     Masks and tables that older versions of transformers saved, and newer ones make anew, are let through.

@@ -1,12 +1,15 @@
 """What was applied to a model, as the record has it: the subspace and the method."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from expunge.loop.trial import Trial
 from expunge.model.select import Subspace
 from expunge.records.reuse import Given
 from expunge.reporting import record
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def subspace(chosen: Subspace) -> record.Subspace:
@@ -16,7 +19,7 @@ def subspace(chosen: Subspace) -> record.Subspace:
     return record.Subspace(chosen.name, chosen.reason, moving, total)
 
 
-def method(name: str, options: Any, done: Trial, given: Given | None) -> record.Method:
+def method(name: str, options: "DataclassInstance", done: Trial, given: Given | None) -> record.Method:
     """How the method's run went, which layers it moved, and what was given to it; `options`: a dataclass."""
     outcome, notes = done.outcome, dict(done.outcome.notes)
     notes |= {"layers": done.linear._asdict()} if done.linear else {}

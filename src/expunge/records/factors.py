@@ -6,7 +6,6 @@ not at all, that only its owner may enter.
 
 What factors hold of rows. A = mean x x' is the second moment of a layer's inputs over the tokens of all rows, S that of
 gradients. No text stands in them, and of many tokens they are an average. But hidden states of few tokens can be read
-from typing import cast
 from it (with fewer tokens than the layer is wide, A's range is spanned by just those states), and from hidden states,
 text; what rare rows have in common stands out among many. So the folder is to be kept as the rows themselves are, and
 to be removed when they have to be; and a request may be about rows that were kept when the curvature was fitted, which
@@ -17,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 
@@ -108,6 +107,11 @@ class Settings(Part, frozen=True, kw_only=True):
     versions: Mapping[str, str]
 
 
+class _Tensors(TypedDict):
+    state: Saved
+    first: dict[str, torch.Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Artefact:
     """What `curvature.json` says, where it lies, and the hash that records know it by."""
@@ -135,16 +139,16 @@ class Artefact:
                 if abs(float(found.diagonal().double().mean()) - mean) > NEAR * abs(mean):
                     raise _broken(self.folder, f"the factor of the {side} of {name} is not the one that was written")
         saved["tensors"] = {key: tensor.to(device) for key, tensor in tensors.items()}
-        return cast(Saved, dict(saved))
+        return saved
 
     def diagonals(self, whole: bool) -> dict[str, torch.Tensor]:
         """Of the factors, or of those of its first rows alone."""
         saved = self._saved()
         return drift.diagonals(saved["state"]["tensors"]) if whole else dict(saved["first"])
 
-    def _saved(self) -> Any:
+    def _saved(self) -> _Tensors:
         """The whole file. It is the one that was written, or `read` would have said so."""
-        return Checkpoints(self.folder).read(TENSORS)
+        return cast(_Tensors, Checkpoints(self.folder).read(TENSORS))
 
 
 def of_method(method: Method, name: str) -> TwoFactors:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from expunge import registry
 from expunge.config.commands import EARLIER, MODELS, ROWS
 from expunge.config.housekeeping import Verify
 from expunge.data import rows as reading
+from expunge.data.rows import MakeRow
 from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.intake.sets import read_earlier
@@ -151,8 +152,9 @@ def _columns(content: Record) -> tuple[str, ...]:
     return content.settings("columns")
 
 
-def _make_row(content: Record) -> Any:
-    return registry.load("benchmarks", content.setting("benchmark") or "rows")().make_row
+def _make_row(content: Record) -> MakeRow | None:
+    made: MakeRow | None = registry.load("benchmarks", content.setting("benchmark") or "rows")().make_row
+    return made
 
 
 def _one_role(content: Record, role: str, path: str, secret: bytes) -> Iterator[Item]:

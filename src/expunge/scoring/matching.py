@@ -6,13 +6,16 @@ Below the catalogues, because metrics, verdicts and benchmarks ask the same ques
 import unicodedata
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from expunge.scoring.evidence import SetEvidence
 from expunge.scoring.intervals import Floats
 from expunge.scoring.words import folded, words
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 RECALL_LEAK = 0.5  # of a document's second half, from which it is given back
 LONG_ENOUGH = 6  # characters from which an answer may also be found across spaces ("555 01 00" in "5550100")
@@ -112,7 +115,7 @@ class _AnyScript:
 
 
 @cache
-def _scorer(own_tokens: bool) -> Any:
+def _scorer(own_tokens: bool) -> "RougeScorer":
     from rouge_score.rouge_scorer import RougeScorer  # slow to import; only evaluation needs it
 
     return RougeScorer(["rougeL"], use_stemmer=True) if own_tokens else RougeScorer(["rougeL"], tokenizer=_AnyScript())
