@@ -5,7 +5,7 @@ A benchmark scores one model's evidence (no torch). What could not be measured i
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from scipy.stats import norm
@@ -26,6 +26,7 @@ class Missing:
 
 Scored = Score | Missing
 Found = Mapping[str, Draws | Missing]
+Numbers = TypeVar("Numbers", float, Floats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,13 @@ def combined(terms: Found, function: Callable[[Iterable[float]], float]) -> Draw
     return Draws(function(term.value for term in known), resampled, sum(term.count for term in known))
 
 
-def mapped(found: Draws | Missing, function: Callable[[Any], Any]) -> Draws | Missing:
+class Elementwise(Protocol):
+    """A function of numbers, and of arrays of them one by one."""
+
+    def __call__(self, values: Numbers, /) -> Numbers: ...
+
+
+def mapped(found: Draws | Missing, function: Elementwise) -> Draws | Missing:
     """A function of a score, which takes numbers and arrays."""
     if isinstance(found, Missing):
         return found

@@ -308,9 +308,9 @@ def _kept(file: Path) -> Cell:
     return taken(json.loads(file.read_text(encoding="utf-8")), Cell, str(file))
 
 
-def _cell(label: str, seed: int | None, **made: Any) -> Cell:
+def _cell(label: str, seed: int | None, **made: object) -> Cell:
     """With nothing where nothing was made."""
     lists = dict.fromkeys(("flags", "proposals", "sophia", "attacks"), ())
     numbers = dict.fromkeys(("error", "seconds", "unlearn_seconds", "peak_memory_bytes", "steps", "tokens", "verdict"))
-    nothing: dict[str, Any] = {"settings": "", "official": {}, "scores": {}, "rows": {}, **lists, **numbers}
-    return Cell(model=label, seed=seed, **nothing | made)
+    nothing: dict[str, Any] = {"settings": "", "official": {}, "scores": {}, "rows": {}, **lists, **numbers, **made}
+    return Cell(model=label, seed=seed, **nothing)

@@ -8,7 +8,7 @@ with its reason in `Asking.notes`; then no word rests on it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 
@@ -205,7 +205,7 @@ class Asking:
             )
         return answer.text
 
-    def _chat(self, turns: Sequence[Mapping[str, Any]], prompt: Prompt, sample: Sample | None) -> str:
+    def _chat(self, turns: Sequence[Mapping[str, object]], prompt: Prompt, sample: Sample | None) -> str:
         answer = self.served.chat(turns, prompt.room, sample)
         if answer.read is not None and answer.read != len(prompt.ids):
             self.notes["conversations"] = (
@@ -286,5 +286,5 @@ def told(besides: Beside) -> str:
     return f"{answers}; losses of the rows {losses}"
 
 
-def _no_weights(*arguments: Any) -> Any:
+def _no_weights(*arguments: object) -> NoReturn:
     raise AssertionError("an attack that needs weights is not run on a served model")

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any
 
 import numpy as np
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from expunge import registry
 from expunge.attack import JUDGED, Attack, Level, Planned, Reading, Subject, Trained
@@ -159,7 +160,9 @@ def _drawn(
     """Each batch has a seed of its own: a prompt that is sampled in several must not get the same twice."""
     batches = count(launcher.rank(), launcher.processes())
 
-    def new_ids(model: Any, ids: Sequence[list[int]], room: Sequence[int], end: int | None) -> list[list[int]]:
+    def new_ids(
+        model: PreTrainedModel | PeftModel, ids: Sequence[list[int]], room: Sequence[int], end: int | None
+    ) -> list[list[int]]:
         return generation.drawn(model, ids, room, end, mixed(seed, next(batches)), top_p)
 
     return evidence.continued(problem, rows, prompts, clean_up=False, new_ids=new_ids)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from expunge.problem import Problem, Split
 from expunge.runs import distributed
 from expunge.runs.progress import bar
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Floats = NDArray[np.float64]
 NewIds = Callable[[Any, Sequence[list[int]], Sequence[int], int | None], list[list[int]]]  # see `generation.greedy`
@@ -249,7 +252,7 @@ def _groups(problem: Problem, prompts: Mapping[int, Prompt], batch: int, padded:
     return groups
 
 
-def _text(tokenizer: Any, ids: list[int], clean_up: bool) -> str:
+def _text(tokenizer: "PreTrainedTokenizerBase", ids: list[int], clean_up: bool) -> str:
     """Cleaning is done here because transformers 5 leaves it out for byte-pair tokenizers, where 4 did it."""
     text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     return reduce(lambda cleaned, pair: cleaned.replace(*pair), CLEANED, text) if clean_up else text

@@ -95,7 +95,7 @@ def check(
     return Checked(sets, parts, comparison, _log(inputs), found)
 
 
-def _log(inputs: Inputs) -> Any:
+def _log(inputs: Inputs) -> object:
     """Scores of a retrained model that another tool wrote. Raises `InputError`."""
     if not (isinstance(inputs, flags.RetrainedLog) and inputs.retrained_log):
         return None

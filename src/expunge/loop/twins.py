@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -36,12 +36,15 @@ from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.growing import Growing
 from expunge.runs.workspace import cache_folder, private
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 WITHIN = 0.1
 WITHIN_NATS = 0.02
 
 
 def rendered_without(
-    train_rows: Sequence[Row], forget: Sequence[Row], rendering: Rendering, tokenizer: Any
+    train_rows: Sequence[Row], forget: Sequence[Row], rendering: Rendering, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[Row, ...]:
     """Training rows that are no forget rows, neither by their token ids nor in another case, spacing or Unicode form.
 
@@ -134,7 +137,7 @@ def trained(
     return cached
 
 
-def _deliver(cached: Path, folder: Path, made: Twin, settings: Mapping[str, Any]) -> None:
+def _deliver(cached: Path, folder: Path, made: Twin, settings: Mapping[str, object]) -> None:
     shutil.copytree(cached, folder, dirs_exist_ok=True)
     content = {"loss": made.loss, "original_loss": made.original_loss, "comparable": made.comparable}
     (folder / "expunge").mkdir()

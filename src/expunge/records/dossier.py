@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from msgspec import UNSET
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from expunge.benchmark import Circumstances, Scored
 from expunge.config import recipes
-from expunge.config.commands import EARLIER
+from expunge.config.commands import EARLIER, Evaluate, Unlearn
 from expunge.evaluation import official, suite, under_attack, verdict
 from expunge.evaluation.attacked import Readings
 from expunge.files import hashing
@@ -73,7 +73,7 @@ class Details:
 
 def build(
     command: Command,
-    config: Any,
+    config: Unlearn | Evaluate,
     checked: Checked,
     assembled: Assembled,
     evidence: Mapping[str, Evidence],
@@ -327,7 +327,7 @@ def _comparable(evidence: Mapping[str, Evidence]) -> bool:
     return not losses or comparable(float(losses[0].mean()), float(losses[1].mean()))
 
 
-def _rendering(config: Any, assembled: Assembled) -> Rendering:
+def _rendering(config: Unlearn | Evaluate, assembled: Assembled) -> Rendering:
     rendering = assembled.problem.rendering
     return Rendering(
         join=rendering.join,
