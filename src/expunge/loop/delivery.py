@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from expunge.config import commands
 from expunge.data.passes import Passes, measuring
@@ -36,7 +37,7 @@ RANKED_READERS = (
     "read it where all have one scale (r is the largest rank)"
 )
 Say = Callable[[str], None]
-Write = Callable[[Path, torch.dtype | None], dict[str, Any]]
+Write = Callable[[Path, torch.dtype | None], dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def deliver(
     return Delivered(written, saved)
 
 
-def check_dtype(config: commands.Unlearn, model: Any) -> None:
+def check_dtype(config: commands.Unlearn, model: PreTrainedModel | PeftModel) -> None:
     """Raises `InputError` where the dtype that was asked for cannot hold the original, let alone what comes of it."""
     if config.dtype == "auto":
         return
@@ -141,7 +142,7 @@ def _making(config: commands.Unlearn, problem: Problem, form: str, change: Chang
     return _Making(saved, _with_tokenizer(config, problem, partial(_given, problem, given, change)))
 
 
-def _tried(made: _Making, folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+def _tried(made: _Making, folder: Path, dtype: torch.dtype | None) -> dict[str, object]:
     """What was written, or why that dtype cannot hold it."""
     try:
         return made.write(folder, dtype)
@@ -149,9 +150,9 @@ def _tried(made: _Making, folder: Path, dtype: torch.dtype | None) -> dict[str, 
         return {"unheld": str(error)}
 
 
-def _merged(problem: Problem, source: Source, folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+def _merged(problem: Problem, source: Source, folder: Path, dtype: torch.dtype | None) -> dict[str, object]:
     made = save.write(problem.model, problem.tokenizer, folder, dtype, source)
-    saved = {"dtype": str(made.dtype).removeprefix("torch."), "readers": made.readers}
+    saved: dict[str, object] = {"dtype": str(made.dtype).removeprefix("torch."), "readers": made.readers}
     if names := made.passed_over:
         saved["passed_over"] = (
             f"{len(names)} matrices that the model does not use to predict went over as they came ({names[0]}); "
@@ -164,7 +165,7 @@ def _with_tokenizer(config: commands.Unlearn, problem: Problem, write: Write) ->
     """Writes an adapter, and beside it the tokenizer's files as they came."""
     home = load.tokenizer_home(str(config.model), trust(config))
 
-    def both(folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+    def both(folder: Path, dtype: torch.dtype | None) -> dict[str, object]:
         saved = write(folder, dtype)
         carried.carry_tokenizer(home, problem.tokenizer, folder)
         return saved
@@ -172,7 +173,9 @@ def _with_tokenizer(config: commands.Unlearn, problem: Problem, write: Write) ->
     return both
 
 
-def _own(problem: Problem, base: str, change: Change | None, folder: Path, dtype: torch.dtype | None) -> dict[str, Any]:
+def _own(
+    problem: Problem, base: str, change: Change | None, folder: Path, dtype: torch.dtype | None
+) -> dict[str, object]:
     """Our own LoRA, or the change of whole weights as one; always float32."""
     if problem.low_rank is None:
         save.write_adapter(problem.model, folder)
@@ -182,22 +185,22 @@ def _own(problem: Problem, base: str, change: Change | None, folder: Path, dtype
 
 def _given(
     problem: Problem, given: adapter.Adapter, change: Change | None, folder: Path, dtype: torch.dtype | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The adapter that was given, whose matrices moved, or with the change of whole weights folded in."""
     if problem.low_rank is None:
         return {"dtype": adapter.write(problem.model, given, folder, dtype), "readers": GIVEN_READERS}
     return _products(products.write_folded(given, change or {}, folder, dtype))
 
 
-def _products(written: products.Written) -> dict[str, Any]:
+def _products(written: products.Written) -> dict[str, object]:
     return {"dtype": written.dtype, "ranks": written.ranks, "readers": RANKED_READERS}
 
 
-def _reload(config: commands.Unlearn, folder: Path, saved: Mapping[str, Any], assembled: Assembled) -> Problem:
+def _reload(config: commands.Unlearn, folder: Path, saved: Mapping[str, object], assembled: Assembled) -> Problem:
     """The written files as they load: an adapter over its base, in the dtype that the original was measured in."""
     if saved["form"] == "merged":
-        return load_other(config, str(folder), assembled, load.DTYPES[saved["dtype"]])
-    return load_other(replace(config, adapter_base=saved["base"]), str(folder), assembled, assembled.dtype)
+        return load_other(config, str(folder), assembled, load.DTYPES[str(saved["dtype"])])
+    return load_other(replace(config, adapter_base=str(saved["base"])), str(folder), assembled, assembled.dtype)
 
 
 def _moved(problem: Problem, written: Problem, assembled: Assembled) -> float:

@@ -11,10 +11,16 @@ import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
@@ -97,7 +103,7 @@ def source(path: str, trust: Trust | None = None) -> Source:
     return Source(adapter.base if adapter else path, tokenizer_home(path, trust))
 
 
-def load_tokenizer(path: str, trust: Trust | None = None) -> Any:
+def load_tokenizer(path: str, trust: Trust | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a model; of an adapter, the one beside it, else its base's.
 
     Raises `InputError` where there is none or it cannot give offsets.
@@ -152,7 +158,7 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust
     return model  # type: ignore[no-any-return]
 
 
-def _settle_ends(model: Any) -> None:
+def _settle_ends(model: PreTrainedModel) -> None:
     """Ends that are called tied and are stored apart stay apart (transformers loads them so) and are called so, for
     loaders that would take one for the other."""
     head = model.get_output_embeddings()
@@ -160,7 +166,7 @@ def _settle_ends(model: Any) -> None:
         model.config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
 
 
-def context_of(model_config: Any, asked: int | None = None) -> int:
+def context_of(model_config: PreTrainedConfig, asked: int | None = None) -> int:
     """Tokens a window may have: what was asked, at most what the positions allow, 1024 where nothing was asked."""
     shape = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
     positions = getattr(shape, "max_position_embeddings", None) or getattr(shape, "n_positions", None)
@@ -181,7 +187,7 @@ def stored_dtype(path: str, trust: Trust | None = None) -> torch.dtype:
     return getattr(load_config(path, trust), "dtype", None) or torch.float32
 
 
-def load_config(path: str, trust: Trust | None = None) -> Any:
+def load_config(path: str, trust: Trust | None = None) -> PreTrainedConfig:
     """The model's configuration (of an adapter, its base's), without weights. Raises `InputError`."""
     hint = " If it is an adapter, download it to a folder first." if _is_hub_name(path) else ""
     if adapter := adapter_of(path, trust):
@@ -192,7 +198,7 @@ def load_config(path: str, trust: Trust | None = None) -> Any:
         raise InputError(f"{path}: its configuration cannot be loaded ({first_line(error)}).{hint}") from None
 
 
-def text_shape(config: Any) -> Any:
+def text_shape(config: PreTrainedConfig) -> PreTrainedConfig:
     """Of a composite configuration that of its text model, where that is a model of its own: enough for a plan."""
     text = config.get_text_config()
     return text if text.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else config
@@ -264,7 +270,7 @@ def _check_config(folder: Path, trust: Trust) -> None:
         )
 
 
-def _check_architecture(file: Path, named: Any) -> None:
+def _check_architecture(file: Path, named: object) -> None:
     """Raises `InputError` where weights are of a class that transformers knows for another purpose."""
     classes = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
     mappings = {key: value for key, value in vars(modeling_auto).items() if key.endswith("MAPPING_NAMES")}
