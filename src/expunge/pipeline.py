@@ -30,7 +30,19 @@ from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, replacing, requests, reuse
+from expunge.records import (
+    applied,
+    attribution,
+    dossier,
+    factors,
+    hashes,
+    manifest,
+    published,
+    record,
+    replacing,
+    requests,
+    reuse,
+)
 from expunge.records.attribution import Attribution
 from expunge.records.dossier import Details
 from expunge.records.lineage import trace
@@ -53,8 +65,12 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     `ExpungeError` where the run fails.
     """
     tracking.check(config.report_to)
+    published.check(config)
     with requests.on_ledger(config, say) as request:
-        return request.finished(request.done or _run_unlearn(request.config, say))
+        run = request.finished(request.done or _run_unlearn(request.config, say))
+    if config.push_to_hub:
+        say(f"pushed: {distributed.from_main(partial(published.push, config.push_to_hub, run))}")
+    return run
 
 
 def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
