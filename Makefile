@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real desk desk-real test test-oldest test-serving test-llama-cpp check docs lume lume-compare lume-second-order clean
+.PHONY: demo real desk desk-real test test-oldest test-serving test-llama-cpp test-endpoint test-endpoint-llama check docs lume lume-compare lume-second-order clean
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed (set PYTHON=...)"; exit 2; }
@@ -78,6 +78,23 @@ $(LLAMA)/.ready:
 test-llama-cpp: $(READY) $(LLAMA)/.ready
 	PYTHONPATH=$(LLAMA)/site $(BIN)/python tests/serving/llama_cpp.py $(OUTPUT) $(LLAMA)
 
+# `expunge evaluate --endpoint` against `transformers serve`, whose own needs lie in a folder beside the environment.
+ENDPOINT := .venv-endpoint
+$(ENDPOINT)/.ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(ENDPOINT)/site fastapi==0.165.0 uvicorn==0.54.0 openai==3.57.0
+	touch $@
+
+test-endpoint: $(READY) $(ENDPOINT)/.ready
+	PYTHONPATH=tests $(BIN)/python tests/serving/endpoint.py transformers $(ENDPOINT)/site
+
+# The same against the server of llama-cpp-python, which is compiled here first: half an hour on two cores.
+test-endpoint-llama: $(READY) $(ENDPOINT)/.ready-llama
+	PYTHONPATH=tests $(BIN)/python tests/serving/endpoint.py llama-cpp-python $(ENDPOINT)/llama
+
+$(ENDPOINT)/.ready-llama: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(ENDPOINT)/llama "llama-cpp-python[server]==$(LLAMA_VERSION)"
+	touch $@
+
 # The pages of docs/methods and docs/curvatures, from the docstrings.
 docs: $(READY)
 	$(BIN)/python docs/catalogue.py
@@ -96,4 +113,4 @@ lume-second-order: $(READY)
 	$(BIN)/python benchmarks/second_order.py --lume $(LUME) --page docs/results/lume_second_order.md
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(SERVING) $(LLAMA) build
+	rm -rf $(VENV) $(OLDEST) $(SERVING) $(LLAMA) $(ENDPOINT) build

@@ -42,7 +42,8 @@ def name_of(name: str) -> str:
     return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[name]
 
 
-def written(file: Path, model: Any, tokenizer: Any, kind: str = "F32") -> Path:
+def written(file: Path, model: Any, tokenizer: Any, kind: str = "F32", begins: bool = False) -> Path:
+    """`begins`: whoever reads it puts the begin token before a text, as the tokenizer does."""
     writer = library.GGUFWriter(str(file), "llama")
     config = model.config
     writer.add_context_length(config.max_position_embeddings)
@@ -62,9 +63,12 @@ def written(file: Path, model: Any, tokenizer: Any, kind: str = "F32") -> Path:
         [library.TokenType.CONTROL if one in special else library.TokenType.NORMAL for one in vocabulary]
     )
     pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    pairs = pairs or ["\u0100 \u0100"]  # llama.cpp wants one; of two bytes 0, whose pair is no token
     writer.add_token_merges([" ".join(one) if isinstance(one, list) else one for one in pairs])
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
+    if begins:
+        writer.add_add_bos_token(True)
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)

@@ -9,7 +9,7 @@ import grimp
 import pytest
 
 from expunge import registry
-from expunge.evaluation import verdict
+from expunge.evaluation import rest, verdict
 from expunge.files import code
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,9 @@ def test_thresholds_in_the_docs_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
     documented = {name: float(value) for name, value in re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", page, re.M)}
     in_code = {
-        name: float(value) for name, value in vars(verdict).items() if name.isupper() and isinstance(value, int | float)
+        name: float(value)
+        for name, value in (vars(verdict) | vars(rest)).items()
+        if name.isupper() and isinstance(value, int | float)
     }
     assert documented == in_code
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from expunge import registry
-from expunge.evaluation import verdict
+from expunge.evaluation import rest, verdict
 from expunge.influence.drift import Drift
 from expunge.loop.attempts import Attempts
 from expunge.loop.guard import Guard
@@ -147,7 +147,7 @@ def check_verdict(judge: Callable[[Mapping[str, Evidence]], verdict.Verdict], ba
     """*failed*, of the half that hangs on it, for every figure of every set of every model."""
     assert judge(MODELS).passes
     for model in MODELS:
-        for name in ("forget", *verdict.REST):
+        for name in ("forget", *rest.REST):
             for figure in (*FIGURES, "candidates", "tokens", "others"):
                 found = judge({**MODELS, model: spoilt(MODELS[model], name, figure, bad)})
                 assert (found.forget if name == "forget" else found.rest) == "failed" and not found.passes
@@ -162,7 +162,8 @@ def test_every_verdict_on_it_is_failed(bad: float) -> None:
 
 
 def test_a_verdict_that_compares_without_looking_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict, "not_finite", lambda models, names: "")
+    for module in (rest, verdict):
+        monkeypatch.setattr(module, "not_finite", lambda models, names: "")
     with pytest.raises(AssertionError):
         check_verdict(judged, math.nan)
 

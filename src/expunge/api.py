@@ -124,10 +124,8 @@ def plan(
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> Planned:
-    """Checks the data and says what a run would do and cost; loads no weights. Raises `InputError`.
-
-    Returns figures (`planned.estimate`: row passes, FLOPs, bytes, seconds by method), which print as the table.
-    """
+    """Checks the data and says what a run would do and cost, as figures (`planned.estimate`: row passes, FLOPs, bytes,
+    seconds by method), which print as the table; loads no weights. Raises `InputError`."""
     ...
 
 
@@ -164,10 +162,8 @@ def retrain(
     tokenizer: Tokenizer | None = None,
     say: Say = silent,
 ) -> list[Twin]:
-    """Trains retrained twins, or takes them from the cache: from the base, without the forget rows.
-
-    Returns one twin a seed, with its folder and whether it is comparable with the original. Raises `InputError`.
-    """
+    """Trains retrained twins from the base, without the forget rows, or takes them from the cache: one a seed, with its
+    folder and whether it is comparable with the original. Raises `InputError`."""
     ...
 
 
@@ -247,6 +243,12 @@ def evaluate(
     unlearned: Model | None = None,
     forget: Rows | None = None,
     *,
+    endpoint: str | None = None,
+    served_model: str | None = None,
+    endpoint_key_file: Path | None = None,
+    endpoint_requests: int = 4,
+    endpoint_timeout: float = 120.0,
+    endpoint_in_clear: bool = False,
     retain: Rows | None = None,
     holdout: Rows | None = None,
     output: Path | None = None,

@@ -142,7 +142,8 @@ class Attack(Protocol):
     prompt be used. `beside_original`: it may harm
     any model, so what it shows of the original, treated alike, is what there is to see; else that is the original as it
     was written. `twin_only`: nothing but a retrained model can be compared with, since what is seen hangs on how the
-    rows differ from never-seen ones. `margin`: of `known`, within which two models are the same.
+    rows differ from never-seen ones. `needs_weights`: it does more than ask, so a served model is not
+    attacked so. `margin`: of `known`, within which two models are the same.
     """
 
     title: ClassVar[str]
@@ -151,6 +152,7 @@ class Attack(Protocol):
     asks: ClassVar[Asks]
     beside_original: ClassVar[bool]
     twin_only: ClassVar[bool]
+    needs_weights: ClassVar[bool]
     margin: ClassVar[float]
 
     def run(self, subject: Subject) -> Iterator[Reading]:

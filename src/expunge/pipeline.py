@@ -13,7 +13,7 @@ from expunge.comparison.result import Comparison
 from expunge.config import commands, flags, housekeeping, options, recipes
 from expunge.demo import demo
 from expunge.errors import InputError
-from expunge.evaluation import official
+from expunge.evaluation import asking, official
 from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake import copies
 from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
@@ -22,6 +22,7 @@ from expunge.loop import delivery, retraining, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
 from expunge.model import gguf, load, save
+from expunge.model.served import Served
 from expunge.model.without_data import NotFollowed
 from expunge.planning import plan as planned
 from expunge.planning import route
@@ -143,34 +144,49 @@ def _changed(
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
     """Judges an unlearned model. Raises `InputError`."""
     output = replacing.place(config)
-    load.check(_required(config.unlearned, "unlearned"), "unlearned", trust(config))
+    if config.served_model and not config.endpoint:
+        raise InputError("--served-model names a model of a server: give that too (--endpoint URL).")
+    if not config.endpoint or config.unlearned:
+        load.check(_required(config.unlearned, "unlearned (or --endpoint)"), "unlearned", trust(config))
     checked = check(config)
     config = gguf.opened(config, say)
+    server = asking.meet(config, checked, say) if config.endpoint else None
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("evaluate", config, hashed)
     with unfinished.run(output, identity, config.restart, KEPT) as begun:
-        done = _evaluate(config, checked, hashed, output, begun, say)
+        done = _evaluate(config, checked, hashed, server, output, begun, say)
     return _finished(done, say)
 
 
 def _evaluate(
-    config: commands.Evaluate, checked: Checked, hashed: Hashes, output: Path, begun: unfinished.Run, say: Say
+    config: commands.Evaluate,
+    checked: Checked,
+    hashed: Hashes,
+    server: Served | None,
+    output: Path,
+    begun: unfinished.Run,
+    say: Say,
 ) -> Run:
     lineage = trace(config, checked, say)
     config = replace(config, date=config.date or begun.kept("date", datetime.date.today().isoformat()))
-    models = Models(config, begun, hashed)
+    models = Models(config, begun, hashed, weights=server is None)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
     for note in assembled.notes:
         say(note)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
+    if server and (samples := assembled.judged.pop("samples", None)):
+        assembled.judged |= {"samples": one} if (one := asking.askable(server, samples)) else {}
     models.record_original(assembled)
-    others = {"unlearned": config.unlearned, "retrained": load.twins(config.retrained)[0] if config.retrained else None}
-    for name, path in others.items():
-        if path:
-            models.record_other(name, path, assembled)
     details = Details(lineage=lineage, hashes=hashed)
+    if server:
+        answered, limits = models.record_served(server, assembled, say)
+        details = replace(details, answered=answered, limits=limits)
+    else:
+        models.record_other("unlearned", _required(config.unlearned, "unlearned"), assembled)
+    if config.retrained:
+        models.record_other("retrained", load.twins(config.retrained)[0], assembled)
     with save.atomic_folder(output, replaces=config.overwrite) as folder:
         run = _write(folder, folder, "evaluate", config, checked, assembled, models, details)
     return replace(run, output=output)

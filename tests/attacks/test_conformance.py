@@ -114,6 +114,7 @@ def test_an_attack_says_what_it_is(name: str) -> None:
     assert kind.question.endswith("?") and kind.level in get_args(Level) and kind.asks in get_args(Asks)
     assert 0 < kind.margin < 1 and kind.level != "quick"
     assert isinstance(kind.beside_original, bool) and isinstance(kind.twin_only, bool)
+    assert isinstance(kind.needs_weights, bool)
 
 
 @pytest.mark.parametrize("name", ATTACKS)

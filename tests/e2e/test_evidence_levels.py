@@ -20,16 +20,16 @@ def test_full_is_recorded_for_every_model_and_goes_on_where_it_was(
     asked: list[str] = []
     run, beside = attacked.run, attacked.run_beside
 
-    def counted(problem, judged, level, original):  # type: ignore[no-untyped-def]
+    def counted(problem, judged, level, original, weights):  # type: ignore[no-untyped-def]
         asked.append("retrained" if "retrained" not in asked else "unlearned")
         if asked[-1] == "unlearned" and "again" not in asked:
             asked[:] = ["retrained", "again"]
             raise KeyboardInterrupt
-        return run(problem, judged, level, original)
+        return run(problem, judged, level, original, weights)
 
-    def counted_beside(problem, judged, level):  # type: ignore[no-untyped-def]
+    def counted_beside(problem, judged, level, weights):  # type: ignore[no-untyped-def]
         asked.append("original")
-        return beside(problem, judged, level)
+        return beside(problem, judged, level, weights)
 
     monkeypatch.setattr(models.attacked, "run", counted)
     monkeypatch.setattr(models.attacked, "run_beside", counted_beside)

@@ -8,11 +8,13 @@ import pytest
 from expunge.attack import Reading
 from expunge.attacks.context import Context
 from expunge.attacks.rounding import Rounding
+from expunge.attacks.sampling import Sampling
 from expunge.evaluation import models, under_attack
 from expunge.evaluation.under_attack import Side, compared, worst
 from expunge.reporting import finding
 from expunge.reporting.finding import Attacks, Comparison, Figure, Interval, Level, Setting, Verdict, Word
 from expunge.runs.checkpoint import Checkpoints
+from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.seen import Seen
 
 COUNT = 30
@@ -119,3 +121,28 @@ def test_an_interrupted_run_goes_on_with_what_was_read(tmp_path: Any) -> None:
     Checkpoints(tmp_path, models.KEPT).save("unlearned", {"attacked": readings})
     found = Checkpoints(tmp_path, models.KEPT).load("unlearned")["attacked"]["rounding"][0]
     assert found.setting == "4 bits" and np.array_equal(found.seen["forget"].loss, seen(1.0, 0.5).loss)
+
+
+def test_answers_alone_show_what_comes_back_and_not_what_is_forgotten() -> None:
+    none = np.full(COUNT, np.nan)
+    for known, word in ((0.0, "cannot tell"), (1.0, "comes back")):
+        read = Seen(("answer",) * COUNT, none, seen(0.0, known).known)
+        readings = {"unlearned": {"sampling": [Reading("ten tries", {"forget": read, "judging": seen(5.0, 0.0)})]}}
+        written = {"forget": ORIGINAL, "judging": RETRAINED}
+        names = [str(number) for number in range(COUNT)]
+        by_losses, alone = (
+            under_attack.result("sampling", Sampling(), readings, written, names, blind) for blind in (False, True)
+        )
+        assert by_losses.verdict == ("forgotten" if known == 0 else word) and alone.verdict == word
+
+
+def test_what_needs_weights_is_not_tested_and_says_so() -> None:
+    rows = {"forget": no_rows(), "judging": no_rows()}
+    evidence = {"original": Evidence(rows), "unlearned": Evidence(rows)}
+    missing = under_attack.block("quick", {}, evidence, [], weights=False).not_tested
+    assert missing["rounding"] == "rounding (needs the weights)" and missing["sampling"] == "sampling"
+    assert under_attack.block("quick", {}, evidence, []).not_tested["rounding"] == "rounding"
+
+
+def no_rows() -> SetEvidence:
+    return SetEvidence((), (), np.empty(0), np.empty(0), np.empty(0), (), (), np.empty((0, 2)))

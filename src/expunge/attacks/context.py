@@ -39,6 +39,7 @@ class Context:
     asks: ClassVar[Asks] = "used"
     beside_original: ClassVar[bool] = False
     twin_only: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

@@ -44,6 +44,7 @@ class FewShot:
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = True
     twin_only: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

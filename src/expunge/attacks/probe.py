@@ -87,6 +87,7 @@ class Probe:
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = True
     twin_only: ClassVar[bool] = True
+    needs_weights: ClassVar[bool] = True
     margin: ClassVar[float] = 0.2
 
     def run(self, subject: Subject) -> Iterator[Reading]:

@@ -48,6 +48,7 @@ class Relearning:
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = False
     twin_only: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = True
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

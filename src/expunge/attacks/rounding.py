@@ -55,6 +55,7 @@ class Rounding:
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = True
     twin_only: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = True
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

@@ -42,6 +42,7 @@ class Sampling:
     asks: ClassVar[Asks] = "forgotten"
     beside_original: ClassVar[bool] = False
     twin_only: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = False
     margin: ClassVar[float] = 0.1
 
     def run(self, subject: Subject) -> Iterator[Reading]:

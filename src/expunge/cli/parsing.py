@@ -19,7 +19,7 @@ from expunge.errors import InputError
 
 HELP, ALL = ("-h", "--help"), "all"
 FRONT = (
-    *("model", "unlearned", "forget", "retain", "holdout", "base", "train", "train_config", "retrained"),
+    *("model", "unlearned", "endpoint", "forget", "retain", "holdout", "base", "train", "train_config", "retrained"),
     *("method", "methods", "seeds", "evidence", "recipe", "output"),
 )
 FLAG = re.compile(r"--[A-Za-z]")

@@ -158,6 +158,7 @@ class Evaluate(
     flags.Train,
     flags.Kept,
     flags.Forget,
+    flags.Endpoint,
     flags.Unlearned,
     flags.Shown,
     Inputs,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from expunge.config import lora
-from expunge.config.bounds import AtLeast, Count, Names, Told
+from expunge.config.bounds import AtLeast, Count, Names, Positive, Told
 
 RowFile = Annotated[str | None, tyro.conf.arg(metavar="FILE"), Names("rows")]
 RowFiles = Annotated[tuple[str, ...], Names("rows")]
@@ -81,7 +81,25 @@ class RetrainedLog:
 @dataclass(frozen=True, kw_only=True)
 class Unlearned:
     unlearned: ModelFolder = None
-    """The model to judge."""
+    """The model to judge; beside --endpoint, the folder that is said to be served, to compare the two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    endpoint: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """Address of an OpenAI-compatible server (http://127.0.0.1:8000/v1) that serves the model to judge. The rows are
+    sent there; its key, if any, stands in EXPUNGE_API_KEY."""
+    served_model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the model on the server; none: the only one that it offers."""
+    endpoint_key_file: Settings = None
+    """File with the key of the server, in place of EXPUNGE_API_KEY."""
+    endpoint_requests: Count = 4
+    """Requests that the server gets at a time."""
+    endpoint_timeout: Positive = 120.0
+    """Seconds to wait for one answer."""
+    endpoint_in_clear: bool = False
+    """Send rows by plain http to a server outside this machine and private networks: whoever is on the way reads
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,14 @@ from expunge.files import reading, strict_yaml
 
 DATA_ROOT = "EXPUNGE_DATA"
 PLANNED: dict[type[Any], type[Any]] = {commands.Plan: commands.Unlearn}  # whose recipes are also a plan's
-UNRECORDED = ("recipe", "restart", "overwrite", "report_to")  # the resolved configuration is without them
+UNRECORDED = (
+    "recipe",
+    "restart",
+    "overwrite",
+    "report_to",
+    "endpoint_requests",
+    "endpoint_timeout",
+)  # change no result
 
 
 def from_yaml(path: str | Path, kind: type[Any], root: str | None = None) -> dict[str, Any]:

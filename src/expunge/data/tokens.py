@@ -201,6 +201,13 @@ def end_of_answer(row: Row, rendering: Rendering, tokenizer: Any) -> int | None:
     return chat.end_token(talk, tokenizer, row.place) if talk else None
 
 
+def turns_to_ask(row: Row, rendering: Rendering) -> list[dict[str, Any]] | None:
+    """The turns that call for a conversation's last answer, as chat routes take them; None where the row is no
+    conversation, and where there are tools or turns that hold more than a role and a content."""
+    talk = _talk(row, rendering)
+    return None if talk is None or row.more else talk.first(len(talk.turns) - 1).messages()
+
+
 def writes_date(row: Row, rendering: Rendering, tokenizer: Any) -> bool:
     """Whether the chat template writes the date into the row."""
     talk = _talk(row, rendering)

@@ -39,10 +39,11 @@ BESIDE, FEWEST_BESIDE = 2, 16  # never-seen rows for each forget row of a kind, 
 Readings = dict[str, list[Reading]]  # by attack
 
 
-def attacks(level: Level) -> dict[str, Attack]:
-    """The attacks that a level includes, by name."""
+def attacks(level: Level, weights: bool = True) -> dict[str, Attack]:
+    """The attacks that a level includes, by name; without `weights` those that only ask."""
     every = {name: registry.load("attacks", name)() for name in registry.names("attacks")}
     reached = LEVELS.index(level)
+    every = {name: attack for name, attack in every.items() if weights or not attack.needs_weights}
     return {name: attack for name, attack in every.items() if LEVELS.index(attack.level) <= reached}
 
 
@@ -80,14 +81,21 @@ def as_written(recorded: Evidence) -> dict[str, Seen]:
     return found
 
 
-def run(problem: Problem, judged: Mapping[str, Split], level: Level, original: Callable[[], Problem]) -> Readings:
-    """What all attacks of a level show of a problem's model. `original`: the problem around the original."""
-    return _run(attacks(level), problem, judged, original)
+def run(
+    problem: Problem,
+    judged: Mapping[str, Split],
+    level: Level,
+    original: Callable[[], Problem],
+    weights: bool = True,
+) -> Readings:
+    """What the attacks of a level show of a problem's model; without `weights`, those that only ask. `original`: the
+    problem around the original."""
+    return _run(attacks(level, weights), problem, judged, original)
 
 
-def run_beside(problem: Problem, judged: Mapping[str, Split], level: Level) -> Readings:
+def run_beside(problem: Problem, judged: Mapping[str, Split], level: Level, weights: bool = True) -> Readings:
     """The same of the original, of the attacks that it is compared under."""
-    chosen = {name: attack for name, attack in attacks(level).items() if attack.beside_original}
+    chosen = {name: attack for name, attack in attacks(level, weights).items() if attack.beside_original}
     return _run(chosen, problem, judged, lambda: problem)
 
 

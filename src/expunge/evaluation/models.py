@@ -12,13 +12,14 @@ from expunge.attack import Reading
 from expunge.benchmark import Missing, Scored
 from expunge.config import commands
 from expunge.errors import InputError
-from expunge.evaluation import attacked, divergence, evidence, mmlu, verdict
+from expunge.evaluation import asking, attacked, divergence, evidence, mmlu, verdict
 from expunge.evaluation.attacked import Readings
 from expunge.evaluation.kept_evidence import Shelf
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import benchmark_of
+from expunge.model.served import Served
 from expunge.problem import Problem
-from expunge.reporting.record import Audit
+from expunge.reporting.record import Answered, Audit, Beside
 from expunge.runs import unfinished
 from expunge.runs.environment import Clock
 from expunge.scoring.evidence import Candidates, Evidence, OtherAnswers, SetEvidence, Tokens
@@ -46,11 +47,12 @@ ROLES = {"original": "model", "retrained": "retrained", "unlearned": "unlearned"
 @dataclass(slots=True)
 class Models:
     """Evidence by model, as written and under attack, and the clock of the run. `hashes`: of the models by role (see
-    `records.hashes`)."""
+    `records.hashes`). `weights`: of the unlearned model; without them, attacks on weights are left out of all."""
 
     config: commands.Unlearn | commands.Evaluate
     run: unfinished.Run
     hashes: Mapping[str, str] = field(default_factory=dict)
+    weights: bool = True
     clock: Clock = field(default_factory=Clock)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     kept: dict[str, divergence.Kept] | None = None
@@ -71,10 +73,37 @@ class Models:
         """Of the unlearned model, as it was written and read back."""
         self._record("unlearned", lambda: problem, assembled, problem.model.dtype)
 
+    def record_served(self, server: Served, assembled: Assembled, say: Say) -> tuple[Answered, list[str]]:
+        """Of the unlearned model, as a server answers for it; returns what the record says of that, and the
+        limits that it sets."""
+        asked, level = asking.Asking.of(server, assembled.problem, self.run.checkpoints), self.config.evidence
+        if not self._kept("unlearned"):
+            generating = benchmark_of(self.config).generating
+            with self.clock.stage("evaluate unlearned"):
+                self.evidence["unlearned"] = asked.record(assembled.judged, SILENT, generating)
+            with self.clock.stage("attack unlearned"):
+                self.attacked["unlearned"] = asked.attack(assembled.judged, level) if level != "quick" else {}
+            self._keep("unlearned")
+        besides = self._beside(assembled, say)
+        return asked.answered(besides), asked.limits(besides)
+
+    def _beside(self, assembled: Assembled, say: Say) -> Beside | None:
+        """How far what is served is from the folder that was delivered, where one was given: of rows to forget, by
+        which another model would be known, and of rows to keep."""
+        path = self.config.unlearned if isinstance(self.config, commands.Evaluate) else None
+        if not path:
+            return None
+        splits = {name: split for name, split in assembled.judged.items() if name in ("forget", "retain")}
+        with self.clock.stage("the delivered folder"):
+            problem = load_other(self.config, path, assembled, torch.float32)
+            delivered = evidence.record(problem, splits, (), benchmark_of(self.config).generating)
+        found = asking.beside(delivered, self.evidence["unlearned"])
+        say(f"served and delivered {'agree' if found.alike else 'differ'}: {asking.told(found)}")
+        return found
+
     def _record(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> None:
         """Evidence of one model, or what an interrupted run or an earlier one kept of it."""
-        if found := self.run.checkpoints.load(name):
-            self.evidence[name], self.mmlu, self.attacked[name] = found["evidence"], found["mmlu"], found["attacked"]
+        if self._kept(name):
             return
         load = cache(load)
         with self.clock.stage(f"evaluate {name}"):
@@ -83,6 +112,15 @@ class Models:
             with self.clock.stage(f"MMLU {name}"):
                 self.mmlu[name] = mmlu.measure(load(), self.config.mmlu)
         self.attacked[name] = self._attacked(name, load, assembled)
+        self._keep(name)
+
+    def _kept(self, name: str) -> bool:
+        """Whether an interrupted run kept what there is to know of a model, which is here then."""
+        if found := self.run.checkpoints.load(name):
+            self.evidence[name], self.mmlu, self.attacked[name] = found["evidence"], found["mmlu"], found["attacked"]
+        return bool(found)
+
+    def _keep(self, name: str) -> None:
         kept = {"evidence": self.evidence[name], "mmlu": self.mmlu, "attacked": self.attacked[name]}
         self.run.checkpoints.save(name, kept)
 
@@ -93,10 +131,10 @@ class Models:
             return {}
         with self.clock.stage(f"attack {name}"):
             if name == "original":
-                return attacked.run_beside(load(), assembled.judged, level)
+                return attacked.run_beside(load(), assembled.judged, level, self.weights)
             path = str(self.config.model)
             original = cache(lambda: load_other(self.config, path, assembled, torch.float32))
-            return attacked.run(load(), assembled.judged, level, original)
+            return attacked.run(load(), assembled.judged, level, original, self.weights)
 
     def _measured(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> Evidence:
         """Sets that were measured before, and the others now."""

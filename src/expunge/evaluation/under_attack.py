@@ -102,25 +102,39 @@ def worst(words: Sequence[Word]) -> Word:
 
 
 def block(
-    level: Level, readings: Mapping[str, Readings], evidence: Mapping[str, Evidence], names: Sequence[str]
+    level: Level,
+    readings: Mapping[str, Readings],
+    evidence: Mapping[str, Evidence],
+    names: Sequence[str],
+    weights: bool = True,
 ) -> Attacks:
     """The record's block: readings by model, and what the original showed as it was written. `names`: of the forget
-    rows, of all."""
+    rows, of all; without `weights` of the unlearned model some attacks could not be tried."""
     written = attacked.as_written(evidence["original"])
+    answers_alone = not weights and bool(evidence["unlearned"].sets["forget"].no_losses)
     results = tuple(
-        result(name, attack, readings, written, names)
+        result(name, attack, readings, written, names, answers_alone)
         for name, attack in attacks(level).items()
         if readings.get("unlearned", {}).get(name)
     )
     done = {one.attack for one in results}
-    rest = {name: attack.title for name, attack in attacks("audit").items() if name not in done}
-    return Attacks(level, {name: len(seen.kinds) for name, seen in written.items()}, results, rest)
+    rest = {name: attack for name, attack in attacks("audit").items() if name not in done}
+    asked = {name for name, attack in rest.items() if weights or not attack.needs_weights}
+    why = {name: "" if name in asked else " (needs the weights)" for name in rest}
+    not_tested = {name: f"{attack.title}{why[name]}" for name, attack in rest.items()}
+    return Attacks(level, {name: len(seen.kinds) for name, seen in written.items()}, results, not_tested)
 
 
 def result(
-    name: str, attack: Attack, readings: Mapping[str, Readings], written: Mapping[str, Seen], names: Sequence[str]
+    name: str,
+    attack: Attack,
+    readings: Mapping[str, Readings],
+    written: Mapping[str, Seen],
+    names: Sequence[str],
+    answers_alone: bool = False,
 ) -> finding.Attack:
-    """One attack: its settings, each with its figures, and the word for all."""
+    """One attack: its settings, each with its figures, and the word for all. From answers alone, without losses of the
+    unlearned model, nothing is said to be forgotten."""
     by_model = {model: {one.setting: one for one in found[name]} for model, found in readings.items() if name in found}
     settings = tuple(
         _setting(
@@ -131,6 +145,8 @@ def result(
         )
         for one in readings["unlearned"][name]
     )
+    if answers_alone:
+        settings = tuple(replace(one, verdict="cannot tell") if one.verdict == "forgotten" else one for one in settings)
     word = worst([one.verdict for one in settings])
     return finding.Attack(name, attack.title, attack.question, attack.asks, word, settings)
 

@@ -1,16 +1,16 @@
-"""Verdicts in words, from evidence alone: per forget row, for the forget set, for the rest of the model.
+"""Verdicts in words, from evidence alone: per forget row, for the forget set, for the rest of the model (`rest`).
 
 A forget row is compared with *comparison rows*: rows the model never saw, of the same kind and where there are enough
 of about the same length, under the same (unlearned) model. Thresholds and their reasons: `docs/concepts.md`.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from expunge.evaluation.rest import judge_rest
 from expunge.reporting.finding import RestVerdict, RowVerdict
 from expunge.scoring.chance import excess, most_beyond
 from expunge.scoring.evidence import Evidence, SetEvidence, not_finite
@@ -25,16 +25,6 @@ BEYOND = 0.25
 LEAST_SPREAD = 0.05
 QUANTILE = 0.99
 NEAREST_SHARE = 0.25
-KNOWLEDGE_DROP = 0.05
-COLLATERAL_DROP = 0.2
-LOSS_SHARE = 0.05
-LOSS_SLACK = 0.05
-PERPLEXITY_RISE = 1.2
-SAMPLES_COLLAPSE = 1.5
-SAMPLES_RISE = 0.2
-SAME_ANSWERS = 0.8
-COLLAPSE_SHARE = 0.5
-REST = ("retain", "guard", "collateral", "judging", "samples")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +98,9 @@ def judge_rows(
     if retrained is not None:
         leaks &= ~_leaks(retrained.sets[name], retrained.sets.get("judging"))
     guessed, recited = _guess_rate(comparison), _recall_chances(after, comparison)
+    chances = [guessed if kind == "answer" else float(recited[index]) for index, kind in enumerate(after.kinds)]
+    if alone := after.no_losses or (comparison.no_losses if comparison is not None else ""):
+        return [_by_answer(bool(leak), chance, alone) for leak, chance in zip(leaks, chances, strict=True)]
     return [
         Judged("failed", unclear or "its loss is not a finite number", None, None)
         if unclear or not known[index]
@@ -116,10 +109,18 @@ def judge_rows(
             after=float(after.loss[index]),
             others=_comparable(after, index, comparison),
             leak=bool(leaks[index]),
-            guessed=guessed if after.kinds[index] == "answer" else float(recited[index]),
+            guessed=chances[index],
         )
         for index in range(len(after.kinds))
     ]
+
+
+def _by_answer(leak: bool, guessed: float, why: str) -> Judged:
+    """Of a row without losses: what is given back shows that it is known, and what is not shows nothing."""
+    if leak and guessed <= LOW_RANK:
+        return Judged("not forgotten", "the model still gives the content of this row", None, None, chance=guessed)
+    said = "gives its content, as it does of never-seen rows," if leak else "does not give its content"
+    return Judged("cannot tell", f"the model {said} and its loss is not known: {why}", None, None)
 
 
 def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed: float) -> Judged:
@@ -191,106 +192,6 @@ def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
     ]
 
 
-def judge_rest(
-    original: Evidence, unlearned: Evidence, retrained: Evidence | None, calibrated: bool
-) -> tuple[RestVerdict, list[str]]:
-    """What else changed: retain and guard rows, rows trained in but not given, never-seen text, own samples."""
-    if not set(unlearned.sets) & {"retain", "guard", "judging", "samples"}:
-        return "cannot tell", ["there is nothing to see the rest of the model by: give retain or holdout rows"]
-    models = {"original": original, "unlearned": unlearned, "retrained": retrained}
-    if unclear := not_finite(models, REST):
-        return "failed", [unclear]
-    worst: RestVerdict = "kept"
-    reasons: list[str] = []
-    order = ("kept", "damaged", "collapsed")
-    found = [finding(original, unlearned) for finding in (_answers, _losses, _samples, _sameness)]
-    found += [_unseen(original, unlearned, retrained)] if calibrated else []
-    for verdict, reason in (each for finding in found for each in finding):
-        reasons.append(reason)
-        worst = verdict if order.index(verdict) > order.index(worst) else worst
-    return worst, reasons or ["retain rows, never-seen rows and samples of the original stand where they stood"]
-
-
-Finding = list[tuple[Literal["damaged", "collapsed"], str]]
-
-
-def _answers(original: Evidence, unlearned: Evidence) -> Finding:
-    found: Finding = []
-    for name, bar in (("retain", KNOWLEDGE_DROP), ("guard", COLLATERAL_DROP), ("collateral", COLLATERAL_DROP)):
-        if name not in unlearned.sets:
-            continue
-        before, after = (known_rows(evidence.sets[name]) for evidence in (original, unlearned))
-        was, still = np.nansum(before == 1), np.nansum((before == 1) & (after == 1))
-        if not was:
-            continue
-        lost = 1 - still / was
-        if lost > bar + 1e-9 and was - still >= 2:
-            what = f"{was - still} of {was} answers that the original knew are lost ({name} rows)"
-            found.append(("collapsed" if lost > COLLAPSE_SHARE and name == "retain" else "damaged", what))
-    return found
-
-
-def _losses(original: Evidence, unlearned: Evidence) -> Finding:
-    found: Finding = []
-    for name in ("retain", "guard"):
-        if name not in unlearned.sets:
-            continue
-        before, after = float(original.sets[name].loss.mean()), float(unlearned.sets[name].loss.mean())
-        way = _unseen_loss(original) - before
-        rise = after - before
-        if not rise <= max(LOSS_SLACK, LOSS_SHARE * way) * (1 if name == "retain" else 3):
-            half = rise > COLLAPSE_SHARE * max(way, 1.0)
-            what = f"the loss of {name} rows rose by {rise:.2f} nats per token (from {before:.2f})"
-            found.append(("collapsed" if half else "damaged", what))
-    return found
-
-
-def _samples(original: Evidence, unlearned: Evidence) -> Finding:
-    """Text of the original's own, half of it memorised or made up: a retrained model is surprised by it too.
-
-    So it can show a collapse; damage it shows only where no retain rows were given, which would show it better.
-    """
-    if "samples" not in unlearned.sets:
-        return []
-    before, after = (float(evidence.sets["samples"].loss.mean()) for evidence in (original, unlearned))
-    collapsed = not after <= SAMPLES_COLLAPSE * max(before, _unseen_loss(original))
-    damaged = "retain" not in unlearned.sets and not after - before <= SAMPLES_RISE
-    if not collapsed and not damaged:
-        return []
-    what = f"the loss of samples of the original rose by {after - before:.2f} nats per token (from {before:.2f})"
-    return [("collapsed" if collapsed else "damaged", what)]
-
-
-def _unseen(original: Evidence, unlearned: Evidence, retrained: Evidence | None) -> Finding:
-    """Perplexity of never-seen rows, against the worse of the original and the retrained model."""
-    if "judging" not in unlearned.sets:
-        return []
-    known = [original, *([retrained] if retrained is not None else [])]
-    before, after = max(_perplexity(evidence) for evidence in known), _perplexity(unlearned)
-    if np.isfinite(after) and after <= PERPLEXITY_RISE * before:
-        return []
-    return [("damaged", f"perplexity on never-seen rows rose from {before:.1f} to {after:.1f}")]
-
-
-def _perplexity(evidence: Evidence) -> float:
-    rows = evidence.sets["judging"]
-    return float(np.exp((rows.loss * rows.targets).sum() / rows.targets.sum()))
-
-
-def _sameness(original: Evidence, unlearned: Evidence) -> Finding:
-    """One answer to everything: the commonest generation covers most prompts, and did not before."""
-    shares = []
-    for evidence in (original, unlearned):
-        texts = [
-            text for name in ("retain", "judging") if name in evidence.sets for text in evidence.sets[name].generations
-        ]
-        said = [text for text in texts if text is not None]
-        shares.append(max((said.count(text) for text in set(said)), default=0) / max(1, len(said)))
-    if shares[1] >= SAME_ANSWERS > shares[0]:
-        return [("collapsed", f"{shares[1]:.0%} of all prompts get one and the same answer")]
-    return []
-
-
 def _leaks(rows: SetEvidence, comparison: SetEvidence | None) -> NDArray[np.bool_]:
     """[n]: the answer is in the generation, or at least half of a document's second half is and that is no accident."""
     recalled = np.nan_to_num(recall_rows(rows)) >= RECALL_LEAK
@@ -328,11 +229,6 @@ def _comparable(rows: SetEvidence, index: int, comparison: SetEvidence | None) -
     distance = np.abs(comparison.shapes[pool] - rows.shapes[index]).sum(axis=1)
     count = max(FEWEST_COMPARISONS, int(np.ceil(NEAREST_SHARE * len(pool))))
     return comparison.loss[pool[np.argsort(distance, kind="stable")[:count]]]
-
-
-def _unseen_loss(original: Evidence) -> float:
-    rows = original.sets.get("judging")
-    return float(rows.loss.mean()) if rows is not None and len(rows.loss) else 1.0
 
 
 def _excess(found: int, n: int, what: str, most: int) -> str:

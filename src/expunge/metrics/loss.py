@@ -27,4 +27,5 @@ class Loss:
     )
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
-        return mean_score(evidence.sets[name].loss)
+        rows = evidence.sets[name]
+        return None if rows.no_losses else mean_score(rows.loss)

@@ -31,7 +31,7 @@ class Perplexity:
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         rows = evidence.sets[name]
-        if not len(rows.loss):
+        if rows.no_losses or not len(rows.loss):
             return None
         sums = rows.loss * rows.targets
         if not np.isfinite([sums, rows.targets]).all():

@@ -37,7 +37,7 @@ class TprAtLowFpr:
 
     def __call__(self, evidence: Evidence, name: str) -> Score | None:
         members, others = evidence.sets[name], evidence.sets.get("judging")
-        if others is None:
+        if others is None or members.no_losses or others.no_losses:
             return None
         kinds = sorted(set(members.kinds) & set(others.kinds))
         groups = [(members.loss[members.of_kind(kind)], others.loss[others.of_kind(kind)]) for kind in kinds]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from expunge.benchmark import Circumstances, Scored
@@ -27,6 +28,7 @@ from expunge.reporting import card
 from expunge.reporting.finding import Comparison, Earlier, Row, Verdict
 from expunge.reporting.record import (
     SCHEMA,
+    Answered,
     Audit,
     BatchTokens,
     Check,
@@ -51,7 +53,8 @@ NAMED_MODELS = ("original", "unlearned", "retrained")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
     """What only a run knows, and in part only one of the commands. `hashes`: of code, models and rows, by role;
-    `targets` of the forget rows; `mmlu` and what was seen under attack by model."""
+    `targets` of the forget rows; `answered`: by whom, where a server did, and what `limits` that sets; `mmlu`
+    and what was seen under attack by model."""
 
     lineage: Lineage
     hashes: Mapping[str, str]
@@ -61,6 +64,8 @@ class Details:
     history: tuple[Check, ...] = ()
     targets: Sequence[float | None] | None = None
     audit: Audit | None = None
+    answered: Answered | None = None
+    limits: Sequence[str] = ()
     interruptions: int = 0
     mmlu: Mapping[str, Scored] = field(default_factory=dict)
     attacked: Mapping[str, Readings] = field(default_factory=dict)
@@ -88,7 +93,11 @@ def build(
     hashed = {**details.hashes, **written}
     here = environment.environment()
     attacked = under_attack.block(
-        config.evidence, details.attacked, evidence, [row.name for row in checked.parts["forget"]]
+        config.evidence,
+        details.attacked,
+        evidence,
+        [row.name for row in checked.parts["forget"]],
+        weights=details.answered is None,
     )
     around = official.circumstances(checked, problem.rendering)
     counted = token_counts(checked, problem.rendering, problem.tokenizer)
@@ -125,6 +134,7 @@ def build(
         interruptions=details.interruptions,
         peak_memory_bytes=here["peak_memory_bytes"],
         batch_tokens=BatchTokens(**problem.portions.figures()),
+        answered=details.answered or UNSET,
     )
 
 
@@ -217,7 +227,7 @@ def _rows(
             kind=row.kind,
             verdict=one.verdict,
             reason=one.reason,
-            loss={**{model: float(one.loss[index]) for model, one in sets.items()}, **nothing},
+            loss={model: None if one.no_losses else float(one.loss[index]) for model, one in sets.items()} | nothing,
             target=targets[index],
             rank=one.rank,
             resolution=one.resolution,
@@ -255,7 +265,7 @@ def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, tuple[float
         name: {
             model: tuple(recorded.sets[name].loss.tolist())
             for model, recorded in evidence.items()
-            if name in recorded.sets
+            if name in recorded.sets and not recorded.sets[name].no_losses
         }
         for name in names
         if any(name in recorded.sets for recorded in evidence.values())
@@ -264,7 +274,7 @@ def _losses(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, tuple[float
 
 def _limits(checked: Checked, details: Details, evidence: Mapping[str, Evidence]) -> list[str]:
     """Which claims are weaker because something was not given, or because of what was."""
-    found = []
+    found = list(details.limits)
     if echoes := [one.row.name for one in checked.echoes if one.role == "retain"]:
         found.append(
             f"The content of {len(echoes)} forget rows also stands in retain rows, which keep it: "

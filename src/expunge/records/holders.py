@@ -25,6 +25,8 @@ def holders(config: Any, saved: Saved | None, before: Iterable[Holder]) -> tuple
     if path := getattr(config, "curvature", None):
         found.append(_of("the curvature that was given, if the rows were kept when it was fitted", path))
     found += [_of("rows of earlier requests that were given", path) for path in recipes.earlier_paths(config)]
+    if url := getattr(config, "endpoint", None):
+        found.append(Holder("what the server that was asked kept of the rows (logs, caches)", url))
     if config.show_rows:
         found.append(_of("the pages of this run, which show rows (--show-rows)", str(config.output)))
     if (runs := workspace.state_folder() / "runs").is_dir() and not all(map(workspace.in_use, runs.iterdir())):

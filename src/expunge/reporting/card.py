@@ -34,7 +34,8 @@ python convert_lora_to_gguf.py OUT --base BASE --outfile out.gguf  # llama.cpp a
 ```"""
 JUDGE_AGAIN = (
     "What is quantised is another model: rounding may undo what was done. Judge it again as it is served, with "
-    "`expunge evaluate --model ORIGINAL --unlearned out.gguf` and the rows."
+    "`expunge evaluate --model ORIGINAL --endpoint URL --unlearned OUT` and the rows, or its file, with "
+    "`expunge evaluate --model ORIGINAL --unlearned out.gguf`."
 )
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for --max-lora-rank
 

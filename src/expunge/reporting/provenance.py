@@ -26,6 +26,7 @@ def tables(record: Record) -> tuple[Table, ...]:
     found = (
         _run(record),
         pairs("Time per stage", {stage: duration(time) for stage, time in record.seconds.items()}),
+        pairs("The served model", as_json(record.answered), wide=True) if record.answered else None,
         _parent(record.parent) if record.parent else None,
         _earlier(record.earlier) if record.earlier else None,
         _holders(record.holders),

@@ -208,6 +208,36 @@ class BatchTokens(Part, frozen=True):
     texts: Count | None
 
 
+class Apart(Part, frozen=True):
+    """How far losses of rows are apart, in nats per token."""
+
+    mean: float
+    most: float
+
+
+class Beside(Part, frozen=True):
+    """A served model beside the folder that was delivered; `alike`: all losses near, and few answers differ."""
+
+    answers: Count
+    same_answers: Count
+    loss_apart: Apart | None
+    alike: bool
+
+
+class Answered(Part, frozen=True, kw_only=True):
+    """Who answered for the unlearned model, how it was asked, and what could not be had; the address holds no key."""
+
+    url: str
+    model: str
+    offers: Lines
+    prompts: str
+    tokens_counted_alike: bool | None
+    conversations: str
+    log_probabilities: str
+    notes: Lines
+    beside_the_folder: Beside | None
+
+
 class Record(Part, frozen=True, kw_only=True):
     """What one run of `expunge unlearn` or `expunge evaluate` did and found. No text of any row stands in it."""
 
@@ -243,6 +273,7 @@ class Record(Part, frozen=True, kw_only=True):
     interruptions: Count
     peak_memory_bytes: Count
     batch_tokens: BatchTokens | None
+    answered: Answered | UnsetType = UNSET
 
     def setting(self, name: str) -> str | None:
         """A setting of the run that is text; None where it has none of the name."""

@@ -16,9 +16,9 @@ LEAST_VARIANCE = 1e-6  # open-unlearning's
 RowScore = Callable[[SetEvidence], Floats | None]
 
 
-def loss(rows: SetEvidence) -> Floats:
-    """The mean loss of a row, which is always recorded."""
-    return rows.loss
+def loss(rows: SetEvidence) -> Floats | None:
+    """The mean loss of a row."""
+    return None if rows.no_losses else rows.loss
 
 
 def zlib(rows: SetEvidence) -> Floats | None:

@@ -71,6 +71,8 @@ class SetEvidence:
     where it is not a number.
     `read` [n] each: what `scoring.matching` reads off the generations, where only that was kept and not the text: such
     sets have no references, and hashes for generations.
+    `no_losses`: why none were taken, as of a model that only answers ("": they were); then `loss` is nan throughout and
+    `token_loss` is empty, and no word may rest on them.
     `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
     `others`: of sets whose rows have other answers (see `data.rows`); `tokens`: of sets that a benchmark attacks.
     """
@@ -88,6 +90,7 @@ class SetEvidence:
     read: Mapping[str, Floats] = field(default_factory=dict)
     others: OtherAnswers | None = None
     tokens: Tokens | None = None
+    no_losses: str = ""
 
     def of_kind(self, kind: str) -> NDArray[np.intp]:
         """Indices of the rows of a kind."""
@@ -95,9 +98,10 @@ class SetEvidence:
 
     @property
     def finite(self) -> bool:
-        """Whether all losses are numbers; a KL that was not measured and an answer that is not there (nan) are no
-        fault, what is infinite is."""
-        known = [self.loss, self.targets, self.token_loss, *(one.losses for one in self.candidates.values())]
+        """Whether all losses that were taken are numbers; a KL that was not measured and an answer that is not there
+        (nan) are no fault, what is infinite is."""
+        known = [self.targets, self.token_loss, *(one.losses for one in self.candidates.values())]
+        known += [] if self.no_losses else [self.loss]
         known += [self.tokens.loss] if self.tokens else []
         sparse = [self.kl] if self.kl is not None else []
         sparse += [self.others.paraphrased, self.others.perturbed] if self.others else []
