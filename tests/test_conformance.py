@@ -12,12 +12,19 @@ import pytest
 import torch
 
 from expunge.data.batches import Batch, collate
+from expunge.errors import InputError
+from expunge.files import plain_json
+from expunge.files.typed import plain, taken
 from expunge.loop.phases import apply
+from expunge.loop.trial import Trial
+from expunge.loop.watch import Outcome
 from expunge.method import Descend, Method, Needs, Phase, Propose, Repeat, State, Terms, Transform, flattened
 from expunge.model.layers import stack
 from expunge.model.losses import target_logits
 from expunge.problem import Problem, divided
+from expunge.records import applied
 from expunge.reference.cache import row_losses
+from expunge.reporting import record
 from oracles import token_nll
 from problems import METHODS, Moved, mixed, problem_for, rows_of, short, text_problem
 
@@ -75,6 +82,22 @@ def check_moves(method: Any, problem: Problem) -> None:
     assert set(problem.movable) - moved <= (still if outcome.proposals else set())
     assert all(torch.isfinite(tensor).all() for tensor in problem.movable.values())
     assert outcome.stopped and outcome.steps > 0
+    check_told(outcome)
+
+
+def check_told(outcome: Outcome) -> None:
+    """What a record tells of the run can be read again."""
+    done = Trial(outcome, None, None, None)  # type: ignore[arg-type]
+    for part in (applied.method("a method", NOTHING, done, None), *record.checks(outcome.history)):
+        taken(plain_json.plain(plain(part)), type(part), "a record")
+
+
+def test_the_check_rejects_entries_of_another_form() -> None:
+    check_told(Outcome())
+    with pytest.raises(TypeError, match="text"):
+        check_told(Outcome(history=[{"text": "a row"}]))
+    with pytest.raises(InputError, match=r"at \$\.steps"):
+        check_told(Outcome(steps=2.5))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -70,6 +70,7 @@ def unlearn(
     gradient_checkpointing: bool = False,
     ledger: Path | None = None,
     request: str | None = None,
+    push_to_hub: str | None = None,
     evidence: flags.EvidenceLevel = "quick",
     tokenizer: Tokenizer | None = None,
     say: Say = silent,

@@ -17,7 +17,7 @@ from expunge.evaluation import asking, official
 from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake import copies
 from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
-from expunge.intake.sets import Checked, check, trust
+from expunge.intake.sets import Checked, check
 from expunge.loop import delivery, retraining, trial
 from expunge.loop.training import Training
 from expunge.loop.twins import Twin, make_twins
@@ -30,7 +30,19 @@ from expunge.planning.plan import Planned
 from expunge.planning.preview import rendered_example, subspace_plan
 from expunge.planning.rows import Rows
 from expunge.planning.table import lines as planned_lines
-from expunge.records import applied, attribution, dossier, factors, hashes, manifest, record, replacing, requests, reuse
+from expunge.records import (
+    applied,
+    attribution,
+    dossier,
+    factors,
+    hashes,
+    manifest,
+    published,
+    record,
+    replacing,
+    requests,
+    reuse,
+)
 from expunge.records.attribution import Attribution
 from expunge.records.dossier import Details
 from expunge.records.lineage import trace
@@ -56,15 +68,21 @@ def run_unlearn(config: commands.Unlearn, say: Say = lambda line: None) -> Run:
     `ExpungeError` where the run fails.
     """
     tracking.check(config.report_to)
+    published.check(config)
     with requests.on_ledger(config, say) as request:
-        return request.finished(request.done or _run_unlearn(request.config, say))
+        run = request.finished(request.done or _run_unlearn(request.config, say))
+    if config.push_to_hub:
+        say(f"pushed: {distributed.from_main(partial(published.push, config.push_to_hub, run))}")
+    return run
 
 
 def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     method = trial.method_of(config.method, config.options)
     output = replacing.place(config)
     checked = check(config, method.needs)
-    config, training = route.settled(gguf.opened(config, say), checked, say)
+    config = gguf.opened(config, say)
+    checked = checked.opened(config)
+    config, training = route.settled(config, checked, say)
     config = config if training else replace(config, options=method)
     given = reuse.given(config, checked, say)
     config = reuse.with_its_subspace(config, given)
@@ -150,9 +168,10 @@ def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run
     if config.served_model and not config.endpoint:
         raise InputError("--served-model names a model of a server: give that too (--endpoint URL).")
     if not config.endpoint or config.unlearned:
-        load.check(_required(config.unlearned, "unlearned (or --endpoint)"), "unlearned", trust(config))
+        load.check(_required(config.unlearned, "unlearned (or --endpoint)"), "unlearned", config)
     checked = check(config)
     config = gguf.opened(config, say)
+    checked = checked.opened(config)
     server = asking.meet(config, checked, say) if config.endpoint else None
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("evaluate", config, hashed)
@@ -207,7 +226,7 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
     config, _ = route.settled(config, rows.checked, lines.append)
     if config.method != "all":
         reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
-    given = load.adapter_of(str(config.model), trust(config))
+    given = rows.checked.model.adapter
     device = Runtime(config.device).device
     linear = config.method != "all" and trial.method_of(config.method, config.options).needs.linear is not None
     lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given, linear))
@@ -223,9 +242,7 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
 def _planned(config: commands.Plan) -> tuple[Rows, "PreTrainedConfig"]:
     """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
     checked = check(config, weights=False)
-    assert config.model is not None
-    tokenizer = load.load_tokenizer(config.model, trust(config))
-    shape = load.text_shape(load.load_config(config.model, trust(config)))
+    tokenizer, shape = load.tokenizer_of(checked.model), load.text_shape(checked.model.config)
     rendering = first_rendering(config, checked, tokenizer, load.context_of(shape, config.context))
     return Rows.of(checked, rendering, tokenizer), shape
 
@@ -244,6 +261,7 @@ def run_retrain(config: commands.Retrain, say: Say = lambda line: None) -> list[
     training = options.build(Training, recipes.read_yaml(str(config.train_config)), str(config.train_config))
     checked = check(config)
     config = gguf.opened(config, say)
+    checked = checked.opened(config)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked))
     identity = unfinished.identity("retrain", config, hashed) | {"--train-config": repr(training)}
     with unfinished.run(output, identity, config.restart) as begun, begun.log(output, config.report_to, say) as log:
@@ -254,7 +272,8 @@ def run_fit_curvature(config: commands.Curvature, say: Say = lambda line: None) 
     """Fits the curvature of what is to be kept; returns its folder. Raises `InputError`."""
     config = replace(config, options=trial.method_of(config.method, config.options))
     output = replacing.place(config)
-    return factors.fit(gguf.opened(config, say), check(config, asked=("retain",)), output, say)
+    opened = gguf.opened(config, say)
+    return factors.fit(opened, check(config, asked=("retain",)).opened(opened), output, say)
 
 
 def run_influences(config: commands.Influence, say: Say = lambda line: None) -> Attribution:
@@ -262,7 +281,8 @@ def run_influences(config: commands.Influence, say: Say = lambda line: None) -> 
     output = replacing.place(config)
     needs = trial.method_of(flags.METHOD, None).needs
     checked = check(config, asked=("forget", "train"))
-    return attribution.find(gguf.opened(config, say), checked, needs, output, say)
+    config = gguf.opened(config, say)
+    return attribution.find(config, checked.opened(config), needs, output, say)
 
 
 def run_compare(config: commands.Compare, say: Say = lambda line: None) -> Comparison:

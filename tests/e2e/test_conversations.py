@@ -101,7 +101,7 @@ def test_missing_template_is_answered_before_weights_load(
         for name in ("forget", "holdout"):
             rows = [{"prompt": f"{name} {number}?", "completion": f"{number} {name}"} for number in range(8)]
             parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{name}.parquet")
-    monkeypatch.setattr(load, "load_model", None)
+    monkeypatch.setattr(load, "model_of", None)
     assert command_line.main(["unlearn", *flags(folder), "--output", str(folder / "out")]) == 2
     error = capsys.readouterr().err
     assert f"{role}." in error and "no chat template" in error and len(error.strip().splitlines()) == 1

@@ -144,7 +144,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_strangers_are_refused_by_name_before_a_model_is_loaded(
     changed: dict[str, Any], words: str, little_world: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "load_model", None)  # nothing is loaded
+    monkeypatch.setattr(load, "model_of", None)  # nothing is loaded
     named = {"curvature": made / "nowhere" if changed.get("curvature") == "nowhere" else made / "factors"}
     if changed.get("curvature") == "model":
         named = {"curvature": little_world / "original"}

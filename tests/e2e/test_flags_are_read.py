@@ -18,6 +18,7 @@ import expunge
 from e2e import little
 from expunge.comparison import cells
 from expunge.config import commands, flags, options, recipes
+from expunge.errors import InputError
 from expunge.model import gguf
 from expunge.records import hashes
 
@@ -93,6 +94,9 @@ def run(name: str, given: dict[str, Any], output: Path) -> None:
         output.mkdir()
         (output / "influence.jsonl").touch()  # of an earlier run, to be replaced
         settings |= {"output": output, "overwrite": True}
+    if name == "evaluate":  # where nobody serves anything
+        with pytest.raises(InputError, match=r"127\.0\.0\.1"):
+            expunge.evaluate(**settings, endpoint="http://127.0.0.1:9/v1", served_model="none")
     getattr(expunge, name)(**settings)
     assert "output" not in own or (name == "influences") == (output / "influence.jsonl").is_file()
 

@@ -25,7 +25,7 @@ def test_targets_that_are_nowhere_are_refused_before_weights_are_loaded(
     def loaded(*arguments: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(load, "load_model", loaded)
+    monkeypatch.setattr(load, "model_of", loaded)
     asked = given | {"subspace": expunge.Lora(targets=["q_proj", "kproj"])}
     words = r"--subspace lora:targets=q_proj\+kproj: no linear layer is called kproj\. There are down_proj, gate_proj"
     with pytest.raises(InputError, match=words):

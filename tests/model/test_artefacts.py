@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from expunge.config.flags import Trust
 from expunge.data.rows import read
 from expunge.errors import InputError
 from expunge.files.reading import check_inside
 from expunge.model import load, stored
 from expunge.model.adapter import Adapter
+from expunge.model.source import Source
 from expunge.planning.preview import subspace_plan
 
 CPU = torch.device("cpu")
@@ -133,7 +135,7 @@ def test_no_pickle_runs(folder: Path, tmp_path: Path) -> None:
     """Neither as weights nor as a shard, with the flag neither: torch then reads tensors and nothing else."""
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=2))
-    for trust in (load.Trust(), load.Trust(pickle=True)):
+    for trust in (Trust(), Trust(allow_pickle=True)):
         with pytest.raises(InputError, match="cannot be loaded"):
             load.load_model(str(folder), torch.float32, CPU, trust)
     with pytest.raises(InputError, match="--allow-pickle"):
@@ -161,7 +163,7 @@ def test_no_code_of_a_model_runs_without_the_flag(
         assert str(folder) in str(error)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(InputError):
-        load.load_model(str(folder), torch.float32, CPU, load.Trust(remote_code=True))
+        load.load_model(str(folder), torch.float32, CPU, Trust(trust_remote_code=True))
     assert (tmp_path / "ran").exists()  # with the flag it runs, so the rest of this test means something
 
 
@@ -175,7 +177,7 @@ def test_an_adapter_with_odd_settings_is_refused(tmp_path: Path, folder: Path) -
     found = Adapter(adapter, {}, str(folder))
     settings(adapter, "adapter_config.json", target_modules=5)
     with pytest.raises(InputError, match="peft refuses its settings"):
-        subspace_plan(load.load_config(str(folder)), "auto", CPU, False, found)
+        subspace_plan(Source.of(str(folder)).config, "auto", CPU, False, found)
 
 
 def test_a_data_set_names_no_file_outside_its_folder(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from expunge.config.flags import Trust
 from expunge.errors import InputError
 from expunge.model import load, rewritten, save
 from expunge.model.rewritten import Unheld
+from expunge.model.source import Source
 from problems import seeded
 
 CPU = torch.device("cpu")
@@ -53,7 +55,7 @@ def written(
         change(model)
     out = folder.parent / "out"
     out.mkdir()
-    return out, save.write(model, tokenizer, out, dtype, load.source(str(folder)) if copy else None)
+    return out, save.write(model, tokenizer, out, dtype, Source.of(str(folder)).origin if copy else None)
 
 
 def check_as_came(folder: Path, out: Path, *names: str) -> None:
@@ -184,10 +186,10 @@ def test_pickles_come_out_as_safetensors_of_the_same_form(folder: Path) -> None:
     state = load_file(folder / SINGLE)
     torch.save({name: one.bfloat16() for name, one in state.items()}, folder / "pytorch_model.bin")
     (folder / SINGLE).unlink()
-    trust = load.Trust(pickle=True)
+    trust = Trust(allow_pickle=True)
     model, out = load.load_model(str(folder), torch.float32, CPU, trust), folder.parent / "out"
     out.mkdir()
-    shipped = save.write(model, load.load_tokenizer(str(folder)), out, None, load.source(str(folder), trust))
+    shipped = save.write(model, load.load_tokenizer(str(folder)), out, None, Source.of(str(folder), trust).origin)
     check_as_came(folder, out, "config.json")
     assert shipped.dtype == torch.bfloat16
     assert all(torch.equal(state[name].bfloat16(), one) for name, one in load_file(out / SINGLE).items())

@@ -12,6 +12,7 @@ from expunge.demo.tiny import byte_tokenizer
 from expunge.errors import InputError
 from expunge.model import layers, load, save
 from expunge.model.select import select
+from expunge.model.source import Source
 from libraries import tried
 from problems import seeded
 
@@ -73,7 +74,7 @@ def test_the_names_of_the_files_come_out_again(folder: Path, model: Any, tmp_pat
     out.mkdir()
     with torch.no_grad():
         model.get_input_embeddings().weight[40] += 1.0
-    save.write(model, byte_tokenizer([], 258), out, None, load.source(str(folder)))
+    save.write(model, byte_tokenizer([], 258), out, None, Source.of(str(folder)).origin)
     given, made = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
     assert given.keys() == made.keys()
     assert [name for name in given if not torch.equal(given[name], made[name])] == [
@@ -83,7 +84,7 @@ def test_the_names_of_the_files_come_out_again(folder: Path, model: Any, tmp_pat
 
 
 def test_a_plan_is_made_for_the_text(folder: Path, tmp_path: Path) -> None:
-    config = load.load_config(str(folder))
+    config = Source.of(str(folder)).config
     assert load.text_shape(config).model_type == "gemma3_text" and load.context_of(config) == 64
     with pytest.raises(InputError, match="8 to 64"):
         load.context_of(config, 65)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from expunge.config.flags import Trust
 from expunge.errors import InputError
 from expunge.model import load
+from expunge.model.source import Source
 
 CPU = torch.device("cpu")
 
@@ -81,9 +83,9 @@ def test_refusal_check_rejects_looking_away(folder: Path) -> None:
 
 def test_what_the_user_trusts_is_let_through(folder: Path) -> None:
     pickled(folder)
-    load.check(str(folder), "model", load.Trust(pickle=True))
+    load.check(str(folder), "model", Trust(allow_pickle=True))
     config('{"model_type": "lama"}')(folder)
-    load.check(str(folder), "model", load.Trust(pickle=True, remote_code=True))
+    load.check(str(folder), "model", Trust(allow_pickle=True, trust_remote_code=True))
 
 
 def test_hub_names_are_left_to_the_loader() -> None:
@@ -108,7 +110,7 @@ def test_model_and_tokenizer_load(folder: Path, make_llama: Callable[..., Any], 
     loaded = load.load_tokenizer(str(folder))
     assert loaded("Ada é")["input_ids"] == tokenizer("Ada é")["input_ids"]
     assert load.load_model(str(folder), torch.bfloat16, CPU).dtype == torch.bfloat16
-    assert load.stored_dtype(str(folder)) == torch.float32
+    assert Source.of(str(folder)).stored_dtype == torch.float32
     assert {"model.safetensors", "config.json"} <= {file.name for file in load.weight_files(str(folder))}
     assert load.weight_files("owner/name") == []
 
@@ -138,7 +140,7 @@ def test_pickle_weights_are_refused_by_the_loader_too(folder: Path) -> None:
     torch.save(state, folder / "pytorch_model.bin")
     with pytest.raises(InputError):
         load.load_model(str(folder), torch.float32, CPU)
-    loaded = load.load_model(str(folder), torch.float32, CPU, load.Trust(pickle=True))
+    loaded = load.load_model(str(folder), torch.float32, CPU, Trust(allow_pickle=True))
     assert torch.equal(loaded.state_dict()["model.norm.weight"], state["model.norm.weight"])
 
 

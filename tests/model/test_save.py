@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from expunge.errors import InputError
 from expunge.model import load, save
 from expunge.model.select import select
+from expunge.model.source import Source
 from expunge.runs import outputs
 
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_the_written_dtype_is_declared(
     make_llama: Callable[..., Any], tokenizer: Any, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     save.write(make_llama(), tokenizer, tmp_path / "out", dtype)
-    assert load.stored_dtype(str(tmp_path / "out")) == dtype
+    assert Source.of(str(tmp_path / "out")).stored_dtype == dtype
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == dtype
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from expunge.errors import InputError
 from expunge.model import load, stored
+from expunge.model.source import Source
 
 CPU = torch.device("cpu")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123456789\n"
@@ -218,7 +219,7 @@ def test_a_base_out_of_reach_leads_to_the_flag(folder: Path, own: bool, monkeypa
     save_file({"a": torch.ones(1)}, folder / "adapter_model.safetensors")
     for file in [] if own else list(folder.glob("token*")):
         file.unlink()
-    look: Callable[[str], Any] = load.load_config if own else load.load_tokenizer
+    look: Callable[[str], Any] = (lambda path: Source.of(path).config) if own else load.load_tokenizer
     with pytest.raises(InputError, match=r"nobody-here/tiny is the base of .*--adapter-base FOLDER"):
         look(str(folder))
 
@@ -227,9 +228,9 @@ def test_a_base_out_of_reach_leads_to_the_flag(folder: Path, own: bool, monkeypa
 def test_the_dtype_is_that_of_the_files(folder: Path, declared: str | None) -> None:
     tensors(lambda state: {name: one.bfloat16() if one.dim() == 2 else one for name, one in state.items()})(folder)
     settings(dtype=declared, torch_dtype=None)(folder)
-    assert load.stored_dtype(str(folder)) == torch.bfloat16
+    assert Source.of(str(folder)).stored_dtype == torch.bfloat16
     (folder / SINGLE).unlink()  # as for a plan
-    assert load.stored_dtype(str(folder)) == torch.float32
+    assert Source.of(str(folder)).stored_dtype == torch.float32
 
 
 @pytest.mark.parametrize("alike", [True, False])

@@ -15,6 +15,7 @@ from expunge.loop.phases import apply, cost
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.model import trace
 from expunge.model.select import select
+from expunge.model.source import Source
 from expunge.planning.rows import Rows
 from problems import problem_of
 
@@ -45,7 +46,7 @@ def rows(tokenizer: Any) -> Rows:
         for name, count in {"forget": 11, "retain": 17}.items()
     }
     made["forget"] += (Row("forget.jsonl", 12, "document", "", "A long story of a red fox. " * 5),)
-    return Rows.of(Checked({}, made, None), Rendering(context=64), tokenizer)
+    return Rows.of(Checked({}, made, None, Source.of("nowhere")), Rendering(context=64), tokenizer)
 
 
 @pytest.mark.parametrize("subspace", ["full", "lora"])

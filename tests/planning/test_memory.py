@@ -13,12 +13,13 @@ import torch
 from transformers import GPT2Config, LlamaConfig
 
 import plan_accuracy as program
-from expunge.config import commands
+from expunge.config import commands, flags
 from expunge.data.batches import by_length
 from expunge.data.passes import Passes, Shape, Texts, Weighed, measuring
 from expunge.data.tokens import Window
 from expunge.intake import assembly
 from expunge.method import Needs
+from expunge.model.source import Source
 from expunge.planning import memory
 from expunge.runs import memory as machine
 
@@ -163,11 +164,12 @@ def test_the_working_dtype_is_that_of_a_run(subspace: str, models: float, monkey
     made = memory.Builder(shape, torch.bfloat16, trust_remote_code=False)
     free = int(models * 4 * made.plain().total)
     monkeypatch.setattr(machine, "usable", lambda device: free)
-    monkeypatch.setattr(assembly.load, "stored_dtype", lambda path, trust: torch.bfloat16)
+    source = Source(path="any", trust=flags.Trust(), adapter=None)
+    vars(source).update(config=shape, stored_dtype=torch.bfloat16)  # as if they had been read
     from expunge.runs.distributed import Runtime
 
     given = commands.Unlearn(model="any", subspace=subspace)
-    assert made.working_dtype(subspace, free) == assembly._working_dtype(given, shape, Runtime("cpu"))
+    assert made.working_dtype(subspace, free) == assembly._working_dtype(given, source, Runtime("cpu"))
 
 
 def shaped(*shapes: tuple[int, int, int]) -> Weighed:

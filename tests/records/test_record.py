@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from expunge.errors import InputError
 from expunge.files import hashing, plain_json
@@ -213,6 +214,25 @@ def test_whatever_has_another_form_is_refused_in_a_line(tmp_path: Path, name: st
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / 'record.json'}, at ") and said.endswith("Take the one that expunge wrote.")
     assert "\n" not in said
+
+
+def test_open_parts_may_hold_anything(tmp_path: Path) -> None:
+    """Options and notes of a method that somebody else wrote."""
+    content = typed(build_record())
+    assert content.method is not None
+    notes = {
+        "path": Path("a/b"),
+        "array": np.arange(2.0),
+        "one": np.float32(0.5),
+        "function": len,
+        "deep": [{"a": (1,)}],
+    }
+    record.write(tmp_path / "record.json", replace(content, method=replace(content.method, notes=notes)))
+    found = record.read(tmp_path).method
+    assert found is not None and "len" in found.notes["function"]
+    assert found.notes | {"function": 0} == {
+        "path": "a/b", "array": [0.0, 1.0], "one": 0.5, "function": 0, "deep": [{"a": [1]}],
+    }  # fmt: skip
 
 
 def test_settings_of_another_type_are_no_settings() -> None:

@@ -54,6 +54,9 @@ class Unlearn(flags.OnLedger, flags.ReportTo, flags.Restart, flags.Output, flags
 
     request: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
     """Name of the request in the ledger, such as its number."""
+    push_to_hub: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """Repository of the Hugging Face hub (private, made where there is none) to put the model and its card into, once
+    the run is complete; record and report stay here."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ UNRECORDED = (
     "restart",
     "overwrite",
     "report_to",
+    "push_to_hub",
     "endpoint_requests",
     "endpoint_timeout",
 )  # change no result

@@ -21,7 +21,7 @@ from expunge.data.tokens import Prompt, Window, turns_to_ask
 from expunge.errors import ExpungeError, InputError
 from expunge.evaluation import attacked, evidence
 from expunge.evaluation.attacked import Readings
-from expunge.intake.sets import Checked, trust
+from expunge.intake.sets import Checked
 from expunge.model import load
 from expunge.model.endpoint import Endpoint, checked_url, key_of
 from expunge.model.served import MOST_LISTED, Prompted, Sample, Served, met
@@ -229,7 +229,7 @@ def meet(config: commands.Evaluate, checked: Checked, say: Callable[[str], None]
     endpoint = Endpoint(url, key_of(config.endpoint_key_file), config.endpoint_timeout, config.endpoint_requests)
     rows = [row for part in checked.parts.values() for row in part]
     talks = sum(bool(row.messages) or (config.chat_template and row.kind == "answer") for row in rows)
-    tokenizer = load.load_tokenizer(config.model, trust(config))
+    tokenizer = load.tokenizer_of(checked.model)
     found = met(endpoint, config.served_model, tokenizer, talks > 0, talks < len(rows))
     say(f"the text of the rows is sent to {url} (model {found.model}); what its operator logs, we do not know")
     say(f"the server takes {found.takes}; log-probabilities: {found.no_losses or 'given'}")

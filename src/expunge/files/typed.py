@@ -45,6 +45,11 @@ def _told(message: str) -> str:
 
 
 def plain(part: Part) -> dict[str, object]:
-    """A part as JSON has it, in the order of its fields; numbers in full."""
-    made: dict[str, Any] = msgspec.to_builtins(part, enc_hook=lambda value: value.tolist())
+    """A part as JSON has it, in the order of its fields; numbers in full. What is open may hold anything: arrays become
+    lists, what JSON has no form for its text."""
+    made: dict[str, Any] = msgspec.to_builtins(part, enc_hook=_simple)
     return made
+
+
+def _simple(value: object) -> object:
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -20,9 +20,10 @@ from expunge.data.rows import Row
 from expunge.data.splits import spread
 from expunge.data.tokens import JOINS, Rendering, Window, encode, ends, special_tokens, writes_date
 from expunge.errors import InputError
-from expunge.intake.sets import Checked, benchmark_of, check_kinds, trust
+from expunge.intake.sets import Checked, benchmark_of, check_kinds
 from expunge.model import generation, load, quantised
 from expunge.model.select import check_targets
+from expunge.model.source import Source
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 from expunge.runs import memory
@@ -37,10 +38,11 @@ NEVER_SHOWN = 3.0  # nats above an answer's own tokens: what ends it costs more 
 
 @dataclass(slots=True)
 class Assembled:
-    """A problem with its model loaded, the splits that only the evaluation sees, how the rows are rendered, and the
-    dtype that the model was loaded in. `notes`: what is to be said of how rows are read."""
+    """A problem with its model loaded, what that is, the splits that only the evaluation sees, how the rows are
+    rendered, and the dtype that the model was loaded in. `notes`: what is to be said of how rows are read."""
 
     problem: Problem
+    source: Source
     judged: dict[str, Split]
     joins: dict[str, float]
     dtype: torch.dtype = torch.float32
@@ -49,34 +51,33 @@ class Assembled:
 
 def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     """Loads tokenizer and model, settles the rendering, encodes all rows. Raises `InputError`."""
-    runtime = Runtime(inputs.device)
-    assert inputs.model is not None
-    tokenizer = load.load_tokenizer(inputs.model, trust(inputs))
+    runtime, source = Runtime(inputs.device), checked.model
+    tokenizer = load.tokenizer_of(source)
     if inputs.chat_template and not tokenizer.chat_template:
-        raise InputError(f"{inputs.model}: its tokenizer has no chat template. Drop --chat-template.")
-    config = load.load_config(inputs.model, trust(inputs))
-    check_kinds(inputs, quantised.scheme(config))  # of hub names this was not known before
+        raise InputError(f"{source.path}: its tokenizer has no chat template. Drop --chat-template.")
+    config = source.config
+    check_kinds(inputs, source.adapter, quantised.scheme(config))  # of hub names this was not known before
     rendering = first_rendering(inputs, checked, tokenizer, load.context_of(config, inputs.context))
     encode(checked.known, rendering, tokenizer)  # rows without a token to predict are refused before weights load
     conversations = [row for rows in checked.parts.values() for row in rows if row.messages]
     encode(conversations, rendering, tokenizer)  # and those that the chat template refuses, or without one
     if isinstance(inputs, flags.Subspace):
         check_targets(config, inputs.subspace, inputs.trust_remote_code)
-    dtype = _working_dtype(inputs, config, runtime)
-    model = load.load_model(inputs.model, dtype, runtime.device, trust(inputs))
-    generation.check(inputs.model, model)
-    _check_ids(inputs.model, model, _split("known", checked.known, rendering, tokenizer))  # before a loss is taken
+    dtype = _working_dtype(inputs, source, runtime)
+    model = load.model_of(source, dtype, runtime.device)
+    generation.check(source.path, model)
+    _check_ids(source.path, model, _split("known", checked.known, rendering, tokenizer))  # before a loss is taken
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}
     rendering, endings = _settle(problem, checked.known, inputs, joins)
     notes = (*notes_on(checked, rendering, tokenizer), *on_endings(endings, rendering))
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
     for split in splits.values():
-        _check_ids(inputs.model, model, split)
+        _check_ids(source.path, model, split)
     seen = ("forget", "retain", "guard", "unseen", "counterfactual")
     problem = replace(problem, rendering=rendering, splits={name: splits[name] for name in seen if name in splits})
     judged = judged_of(splits, benchmark_of(inputs).generating.most_kept)
-    return Assembled(problem, judged, joins, dtype, notes)
+    return Assembled(problem, source, judged, joins, dtype, notes)
 
 
 def first_rendering(inputs: Inputs, checked: Checked, tokenizer: PreTrainedTokenizerBase, context: int) -> Rendering:
@@ -151,7 +152,7 @@ def _portions(inputs: Inputs) -> Portions:
 def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dtype) -> Problem:
     """The problem around another model (base, unlearned, retrained). Raises `InputError` for ids that it lacks."""
     problem = assembled.problem
-    model = load.load_model(path, dtype, problem.runtime.device, trust(inputs))
+    model = load.load_model(path, dtype, problem.runtime.device, inputs)
     for split in (*problem.splits.values(), *assembled.judged.values()):
         _check_ids(path, model, split)
     return replace(problem, model=model, adapter=False, movable={})
@@ -203,10 +204,9 @@ def _split(name: str, rows: tuple[Row, ...], rendering: Rendering, tokenizer: Pr
     return Split(name, rows, tuple(encode(rows, rendering, tokenizer)))
 
 
-def _working_dtype(inputs: Inputs, config: PreTrainedConfig, runtime: Runtime) -> torch.dtype:
+def _working_dtype(inputs: Inputs, source: Source, runtime: Runtime) -> torch.dtype:
     """Float32 where it takes at most half of the usable memory or full weights are to move, else the stored dtype."""
-    assert inputs.model is not None
-    given = load.adapter_of(inputs.model, trust(inputs))
+    given, config = source.adapter, source.config
     if given and given.trains_whole_modules and not quantised.scheme(config):
         return torch.float32  # whole modules move in float32, and pass it on to the layers around them
     if isinstance(inputs, flags.Subspace) and not (inputs.subspace in ("auto", "adapter") or is_lora(inputs.subspace)):
@@ -214,7 +214,7 @@ def _working_dtype(inputs: Inputs, config: PreTrainedConfig, runtime: Runtime) -
     need = 4 * count_parameters(config, inputs.trust_remote_code)
     if need <= 0.5 * memory.usable(runtime.device):
         return torch.float32
-    return load.stored_dtype(inputs.model, trust(inputs))
+    return source.stored_dtype
 
 
 def _settle(

@@ -5,7 +5,7 @@ before any model is loaded and before anything is written.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from expunge import registry
@@ -23,7 +23,9 @@ from expunge.files.reading import read_json
 from expunge.intake.copies import Echo, echoes
 from expunge.method import Needs
 from expunge.model import load
+from expunge.model.adapter import Adapter
 from expunge.model.select import check_subspace
+from expunge.model.source import Source
 
 FEWEST_PAIRS = 4
 Compared = Literal["holdout", "counterfactual"] | None  # what rows to forget are ranked among
@@ -31,12 +33,14 @@ Compared = Literal["holdout", "counterfactual"] | None  # what rows to forget ar
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Rows by role after all checks, the roles they fall into, and forget rows whose content other rows hold; `log`:
-    see `benchmark.Circumstances`."""
+    """Rows by role after all checks, the roles they fall into, what the model and its base are (of the base None where
+    none was given), and forget rows whose content other rows hold; `log`: see `benchmark.Circumstances`."""
 
     sets: Mapping[str, RowSet]
     parts: Mapping[str, tuple[Row, ...]]
     comparison: Compared
+    model: Source
+    base: Source | None = None
     log: Any = None
     echoes: tuple[Echo, ...] = ()
 
@@ -44,17 +48,20 @@ class Checked:
     def forget(self) -> tuple[Row, ...]:
         return self.sets["forget"].rows
 
+    def opened(self, inputs: Inputs) -> "Checked":
+        """The same for inputs whose GGUF files have become folders (`gguf.opened`): those are asked what they are."""
+        assert inputs.model is not None
+        base = inputs.base if isinstance(inputs, flags.Base) else None
+        return replace(
+            self,
+            model=_again(self.model, inputs.model, inputs),
+            base=_again(self.base, base, inputs) if self.base and base else None,
+        )
+
     @property
     def known(self) -> tuple[Row, ...]:
         """Rows that the model was trained on, which say how it renders rows: those to forget, else those to keep."""
         return self.sets["forget" if "forget" in self.sets else "retain"].rows
-
-
-def trust(inputs: flags.Trust) -> load.Trust:
-    """What the user allowed by flag."""
-    return load.Trust(
-        pickle=inputs.allow_pickle, remote_code=inputs.trust_remote_code, adapter_base=inputs.adapter_base
-    )
 
 
 def benchmark_of(inputs: flags.Reading) -> Benchmark:
@@ -75,14 +82,13 @@ def check(
     for role in ("model", *asked):
         if not getattr(inputs, role):
             raise InputError(f"--{role} is missing. Give it as a flag or in the recipe.")
+    sources: dict[str, Source] = {}
     for role in ("model", "base", "retrained"):
         if path := getattr(inputs, role, None):
             for one in load.twins(path) if role == "retrained" else [path]:
-                load.check(one, role, trust(inputs), weights)
-    assert inputs.model is not None
-    given = load.adapter_of(inputs.model, trust(inputs))
-    linear = needs is None or needs.linear is not None
-    check_kinds(inputs, load.quantisation(given.base if given else inputs.model), linear)
+                sources[role] = load.check(one, role, inputs, weights)
+    model = sources["model"]
+    check_kinds(inputs, model.adapter, model.scheme, needs is None or needs.linear is not None)
     sets = read_sets(inputs)
     parts = _parts(sets) | {name: sets[name].rows for name in benchmark_of(inputs).own_sets if name in sets}
     comparison: Compared = "holdout" if "holdout" in sets else "counterfactual" if "judging" in parts else None
@@ -92,7 +98,13 @@ def check(
         raise InputError(f"{where}: {lack.reason} Give {lack.flags}, or use another --method.")
     held: dict[str, Sequence[Row]] = {role: sets[role].rows for role in ("retain", "holdout") if role in sets}
     found = echoes(sets["forget"].rows, held) if "forget" in sets else ()
-    return Checked(sets, parts, comparison, _log(inputs), found)
+    return Checked(sets, parts, comparison, model, sources.get("base"), _log(inputs), found)
+
+
+def _again(source: Source, path: str, inputs: Inputs) -> Source:
+    """The source of a path that, or whose adapter's base, may have been opened since."""
+    same = (source.path, source.trust.adapter_base) == (path, inputs.adapter_base)
+    return source if same else Source.of(path, inputs)
 
 
 def _log(inputs: Inputs) -> object:
@@ -138,14 +150,13 @@ def lacking(needs: Needs, parts: Mapping[str, Sequence[Row]], base: bool) -> Lac
     return None
 
 
-def check_kinds(inputs: Inputs, scheme: str | None, linear: bool = True) -> None:
+def check_kinds(inputs: Inputs, given: Adapter | None, scheme: str | None, linear: bool = True) -> None:
     """Raises `InputError` where what is to move or to be saved does not fit what the model is.
 
-    That is: adapter or whole, and the `scheme` that its weights (an adapter's base's) are quantised by, if any.
+    That is: the adapter that was `given`, or whole, and the `scheme` that its weights (an adapter's base's) are
+    quantised by, if any.
     `linear`: the method moves linear layers alone, whose change an adapter can hold.
     """
-    assert inputs.model is not None
-    given = load.adapter_of(inputs.model, trust(inputs))
     asked = inputs.subspace if isinstance(inputs, flags.Subspace) else None
     saved = inputs.save_as if isinstance(inputs, commands.Unlearning) else None
     if asked:

@@ -15,11 +15,12 @@ from expunge.config import commands
 from expunge.data.passes import Passes, measuring
 from expunge.errors import InputError, NumericalError
 from expunge.intake.assembly import Assembled, load_other
-from expunge.intake.sets import trust
 from expunge.model import adapter, carried, load, products, save, sound
-from expunge.model.carried import Source
+from expunge.model.adapter import Adapter
+from expunge.model.carried import Origin
 from expunge.model.products import Change
 from expunge.model.rewritten import Unheld, held
+from expunge.model.source import Source
 from expunge.problem import Problem
 from expunge.reference.cache import row_losses
 from expunge.runs import distributed
@@ -48,14 +49,13 @@ class Delivered:
     saved: dict[str, Any]
 
 
-def form_of(config: commands.Unlearn, whole: bool) -> str:
-    """ "merged" or "adapter": as asked for, else what the input is. `whole`: whole weights move, no LoRA's matrices.
+def form_of(config: commands.Unlearn, given: Adapter | None, whole: bool) -> str:
+    """ "merged" or "adapter": as asked for, else what the input is. `given`: the adapter that it
+    is, if any; `whole`: whole weights move, no LoRA's matrices.
 
     An adapter that was merged becomes one again where the method can say its change in low rank, and the adapter is a
     sum that a change can be folded into.
     """
-    assert config.model is not None
-    given = load.adapter_of(config.model, trust(config))
     if config.save_as != "auto":
         return config.save_as
     if given is None or (whole and (given.no_sum or not config.options.needs.linear)):
@@ -78,7 +78,7 @@ def deliver(
     asked = None if config.dtype == "auto" else load.DTYPES[config.dtype]
     if name := sound.first_unfinished(problem.model.named_parameters()):
         raise NumericalError(f"{name} is not finite after the last step, so nothing is written. Use smaller steps.")
-    made = _making(config, problem, form, change)
+    made = _making(assembled.source, problem, form, change)
     if note := made.saved["note"]:
         say(f"{'warning' if note == OWN_ADAPTER else 'note'}: {note}")
     saved = made.saved | distributed.from_main(partial(_tried, made, folder, asked))
@@ -127,19 +127,17 @@ class _Making:
     write: Write
 
 
-def _making(config: commands.Unlearn, problem: Problem, form: str, change: Change | None) -> _Making:
-    assert config.model is not None
-    given, model = load.adapter_of(config.model, trust(config)), config.model
+def _making(source: Source, problem: Problem, form: str, change: Change | None) -> _Making:
+    given = source.adapter
     saved: dict[str, Any] = {"form": form, "note": ""}
     if form == "merged":
         problem.model, problem.adapter = save.merge(problem.model, isinstance(problem.model, PeftModel)), False
-        source = load.source(model, trust(config))
-        return _Making(saved, partial(_merged, problem, source))
+        return _Making(saved, partial(_merged, problem, source.origin))
     if given is None:
-        saved |= {"note": OWN_ADAPTER, "base": adapter.in_full(model)}
-        return _Making(saved, _with_tokenizer(config, problem, partial(_own, problem, model, change)))
+        saved |= {"note": OWN_ADAPTER, "base": adapter.in_full(source.path)}
+        return _Making(saved, _with_tokenizer(source, problem, partial(_own, problem, source.path, change)))
     saved |= {"note": GIVEN_ADAPTER, "base": adapter.in_full(given.base)}
-    return _Making(saved, _with_tokenizer(config, problem, partial(_given, problem, given, change)))
+    return _Making(saved, _with_tokenizer(source, problem, partial(_given, problem, given, change)))
 
 
 def _tried(made: _Making, folder: Path, dtype: torch.dtype | None) -> dict[str, object]:
@@ -150,8 +148,8 @@ def _tried(made: _Making, folder: Path, dtype: torch.dtype | None) -> dict[str, 
         return {"unheld": str(error)}
 
 
-def _merged(problem: Problem, source: Source, folder: Path, dtype: torch.dtype | None) -> dict[str, object]:
-    made = save.write(problem.model, problem.tokenizer, folder, dtype, source)
+def _merged(problem: Problem, origin: Origin, folder: Path, dtype: torch.dtype | None) -> dict[str, object]:
+    made = save.write(problem.model, problem.tokenizer, folder, dtype, origin)
     saved: dict[str, object] = {"dtype": str(made.dtype).removeprefix("torch."), "readers": made.readers}
     if names := made.passed_over:
         saved["passed_over"] = (
@@ -161,13 +159,12 @@ def _merged(problem: Problem, source: Source, folder: Path, dtype: torch.dtype |
     return saved
 
 
-def _with_tokenizer(config: commands.Unlearn, problem: Problem, write: Write) -> Write:
+def _with_tokenizer(source: Source, problem: Problem, write: Write) -> Write:
     """Writes an adapter, and beside it the tokenizer's files as they came."""
-    home = load.tokenizer_home(str(config.model), trust(config))
 
     def both(folder: Path, dtype: torch.dtype | None) -> dict[str, object]:
         saved = write(folder, dtype)
-        carried.carry_tokenizer(home, problem.tokenizer, folder)
+        carried.carry_tokenizer(source.tokenizer_at, problem.tokenizer, folder)
         return saved
 
     return both
@@ -184,7 +181,7 @@ def _own(
 
 
 def _given(
-    problem: Problem, given: adapter.Adapter, change: Change | None, folder: Path, dtype: torch.dtype | None
+    problem: Problem, given: Adapter, change: Change | None, folder: Path, dtype: torch.dtype | None
 ) -> dict[str, object]:
     """The adapter that was given, whose matrices moved, or with the change of whole weights folded in."""
     if problem.low_rank is None:

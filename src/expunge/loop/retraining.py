@@ -49,7 +49,7 @@ def run(
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
     kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
     with clock.stage("unlearn"):
-        made = twins.trained(like_retrain(config), rows, problem, settings, say, checkpoints, log)
+        made = twins.trained(like_retrain(config), checked, rows, problem, settings, say, checkpoints, log)
     twin = load_other(config, str(made), assembled, torch.float32)
     known, own = (float(row_losses(one, one.model, kept).mean()) for one in (problem, twin))
     comparable = twins.comparable(own, known)

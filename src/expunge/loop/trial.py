@@ -81,7 +81,8 @@ def run(
     chosen = choose(problem, config.options.needs, config.subspace, linear, say, as_adapter)
     subspace = replace(chosen.subspace, reason=kept["reason"]) if kept else chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
-    form = form_of(config, whole := not (subspace.name == "adapter" or is_lora(subspace.name)))
+    whole = not (subspace.name == "adapter" or is_lora(subspace.name))
+    form = form_of(config, assembled.source.adapter, whole)
     problem = replace(problem, low_rank=SHARE if whole and form == "adapter" else None)
     if base is not None:
         problem = replace(problem, base=base.losses, base_margins=base.margins)

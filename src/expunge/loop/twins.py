@@ -21,14 +21,14 @@ from expunge.data.tokens import Rendering, encode
 from expunge.errors import InputError
 from expunge.files import code, hashing, plain_json
 from expunge.intake.assembly import assemble, load_other
-from expunge.intake.sets import Checked, trust
+from expunge.intake.sets import Checked
 from expunge.loop.training import Training, fine_tune
 from expunge.model import adapter, load
 from expunge.model.adapter import Adapter
-from expunge.model.carried import Source, carry_tokenizer
-from expunge.model.load import load_model
+from expunge.model.carried import Origin, carry_tokenizer
 from expunge.model.save import atomic_folder, write
 from expunge.model.select import check_subspace
+from expunge.model.source import Source
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 from expunge.runs import distributed, environment
@@ -90,7 +90,7 @@ def make_twins(
 
     One twin is `output` itself; several, with seeds from `config.seed` on, are its folders seed-N.
     """
-    check_start(config, training)
+    check_start(checked, training)
     assembled = assemble(config, checked)
     problem = assembled.problem
     gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
@@ -102,7 +102,7 @@ def make_twins(
     with atomic_folder(output, replaces=config.overwrite) as folder:
         for seed in range(config.seed, config.seed + config.twins):
             single = replace(config, seed=seed)
-            cached = trained(single, rows, problem, training, say, checkpoints, log)
+            cached = trained(single, checked, rows, problem, training, say, checkpoints, log)
             twin = load_other(config, str(cached), assembled, torch.float32)
             place = f"seed-{seed}" if config.twins > 1 else ""
             made = Twin(output / place, float(row_losses(twin, twin.model, kept).mean()), original)
@@ -120,6 +120,7 @@ def make_twins(
 
 def trained(
     config: Retrain,
+    checked: Checked,
     rows: Sequence[Row],
     problem: Problem,
     training: Training,
@@ -128,12 +129,12 @@ def trained(
     log: Growing,
 ) -> Path:
     """The folder of the twin of a seed in the cache, where it is trained unless it is there."""
-    key = distributed.from_main(partial(_cache_key, config, rows, problem.rendering, training))
+    key = distributed.from_main(partial(_cache_key, config, checked, rows, problem.rendering, training))
     cached: Path = distributed.from_main(partial(private, cache_folder() / "twins")) / key
     if distributed.from_main(cached.is_dir):
         say(f"the twin of seed {config.seed} is taken from the cache")
     else:
-        _train_into(cached, config, rows, problem, training, checkpoints.below(key), log)
+        _train_into(cached, config, checked, rows, problem, training, checkpoints.below(key), log)
     return cached
 
 
@@ -147,16 +148,17 @@ def _deliver(cached: Path, folder: Path, made: Twin, settings: Mapping[str, obje
 def _train_into(
     folder: Path,
     config: Retrain,
+    checked: Checked,
     rows: Sequence[Row],
     problem: Problem,
     training: Training,
     checkpoints: Checkpoints,
     log: Growing,
 ) -> None:
-    assert config.base is not None
+    assert checked.base is not None
     torch.manual_seed(config.seed)
-    base = load_model(config.base, torch.float32, problem.runtime.device, trust(config))
-    like = _adapter_to_be_like(config, training)
+    base = load.model_of(checked.base, torch.float32, problem.runtime.device)
+    like = _adapter_to_be_like(checked.model, training)
     if like:
         base = adapter.fresh(base, like)
     model, _ = fine_tune(
@@ -174,41 +176,41 @@ def _train_into(
     )
     with atomic_folder(folder) as temporary:
         if like and distributed.main_process():
-            adapter.write(model, replace(like, base=config.base), temporary, None)
-            carry_tokenizer(load.tokenizer_home(str(config.model), trust(config)), problem.tokenizer, temporary)
+            adapter.write(model, replace(like, base=checked.base.path), temporary, None)
+            carry_tokenizer(checked.model.tokenizer_at, problem.tokenizer, temporary)
         elif distributed.main_process():
-            source = Source(config.base, load.tokenizer_home(str(config.model), trust(config)))
-            write(model, problem.tokenizer, temporary, torch.float32, source)
+            origin = Origin(checked.base.path, checked.model.tokenizer_at)
+            write(model, problem.tokenizer, temporary, torch.float32, origin)
     checkpoints.clear()
 
 
-def _adapter_to_be_like(config: Retrain, training: Training) -> Adapter | None:
+def _adapter_to_be_like(original: Source, training: Training) -> Adapter | None:
     """The original's adapter, where the twin is to be an adapter of the same kind."""
-    assert config.model is not None
-    return load.adapter_of(config.model, trust(config)) if training.subspace == "adapter" else None
+    return original.adapter if training.subspace == "adapter" else None
 
 
-def check_start(config: Retrain, training: Training) -> None:
+def check_start(checked: Checked, training: Training) -> None:
     """Raises `InputError` where the twin cannot be trained from what was given as its base."""
-    assert config.base is not None and config.model is not None
-    if adapter.is_adapter(config.base):
+    base = checked.base
+    assert base is not None
+    if base.adapter:
         raise InputError(
-            f"{config.base}: a twin starts from the model before the fine-tuning, and this is an adapter. Give the "
+            f"{base.path}: a twin starts from the model before the fine-tuning, and this is an adapter. Give the "
             "whole base as --base; subspace: adapter or lora in --train-config makes the twin an adapter or a LoRA."
         )
-    check_subspace(training.subspace, training.subspace == "adapter" and adapter.is_adapter(config.model))
-    if (scheme := load.quantisation(config.base)) and training.subspace != "adapter":
+    check_subspace(training.subspace, training.subspace == "adapter" and checked.model.adapter is not None)
+    if (scheme := base.scheme) and training.subspace != "adapter":
         raise InputError(
-            f"{config.base}: its weights are quantised ({scheme}), so they cannot be trained. Give the unquantised one."
+            f"{base.path}: its weights are quantised ({scheme}), so they cannot be trained. Give the unquantised one."
         )
 
 
-def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, training: Training) -> str:
+def _cache_key(config: Retrain, checked: Checked, rows: Sequence[Row], rendering: Rendering, training: Training) -> str:
     """Hash of all that determines a twin: base, rows (keyed), rendering, settings, seed, versions, and our code."""
-    assert config.base is not None
+    assert checked.base is not None
     contents = [part for row in rows for part in (row.kind, *row.content)]
     identity = {
-        "base": load.identity(config.base),
+        "base": load.identity(checked.base.path),
         "rows": hashing.keyed_hash(contents, hashing.key()),
         "rendering": asdict(rendering),
         "training": asdict(training),
@@ -216,6 +218,6 @@ def _cache_key(config: Retrain, rows: Sequence[Row], rendering: Rendering, train
         "versions": environment.versions(),
         "code": hashing.file_hash(code.made_by("loop.training")),
     }
-    if like := _adapter_to_be_like(config, training):
+    if like := _adapter_to_be_like(checked.model, training):
         identity["adapter"] = dict(like.settings)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]

@@ -37,7 +37,7 @@ TYPED = ("dtype", "torch_dtype")  # the first since transformers 4.56, both read
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Origin:
     """Where a model's files and its tokenizer's come from: folders, or names of the hub."""
 
     model: str

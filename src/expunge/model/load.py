@@ -4,83 +4,69 @@ A folder may hold a PEFT adapter in place of a whole model: then the model is it
 `model.adapter`). `check` looks at a folder without loading weights, so that wrong input is answered at once.
 """
 
-import contextlib
 import logging
-import os
-import re
 import reprlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
+from expunge.config.flags import Trust
 from expunge.errors import InputError, first_line
 from expunge.files import hashing
 from expunge.files.reading import check_inside, check_regular
 from expunge.model import adapter as adapters
 from expunge.model import gguf, quantised, sound, stored
 from expunge.model.adapter import Adapter, settings_of
-from expunge.model.carried import Source
 from expunge.model.save import says_tied
+from expunge.model.source import TOKENIZERS, Source, has_tokenizer, is_hub_name
 
 MOST_CONTEXT = 1024
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in stored.KINDS.values()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
-    """What the user said by flag about loading files: whether pickle weights and code from the model's repository are
-    allowed, and the base of adapters where it is not the one that they name."""
-
-    pickle: bool = False
-    remote_code: bool = False
-    adapter_base: str | None = None
-
-
-def check(path: str, role: str, trust: Trust | None = None, weights: bool = True) -> None:
-    """Raises `InputError` for a folder that is no causal language model or lacks a tokenizer or safetensors.
+def check(path: str, role: str, trust: Trust | None = None, weights: bool = True) -> Source:
+    """What the path is. Raises `InputError` for a folder that is no causal language model or lacks a tokenizer or
+    safetensors.
 
     Of an adapter, the adapter and its base are looked at; a tokenizer beside either will do. Names that are not
-    folders are taken for hub names and left to `load_model`.
+    folders are taken for hub names and left to `model_of`.
     Without `weights`, they may lack.
     """
-    if _is_hub_name(path):
-        return
-    if file := gguf.file_of(path):
+    folder, file = Path(path), None if is_hub_name(path) else gguf.file_of(path)
+    if file:
         gguf.check(file, role)
-        return
+    elif not is_hub_name(path):
+        if not folder.is_dir():
+            raise InputError(f"{path}: no such folder for --{role}. Give a model folder or a hub name (owner/name).")
+        _check_pieces(folder)
+    source = Source.of(path, trust)
+    if source.adapter and not file:
+        _check_base(source.adapter, source.trust)
+    elif not file and not is_hub_name(path):
+        _check_whole(path, role, source.trust, weights)
+    return source
+
+
+def _check_whole(path: str, role: str, trust: Trust, weights: bool) -> None:
+    """Raises `InputError` where a folder is not to be read as a whole model of a role."""
     folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"{path}: no such folder for --{role}. Give a model folder or a hub name (owner/name).")
-    _check_pieces(folder)
-    if adapter := adapter_of(path, trust):
-        _check_base(adapter, trust)
-        return
-    _check_config(folder, trust or Trust())
-    _check_weights(folder, bool(trust and trust.pickle))
+    _check_config(folder, trust)
+    _check_weights(folder, trust.allow_pickle)
     if weights and not stored.files(folder):
         pickled = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         if not pickled:
             raise InputError(f"{path}: the folder holds no weights (model.safetensors){stored.instead(folder)}.")
-        if not (trust and trust.pickle):
+        if not trust.allow_pickle:
             raise InputError(
                 f"{path}: only pickle weights ({pickled[0]}), which can run code when loaded. Convert them to "
                 "safetensors, or pass --allow-pickle if you trust their origin."
             )
     if weights:
         stored.check(folder)
-    if role != "adapter-base" and not _has_tokenizer(folder):
+    if role != "adapter-base" and not has_tokenizer(folder):
         raise InputError(f"{path}: the folder has no tokenizer (tokenizer.json). Save the tokenizer beside the model.")
 
 
@@ -91,36 +77,33 @@ def twins(path: str) -> list[str]:
     return [str(one) for one in several if one.is_dir()] or [path]
 
 
-def tokenizer_home(path: str, trust: Trust | None = None) -> str:
-    """Where a model's tokenizer lies; an adapter's beside it, else beside its base."""
-    adapter = adapter_of(path, trust)
-    return adapter.base if adapter and not _has_tokenizer(adapter.folder) else path
-
-
-def source(path: str, trust: Trust | None = None) -> Source:
-    """Where the files of a model (of an adapter, its base's) and of its tokenizer come from."""
-    adapter = adapter_of(path, trust)
-    return Source(adapter.base if adapter else path, tokenizer_home(path, trust))
-
-
 def load_tokenizer(path: str, trust: Trust | None = None) -> PreTrainedTokenizerBase:
+    """`tokenizer_of` what lies at a path."""
+    return tokenizer_of(Source.of(path, trust))
+
+
+def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust | None = None) -> PreTrainedModel:
+    """`model_of` what lies at a path."""
+    return model_of(Source.of(path, trust), dtype, device)
+
+
+def tokenizer_of(source: Source) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a model; of an adapter, the one beside it, else its base's.
 
     Raises `InputError` where there is none or it cannot give offsets.
     """
-    hint = _base_hint(path, trust)
-    path = tokenizer_home(path, trust)
+    path = source.tokenizer_at
     transformers_logging.set_verbosity_error()  # windows are cut by us; its warning of long texts would be wrong
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=source.trust.trust_remote_code)
     except Exception as error:
-        raise InputError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}).{hint}") from None
+        raise InputError(f"{path}: its tokenizer cannot be loaded ({first_line(error)}).{source.base_hint}") from None
     if not tokenizer.is_fast:
         raise InputError(f"{path}: its tokenizer gives no character offsets. Convert it to a fast one.")
     return tokenizer
 
 
-def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust | None = None) -> PreTrainedModel:
+def model_of(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A causal language model in evaluation mode; an adapter's is a `PeftModel` around its base.
 
     `dtype` is that of what is not quantised; the adapter's own matrices are float32. Raises `InputError` where the
@@ -129,18 +112,18 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device, trust: Trust
     transformers_logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line per layer and pass
     transformers_logging.disable_progress_bar()
-    trust = trust or Trust()
-    if adapter := adapter_of(path, trust):
-        return adapters.attach(load_model(adapter.base, dtype, device, trust), adapter)
-    scheme = quantised.scheme(load_config(path, trust))
+    path, trust = source.path, source.trust
+    if source.adapter:
+        return adapters.attach(load_model(source.base, dtype, device, trust), source.adapter)
+    scheme = quantised.scheme(source.config)
     if scheme:
         quantised.check_library(path, scheme)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
-            use_safetensors=None if trust.pickle else True,
-            trust_remote_code=trust.remote_code,
+            use_safetensors=None if trust.allow_pickle else True,
+            trust_remote_code=trust.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named below
             **({"device_map": {"": device}} if scheme else {}),  # quantised layers are made where they stay
@@ -176,46 +159,10 @@ def context_of(model_config: PreTrainedConfig, asked: int | None = None) -> int:
     return asked or min(most, MOST_CONTEXT)
 
 
-def stored_dtype(path: str, trust: Trust | None = None) -> torch.dtype:
-    """The dtype of most of a checkpoint's (an adapter's base's) numbers; what it declares where no files are here;
-    float32 where it declares none."""
-    if adapter := adapter_of(path, trust):
-        path = adapter.base
-    with contextlib.suppress(InputError):  # a plan can do without weights, or with half of them
-        if found := stored.dtype(stored.tensors(Path(path))):
-            return found
-    return getattr(load_config(path, trust), "dtype", None) or torch.float32
-
-
-def load_config(path: str, trust: Trust | None = None) -> PreTrainedConfig:
-    """The model's configuration (of an adapter, its base's), without weights. Raises `InputError`."""
-    hint = " If it is an adapter, download it to a folder first." if _is_hub_name(path) else ""
-    if adapter := adapter_of(path, trust):
-        path, hint = adapter.base, _base_hint(path, trust)
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=bool(trust and trust.remote_code))
-    except Exception as error:
-        raise InputError(f"{path}: its configuration cannot be loaded ({first_line(error)}).{hint}") from None
-
-
 def text_shape(config: PreTrainedConfig) -> PreTrainedConfig:
     """Of a composite configuration that of its text model, where that is a model of its own: enough for a plan."""
     text = config.get_text_config()
     return text if text.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else config
-
-
-def _base_hint(path: str, trust: Trust | None) -> str:
-    """What to do where an adapter's base is a hub name that cannot be had; empty for whole models."""
-    adapter = adapter_of(path, trust)
-    if adapter is None or not _is_hub_name(adapter.base):
-        return ""
-    return f" {adapter.base} is the base of {path}: where it lies in a folder, name that: --adapter-base FOLDER."
-
-
-def adapter_of(path: str, trust: Trust | None = None) -> Adapter | None:
-    """The adapter that a folder holds; None for whole models and hub names. Raises `InputError`."""
-    trust = trust or Trust()
-    return adapters.read(path, trust.adapter_base, trust.pickle) if adapters.is_adapter(path) else None
 
 
 def identity(path: str) -> str:
@@ -231,25 +178,15 @@ def weight_files(path: str) -> list[Path]:
     return [file for kind in kinds for file in sorted(folder.glob(kind))]
 
 
-def quantisation(path: str) -> str | None:
-    """How the weights of a local folder are quantised; None where they are not, and for hub names."""
-    file = Path(path) / "config.json"
-    return quantised.scheme(settings_of(file)) if file.is_file() else None
-
-
-def _check_base(adapter: Adapter, trust: Trust | None) -> None:
+def _check_base(adapter: Adapter, trust: Trust) -> None:
     """Raises `InputError` where an adapter's base is missing, is an adapter itself, or has no tokenizer for it."""
     file = adapter.folder / adapters.SETTINGS
     if adapters.is_adapter(adapter.base):
         raise InputError(f"{file}: its base {adapter.base} is an adapter itself. Merge that into its own base first.")
     check(adapter.base, "adapter-base", trust)
     folders = [folder for folder in (adapter.folder, Path(adapter.base)) if folder.is_dir()]
-    if not _is_hub_name(adapter.base) and not any(_has_tokenizer(folder) for folder in folders):
+    if not is_hub_name(adapter.base) and not any(has_tokenizer(folder) for folder in folders):
         raise InputError(f"{adapter.folder}: neither the adapter nor its base {adapter.base} has a tokenizer.")
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZERS)
 
 
 def _check_config(folder: Path, trust: Trust) -> None:
@@ -260,9 +197,9 @@ def _check_config(folder: Path, trust: Trust) -> None:
     family = config.get("model_type")
     if scheme := quantised.scheme(config):
         quantised.check_library(str(folder), scheme)
-    if not trust.remote_code:
+    if not trust.trust_remote_code:
         _check_architecture(file, config.get("architectures"))
-    if str(family) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trust.remote_code:
+    if str(family) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trust.trust_remote_code:
         own = "It comes with code of its own: pass --trust-remote-code if you trust its origin."
         raise InputError(
             f"{file}: model type {reprlib.repr(str(family))} is no causal language model that transformers knows. "
@@ -328,7 +265,3 @@ def _check_weights(folder: Path, pickle: bool) -> None:
         stored.check_pointer(file)
     for file in (folder / name for name in TOKENIZERS if (folder / name).is_file()):
         stored.check_pointer(file)
-
-
-def _is_hub_name(path: str) -> bool:
-    return not os.path.exists(path) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None

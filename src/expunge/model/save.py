@@ -63,23 +63,23 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     dtype: torch.dtype | None,
-    source: carried.Source | None = None,
+    origin: carried.Origin | None = None,
 ) -> Shipped:
     """Weights as safetensors, config and tokenizer. The model itself stays as it is where dtypes agree.
 
-    With a `source`, all files that did not change are copied from there, tensors have its names, and without a `dtype`
+    With an `origin`, all files that did not change are copied from there, tensors have its names, and without a `dtype`
     each has its own. Raises `Unheld`.
     """
-    home = carried.folder_of(source.model) if source else None
+    home = carried.folder_of(origin.model) if origin else None
     given = stored.tensors(home) or stored.pickled(home) if home else {}
     dtype = None if dtype == stored.dtype(given) else dtype  # what stood in float32 beside half precision stays so
     usual = dtype or stored.dtype(given) or model.config.dtype or torch.float32
     state = _cast(model, dtype, usual, given)
     _save(model, folder, state, usual)
-    if source is None or home is None:
+    if origin is None or home is None:
         tokenizer.save_pretrained(folder)
         return Shipped(usual, NEW_FORM)
-    carried.carry_tokenizer(source.tokenizer, tokenizer, folder)
+    carried.carry_tokenizer(origin.tokenizer, tokenizer, folder)
     carried.carry_settings(home, folder)
     fresh = AutoConfig.from_pretrained(home, trust_remote_code=model.is_remote_code())
     changed, written = _changed(model.config, fresh), stored.tensors(folder)

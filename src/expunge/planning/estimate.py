@@ -25,7 +25,7 @@ from expunge.intake.sets import benchmark_of
 from expunge.loop import delivery, phases, training
 from expunge.loop.training import Training
 from expunge.method import Method, Needs
-from expunge.model import generation, load, quantised
+from expunge.model import generation, quantised
 from expunge.model.choice import Choice, choose
 from expunge.model.load import DTYPES
 from expunge.model.select import choose_of_adapter, moving
@@ -113,7 +113,7 @@ class Estimator:
         self.interpreter = psutil.Process().memory_info().rss if on_cpu else 0
         self.free, self.size = machine.free(runtime.device), machine.usable(runtime.device)
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
-        self.given, self.scheme = load.adapter_of(str(config.model)) is not None, quantised.scheme(shape)
+        self.given, self.scheme = rows.checked.model.adapter is not None, quantised.scheme(shape)
         saved = "adapter" if self.given and config.save_as == "auto" else config.save_as
         self.setting = Setting(config.subspace, saved, shipped, bool(config.base), bool(config.retrained))
         self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)

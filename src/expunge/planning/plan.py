@@ -10,12 +10,11 @@ from expunge.config.flags import AUTO, METHOD
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
 from expunge.errors import InputError
-from expunge.intake.sets import lacking, trust
+from expunge.intake.sets import lacking
 from expunge.loop.training import Training
 from expunge.loop.trial import method_of
 from expunge.loop.twins import rendered_without
 from expunge.method import Method
-from expunge.model import load
 from expunge.model.without_data import NotFollowed
 from expunge.planning.estimate import Cost, Estimate, Estimator
 from expunge.planning.route import share_of
@@ -51,8 +50,7 @@ def estimate(config: Plan, shape: "PreTrainedConfig", rows: Rows) -> Estimate:
     training = Training()
     if config.train_config:
         training = build(Training, read_yaml(config.train_config), config.train_config)
-    stored = load.stored_dtype(str(config.model), trust(config))
-    estimator = Estimator(config, shape, rows, Runtime(config.device), stored)
+    estimator = Estimator(config, shape, rows, Runtime(config.device), rows.checked.model.stored_dtype)
     lacks = {name: lacking(method.needs, rows.checked.parts, bool(config.base)) for name, method in methods.items()}
     missing = {name: lack.flags for name, lack in lacks.items() if lack}
     possible = {name: method for name, method in methods.items() if name not in missing}

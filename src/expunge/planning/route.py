@@ -19,7 +19,7 @@ from expunge.config.options import build
 from expunge.config.recipes import read_yaml
 from expunge.influence.amounts import LARGE
 from expunge.intake.assembly import first_rendering
-from expunge.intake.sets import Checked, trust
+from expunge.intake.sets import Checked
 from expunge.loop import retraining, twins
 from expunge.loop.training import Training
 from expunge.loop.trial import method_of
@@ -61,7 +61,7 @@ def _route(config: Unlearning, checked: Checked) -> Route:
     if not (config.base and config.train_config and "train" in checked.sets):
         return Route(None, "retraining is weighed where --base, --train and --train-config say how")
     training = build(Training, read_yaml(config.train_config), config.train_config)
-    twins.check_start(retraining.like_retrain(config), training)
+    twins.check_start(checked, training)
     unlearning, anew = _row_passes(config, checked, training)
     return decided(training, unlearning, anew, share_of(checked))
 
@@ -105,16 +105,10 @@ def share_of(checked: Checked) -> float | None:
 
 def _row_passes(config: Unlearning, checked: Checked, training: Training) -> tuple[float | None, float]:
     """Of unlearning, at most, and of training anew."""
-    assert config.model is not None
-    allowed = trust(config)
-    tokenizer, shape = (
-        load.load_tokenizer(config.model, allowed),
-        load.text_shape(load.load_config(config.model, allowed)),
-    )
+    tokenizer, shape = load.tokenizer_of(checked.model), load.text_shape(checked.model.config)
     rendering = first_rendering(config, checked, tokenizer, load.context_of(shape, config.context))
     rows = Rows.of(checked, rendering, tokenizer)
-    stored = load.stored_dtype(config.model, allowed)
-    estimator = Estimator(config, shape, rows, Runtime(config.device), stored)
+    estimator = Estimator(config, shape, rows, Runtime(config.device), checked.model.stored_dtype)
     kept = twins.rendered_without(checked.sets["train"].rows, checked.forget, rendering, tokenizer)
     try:
         unlearning = estimator.row_passes(method_of(METHOD, config.options))

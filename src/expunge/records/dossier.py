@@ -18,7 +18,7 @@ from expunge.files import hashing
 from expunge.intake.assembly import Assembled, token_counts
 from expunge.intake.sets import Checked
 from expunge.loop.twins import comparable
-from expunge.model import load
+from expunge.model.source import Source
 from expunge.problem import Problem
 from expunge.records import hashes, record
 from expunge.records.holders import holders
@@ -89,7 +89,7 @@ def build(
     )
     lineage = details.lineage
     again = judge_again(evidence, _ids(checked, EARLIER, secret), lineage)
-    written = hashes.of_model("output", str(output), load.Trust())  # it names its base in full
+    written = hashes.of_model("output", Source.of(str(output)))  # it names its base in full
     hashed = {**details.hashes, **written}
     here = environment.environment()
     attacked = under_attack.block(

@@ -29,7 +29,7 @@ from expunge.files.reading import check_regular, read_json
 from expunge.files.typed import Part, plain, taken
 from expunge.influence import directions, drift
 from expunge.intake.assembly import assemble
-from expunge.intake.sets import Checked, trust
+from expunge.intake.sets import Checked
 from expunge.loop import fitting
 from expunge.loop.fitting import Fitted
 from expunge.method import Method, TwoFactors
@@ -167,7 +167,7 @@ def of_method(method: Method, name: str) -> TwoFactors:
 def fit(config: Curvature, checked: Checked, output: Path, say: Callable[[str], None]) -> Path:
     """Loads the model, fits the curvature of the configuration's method and writes it. Raises `InputError`."""
     wanted = of_method(config.options, config.method)
-    identity = distributed.from_main(partial(hashes.identity, str(config.model), trust(config)))
+    identity = distributed.from_main(partial(hashes.identity, checked.model))
     assembled = assemble(config, checked)
     made = fitting.fitted(config, wanted, assembled, say)
     with atomic_folder(output, private=True, replaces=config.overwrite) as folder:

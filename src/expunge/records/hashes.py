@@ -10,8 +10,9 @@ from expunge.config.commands import EARLIER
 from expunge.config.flags import Inputs, Method
 from expunge.data.rows import Row
 from expunge.files import hashing
-from expunge.intake.sets import Checked, trust
+from expunge.intake.sets import Checked
 from expunge.model import load
+from expunge.model.source import Source
 
 
 def of_inputs(config: Inputs, checked: Checked) -> dict[str, str]:
@@ -19,20 +20,22 @@ def of_inputs(config: Inputs, checked: Checked) -> dict[str, str]:
     found, secret = {"code": hashing.code_hash()}, hashing.key()
     if isinstance(config, Method) and config.method and is_dataclass(config.options):
         found |= of_method(config.method, asdict(config.options))  # type: ignore[arg-type]
-    for role in ("model", "base", "retrained", "unlearned"):
-        found |= of_model(role, getattr(config, role, None) or "", trust(config))
+    others = {role: getattr(config, role, None) for role in ("retrained", "unlearned")}
+    sources = {role: Source.of(path, config) for role, path in others.items() if path}
+    for role, source in ({"model": checked.model, "base": checked.base} | sources).items():
+        found |= of_model(role, source) if source else {}
     return found | {role: of_rows(checked.sets[role].rows, secret) for role in checked.sets}
 
 
-def of_model(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+def of_model(role: str, source: Source) -> dict[str, str]:
     """The hash of a local model by role and, where it is an adapter, of its base; nothing for hub names."""
-    files = load.weight_files(path)
-    return {role: hashing.file_hash(files)} | _base_hash(role, path, trusted) if files else {}
+    files = load.weight_files(source.path)
+    return {role: hashing.file_hash(files)} | _base_hash(role, source) if files else {}
 
 
-def identity(path: str, trusted: load.Trust) -> dict[str, str]:
+def identity(source: Source) -> dict[str, str]:
     """What a model is known by: its hash and its base's; of a hub model, its name."""
-    return of_model("model", path, trusted) or {"model": path}
+    return of_model("model", source) or {"model": source.path}
 
 
 def of_method(name: str, options: Mapping[str, object]) -> dict[str, str]:
@@ -55,8 +58,7 @@ def of_row_files(config: Inputs, checked: Checked, secret: bytes) -> dict[str, s
     return {role: hashing.keyed_file_hash(path, secret) for role, path in paths.items() if path.exists()}
 
 
-def _base_hash(role: str, path: str, trusted: load.Trust) -> dict[str, str]:
+def _base_hash(role: str, source: Source) -> dict[str, str]:
     """The hash of the base that an adapter stands on, by `<role>_base`; nothing for whole models."""
-    given = load.adapter_of(path, trusted)
-    files = load.weight_files(given.base) if given else []
+    files = load.weight_files(source.base) if source.adapter else []
     return {f"{role}_base": hashing.file_hash(files)} if files else {}

@@ -12,8 +12,7 @@ from expunge.config import recipes
 from expunge.config.bounds import fields_naming
 from expunge.config.commands import EARLIER, Compare, Curvature, Evaluate, Influence, Retrain, Unlearn
 from expunge.errors import InputError
-from expunge.intake.sets import trust
-from expunge.model import load
+from expunge.model.source import Source
 from expunge.records import overwritable, record
 from expunge.registry import SUFFIX
 
@@ -45,7 +44,7 @@ def _inputs(config: Writing) -> Iterator[tuple[str, str]]:
     named = [getattr(config, "method", ""), *getattr(config, "methods", ())]
     yield from (("--method", one) for one in named if one.endswith(SUFFIX))
     for role in fields_naming(kind, "model"):
-        if (path := getattr(config, role)) and Path(path).is_dir() and (found := load.adapter_of(path, trust(config))):
+        if (path := getattr(config, role)) and Path(path).is_dir() and (found := Source.of(path, config).adapter):
             yield f"the base of --{role.replace('_', '-')}", found.base
 
 

@@ -20,12 +20,13 @@ from expunge.files import hashing
 from expunge.files.typed import plain
 from expunge.influence import directions
 from expunge.influence.drift import Drift, diagonals, drift
-from expunge.intake.sets import Checked, trust
+from expunge.intake.sets import Checked
 from expunge.loop import fitting
 from expunge.method import ACCEPTANCE, TwoFactors
-from expunge.model import load, trace
+from expunge.model import trace
 from expunge.model.choice import AUTO, LinearLayers
 from expunge.model.layers import linear_weights
+from expunge.model.source import Source
 from expunge.problem import Problem, Split
 from expunge.records import factors, hashes
 from expunge.records.factors import Artefact
@@ -94,8 +95,8 @@ def given(config: Unlearning, checked: Checked, say: Say) -> Given | None:
         return None
     wanted = factors.of_method(config.options, config.method)
     artefact = factors.read(config.curvature)
-    generations = _generations(artefact, str(config.model), config)
-    _check_settings(artefact, config, wanted)
+    generations = _generations(artefact, checked.model)
+    _check_settings(artefact, config, checked.model, wanted)
     found = Given(artefact, wanted, generations, _asked_again(artefact, checked.forget), say)
     whose = "this model" if not generations else f"the model {generations} run(s) before this one"
     say(f"curvature: fitted on {artefact.content.counts.rows} rows of {whose}; nothing is fitted here")
@@ -130,21 +131,21 @@ def with_its_subspace(config: Config, found: Given | None) -> Config:
     return replace(config, subspace=found.artefact.content.subspace.name)
 
 
-def _generations(artefact: Artefact, model: str, config: Unlearning) -> int:
+def _generations(artefact: Artefact, model: Source) -> int:
     """How many runs lie between the models; 0 for one and the same."""
-    own, wanted = hashes.identity(model, trust(config)), artefact.content.model
+    path, own, wanted = model.path, hashes.identity(model), artefact.content.model
     if own == wanted:
         return 0
-    for count, before in enumerate(ancestors(model, own), start=1):
+    for count, before in enumerate(ancestors(path, own), start=1):
         if before == wanted:
             return count
     raise InputError(
-        f"{artefact.folder}: the curvature of another model ({wanted.get('model')}): {model} is {own['model']}, and no "
+        f"{artefact.folder}: the curvature of another model ({wanted.get('model')}): {path} is {own['model']}, and no "
         "record leads from one to the other. Fit one with expunge curvature, or leave --curvature out."
     )
 
 
-def _check_settings(artefact: Artefact, config: Unlearning, wanted: TwoFactors) -> None:
+def _check_settings(artefact: Artefact, config: Unlearning, model: Source, wanted: TwoFactors) -> None:
     """What can be compared before a model is loaded. Raises `InputError`, naming what differs."""
     content = artefact.content
     options = asdict(directions.curvature_of(wanted.curvature, wanted.curvature_options))  # type: ignore[call-overload]
@@ -161,10 +162,9 @@ def _check_settings(artefact: Artefact, config: Unlearning, wanted: TwoFactors) 
         raise _other(artefact, f"a LoRA that was drawn by --seed {seed}, and this run has {config.seed}")
     if name == "adapter":
         return  # whose layers are known once it is loaded
-    needs, allowed = config.options.needs, trust(config)
-    shape = load.load_config(str(config.model), allowed)
+    needs = config.options.needs
     which = _linear(artefact, needs.linear) or ""
-    made = trace.blueprint(shape, name, torch.float32, allowed.remote_code, needs.layers, which)
+    made = trace.blueprint(model.config, name, torch.float32, config.trust_remote_code, needs.layers, which)
     layers = linear_weights(made.model, made.movable)
     _check_layers(artefact, {name: (one.outputs, one.inputs) for name, one in layers.items()})
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from expunge import registry
 from expunge.config.commands import EARLIER, MODELS, ROWS
+from expunge.config.flags import Trust
 from expunge.config.housekeeping import Verify
 from expunge.data import rows as reading
 from expunge.data.rows import MakeRow
@@ -14,6 +15,7 @@ from expunge.errors import InputError
 from expunge.files import hashing
 from expunge.intake.sets import read_earlier
 from expunge.model import load
+from expunge.model.source import Source
 from expunge.records import factors, hashes, manifest, record
 from expunge.reporting.record import Record
 from expunge.runs import environment
@@ -85,11 +87,11 @@ def _models(content: Record, config: Verify, folder: Path) -> Iterator[Item]:
     """The weights that the run read, where they still are, and those that it wrote."""
     hashed = content.hashes
     places = {role: getattr(config, role, None) or content.setting(role) for role in MODELS} | {"output": str(folder)}
-    trust = load.Trust(pickle=True, adapter_base=content.setting("adapter_base"))  # nothing is loaded
+    trust = Trust(allow_pickle=True, adapter_base=content.setting("adapter_base"))  # nothing is loaded
     for role, place in places.items():
         if role not in hashed:
             continue
-        found = hashes.of_model(role, str(place), trust) if load.weight_files(str(place)) else {}
+        found = hashes.of_model(role, Source.of(str(place), trust)) if load.weight_files(str(place)) else {}
         for name in (role, f"{role}_base"):
             if name in found:
                 yield _compared(f"model: {name}", hashed.get(name, ""), found[name])

@@ -37,11 +37,17 @@ JUDGE_AGAIN = (
     "`expunge evaluate --model ORIGINAL --endpoint URL --unlearned OUT` and the rows, or its file, with "
     "`expunge evaluate --model ORIGINAL --unlearned out.gguf`."
 )
+EVIDENCE = (
+    "The evidence: [expunge/report.html](expunge/report.html), also as [Markdown](expunge/report.md) and as a "
+    "[record](expunge/record.json)."
+)
+ELSEWHERE = "The evidence (report, record, numbers) is kept by who made this model."
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for --max-lora-rank
 
 
-def render(record: Record) -> str:
-    """README.md of the output folder. Holds no row text and no row names, only the verdict and hashes."""
+def render(record: Record, elsewhere: bool = False) -> str:
+    """README.md of the output folder, or of the model where the evidence does not lie beside it (`elsewhere`). Holds no
+    row text, only the verdict and hashes."""
     headline, save = tables.headline(record), record.save
     is_adapter = save is not None and save.form == "adapter"
     parts = [
@@ -53,8 +59,7 @@ def render(record: Record) -> str:
         JUDGE_AGAIN,
         f"**{headline.passes.symbol} {escaped(headline.passes.word.capitalize())}.** {escaped(headline.sentence)}",
         "\n".join(f"- {panel.title}: {panel.badge.symbol} {escaped(panel.badge.word)}" for panel in headline.panels),
-        "The evidence: [expunge/report.html](expunge/report.html), also as [Markdown](expunge/report.md) and as a "
-        "[record](expunge/record.json).",
+        ELSEWHERE if elsewhere else EVIDENCE,
         "## Limits",
         "\n".join(f"- {paragraph(limit)}" for limit in record.limits) or "- The record names no limits.",
     ]
