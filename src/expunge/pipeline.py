@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedConfig
 
 from expunge import registry
 from expunge.comparison import cells
@@ -53,9 +54,6 @@ from expunge.runs import distributed, tracking, unfinished
 from expunge.runs.distributed import Runtime
 from expunge.runs.environment import Clock
 from expunge.runs.growing import Growing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 Say = Callable[[str], None]
 Hashes = Mapping[str, str]  # of code, models and rows, by role
@@ -239,7 +237,7 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
     return Planned((*lines, "", *figures, "", *example), made)
 
 
-def _planned(config: commands.Plan) -> tuple[Rows, "PreTrainedConfig"]:
+def _planned(config: commands.Plan) -> tuple[Rows, PreTrainedConfig]:
     """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
     checked = check(config, weights=False)
     tokenizer, shape = load.tokenizer_of(checked.model), load.text_shape(checked.model.config)
