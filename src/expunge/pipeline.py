@@ -16,7 +16,7 @@ from expunge.demo import demo
 from expunge.errors import InputError
 from expunge.evaluation import asking, official
 from expunge.evaluation.models import KEPT, Models, audit
-from expunge.intake import copies
+from expunge.intake import copies, told
 from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
 from expunge.intake.sets import Checked, check
 from expunge.loop import delivery, retraining, trial
@@ -111,7 +111,8 @@ def _unlearn(
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
         delivery.check_dtype(config, assembled.problem.model)
-    _say_inputs(config, checked, assembled, say)
+    for line in told.lines(checked, assembled):
+        say(line)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
     models.record_original(assembled)
@@ -306,21 +307,6 @@ def _required(value: str | None, name: str) -> str:
     if not value:
         raise InputError(f"--{name} is missing. Give it as a flag or in the recipe.")
     return value
-
-
-def _say_inputs(config: commands.Unlearn, checked: Checked, assembled: Assembled, say: Say) -> None:
-    for role, rows in checked.sets.items():
-        merged = f", {rows.duplicates} duplicates merged" if rows.duplicates else ""
-        say(f"{role}: {len(rows)} rows{merged}")
-    if assembled.joins:
-        losses = ", ".join(f"{join} {loss:.2f}" for join, loss in assembled.joins.items())
-        say(f"join: {assembled.problem.rendering.join} (the original's loss on the forget rows: {losses})")
-    for note in assembled.notes:
-        say(note)
-    for line in copies.told(checked.echoes):
-        say(line)
-    if "retain" not in checked.sets:
-        say("no retain rows: what is not replayed by the original itself is held by nothing")
 
 
 def _write(
