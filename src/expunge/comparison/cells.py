@@ -28,7 +28,7 @@ from expunge.evaluation import divergence, evidence, verdict
 from expunge.evaluation import official as official_scores
 from expunge.files import code, hashing, plain_json
 from expunge.files.typed import plain, taken
-from expunge.intake.assembly import Assembled, assemble, load_other
+from expunge.intake.assembly import Assembled, assemble, load_from, load_other
 from expunge.intake.sets import Checked, benchmark_of
 from expunge.loop import trial
 from expunge.loop.trial import add_samples
@@ -209,7 +209,7 @@ class _Work:
         return self.known[label]
 
     def _original(self) -> Problem:
-        return load_other(self.config, str(self.config.model), self.assembled, self.assembled.dtype)
+        return load_from(self.assembled.source, self.assembled, self.assembled.dtype)
 
     def _other(self, path: str) -> Problem:
         return load_other(self.config, path, self.assembled, torch.float32)

@@ -151,10 +151,15 @@ def _portions(inputs: Inputs) -> Portions:
 
 def load_other(inputs: Inputs, path: str, assembled: Assembled, dtype: torch.dtype) -> Problem:
     """The problem around another model (base, unlearned, retrained). Raises `InputError` for ids that it lacks."""
+    return load_from(Source.of(path, inputs), assembled, dtype)
+
+
+def load_from(source: Source, assembled: Assembled, dtype: torch.dtype) -> Problem:
+    """The problem around what a source holds, as of `load_other`."""
     problem = assembled.problem
-    model = load.load_model(path, dtype, problem.runtime.device, inputs)
+    model = load.model_of(source, dtype, problem.runtime.device)
     for split in (*problem.splits.values(), *assembled.judged.values()):
-        _check_ids(path, model, split)
+        _check_ids(source.path, model, split)
     return replace(problem, model=model, adapter=False, movable={})
 
 
