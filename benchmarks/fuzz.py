@@ -108,8 +108,8 @@ def guarded() -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with (
-            mock.patch.object(load, "load_tokenizer", reached),
-            mock.patch.object(load, "load_model", reached),
+            mock.patch.object(load, "tokenizer_of", reached),
+            mock.patch.object(load, "model_of", reached),
             mock.patch.object(tables, "MOST_BYTES", UNPACKED),
         ):
             yield

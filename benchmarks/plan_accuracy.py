@@ -121,14 +121,14 @@ def work(shape: dict[str, Any], folder: Path, what: str) -> dict[str, float]:
         begin = time.process_time()
         expunge.unlearn(**whole)
         return {"peak": _peak(), "seconds": time.process_time() - begin}
-    load_model = load.load_model
+    model_of = load.model_of
 
     def load_eager(*arguments: Any) -> Any:
-        model = load_model(*arguments)
+        model = model_of(*arguments)
         model.set_attn_implementation("eager")  # its products are counted; a CPU's fused attention is left out
         return model
 
-    load.load_model = load_eager
+    load.model_of = load_eager
     with FlopCounterMode(display=False) as counter:
         expunge.unlearn(**whole)
     return {"flops": counter.get_total_flops()}

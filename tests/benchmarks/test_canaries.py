@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,11 @@ def test_flags() -> None:
 def test_columns_of_a_comparison_are_in_bits() -> None:
     groups, scores = columns.read_official(Canaries().official(Evidence({"forget": FORGET, "retain": RETAIN}), HERE))
     found = {
-        column["label"]: column for column in columns.plain([{"model": "x", "official": groups, "scores": scores}])
+        column.label: column for column in columns.shown([SimpleNamespace(model="x", official=groups, scores=scores)])
     }
     one = found[POOLED]
-    assert (one["side"], one["better"], one["range"], one["margin"]) == ("forget", "lower", None, columns.BITS)
-    assert found["exposure (retain)"]["better"] == "higher" and found[FIRST]["range"] == (0.0, 1.0)
+    assert (one.side, one.better, one.range, one.margin) == ("forget", "lower", None, columns.BITS)
+    assert found["exposure (retain)"].better == "higher" and found[FIRST].range == (0.0, 1.0)
 
 
 def test_candidates_hang_on_the_row_alone() -> None:

@@ -16,7 +16,8 @@ import pytest
 from expunge import registry
 from expunge.benchmark import Circumstances, Generating, Missing, Official, Scored
 from expunge.data.rows import MakeRow
-from expunge.files import plain_json
+from expunge.evaluation.official import scores as scores_of
+from expunge.files import plain_json, typed
 from expunge.scoring.evidence import Candidates, Evidence, SetEvidence
 from expunge.scoring.intervals import Floats, Score, mean_score
 from recorded import others_of, tokens_of
@@ -112,7 +113,7 @@ def check_survives(benchmark: Any) -> None:
             scores = outcomes(official)
             for outcome in scores.values():
                 check_outcome(outcome)
-            json.dumps(official.plain(), allow_nan=False)
+            json.dumps(plain_scores(official), allow_nan=False)
             json.dumps(plain_json.plain(dict(benchmark.exports(one, around))), allow_nan=False)
             for other in (None, official):
                 for twins in ([], [official]):
@@ -129,11 +130,16 @@ def check_behind(outcome: Scored, values: Floats) -> None:
         assert len(values) == outcome.count and float(values.mean()) == pytest.approx(outcome.value)
 
 
+def plain_scores(official: Official) -> dict[str, object]:
+    """As a record has them."""
+    return typed.plain(scores_of(official))
+
+
 def plain(benchmark: Any, one: Evidence) -> Iterator[Any]:
     """What it makes of the evidence, as can be compared."""
     for around in AROUND:
         official = benchmark.official(one, around)
-        yield official.plain() if official else None
+        yield plain_scores(official) if official else None
         yield {name: values.tolist() for name, values in benchmark.behind(one, around).items()}
         yield dict(benchmark.exports(one, around))
         yield benchmark.flags(official, official, [official]) if official else []

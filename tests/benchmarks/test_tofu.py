@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -184,9 +185,9 @@ def test_flags() -> None:
 
 def test_columns_of_a_comparison() -> None:
     groups, scores = columns.read_official(Tofu().official(ORIGINAL, HERE))
-    found = {one["label"]: one for one in columns.plain([{"model": "x", "official": groups, "scores": scores}])}
-    assert found[LEAK]["range"] is None and found[UTILITY]["range"] == (0.0, 1.0)
-    assert found["probability (forget)"]["better"] == "lower" and found["truth ratio (retain)"]["better"] == "higher"
+    found = {one.label: one for one in columns.shown([SimpleNamespace(model="x", official=groups, scores=scores)])}
+    assert found[LEAK].range is None and found[UTILITY].range == (0.0, 1.0)
+    assert found["probability (forget)"].better == "lower" and found["truth ratio (retain)"].better == "higher"
 
 
 # Rows and files

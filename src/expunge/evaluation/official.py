@@ -38,10 +38,10 @@ def block(
         return None
     retrained = [found["retrained"]] if "retrained" in found else []
     flags = benchmark.flags(found["unlearned"], found.get("original"), retrained) if "unlearned" in found else []
-    return Benchmark(name, benchmark.title, {model: _scores(one) for model, one in found.items()}, tuple(flags))
+    return Benchmark(name, benchmark.title, {model: scores(one) for model, one in found.items()}, tuple(flags))
 
 
-def _scores(found: contract.Official) -> OfficialScores:
+def scores(found: contract.Official) -> OfficialScores:
     """Groups of scores as the record has them."""
     parts, terms, beside = (
         {name: Official(missing=one.reason) if isinstance(one, Missing) else Official(**asdict(one))
