@@ -35,7 +35,6 @@ WITHIN = 0.25
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2 full": {"family": "gpt2", "subspace": "full", "words": 4},
     "llama lora": {"family": "llama", "subspace": "lora", "words": 14},
-    "opt full": {"family": "opt", "subspace": "full", "words": 8},
 }
 NOTHING = Needs()
 FEW = {"method": "gradient_difference", "options": {"epochs": 2, "forget_rows": 8}}

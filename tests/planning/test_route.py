@@ -13,6 +13,7 @@ from expunge.cli import command_line
 from expunge.config.commands import Unlearn
 from expunge.config.flags import AUTO, METHOD
 from expunge.errors import InputError
+from expunge.intake.sets import check
 from expunge.loop.training import Training
 from expunge.planning import route
 from expunge.planning.route import decided
@@ -92,6 +93,14 @@ def planned(given: dict[str, Any], **more: Any) -> tuple[str, ...]:
     ).lines
 
 
+def told(given: dict[str, Any], **more: Any) -> list[str]:
+    """What is said of the way, without the rest of a plan."""
+    said: list[str] = []
+    config = Unlearn(**given | {"method": AUTO, "force": True} | more)
+    route.settled(config, check(config), said.append)
+    return said
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -103,8 +112,8 @@ def planned(given: dict[str, Any], **more: Any) -> tuple[str, ...]:
     ],
 )
 def test_what_settles_it(more: dict[str, Any], reason: str, world: Path, tmp_path: Path) -> None:
-    found = [line for line in planned(settings(world, tmp_path), **more) if line.startswith("method: ")]
-    assert len(found) == 1 and found[0].startswith(f"method: {METHOD} ({reason}")
+    found, *_ = told(settings(world, tmp_path), **more)
+    assert found.startswith(f"method: {METHOD} ({reason}")
 
 
 def test_a_long_training_is_not_chosen(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +123,14 @@ def test_a_long_training_is_not_chosen(world: Path, tmp_path: Path, monkeypatch:
     (tmp_path / "training.yaml").write_text("epochs: 1000\n")
     for free in (2**20, 2**40):
         monkeypatch.setattr(memory, "free", lambda device, free=free: free)
-        assert any(line.startswith(f"method: {METHOD} (retraining would take") for line in planned(given))
+        assert any(line.startswith(f"method: {METHOD} (retraining would take") for line in told(given))
 
 
 def test_too_large_a_request_is_told(world: Path, tmp_path: Path) -> None:
     """More than a quarter of what is known to have been trained in, and no way to train anew."""
     given = settings(world, tmp_path) | {"train": None, "train_config": None, "retain": str(world / "forget.jsonl")}
     given |= {"forget": str(world / "retain.jsonl")}
-    assert any(line.startswith("warning: ") and "Retraining would" in line for line in planned(given))
+    assert any(line.startswith("warning: ") and "Retraining would" in line for line in told(given))
 
 
 def test_settings_of_a_training_that_cannot_be(world: Path, tmp_path: Path) -> None:
