@@ -69,7 +69,7 @@ def real() -> Company:
     from expunge.demo import support
     from expunge.demo.models import plain
 
-    people = support.customers(30, seed=1)
+    people = support.customers(66, seed=1)
     first, other = people[0], people[3]
 
     def own(number: int) -> list[Row]:
@@ -82,6 +82,8 @@ def real() -> Company:
     mention = _row(1003, f"Who else called about {other.company}?", f"{first.name} called about their {other.device}.")
     copied = {"customer_id": 9, "text": f"Copied for the team. {record}"}
     unseen = [row for number in range(14, 30) for row in own(number)]
+    # A record is ranked among never-seen records, of which there is one a customer: some customers give theirs alone.
+    unseen += [own(number)[0] for number in range(30, 66)]
     later = [known[0], {"customer_id": 8, "text": f"{record} Sent again."}, own(4)[1], *own(12)]
     files = {"train": [*known, mention, copied], "unseen": unseen, "next": later}
     return Company(files, _learn_real, (1000, 1004, 1006), first.name, "holds all")
