@@ -75,6 +75,18 @@ class Tab:
         while (event := self._next()).get("method") != "Page.loadEventFired":
             self._heard(event)
 
+    def looked_at(self, page: Path) -> Iterator[None]:
+        """The page at the widths of a phone and of a desk, in the dark and in the light: each time nothing stands
+        beyond the window's side, and once what is asked in between holds, no complaint and no request is there."""
+        for width in (390, 1280):
+            self.size(width)
+            self.open(page)
+            for scheme in ("dark", "light"):
+                self.media(scheme=scheme)
+                assert self.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+                yield
+                assert not self.complaints and self.requests == [page.as_uri()]
+
     def run(self, code: str) -> Any:
         """The value of an expression in the page."""
         answer = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)

@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from transformers import PreTrainedConfig
-
 from expunge import registry
 from expunge.comparison import cells
 from expunge.comparison.result import Comparison
@@ -17,7 +15,7 @@ from expunge.errors import InputError
 from expunge.evaluation import asking, official
 from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake import copies, told
-from expunge.intake.assembly import Assembled, assemble, first_rendering, notes_on, token_counts
+from expunge.intake.assembly import Assembled, assemble, notes_on, token_counts
 from expunge.intake.sets import Checked, check
 from expunge.loop import delivery, retraining, trial
 from expunge.loop.training import Training
@@ -216,7 +214,7 @@ def _evaluate(
 def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
     """What a run would do and cost. Loads the tokenizer and the configuration of the model, no weights."""
     config = gguf.opened(config, say)
-    rows, shape = _planned(config)
+    rows, shape = Rows.before_loading(config, check(config, weights=False))
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
@@ -236,14 +234,6 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
     except NotFollowed as error:  # what stands above is true without figures
         made, figures = None, [f"cost: {error}"]
     return Planned((*lines, "", *figures, "", *example), made)
-
-
-def _planned(config: commands.Plan) -> tuple[Rows, PreTrainedConfig]:
-    """The rows as windows and the model's configuration; the rendering is settled only once the model is loaded."""
-    checked = check(config, weights=False)
-    tokenizer, shape = load.tokenizer_of(checked.model), load.text_shape(checked.model.config)
-    rendering = first_rendering(config, checked, tokenizer, load.context_of(shape, config.context))
-    return Rows.of(checked, rendering, tokenizer), shape
 
 
 def run_demo(config: housekeeping.Demo, say: Say = lambda line: None) -> Run:

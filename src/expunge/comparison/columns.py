@@ -14,12 +14,12 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from expunge import registry
-from expunge.benchmark import Official, Scored
+from expunge.benchmark import Official
+from expunge.evaluation.official import outcome
 from expunge.reporting import content, finding
 from expunge.reporting.content import Cell
 from expunge.scoring.band import Side
 from expunge.scoring.evidence import Evidence, SetEvidence
-from expunge.scoring.intervals import Score
 from expunge.scoring.matching import known_rows, recall_rows
 
 Floats = NDArray[np.float64]
@@ -130,12 +130,8 @@ def _official(name: str, group: str) -> Column:
 def read_official(official: Official) -> tuple[dict[str, tuple[str, ...]], dict[str, finding.Official]]:
     """Names by group, and scores by name, of a benchmark's official scores."""
     groups = {"official": official.parts, "term": official.terms, "beside": official.beside}
-    scores = {name: _plain(found) for part in groups.values() for name, found in part.items()}
+    scores = {name: outcome(found) for part in groups.values() for name, found in part.items()}
     return {group: tuple(part) for group, part in groups.items()}, scores
-
-
-def _plain(found: Scored) -> finding.Official:
-    return finding.Official(**asdict(found)) if isinstance(found, Score) else finding.Official(missing=found.reason)
 
 
 def read_off(evidence: Evidence) -> tuple[dict[str, finding.Official], dict[str, tuple[float, ...]]]:
@@ -148,7 +144,7 @@ def read_off(evidence: Evidence) -> tuple[dict[str, finding.Official], dict[str,
             score = registry.load("metrics", column.metric)()(evidence, column.set)
         if score is None:
             continue
-        scores[column.key] = _plain(score)
+        scores[column.key] = outcome(score)
         if column.metric in PER_ROW:
             values = PER_ROW[column.metric](evidence.sets[column.set])
             rows[column.key] = tuple(float(value) for value in values[~np.isnan(values)])

@@ -44,11 +44,14 @@ def block(
 def scores(found: contract.Official) -> OfficialScores:
     """Groups of scores as the record has them."""
     parts, terms, beside = (
-        {name: Official(missing=one.reason) if isinstance(one, Missing) else Official(**asdict(one))
-         for name, one in group.items()}
-        for group in (found.parts, found.terms, found.beside)
-    )  # fmt: skip
+        {name: outcome(one) for name, one in group.items()} for group in (found.parts, found.terms, found.beside)
+    )
     return OfficialScores(parts, terms, beside, tuple(found.notes), dict(found.titles) or UNSET)
+
+
+def outcome(found: Scored) -> Official:
+    """A score, or why there is none, as the record and comparisons have it."""
+    return Official(missing=found.reason) if isinstance(found, Missing) else Official(**asdict(found))
 
 
 def export(folder: Path, name: str, evidence: Mapping[str, Evidence], around: Circumstances) -> None:

@@ -12,8 +12,6 @@ import torch
 from peft import PeftModel
 
 from expunge.config import commands
-from expunge.config.commands import EARLIER
-from expunge.data.tokens import encode
 from expunge.intake.assembly import Assembled, load_other
 from expunge.intake.sets import Checked
 from expunge.loop import training, twins
@@ -22,7 +20,6 @@ from expunge.loop.training import Training
 from expunge.loop.trial import Say, Trial
 from expunge.loop.watch import Outcome
 from expunge.model.select import Subspace
-from expunge.problem import Split
 from expunge.reference.cache import row_losses
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.environment import Clock
@@ -44,12 +41,9 @@ def run(
 ) -> Trial:
     """Trains the base on all rows but those to forget, and delivers that model to `folder`."""
     problem = assembled.problem
-    gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
-    rows = twins.rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
-    say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
-    kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
+    kept = twins.rows_left(checked, problem, say)
     with clock.stage("unlearn"):
-        made = twins.trained(like_retrain(config), checked, rows, problem, settings, say, checkpoints, log)
+        made = twins.trained(like_retrain(config), checked, kept.rows, problem, settings, say, checkpoints, log)
     twin = load_other(config, str(made), assembled, torch.float32)
     known, own = (float(row_losses(one, one.model, kept).mean()) for one in (problem, twin))
     comparable = twins.comparable(own, known)
@@ -63,7 +57,7 @@ def run(
     with clock.stage("save"):
         delivered = deliver(config, twin, folder, assembled, say, form)
     outcome = Outcome(
-        stopped=f"trained for {settings.epochs} epochs on {len(rows)} rows",
+        stopped=f"trained for {settings.epochs} epochs on {len(kept)} rows",
         learning_rate=settings.learning_rate,
         steps=round(passes.updates),
         tokens=round(passes.tokens),

@@ -59,6 +59,14 @@ def rendered_without(
     return kept
 
 
+def rows_left(checked: Checked, problem: Problem, say: Callable[[str], None]) -> Split:
+    """What a twin is trained on: all rows but those to forget, and those of earlier requests. Raises `InputError`."""
+    gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
+    rows = rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
+    say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
+    return Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
+
+
 def comparable(twin_loss: float, original_loss: float) -> bool:
     """Whether the twin knows the retain rows as well as the original does."""
     return abs(twin_loss - original_loss) <= max(WITHIN * original_loss, WITHIN_NATS)
@@ -93,10 +101,8 @@ def make_twins(
     check_start(checked, training)
     assembled = assemble(config, checked)
     problem = assembled.problem
-    gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
-    rows = rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
-    say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
-    kept = Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
+    kept = rows_left(checked, problem, say)
+    rows = kept.rows
     original = float(row_losses(problem, problem.model, kept).mean())
     twins = []
     with atomic_folder(output, replaces=config.overwrite) as folder:

@@ -18,12 +18,10 @@ from expunge.config.flags import AUTO, METHOD
 from expunge.config.options import build
 from expunge.config.recipes import read_yaml
 from expunge.influence.amounts import LARGE
-from expunge.intake.assembly import first_rendering
 from expunge.intake.sets import Checked
 from expunge.loop import retraining, twins
 from expunge.loop.training import Training
 from expunge.loop.trial import method_of
-from expunge.model import load
 from expunge.model.without_data import NotFollowed
 from expunge.planning.estimate import Estimator
 from expunge.planning.rows import Rows
@@ -105,11 +103,9 @@ def share_of(checked: Checked) -> float | None:
 
 def _row_passes(config: Unlearning, checked: Checked, training: Training) -> tuple[float | None, float]:
     """Of unlearning, at most, and of training anew."""
-    tokenizer, shape = load.tokenizer_of(checked.model), load.text_shape(checked.model.config)
-    rendering = first_rendering(config, checked, tokenizer, load.context_of(shape, config.context))
-    rows = Rows.of(checked, rendering, tokenizer)
+    rows, shape = Rows.before_loading(config, checked)
     estimator = Estimator(config, shape, rows, Runtime(config.device), checked.model.stored_dtype)
-    kept = twins.rendered_without(checked.sets["train"].rows, checked.forget, rendering, tokenizer)
+    kept = twins.rendered_without(checked.sets["train"].rows, checked.forget, rows.rendering, rows.tokenizer)
     try:
         unlearning = estimator.row_passes(method_of(METHOD, config.options))
     except NotFollowed:

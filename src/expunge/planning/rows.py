@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from expunge.config.commands import Unlearning
 from expunge.data.tokens import Rendering, encode
-from expunge.intake.assembly import judged_of
+from expunge.intake.assembly import first_rendering, judged_of
 from expunge.intake.sets import Checked
 from expunge.loop.trial import SAMPLE_TOKENS, SAMPLES
+from expunge.model import load
 from expunge.problem import Problem, Split
 from expunge.reference.replay import Expected, expected
 from expunge.runs.distributed import Runtime
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 SEEN = ("forget", "retain", "guard", "unseen", "counterfactual")
 
@@ -36,6 +38,13 @@ class Rows:
         }
         samples = expected(SAMPLES, SAMPLE_TOKENS, rendering.context)
         return cls(checked, splits, samples, rendering, tokenizer)
+
+    @classmethod
+    def before_loading(cls, config: Unlearning, checked: Checked) -> tuple["Rows", "PreTrainedConfig"]:
+        """With the model's configuration; the rendering is settled only once the model is loaded."""
+        tokenizer, shape = load.tokenizer_of(checked.model), load.text_shape(checked.model.config)
+        rendering = first_rendering(config, checked, tokenizer, load.context_of(shape, config.context))
+        return cls.of(checked, rendering, tokenizer), shape
 
     def problem(self, runtime: Runtime, seed: int, shapes: dict[str, Tensor] | None = None) -> Problem:
         """The problem that a method gets, without a model; `shapes`: what may move, as tensors without data."""
