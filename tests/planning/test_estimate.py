@@ -16,6 +16,7 @@ from expunge.curvature import STATE_SHARE
 from expunge.curvatures.block import Block
 from expunge.data.passes import MEASURING, Passes, Weighed
 from expunge.errors import InputError
+from expunge.intake.sets import check
 from expunge.loop import phases
 from expunge.loop.trial import method_of
 from expunge.model.select import select
@@ -63,7 +64,7 @@ def plan_of(folder: Path, **more: Any) -> commands.Plan:
 
 def estimator(folder: Path, **more: Any) -> Estimator:
     plan = plan_of(folder, **more)
-    rows, shape = pipeline._planned(plan)
+    rows, shape = Rows.before_loading(plan, check(plan, weights=False))
     return Estimator(plan, shape, rows, Runtime("cpu"), torch.float32)
 
 
@@ -304,7 +305,7 @@ def seven(folder: Path, **more: Any) -> Estimator:
 
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
     plan = plan_of(folder, method="margin_newton", **more)
-    rows, _ = pipeline._planned(plan)
+    rows, _ = Rows.before_loading(plan, check(plan, weights=False))
     return Estimator(plan, LlamaConfig(vocab_size=32000, **sizes), rows, Runtime("cpu"), torch.bfloat16)
 
 
