@@ -4,6 +4,7 @@ A forget row is compared with *comparison rows*: rows the model never saw, of th
 of about the same length, under the same (unlearned) model. Thresholds and their reasons: `docs/concepts.md`.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -173,11 +174,11 @@ def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
         return "failed", [f"{len(failed)} of {n} rows cannot be judged: {failed[0].reason}"]
     told = [row for row in rows if row.verdict != "cannot tell"]
     remaining = [row.chance for row in rows if row.verdict == "not forgotten"]
-    among = min((round(1 / row.resolution) - 1 for row in told if row.resolution), default=0)
+    ranked = Counter(round(1 / row.resolution) - 1 for row in told if row.resolution)
     lows = sum(row.low or row.verdict == "not forgotten" for row in rows)
     highs = sum(row.high for row in rows)
     overs = sum(row.verdict == "over-forgotten" for row in rows)
-    most = most_beyond(len(told), LOW_RANK, among, QUANTILE)
+    most = most_beyond(ranked, LOW_RANK, QUANTILE)
     if found := excess(remaining, n, LOW_RANK, QUANTILE):
         return "not forgotten", [_excess(found[0], n, "still in the model", found[1])]
     if lows > most:
