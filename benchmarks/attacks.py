@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from expunge.attacks.rounding import round_all
+from expunge.attacks.rounding import even, round_all
 from expunge.files import strict_yaml
 from expunge.loop.relearning import relearn
 from expunge.problem import Problem, Split
@@ -54,7 +54,7 @@ DEALINGS = (Dealing("rows", 1, 0), Dealing("rows", 1, 1), Dealing("people", A_PE
 
 def quantised(problem: Problem, bits: int) -> Problem:
     made = movable(problem)
-    round_all(made.model, bits)
+    round_all(made.model, even(bits))
     return made
 
 

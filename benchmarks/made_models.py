@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.attacks.rounding import round_all
+from expunge.attacks.rounding import even, round_all
 from expunge.data.batches import Batch, collate
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
@@ -95,7 +95,7 @@ def lost_in_four_bits() -> Any:
     level (0.45 of a step), and the largest of each group, which sets the scale, stays.
     """
     model = deepcopy(original())
-    round_all(model, 4)
+    round_all(model, even(4))
     weights = dict(model.named_parameters())
     layers = linear_weights(model, weights)
     boxes = {name: _box(layer.matrix(weights[name]).detach().clone()) for name, layer in layers.items()}

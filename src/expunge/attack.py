@@ -24,11 +24,22 @@ JUDGED = ("forget", "judging")
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """Where a setting lies on a curve of the attack: the curve's name, what is counted along it, and how much of that;
+    at 0 lies the model as it was written."""
+
+    curve: str
+    axis: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What was seen under one setting of an attack, by set ("forget", "judging")."""
 
     setting: str
     seen: Mapping[str, Seen]
+    point: Point | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torch
 
 from expunge import registry
 from expunge.attack import Asks, Level, Reading, Subject
-from expunge.attacks.rounding import Rounding, round_all
+from expunge.attacks.rounding import Rounding, even, round_all
 from expunge.data.passes import Passes
 from expunge.errors import NumericalError
 from expunge.evaluation import attacked
@@ -163,7 +163,7 @@ def _looks_again(subject: Subject, reading: Reading) -> Reading:
 
 
 def _stays_rounded(subject: Subject, reading: Reading) -> Reading:
-    round_all(subject.problem.model, 4)
+    round_all(subject.problem.model, even(4))
     return reading
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 import made_models as made
 from expunge import registry
@@ -79,7 +80,7 @@ def test_verdicts(name: str, model: str, twin: bool) -> None:
 
 
 def test_rounding_brings_back_what_eight_bits_do_not() -> None:
-    eight, four = told("rounding", "lost_in_four_bits", True).settings
+    eight, four, _ = told("rounding", "lost_in_four_bits", True).settings
     assert eight.verdict != "comes back" and four.given_back == tuple(NAMES)
 
 
@@ -87,9 +88,20 @@ def test_rounding_by_hand() -> None:
     """4 bits, levels -7 to 7: of the group (0.7, -0.34, 0.06) the scale is 0.1; the 65th input is alone in its own."""
     weight = torch.zeros(1, 65)
     weight[0, :3], weight[0, 64] = torch.tensor([0.7, -0.34, 0.06]), 0.01
-    found = rounding.rounded(weight, 4)
+    found = rounding.rounded(weight, rounding.even(4))
     assert torch.allclose(found[0, :3], torch.tensor([0.7, -0.3, 0.1]), atol=1e-6)
     assert torch.allclose(found[0, 64:], torch.tensor([0.01]))
+
+
+def test_levels_of_a_normal_are_its_quantiles() -> None:
+    """QLoRA's: seven quantiles below 0 and eight above, over the largest. By hand: in a group with most 1 the weight
+    0.75 goes to the level 0.72296, and in even levels to 5 sevenths."""
+    below, above = (norm.ppf(np.linspace(0.9677083, 0.5, count)[:-1]) for count in (8, 9))
+    levels = np.concatenate([-below, [0.0], above]) / above[0]
+    assert np.allclose(np.sort(levels), rounding.NORMAL, atol=1e-6)
+    weight = torch.tensor([[1.0, 0.75]])
+    assert rounding.rounded(weight, rounding.NORMAL)[0, 1].item() == pytest.approx(0.7229568)
+    assert rounding.rounded(weight, rounding.even(4))[0, 1].item() == pytest.approx(5 / 7)
 
 
 def test_merging_by_hand() -> None:
@@ -161,6 +173,17 @@ def test_a_probe_is_ridge_regression_without_its_fold() -> None:
 def test_places_are_the_area() -> None:
     """Of 2 and 0 against 1 and 0: above both; half of a tie. The mean, 0.625, is the area."""
     assert probe.placed(np.array([2.0, 0.0]), np.array([1.0, 0.0])).tolist() == [1.0, 0.25]
+
+
+def test_the_area_is_the_mean_along_the_curve() -> None:
+    """At 5, 15 and 30 steps 1, 3 and 2 nats: ten steps at 2 on average and fifteen at 2.5 are 2.3."""
+    steps = {5: 1.0, 15: 3.0, 30: 2.0}
+    seen = {at: {"forget": Seen(("answer",), np.array([loss]), np.array([np.nan]))} for at, loss in steps.items()}
+    *points, area = relearning._along("the other half", seen)
+    assert [one.point.at for one in points if one.point] == [5, 15, 30] and area.point is None
+    assert area.seen["forget"].loss[0] == pytest.approx(2.3) and np.isnan(area.seen["forget"].known[0])
+    assert sum(relearning.widths((5, 15, 30))) == pytest.approx(1) and relearning.widths((0, 2)) == [0.5, 0.5]
+    assert len(list(relearning._along("the other half", {5: seen[5]}))) == 1
 
 
 def test_halves_are_each_relearned_once() -> None:

@@ -77,7 +77,7 @@ def build_record(
 
 
 def _attacks(rows: int, retrained: bool) -> Record:
-    """At level full, of which one attack was run: nothing comes back in 8 bits, everything in 4."""
+    """Two attacks: nothing comes back in 8 bits, everything in 4, and half of the loss in a little training."""
     twin = {"retrained": {"loss": 5.0, "known": 0.04}} if retrained else {}
 
     def setting(bits: int, loss: float, known: float, word: str) -> Record:
@@ -99,8 +99,17 @@ def _attacks(rows: int, retrained: bool) -> Record:
         "asks": "forgotten", "verdict": "comes back",
         "settings": [setting(8, 4.9, 0.0, "forgotten"), setting(4, 0.3, 0.9, "comes back")],
     }  # fmt: skip
+    along = [
+        setting(8, loss, 0.0, "cannot tell")
+        | {"setting": f"{at} steps", "point": {"curve": "the other half", "axis": "steps of training", "at": at}}
+        for at, loss in ((5, 3.1), (30, 2.6))
+    ]
+    relearning = {
+        "attack": "relearning", "title": "relearning", "question": "What if somebody trains it a little?",
+        "asks": "forgotten", "verdict": "cannot tell", "settings": along,
+    }  # fmt: skip
     tested = {"forget": rows, "judging": 60}
-    return {"level": "full", "rows": tested, "results": [rounding], "not_tested": {"probe": "a probe"}}
+    return {"level": "full", "rows": tested, "results": [rounding, relearning], "not_tested": {"probe": "a probe"}}
 
 
 def _method() -> Record:
@@ -278,6 +287,9 @@ def hostile_record() -> Record:
     record["config"][HOSTILE] = HOSTILE
     record["method"] |= {"stopped": HOSTILE, "name": HOSTILE}
     record["limits"] = [HOSTILE]
+    record["attacks"]["results"][1] |= {"title": HOSTILE}
+    for setting in record["attacks"]["results"][1]["settings"]:
+        setting["point"] |= {"curve": HOSTILE, "axis": HOSTILE}
     record["verdict"] |= {"sentence": HOSTILE, "forget_reasons": [HOSTILE]}
     record["verdict"]["counts"][HOSTILE] = 1
     record["rows"][2] |= {"name": HOSTILE, "reason": HOSTILE}

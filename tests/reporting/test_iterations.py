@@ -93,8 +93,8 @@ def test_columns_without_figures_are_left_out(stepped_record):
 def test_the_pages_show_it(steered, make_record):
     page = html.render(typed(steered))
     drawings = [found for tag, found in Page(page).attributes if tag == "svg"]
-    label = str(drawings[2]["aria-label"])
-    assert len(drawings) == 3, "every step was proposed, so the drawing of training would say the same again"
+    label = str(drawings[3]["aria-label"])
+    assert len(drawings) == 4, "every step was proposed, so the drawing of training would say the same again"
     assert "iteration 1: reached 1.220, planned 1.500; iteration 2: reached 4.800, planned 4.810" in label
     assert "Target: 4.900" in label and "KL on acceptance rows: 0.030 at the end, 0.050 at most" in label
     assert "restorations (1 taken)" in words(page) and "1 proposals were refused" in words(page)

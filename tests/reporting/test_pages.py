@@ -159,7 +159,7 @@ def test_the_page_can_be_read_without_seeing_it(make_record: Make, make_texts: M
     record = make_record()
     attributes = Page(html.render(typed(record), make_texts(record))).attributes
     drawings = [found for tag, found in attributes if tag == "svg"]
-    assert len(drawings) == 3
+    assert len(drawings) == 4
     assert all(found["role"] == "img" and "nats per token" in str(found["aria-label"]) for found in drawings)
     assert all("scope" in found for tag, found in attributes if tag == "th")
     names = [found["id"] for _, found in attributes if "id" in found]
@@ -210,6 +210,7 @@ def test_many_rows_do_not_make_the_page_heavy(make_record: Make) -> None:
 
 def test_nothing_measured_draws_nothing(make_record: Make) -> None:
     record = make_record() | {"losses": {}, "history": [], "scores": []}
+    record["attacks"]["results"] = []
     assert plots.losses(typed(record)) is None and plots.history(typed(record)) is None
     assert "<svg" not in html.render(typed(record))
     nothing = dict.fromkeys(("target", "arrived", "retain", "guard"))

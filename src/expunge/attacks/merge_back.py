@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 
-from expunge.attack import Asks, Level, Planned, Reading, Subject
+from expunge.attack import Asks, Level, Planned, Point, Reading, Subject
 from expunge.data.passes import Passes
 
 SHARES = (0.1, 0.3)
@@ -57,7 +57,8 @@ class MergeBack:
         for share in SHARES if alike(model, original) else ():
             with subject.weights_put_back():
                 merge(model, original, share)
-                yield Reading(f"{share:.0%} of the way", subject.look(subject.problem, subject.judged))
+                point = Point("merging", "share of the way to the original", share)
+                yield Reading(f"{share:.0%} of the way", subject.look(subject.problem, subject.judged), point)
 
     def cost(self, planned: Planned) -> Passes:
         return planned.look(planned.judged).times(len(SHARES))

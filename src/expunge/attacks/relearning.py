@@ -4,15 +4,20 @@ Half of the forget rows are relearned and the *other* half is looked at, then th
 rows to keep, which hold none of the forget rows. Rows that were put away together share the directions along which they
 went, so who has some of them gets the others back (Hu et al. 2024, 2406.13356; docs/results/attacks.md).
 
+The *area* is what a row costs on average along the curve, by the trapezium rule from the first steps to the last, so
+that a model whose rows come back early and stay differs from one whose rows come back at the end.
+
 Rows are dealt by a hash that no method uses. Departures: our own number of steps and rate (`loop.relearning`); rows of
 other forms are not tried.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from expunge.attack import Asks, Level, Planned, Reading, Subject
+import numpy as np
+
+from expunge.attack import Asks, Level, Planned, Point, Reading, Subject
 from expunge.data.passes import Passes, total
 from expunge.data.splits import deal
 from expunge.problem import Split
@@ -53,12 +58,11 @@ class Relearning:
 
     def run(self, subject: Subject) -> Iterator[Reading]:
         halves = [self._curve(subject, one.relearned, one.others) for one in exchanges(subject.splits["forget"])]
-        for steps in STEPS if halves else ():
-            yield Reading(f"the other half, {steps} steps", _joined([curve[steps] for curve in halves]))
+        if halves:
+            yield from _along("the other half", {steps: _joined([curve[steps] for curve in halves]) for steps in STEPS})
         if "retain" in subject.splits:
             every = range(len(subject.splits["forget"]))
-            for steps, seen in self._curve(subject, subject.splits["retain"], every).items():
-                yield Reading(f"rows to keep, {steps} steps", seen)
+            yield from _along("rows to keep", self._curve(subject, subject.splits["retain"], every))
 
     def _curve(self, subject: Subject, rows: Split, places: Sequence[int]) -> dict[int, dict[str, Seen]]:
         """What is seen of the forget rows at some places, and of the never-seen rows, by steps."""
@@ -82,6 +86,23 @@ class Relearning:
         )
 
 
-def _joined(halves: Sequence[dict[str, Seen]]) -> dict[str, Seen]:
+def _joined(halves: Sequence[Mapping[str, Seen]]) -> dict[str, Seen]:
     """Of each set what either half has seen, and where both have, the mean."""
     return {name: averaged([half[name] for half in halves]) for name in halves[0]}
+
+
+def _along(curve: str, seen: Mapping[int, Mapping[str, Seen]]) -> Iterator[Reading]:
+    """A setting for each number of steps, and one for the area under all of them."""
+    for steps, one in seen.items():
+        yield Reading(f"{curve}, {steps} steps", one, Point(curve, "steps of training", steps))
+    if len(seen) > 1:
+        shares = widths(tuple(seen))
+        area = {name: averaged([one[name] for one in seen.values()], shares) for name in next(iter(seen.values()))}
+        yield Reading(f"{curve}, area under {min(seen)} to {max(seen)} steps", area)
+
+
+def widths(places: Sequence[int]) -> list[float]:
+    """What the value at each of several places counts for in the mean along them, by the trapezium rule."""
+    ends = np.diff(places, prepend=places[0], append=places[-1])
+    shares: list[float] = ((ends[:-1] + ends[1:]) / 2 / (places[-1] - places[0])).tolist()
+    return shares

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from expunge.attack import Reading
+from expunge.attack import Point, Reading
 from expunge.benchmark import Missing, Scored
 from expunge.config import commands
 from expunge.errors import InputError
@@ -35,6 +35,7 @@ KEPT: tuple[type[Any], ...] = (
     Score,
     Missing,
     Reading,
+    Point,
     Seen,
 )  # dataclasses in the checkpoints of a run
 Say = Callable[[str], None]

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from expunge.attack import Attack, Level, Reading
@@ -172,6 +173,7 @@ def _setting(
             for name in ("forget", "judging")
         },
         given_back=_given_back(unlearned["forget"], twin.seen["forget"] if twin else None, names),
+        point=finding.Point(**asdict(point)) if (point := by_model["unlearned"].point) else UNSET,
     )
 
 

@@ -20,6 +20,7 @@ from expunge.reporting.finding import (
     Number,
     Official,
     Other,
+    Point,
     RestVerdict,
     RowVerdict,
     Word,
@@ -54,6 +55,7 @@ class Setting(Part, frozen=True):
     figures: tuple[Figure, ...]
     values: Mapping[str, Mapping[str, Means]]
     given_back: Count
+    point: Point | UnsetType = UNSET
 
 
 class Attack(Part, frozen=True):

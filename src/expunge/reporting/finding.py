@@ -86,6 +86,14 @@ class Means(Part, frozen=True):
     known: Number
 
 
+class Point(Part, frozen=True):
+    """Where a setting lies on a curve of its attack: see `attack.Point`."""
+
+    curve: str
+    axis: str
+    at: float
+
+
 class Setting(Part, frozen=True):
     """An attack in one setting. `values` by set and model; `given_back`: forget rows by name."""
 
@@ -95,6 +103,7 @@ class Setting(Part, frozen=True):
     figures: tuple[Figure, ...]
     values: Mapping[str, Mapping[str, Means]]
     given_back: Lines
+    point: Point | UnsetType = UNSET
 
 
 class Attack(Part, frozen=True):

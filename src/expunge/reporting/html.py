@@ -14,7 +14,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from expunge.files.visible import visible
-from expunge.reporting import attacks, balance, benchmark, iterations, metric_cards, plots, provenance, summary, tables
+from expunge.reporting import (
+    attacks,
+    balance,
+    benchmark,
+    curves,
+    iterations,
+    metric_cards,
+    plots,
+    provenance,
+    summary,
+    tables,
+)
 from expunge.reporting.record import Record, Texts
 from expunge.reporting.words import MEANINGS, NOT_MEASURED, badge
 
@@ -39,6 +50,7 @@ def render(record: Record, texts: Texts | None = None) -> str:
         card_title=metric_cards.TITLE,
         comparison=tables.comparison(record),
         attacks=attacks.section(record.attacks),
+        curves=[(one.curve.title, inline(one.plot)) for one in curves.draw(record)],
         badge_of=badge,
         benchmark=benchmark.section(record.benchmark),
         losses=inline(plots.losses(record)),
@@ -83,5 +95,5 @@ def inline(plot: plots.Plot | None) -> Drawing | None:
     if plot is None:
         return None
     themed = COLOUR.sub(lambda found: f"var(--plot-{plots.THEME[found[0]]}, {found[0]})", plot.svg)
-    named = themed.replace("<svg ", f'<svg role="img" aria-label="{escape(plot.label)}" ', 1)
+    named = themed.replace("<svg ", f'<svg role="img" aria-label="{escape(visible(plot.label))}" ', 1)
     return {"svg": Markup(named), "note": plot.note}  # safe: drawn from numbers and words that the drawing escapes

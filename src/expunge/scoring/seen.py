@@ -52,14 +52,15 @@ def nothing(kinds: Sequence[str]) -> Seen:
     return Seen(tuple(kinds), np.full(len(kinds), np.nan), np.full(len(kinds), np.nan))
 
 
-def averaged(parts: Sequence[Seen]) -> Seen:
-    """Of the same rows, the mean of what was seen of each; nan where no part has seen anything."""
-    found = []
+def averaged(parts: Sequence[Seen], shares: Sequence[float] | None = None) -> Seen:
+    """Of the same rows, the mean of what was seen of each; nan where no part has seen anything. `shares`: what each
+    part counts for."""
+    found, weights = [], np.ones(len(parts)) if shares is None else np.asarray(shares)
     for figure in FIGURES:
         values = np.stack([part.figure(figure) for part in parts])
-        seen = ~np.isnan(values)
-        sums, counts = np.where(seen, values, 0.0).sum(axis=0), seen.sum(axis=0)
-        found.append(np.where(counts, sums / np.maximum(counts, 1), np.nan))
+        seen = np.where(np.isnan(values), 0.0, weights[:, None])
+        sums, counts = (seen * np.where(np.isnan(values), 0.0, values)).sum(axis=0), seen.sum(axis=0)
+        found.append(np.where(counts > 0, sums / np.where(counts > 0, counts, 1), np.nan))
     return Seen(parts[0].kinds, *found)
 
 
