@@ -44,6 +44,7 @@ def rows(loss: Sequence[float], kl: Floats | None = None, secrets: bool = True, 
         else {},
         kl=kl,
         others=others_of(losses) if generated else None,
+        reference_loss=losses**2 / 2 if generated else None,
         tokens=tokens_of(losses, targets) if generated else None,
     )
 
@@ -162,6 +163,7 @@ def reversed_(one: SetEvidence) -> SetEvidence:
     """The same rows from last to first."""
     last = len(one.loss) - 1
     assert one.kl is not None and one.others is not None and one.tokens is not None
+    assert one.reference_loss is not None
     others, tokens = one.others, one.tokens
     likeliest = tokens.likeliest.reshape(-1, 3)[::-1].ravel()  # rows of three tokens, which stay in their order
     return SetEvidence(
@@ -175,6 +177,7 @@ def reversed_(one: SetEvidence) -> SetEvidence:
         shapes=one.shapes[::-1],
         candidates={last - place: found for place, found in one.candidates.items()},
         kl=one.kl[::-1],
+        reference_loss=one.reference_loss[::-1],
         others=OtherAnswers(others.paraphrased[::-1], others.perturbed[::-1]),
         tokens=Tokens(
             tokens.counts, tokens.loss[::-1], likeliest, tokens.mean[::-1], tokens.variance[::-1], tokens.compressed

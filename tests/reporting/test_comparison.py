@@ -18,7 +18,7 @@ import pytest
 from expunge.errors import InputError
 from expunge.files import plain_json
 from expunge.files.typed import taken
-from expunge.reporting import comparison_pages, findings, latex, proposals, scatter, sheets, standings
+from expunge.reporting import comparison_pages, findings, latex, likelihood, proposals, scatter, sheets, standings
 from expunge.reporting import comparison_tables as tables
 from expunge.reporting.content import Content
 from expunge.reporting.plots import Plot
@@ -430,3 +430,21 @@ def test_what_attacks_showed_stands_first_with_seeds_that_differ() -> None:
     assert line[0] == "close" and set(line[2].split(", ")) <= {"forgotten (1)", "forgotten (2)", "comes back (1)"}
     assert "comes back (1)" in line[2] and line[3] == "cannot tell"
     assert tables.overview(of(build()))[0].title != "Under attack"
+
+
+def test_the_likelihood_attack_needs_two_retrained_models_and_the_losses_of_rows() -> None:
+    draw = np.random.default_rng(0)
+    levels = draw.uniform(2, 6, 50)
+    found = build(crashed=False)
+    for each in found["cells"]:
+        away = {"original": 4.0, "weak": 2.0}.get(each["model"], 0.0)
+        each["rows"]["loss:forget"] = (levels - away + draw.normal(0, 0.1, 50)).tolist()
+    table = likelihood.table(of(found))
+    assert [line[:2] for line in table.lines] == [(name, str(seed)) for name in METHODS for seed in (0, 1)]
+    areas = {line[0]: float(line[2].split()[0]) for line in table.lines}
+    assert areas["weak"] == 1 and abs(areas["close"] - 0.5) < 0.2
+    assert likelihood.TITLE in [one.title for one in tables.overview(of(found))]
+    for spoilt in (build(twins=1), build()):
+        assert not likelihood.table(of(spoilt)).lines
+    found["cells"][1]["rows"]["loss:forget"].pop()
+    assert not likelihood.table(of(found)).lines

@@ -80,7 +80,9 @@ def test_both_pages_show_steps_refusal_and_sophia(stepped_record, render):
 
 def test_the_table_can_be_read_without_seeing_it(stepped_record):
     page = Page(html.render(typed(stepped_record)))
-    assert len([tag for tag, _ in page.attributes if tag == "svg"]) == 5, "balance, a curve, losses, iterations, training"
+    assert len([tag for tag, _ in page.attributes if tag == "svg"]) == 5, (
+        "balance, a curve, losses, iterations, training"
+    )
     assert [found for _, found in page.attributes if found.get("aria-label") == proposals.TITLE]
     assert all("scope" in found for tag, found in page.attributes if tag == "th")
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from expunge.evaluation import suite
 from expunge.scoring import attacks
-from expunge.scoring.evidence import SetEvidence, Tokens
+from expunge.scoring.evidence import Evidence, SetEvidence, Tokens
 
 # Two answers, of five tokens and of one. What the model's first choice is right about: 1 0 1 1 1, and 0.
 TOKENS = Tokens(
@@ -106,3 +107,27 @@ def test_pair_check_rejects_mixed_kinds() -> None:
 
     with pytest.raises(AssertionError):
         check_pairs(mixed)
+
+
+def test_a_hard_row_is_no_less_a_member_beside_the_reference() -> None:
+    """By hand: losses 2.5 and 3.5 of members that cost the reference 3 and 6, and of others that cost it 2.5 and 3: the
+    members lie 0.5 and 2.5 below it, the others 0 below and 0.5 above. By losses alone both groups are the same."""
+    members = replace(rows(), reference_loss=np.array([3.0, 6.0]))
+    others = replace(rows(), reference_loss=np.array([2.5, 3.0]))
+    assert attacks.reference(members).tolist() == [-0.5, -2.5]  # type: ignore[union-attr]
+    found, plain = (attacks.attack(members, others, of) for of in (attacks.reference, attacks.loss))
+    assert found and plain and (found.value, plain.value) == (1.0, 0.5)
+    assert attacks.reference(rows()) is None and attacks.attack(rows(), others, attacks.reference) is None
+
+
+def test_the_reference_of_a_record_is_its_retrained_model() -> None:
+    sets = {"forget": rows(), "judging": rows()}
+    models = {
+        "unlearned": Evidence(sets),
+        "retrained": Evidence({**sets, "forget": replace(rows(), loss=rows().loss + 1)}),
+    }
+    found = {(one.metric, one.model): one.value for one in suite.scores(models)}
+    assert found["reference_attack", "unlearned"] == 1 and ("reference_attack", "retrained") not in found
+    assert ("reference_attack", "unlearned") not in {
+        (one.metric, one.model) for one in suite.scores({"unlearned": Evidence(sets)})
+    }

@@ -20,9 +20,11 @@ def metrics() -> dict[str, Metric]:
 def scores(evidence: Mapping[str, Evidence]) -> tuple[Score, ...]:
     """One entry per metric, set and model (original, unlearned, retrained), found by discovery, for the record."""
     found: list[Score] = []
+    twin = evidence.get("retrained")
+    beside = {name: one.beside(twin) if twin and one is not twin else one for name, one in evidence.items()}
     for metric_name in registry.names("metrics"):
         metric = registry.load("metrics", metric_name)()
-        for model, recorded in evidence.items():
+        for model, recorded in beside.items():
             for name in metric.sets:
                 score = metric(recorded, name) if name in recorded.sets else None
                 if score is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from expunge.reporting import proposals
+from expunge.reporting import likelihood, proposals
 from expunge.reporting.content import Column, Content
 from expunge.reporting.finding import Word
 from expunge.reporting.provenance import Table, pairs
@@ -128,8 +128,9 @@ def by_column(found: Standings, columns: Sequence[Column]) -> Grid:
 
 
 def overview(found: Standings) -> tuple[Table, ...]:
-    """Settings, proposals and verdicts, without tables that have no lines."""
-    return tuple(table for table in (under_attack(found), costs(found), proposed(found), cells(found)) if table.lines)
+    """Attacks, settings, proposals and verdicts, without tables that have no lines."""
+    every = (under_attack(found), likelihood.table(found), costs(found), proposed(found), cells(found))
+    return tuple(table for table in every if table.lines)
 
 
 def under_attack(found: Standings) -> Table:

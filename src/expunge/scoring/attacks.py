@@ -21,6 +21,12 @@ def loss(rows: SetEvidence) -> Floats | None:
     return None if rows.no_losses else rows.loss
 
 
+def reference(rows: SetEvidence) -> Floats | None:
+    """A row's loss less what it costs under a model that never saw it (Carlini et al., 2012.07805): how hard the row
+    is in itself falls out."""
+    return None if rows.no_losses or rows.reference_loss is None else np.asarray(rows.loss - rows.reference_loss)
+
+
 def zlib(rows: SetEvidence) -> Floats | None:
     """A row's loss per token over the bytes that zlib needs for its text (Carlini et al., 2012.07805).
 

@@ -1,7 +1,7 @@
 """What evidence holds: everything that a metric may look at, in NumPy, without a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 
 import numpy as np
@@ -75,6 +75,8 @@ class SetEvidence:
     `token_loss` is empty, and no word may rest on them.
     `candidates`: by row index, for rows that hold a secret to be ranked (see `benchmark.Generating`).
     `others`: of sets whose rows have other answers (see `data.rows`); `tokens`: of sets that a benchmark attacks.
+    `reference_loss` [n]: the same rows' losses under a retrained model, for attacks that take it for a measure of how
+    hard a row is; None where there is none, and in the evidence of that model itself.
     """
 
     kinds: tuple[str, ...]
@@ -91,6 +93,7 @@ class SetEvidence:
     others: OtherAnswers | None = None
     tokens: Tokens | None = None
     no_losses: str = ""
+    reference_loss: Floats | None = None
 
     def of_kind(self, kind: str) -> NDArray[np.intp]:
         """Indices of the rows of a kind."""
@@ -130,6 +133,11 @@ class Evidence:
     """One model (original, unlearned or retrained) on all sets: forget, judging, retain, guard, collateral, samples."""
 
     sets: Mapping[str, SetEvidence]
+
+    def beside(self, reference: "Evidence") -> "Evidence":
+        """The same with losses of a reference model."""
+        other = {name: one.loss for name, one in reference.sets.items()}
+        return Evidence({name: replace(own, reference_loss=other.get(name)) for name, own in self.sets.items()})
 
 
 def not_finite(models: Mapping[str, Evidence | None], names: Sequence[str]) -> str:
