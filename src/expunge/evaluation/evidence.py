@@ -36,6 +36,7 @@ Floats = NDArray[np.float64]
 NewIds = Callable[[Any, Sequence[list[int]], Sequence[int], int | None], list[list[int]]]  # see `generation.greedy`
 ROOM = 8  # tokens beyond the reference that a generation may have
 ROOM_STEP = 16
+FEW, WASTE = 16, 0.75  # prompts of a group that is never split; padding beside what its prompts need
 OWN = Generating()
 # In this order; what `clean_up_tokenization_spaces` does in transformers 4.
 CLEANED = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'")]
@@ -238,14 +239,17 @@ def _prompt(problem: Problem, ids: list[int], reference: str, generating: Genera
 def _groups(problem: Problem, prompts: Mapping[int, Prompt], batch: int, padded: bool) -> list[list[int]]:
     """Prompts that will end at about the same time, of like length; of one length where they may not be `padded`.
 
-    Within a group the longest prompt and the largest room fit the context together, since all run as far as any does.
+    Within a group the longest prompt and the largest room fit the context together, since all run as far as any does;
+    so a group of more than a few ends where that would waste more than `WASTE` of what its prompts need.
     """
     groups: list[list[int]] = []
     for index in sorted(prompts, key=lambda index: prompts[index].order(padded)):
         group = [prompts[other] for other in [*groups[-1], index]] if groups else []
         lengths = {len(prompt.ids) for prompt in group}
-        fits = group and max(lengths) + max(prompt.room for prompt in group) <= problem.rendering.context
-        if fits and len(group) <= batch and (padded or len(lengths) == 1):
+        width = max(lengths) + max(prompt.room for prompt in group) if group else 0
+        needed = sum(len(prompt.ids) + prompt.room for prompt in group)
+        like = len(group) <= FEW or width * len(group) <= (1 + WASTE) * needed
+        if 0 < width <= problem.rendering.context and like and len(group) <= batch and (padded or len(lengths) == 1):
             groups[-1].append(index)
         else:
             groups.append([index])
