@@ -23,6 +23,7 @@ import torch
 from expunge.benchmarks.tofu import Tofu
 from expunge.config.recipes import read_yaml
 from expunge.data.rows import read
+from expunge.data.splits import spread
 from expunge.data.tokens import Rendering
 from expunge.demo import real
 from expunge.loop.training import Training
@@ -43,18 +44,22 @@ Rows = list[dict[str, object]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Authors that are trained in, those of each request, rows of each (fewer to try the steps), how it trains."""
+    """Authors that are trained in, those of each request, rows of each (fewer to try the steps), how it trains.
+
+    `general`: rows of real authors and of world facts, `kept`: rows to keep with wrong answers; None: all there are.
+    """
 
     authors: int
     requests: tuple[int, ...]
     rows: int = EACH
     general: int | None = None
+    kept: int | None = None
     epochs: int = 8
     twins: int = 3
 
 
 SIZES = {
-    "small": Size(authors=20, requests=(1, 2)),
+    "small": Size(authors=20, requests=(1, 2), general=40, kept=60, twins=1),
     "full": Size(authors=AUTHORS, requests=(2, 10, 20), epochs=5),
     "try": Size(authors=4, requests=(1,), rows=5, general=5, epochs=1, twins=1),
 }
@@ -86,7 +91,8 @@ def prepare(tofu: Path, size: Size, work: Path) -> None:
         forget, retain = of(trained[-count:]), of(trained[:-count])
         put(data / "forget_perturbed.json", [wrong[row["question"]] for row in forget])
         put(data / "retain.json", retain)
-        put(data / "retain_perturbed.json", [wrong[row["question"]] for row in retain if row["question"] in wrong])
+        beside = [wrong[row["question"]] for row in retain if row["question"] in wrong]
+        put(data / "retain_perturbed.json", [beside[place] for place in spread(len(beside), size.kept or len(beside))])
         for name in GENERAL:
             put(data / name, lines(tofu / name)[: size.general])
         if spare:
