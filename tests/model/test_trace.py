@@ -127,8 +127,8 @@ def test_generated_tokens_attend_to_what_stands_before_them() -> None:
     curve = trace.Curve(linear=10.0, square=2.0)
     # Two windows, prompt of 3, head of 4 FLOPs a token: reading 2 (3 x 10 + 9 x 2) - 2 x 4 x 2 = 80; then the first of
     # two new tokens is read, which attends to 4 places: 2 (10 + 2 x 4) = 36. The second is not read.
-    assert curve.generating(2, 3, 2, 4) == 116
-    assert curve.generating(2, 3, 2, 4) != curve.of(2, 5)
+    assert curve.reading(2, 3, 4) == 80 and curve.going_on(2, 3, 2) == 36
+    assert curve.going_on(2, 3, 1) == 0 and curve.reading(2, 3, 4) + curve.going_on(2, 3, 3) != curve.of(2, 5)
 
 
 def test_bytes_are_followed_to_their_end() -> None:

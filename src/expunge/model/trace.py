@@ -54,15 +54,18 @@ class Curve:
         left_out = places - targets if targets is not None and are_few(targets, places) else 0
         return places * (self.linear + self.square * tokens) - left_out * self.head
 
-    def generating(self, windows: int, prompt: int, new: int, head: int) -> float:
-        """FLOPs of reading B prompts and making `new` tokens after each, with cached keys and values.
+    def reading(self, windows: int, prompt: int, head: int) -> float:
+        """FLOPs of reading B prompts, of which only the last token goes through the output head."""
+        return self.of(windows, prompt) - windows * head * (prompt - 1)
 
-        A token at place p attends to p + 1 others; only a prompt's last token goes through the output head.
+    def going_on(self, windows: int, prompt: int, new: int) -> float:
+        """FLOPs of making `new` tokens after each prompt that was read, one by one, with cached keys and values.
+
+        A token at place p attends to p + 1 others; the last token is made and not read.
         """
-        single = new - 1  # the last token is made and not read
+        single = new - 1
         attended = single * prompt + single * (single + 1) / 2
-        reading = self.of(windows, prompt) - windows * head * (prompt - 1)
-        return reading + windows * (self.linear * single + self.square * attended)
+        return windows * (self.linear * single + self.square * attended)
 
 
 @dataclass(frozen=True, slots=True)

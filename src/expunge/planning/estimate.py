@@ -238,14 +238,14 @@ class Estimator:
         step_flops = _flops(self._curves(subspace)[1], steps.trained)
         rates = self._speed.rates(subspace, *_typical(steps.trained or every.plain))
         seconds, measuring = (self._seconds(passes, subspace, moving, rates) for passes in work)
-        looked, generated = self._looked(every, subspace)
+        looked, texts = self._looked(every, subspace), self._texts(every)
         return Cost(
             name,
             subspace,
             round(steps.updates),
             steps.row_passes,
             step_flops,
-            looked + generated,
+            looked + sum(reading + going_on for _, reading, going_on in texts),
             used,
             seconds + measuring,
             work.beside.row_passes,
@@ -253,17 +253,23 @@ class Estimator:
         )
 
     def _seconds(self, passes: Passes, subspace: str, moving: int, rates: Rates) -> float:
-        looked, generated = self._looked(passes, subspace)
         trained = _flops(self._curves(subspace)[1], passes.trained) / rates.training
-        return (
-            trained + passes.updates * moving * rates.updating + looked / rates.measuring + generated / rates.generating
-        )
+        texts = self._texts(passes)
+        looked = self._looked(passes, subspace) + sum(reading for _, reading, _ in texts)
+        generated = sum(going_on / self._speed.going_on(windows) for windows, _, going_on in texts)
+        return trained + passes.updates * moving * rates.updating + looked / rates.measuring + generated
 
-    def _looked(self, passes: Passes, subspace: str) -> tuple[float, float]:
-        """FLOPs of forward passes alone, and of generation."""
-        forward, plain, head = self._curves(subspace)[0], self._curves("full")[0], self.builder.plain().head
-        generated = sum(plain.generating(one.windows, one.prompt, one.new, head) for one in passes.generated)
-        return _flops(forward, passes.measured) + _flops(plain, passes.plain), generated
+    def _looked(self, passes: Passes, subspace: str) -> float:
+        """FLOPs of forward passes alone."""
+        return _flops(self._curves(subspace)[0], passes.measured) + _flops(self._curves("full")[0], passes.plain)
+
+    def _texts(self, passes: Passes) -> list[tuple[int, float, float]]:
+        """Of each batch that is generated: texts, FLOPs of reading their prompts, and of what is made after these."""
+        plain, head = self._curves("full")[0], self.builder.plain().head
+        return [
+            (one.windows, plain.reading(one.windows, one.prompt, head), plain.going_on(*one))
+            for one in passes.generated
+        ]
 
 
 def _flops(curve: Curve, passes: Weighed) -> float:

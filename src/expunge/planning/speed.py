@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -27,18 +27,19 @@ LARGEST = 12_000_000  # parameters of the timed piece
 VOCABULARY = 4096
 MOST_FLOPS = 8e9  # of one timed pass
 LONGEST = 512  # tokens of it
-GENERATED, PROMPT, NEW = 32, 16, 8  # texts at a time, tokens of their prompts, new ones
+TOGETHER = (1, 8, 64)  # texts that are generated together, of which the nearest is timed
+PROMPT, NEW = 16, 4  # tokens of their prompts, and those that are made one by one
+LEAST = 0.1  # of the time of generation, what is made one by one takes: a difference of two timings can be chance
 REPEATS = 2
 clock = time.perf_counter  # a benchmark on a busy machine may put the processor's own time here
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """FLOP/s of training passes, of measuring passes and of generation; seconds of AdamW for each moved parameter."""
+    """FLOP/s of training passes and of measuring passes; seconds of AdamW for each moved parameter."""
 
     training: float
     measuring: float
-    generating: float
     updating: float
 
 
@@ -48,7 +49,7 @@ class Speed:
     def __init__(self, shape: PreTrainedConfig, runtime: Runtime, trust_remote_code: bool) -> None:
         self.piece, self.runtime, self.trust_remote_code = _piece(shape, trust_remote_code), runtime, trust_remote_code
         self._matrices = _count(self.piece, trust_remote_code)
-        self._rates = cache(self._timed)
+        self._rates, self._going_on = cache(self._timed), cache(self._generated)
 
     def rates(self, subspace: str, windows: int, tokens: int) -> Rates:
         """At a batch of about so many windows and tokens, cut to as many windows as one timed pass may have."""
@@ -56,18 +57,33 @@ class Speed:
         most = max(1, int(MOST_FLOPS / (6 * self._matrices * width)))
         return self._rates("lora" if lora.is_lora(subspace) else "full", min(_power(windows), most), width)
 
-    def _timed(self, subspace: str, windows: int, tokens: int) -> Rates:
+    def going_on(self, windows: int) -> float:
+        """FLOP/s of making tokens one by one, after so many prompts at a time: of few, each takes as long."""
+        return self._going_on(min(TOGETHER, key=lambda count: abs(math.log(count / max(1, windows)))))
+
+    def _generated(self, windows: int) -> float:
         with torch.random.fork_rng(devices=[]):
             model = _filled(self.piece, self.runtime.device, self.trust_remote_code)
             generation.check(f"a model of type {self.piece.model_type}", model)
+        prompts = torch.zeros(windows, PROMPT, dtype=torch.long, device=self.runtime.device)
+
+        @torch.no_grad()
+        def make(tokens: int) -> None:
+            with self.runtime.autocast():
+                generation.generate(model, prompts, torch.ones_like(prompts), None, tokens)
+
+        (most, long), (least, short) = (_taken(partial(make, n), self.runtime.device) for n in (1 + NEW, 1))
+        return (most - least) / max(long - short, LEAST * long)
+
+    def _timed(self, subspace: str, windows: int, tokens: int) -> Rates:
+        with torch.random.fork_rng(devices=[]):
+            model = _filled(self.piece, self.runtime.device, self.trust_remote_code)
             chosen = select(model, subspace, self.runtime.device)
         return _timed(chosen.model, list(chosen.movable.values()), windows, tokens, self.runtime)
 
 
 def _timed(model: nn.Module, moved: list[torch.Tensor], windows: int, tokens: int, runtime: Runtime) -> Rates:
     ids = torch.zeros(windows, tokens, dtype=torch.long, device=runtime.device)
-    fitting = max(1, int(MOST_FLOPS / (2 * _numel(model) * (PROMPT + NEW))))
-    prompts = ids.new_zeros(min(GENERATED, fitting), PROMPT)  # as many as are generated at a time: few would be slower
     optimiser = adamw(moved)
 
     def train() -> None:
@@ -84,13 +100,9 @@ def _timed(model: nn.Module, moved: list[torch.Tensor], windows: int, tokens: in
         runtime.clip(moved, 1.0)
         optimiser.step()
 
-    def generate() -> None:
-        with runtime.autocast():
-            generation.generate(model, prompts, torch.ones_like(prompts), None, NEW)
-
     training, measuring = (_rate(work, runtime.device) for work in (train, measure))
     updating = _seconds(update, runtime.device) / sum(tensor.numel() for tensor in moved)
-    return Rates(training, measuring, _rate(generate, runtime.device), updating)
+    return Rates(training, measuring, updating)
 
 
 def _power(count: int) -> int:
@@ -154,9 +166,15 @@ def _loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _rate(work: Callable[[], None], device: torch.device) -> float:
+    flops, seconds = _taken(work, device)
+    return flops / seconds
+
+
+def _taken(work: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """FLOPs and seconds."""
     with counter() as count:  # also warms up
         work()
-    return float(count.get_total_flops()) / _seconds(work, device)
+    return float(count.get_total_flops()), _seconds(work, device)
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:
