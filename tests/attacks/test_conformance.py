@@ -13,9 +13,10 @@ import torch
 from expunge import registry
 from expunge.attack import Asks, Level, Reading, Subject
 from expunge.attacks.rounding import Rounding, even, round_all
+from expunge.attacks.sampling import Sampling
 from expunge.data.passes import Passes
 from expunge.errors import NumericalError
-from expunge.evaluation import attacked
+from expunge.evaluation import attacked, evidence
 from expunge.loop.minimise import Minimiser
 from expunge.problem import Problem, Split
 from expunge.scoring.seen import FIGURES
@@ -49,21 +50,28 @@ def problem() -> Problem:
 @dataclass(frozen=True)
 class Watched:
     """What an attack read, whether the model and the global chance are as they were, and the row passes that went
-    through the model beside those that were planned."""
+    through the model and the texts that were generated, beside those that were planned."""
 
     readings: list[Reading]
     put_back: bool
     row_passes: float
     planned: float
+    texts: int
+    planned_texts: int
 
 
 def watch(attack: Any, problem: Problem) -> Watched:
     """Runs an attack."""
     over, count, went = Problem.over, Minimiser._count, [0.0]
+    continued, texts = evidence.continued, [0]
 
     def counted(self: Problem, split: Split, work: Callable[..., None]) -> None:
         went[0] += len(split.windows) / 3
         over(self, split, work)
+
+    def generated(problem: Problem, rows: Any, prompts: Any, *more: Any, **named: Any) -> Any:
+        texts[0] += len(prompts)
+        return continued(problem, rows, prompts, *more, **named)
 
     def stepped(self: Minimiser, batches: Any) -> None:
         went[0] += sum(len(batch.windows) for batch in batches)
@@ -74,13 +82,15 @@ def watch(attack: Any, problem: Problem) -> Watched:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Problem, "over", counted)
         patch.setattr(Minimiser, "_count", stepped)
+        patch.setattr(evidence, "continued", generated)
         readings = attacked._run({"one": attack}, problem, problem.splits, lambda: problem)["one"]
     after = dict(problem.model.named_parameters())
     same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     still = not any(tensor.requires_grad or tensor.grad is not None for tensor in after.values())
     put_back = same and still and torch.equal(chance, torch.get_rng_state())
     planned: Passes = attack.cost(attacked.planned(replace(problem, model=None), problem.splits, 128))
-    return Watched(readings, put_back, went[0], planned.row_passes)
+    planned_texts = sum(one.windows for one in planned.generated)
+    return Watched(readings, put_back, went[0], planned.row_passes, texts[0], planned_texts)
 
 
 def check_readings(first: Watched, second: Watched, problem: Problem) -> None:
@@ -103,8 +113,9 @@ def check_put_back(first: Watched, second: Watched, problem: Problem) -> None:
 
 
 def check_cost(first: Watched, second: Watched, problem: Problem) -> None:
-    """Windows that went through the model were planned."""
+    """Windows that went through the model were planned, and texts that it generated."""
     assert first.planned == pytest.approx(first.row_passes)
+    assert first.planned_texts == first.texts
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -189,3 +200,12 @@ def test_checks_reject(fault: Callable[..., Any], checks: Any, problem: Problem)
                 check(first, second, problem)
         else:
             check(first, second, problem)
+
+
+def test_all_samples_are_planned(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the 256 rows of a set that evidence generates from."""
+    monkeypatch.setattr("expunge.attacks.sampling.SAMPLES", 40)
+    given = attacked.planned(replace(problem, model=None), problem.splits, 128)
+    rows = sum(len(problem.splits[name].rows) for name in ("forget", "judging"))
+    assert 40 * min(len(problem.splits[name].rows) for name in ("forget", "judging")) > 256
+    assert sum(one.windows for one in Sampling().cost(given).generated) == 2 * 40 * rows

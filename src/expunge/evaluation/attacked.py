@@ -136,7 +136,7 @@ def planned(problem: Problem, judged: Mapping[str, Split], batch: int) -> Planne
     """What an attack gets to say its cost, of a problem without a model: `batch` texts are generated at a time."""
 
     def looking(splits: Mapping[str, Split]) -> Passes:
-        return evidence.cost(problem, splits, (), OWN, batch)
+        return evidence.cost(problem, splits, (), replace(OWN, rows=None), batch)
 
     return Planned(problem, sampled(judged), looking, relearning.cost)
 
