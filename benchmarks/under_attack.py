@@ -1,9 +1,11 @@
 """Methods under attack, beside a twin: `expunge compare --evidence audit` on LUME rows, `full` on a real model.
 
+    python benchmarks/under_attack.py demo --worlds FOLDER ... --output FOLDER
     python benchmarks/under_attack.py lume --lume FOLDER --output FOLDER [--seeds 0 1 2]
     python benchmarks/under_attack.py real --output FOLDER [--seeds 0 1 2]
     python benchmarks/under_attack.py table --output FOLDER
 
+`demo`: worlds as benchmarks/in_memory.py reads them, each with its retrained model, 50 of 300 memorised rows to forget.
 `lume`: rows and models of benchmarks/lume_small.py, 48 of 446 memorised rows to forget, half of the others given.
 `real`: those of `expunge demo --real` (SmolLM2-135M-Instruct), three customers (15 rows) to forget of twelve. Either
 makes a retrained twin of its request, and keeps finished cells: the same command goes on after an interruption.
@@ -29,7 +31,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "libu": {},
 }
 CUSTOMERS = 3 * 5  # rows
-PARTS = ("lume", "real")
+PARTS = ("demo", "lume", "real")
+
+
+def demo(folder: Path, worlds: list[Path]) -> None:
+    for world in worlds:
+        recipe = {role: str(world / f"{role}.jsonl") for role in ("forget", "retain", "holdout", "train")}
+        recipe |= {"model": str(world / "original")} | {role: str(world / role) for role in ("base", "retrained")}
+        compare(folder, {**recipe, "evidence": "audit"}, [0], world.name)
 
 
 def lume(folder: Path, seeds: list[int], rows: Path) -> None:
@@ -67,29 +76,32 @@ def real_model(folder: Path, seeds: list[int]) -> None:
     compare(folder, recipe, seeds)
 
 
-def compare(folder: Path, recipe: dict[str, Any], seeds: list[int]) -> None:
+def compare(folder: Path, recipe: dict[str, Any], seeds: list[int], name: str = "seed") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for upto in range(1, len(seeds) + 1):  # a page after each seed: finished cells are kept
+    for seed in seeds:  # a page for each
         own = folder / "compare.yaml"
-        own.write_text(json.dumps(recipe | {"seeds": seeds[:upto], "variants": METHODS, "generations": "short"}))
-        output = folder / f"seeds-{upto}"
+        own.write_text(json.dumps(recipe | {"seeds": [seed], "variants": METHODS, "generations": "short"}))
+        output = folder / f"{name}-{seed}"
         if not output.exists():
             run("compare", "--recipe", str(own), "--output", str(output))
 
 
 def table(folder: Path) -> str:
-    found = sorted(folder.glob("seeds-*/comparison.json"))
+    """A line for each finished cell of all pages."""
+    pages = {
+        file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*/comparison.json")
+    }
+    found = [(name, cell) for name in sorted(pages) for cell in pages[name]["cells"] if cell["attacks"]]
     if not found:
         return "nothing yet\n"
-    cells = [cell for cell in json.loads(found[-1].read_text(encoding="utf-8"))["cells"] if cell["attacks"]]
-    titles = list(dict.fromkeys(one["title"] for cell in cells for one in cell["attacks"]))
-    rows = [["method", "seed", "verdict", *titles, "seconds"]]
+    titles = list(dict.fromkeys(one["title"] for _, cell in found for one in cell["attacks"]))
+    rows = [["method", "models", "verdict", *titles, "seconds"]]
     rows += [["---"] * len(rows[0])]
-    for cell in cells:
+    for name, cell in sorted(found, key=lambda one: list(METHODS).index(one[1]["model"])):
         by_title = {one["title"]: one for one in cell["attacks"]}
         said = [shown(by_title[title]) if title in by_title else "" for title in titles]
         judged = f"{cell['verdict']['forget']}, {cell['verdict']['rest']}"
-        rows.append([cell["model"], str(cell["seed"]), judged, *said, f"{cell['unlearn_seconds']:.0f}"])
+        rows.append([cell["model"], name, judged, *said, f"{cell['unlearn_seconds']:.0f}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
@@ -106,10 +118,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "table"])
     parser.add_argument("--lume", type=Path, help="folder of the four public LUME folds")
+    parser.add_argument("--worlds", type=Path, nargs="+", default=[])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_args()
-    if given.part == "lume":
+    if given.part == "demo":
+        demo(given.output / "demo", [world.resolve() for world in given.worlds])
+    elif given.part == "lume":
         if given.lume is None:
             parser.error("lume needs --lume")
         lume(given.output / "lume", given.seeds, given.lume)
