@@ -83,7 +83,7 @@ def watch(attack: Any, problem: Problem) -> Watched:
         patch.setattr(Problem, "over", counted)
         patch.setattr(Minimiser, "_count", stepped)
         patch.setattr(evidence, "continued", generated)
-        readings = attacked._run({"one": attack}, problem, problem.splits, lambda: problem)["one"]
+        readings = attacked.run_some({"one": attack}, problem, problem.splits, lambda: problem)["one"]
     after = dict(problem.model.named_parameters())
     same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     still = not any(tensor.requires_grad or tensor.grad is not None for tensor in after.values())

@@ -53,7 +53,7 @@ def few() -> Any:
 @cache
 def readings(name: str, model: str) -> list[Reading]:
     chosen = {name: registry.load("attacks", name)()}
-    return attacked._run(
+    return attacked.run_some(
         chosen, made.problem_of(MODELS[model]()), made.SPLITS, lambda: made.problem_of(made.original())
     )[name]
 
@@ -151,7 +151,7 @@ def _subject(model: torch.nn.Module) -> Any:
             found.append(subject)
             return iter(())
 
-    attacked._run({"caught": Caught()}, made.problem_of(model), made.SPLITS, lambda: made.problem_of(model))
+    attacked.run_some({"caught": Caught()}, made.problem_of(model), made.SPLITS, lambda: made.problem_of(model))
     return found[0]
 
 

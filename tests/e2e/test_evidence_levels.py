@@ -18,25 +18,20 @@ def test_full_is_recorded_for_every_model_and_goes_on_where_it_was(
     monkeypatch.setattr("expunge.attacks.sampling.TRIES", 1)
     inputs = little.write_all(tmp_path) | {"retrained": str(tmp_path / "model")}
     asked: list[str] = []
-    run, beside = attacked.run, attacked.run_beside
+    run, models_ = attacked.run_some, iter(("original", "retrained", "unlearned", "unlearned again"))
 
-    def counted(problem, judged, level, original, weights):  # type: ignore[no-untyped-def]
-        asked.append("retrained" if "retrained" not in asked else "unlearned")
-        if asked[-1] == "unlearned" and "again" not in asked:
-            asked[:] = ["retrained", "again"]
+    def counted(chosen, problem, judged, original):  # type: ignore[no-untyped-def]
+        asked.append(next(models_))
+        if asked[-1] == "unlearned":
             raise KeyboardInterrupt
-        return run(problem, judged, level, original, weights)
+        return run(chosen, problem, judged, original)
 
-    def counted_beside(problem, judged, level, weights):  # type: ignore[no-untyped-def]
-        asked.append("original")
-        return beside(problem, judged, level, weights)
-
-    monkeypatch.setattr(models.attacked, "run", counted)
-    monkeypatch.setattr(models.attacked, "run_beside", counted_beside)
+    monkeypatch.setattr(models.attacked, "run_some", counted)
     with pytest.raises(KeyboardInterrupt):
         little.unlearn(tmp_path / "out", evidence="full", **inputs)
     found = little.unlearn(tmp_path / "out", evidence="full", **inputs).record
-    assert asked == ["retrained", "again", "unlearned"]  # neither the original nor the twin is attacked again
+    # Neither the original nor the twin is attacked again.
+    assert asked == ["original", "retrained", "unlearned", "unlearned again"]
 
     schema = json.loads((resources.files("expunge.records") / "record.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(json.loads((tmp_path / "out/expunge/record.json").read_text("utf-8")))

@@ -11,12 +11,14 @@ import pytest
 
 import problems
 from expunge import registry
+from expunge.attack import Point, Reading
 from expunge.benchmark import Generating
 from expunge.data.rows import Row
 from expunge.evaluation import kept_evidence, verdict
 from expunge.evaluation.kept_evidence import DAY, DAYS, Shelf, as_numbers
 from expunge.runs import purge
 from expunge.scoring.evidence import Evidence, SetEvidence
+from expunge.scoring.seen import Seen
 
 SECRET = b"s" * 32
 SAID = ("It is Ulm.", "ulm", "Bonn", None, "one two three", "nothing of it", "Bonn")
@@ -115,3 +117,23 @@ def test_what_is_old_or_too_much_is_gone(shelf: Shelf, monkeypatch: pytest.Monke
     monkeypatch.setattr(kept_evidence, "MOST", 2)
     Shelf.opened("rows", Generating(), ["model"])
     assert {file.stem for file in shelf.files.folder.iterdir()} == {"0", "2"}
+
+
+def test_what_an_attack_showed_is_kept_by_all_that_it_hangs_on(shelf: Shelf, tokenizer: Any) -> None:
+    rows = (Row("r", 1, "answer", "q", "a"), Row("r", 2, "answer", "p", "b"))
+    judged = {name: problems.encoded(name, rows, tokenizer) for name in ("forget", "retain")}
+    reworded = problems.encoded("retain", (rows[0], replace(rows[1], reworded=("in other words?",))), tokenizer)
+    names = [
+        shelf.name_of_attack("rounding", judged),
+        shelf.name_of_attack("sampling", judged),
+        shelf.name_of_attack("rounding", judged | {"retain": reworded}),
+        shelf.name_of_attack("rounding", {"forget": judged["forget"]}),
+        Shelf.opened("rows", Generating(), ["another"]).name_of_attack("rounding", judged),
+    ]
+    assert len(set(names)) == len(names)
+    seen = Seen(("answer", "answer"), np.array([1.0, np.nan]), np.array([0.0, 0.5]))
+    shelf.save_readings(names[0], [Reading("5 steps", {"forget": seen}, Point("one", "steps", 5))])
+    assert shelf.readings(names[1]) is None
+    (found,) = shelf.readings(names[0]) or []
+    assert found.point == Point("one", "steps", 5) and np.array_equal(found.seen["forget"].known, seen.known)
+    assert np.array_equal(found.seen["forget"].loss, seen.loss, equal_nan=True)

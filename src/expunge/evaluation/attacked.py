@@ -91,18 +91,23 @@ def run(
 ) -> Readings:
     """What the attacks of a level show of a problem's model; without `weights`, those that only ask. `original`: the
     problem around the original."""
-    return _run(attacks(level, weights), problem, judged, original)
+    return run_some(attacks(level, weights), problem, judged, original)
 
 
-def run_beside(problem: Problem, judged: Mapping[str, Split], level: Level, weights: bool = True) -> Readings:
+def run_beside(problem: Problem, judged: Mapping[str, Split], level: Level) -> Readings:
     """The same of the original, of the attacks that it is compared under."""
-    chosen = {name: attack for name, attack in attacks(level, weights).items() if attack.beside_original}
-    return _run(chosen, problem, judged, lambda: problem)
+    return run_some(beside(attacks(level)), problem, judged, lambda: problem)
 
 
-def _run(
+def beside(chosen: Mapping[str, Attack]) -> dict[str, Attack]:
+    """Those under which the original is looked at too."""
+    return {name: attack for name, attack in chosen.items() if attack.beside_original}
+
+
+def run_some(
     chosen: Mapping[str, Attack], problem: Problem, judged: Mapping[str, Split], original: Callable[[], Problem]
 ) -> Readings:
+    """The same of some attacks."""
     problem.model.eval()
     subject = Subject(
         problem,

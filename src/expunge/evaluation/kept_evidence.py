@@ -1,5 +1,5 @@
-"""Evidence of models that lie on disk, kept from run to run, set by set: another request on the same model, or another
-method, does not measure it again.
+"""Evidence of models that lie on disk, kept from run to run, set by set and attack by attack: another request on the
+same model, or another method, does not measure it again.
 
 A file is named by a hash of all that determines what is in it: the model, the set's rows as windows (keyed), how they
 are generated from, the original that a KL is from, code, libraries, device. It holds numbers alone, as `evidence/*.npz`
@@ -12,10 +12,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from expunge.attack import Point, Reading
 from expunge.benchmark import Generating
 from expunge.errors import InputError
 from expunge.files import code, hashing
@@ -24,10 +25,12 @@ from expunge.runs import distributed, environment, workspace
 from expunge.runs.checkpoint import Checkpoints
 from expunge.scoring.evidence import Candidates, OtherAnswers, SetEvidence, Tokens
 from expunge.scoring.matching import exact_rows, known_rows, recall_rows
+from expunge.scoring.seen import Seen
 
 FOLDER = "evidence"
 DAYS, MOST = 30, 256
 DAY = 86400.0
+KINDS: tuple[type[Any], ...] = (SetEvidence, Candidates, OtherAnswers, Tokens, Reading, Point, Seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +49,39 @@ class Shelf:
         asked = {name: value for name, value in asdict(generating).items() if not callable(value)}
         files = hashing.file_hash(code.made_by("evaluation.evidence", f"benchmarks.{benchmark}"))
         made_by = [benchmark, asked, *circumstances, files, environment.versions()]
-        return cls(Checkpoints(folder, (SetEvidence, Candidates, OtherAnswers, Tokens)), hashing.key(), made_by)
+        return cls(Checkpoints(folder, KINDS), hashing.key(), made_by)
 
     def name(self, split: Split, silent: bool) -> str:
         """Of the file of a set, which is generated from unless it is `silent`."""
+        return _hashed([self.made_by, split.name, silent, self._hash_of(split)])
+
+    def name_of_attack(self, attack: str, judged: Mapping[str, Split]) -> str:
+        """Of the file of an attack's readings, which hang on all sets: on examples among the rows to keep too."""
+        code_of = hashing.file_hash(code.made_by("evaluation.attacked", "attacks"))
+        rows = [[name, self._hash_of(split)] for name, split in sorted(judged.items())]
+        return _hashed([self.made_by, attack, code_of, rows])
+
+    def _hash_of(self, split: Split) -> str:
         rows: list[Any] = [[window.row, window.ids, window.counted] for window in split.windows]
-        rows += [[row.kind, *row.content, row.task] for row in split.rows]
-        identity = [self.made_by, split.name, silent, hashing.keyed_hash([json.dumps(rows)], self.secret)]
-        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        rows += [[row.kind, *row.content, row.task, *row.reworded] for row in split.rows]
+        return hashing.keyed_hash([json.dumps(rows)], self.secret)
 
     def load(self, name: str) -> SetEvidence | None:
         """None where nothing was kept; a file that is not whole is as good as none."""
+        found: SetEvidence | None = self._read(name)
+        return found
+
+    def readings(self, name: str) -> list[Reading] | None:
+        """The same of an attack's."""
+        found: dict[str, list[Reading]] | None = self._read(name)
+        return found["readings"] if found else None
+
+    def _read(self, name: str) -> Any:
         file = self.files.folder / f"{name}.safetensors"
         if not distributed.from_main(file.is_file):
             return None
         try:
-            found: SetEvidence | None = self.files.read(name)
+            found = self.files.read(name)
         except InputError:
             return None
         distributed.from_main(lambda: os.utime(file))
@@ -73,12 +93,20 @@ class Shelf:
         self.files.save(name, numbers)
         return numbers
 
+    def save_readings(self, name: str, readings: Sequence[Reading]) -> None:
+        """Keeps what an attack showed: numbers alone."""
+        self.files.save(name, {"readings": list(readings)})
+
 
 def as_numbers(recorded: SetEvidence, secret: bytes) -> SetEvidence:
     """The same evidence without text: scores of what was generated, and keyed hashes that tell equal texts apart."""
     read = {"known": known_rows(recorded), "recall": recall_rows(recorded), "exact": exact_rows(recorded)}
     hashed = [None if text is None else hashing.keyed_hash([text], secret) for text in recorded.generations]
     return replace(recorded, references=(None,) * len(hashed), generations=tuple(hashed), read=read)
+
+
+def _hashed(identity: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def _tidy(files: Checkpoints) -> None:

@@ -112,7 +112,7 @@ class Models:
         if self.config.mmlu != "no":
             with self.clock.stage(f"MMLU {name}"):
                 self.mmlu[name] = mmlu.measure(load(), self.config.mmlu)
-        self.attacked[name] = self._attacked(name, load, assembled)
+        self.attacked[name] = self._attacked(name, load, assembled, dtype)
         self._keep(name)
 
     def _kept(self, name: str) -> bool:
@@ -125,17 +125,24 @@ class Models:
         kept = {"evidence": self.evidence[name], "mmlu": self.mmlu, "attacked": self.attacked[name]}
         self.run.checkpoints.save(name, kept)
 
-    def _attacked(self, name: str, load: Callable[[], Problem], assembled: Assembled) -> Readings:
-        """What attacks show of one model, where the level of evidence has any."""
-        level = self.config.evidence
-        if level == "quick":
+    def _attacked(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> Readings:
+        """What attacks show of one model, where the level of evidence has any: those that earlier runs made, and the
+        others now."""
+        if self.config.evidence == "quick":
             return {}
+        chosen, judged = attacked.attacks(self.config.evidence, self.weights), assembled.judged
+        chosen = attacked.beside(chosen) if name == "original" else chosen
+        shelf, path = self._shelf(name, assembled, dtype), str(self.config.model)
+        files = {one: shelf.name_of_attack(one, judged) for one in chosen} if shelf else {}
+        known = {one: found for one, file in files.items() if shelf and (found := shelf.readings(file)) is not None}
+        rest = {one: attack for one, attack in chosen.items() if one not in known}
         with self.clock.stage(f"attack {name}"):
-            if name == "original":
-                return attacked.run_beside(load(), assembled.judged, level, self.weights)
-            path = str(self.config.model)
             original = cache(lambda: load_other(self.config, path, assembled, torch.float32))
-            return attacked.run(load(), assembled.judged, level, original, self.weights)
+            made = attacked.run_some(rest, load(), judged, load if name == "original" else original) if rest else {}
+        for one, readings in made.items():
+            if shelf:
+                shelf.save_readings(files[one], readings)
+        return known | made
 
     def _measured(self, name: str, load: Callable[[], Problem], assembled: Assembled, dtype: torch.dtype) -> Evidence:
         """Sets that were measured before, and the others now."""
