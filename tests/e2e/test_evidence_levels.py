@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+import expunge
 from e2e import little
 from expunge.evaluation import attacked, models
 
@@ -43,3 +44,11 @@ def test_full_is_recorded_for_every_model_and_goes_on_where_it_was(
     assert "not tested: " in found.verdict.sentence and "not tried: " in found.limits[0]
     page = (tmp_path / "out/expunge/report.md").read_text("utf-8")
     assert "## Under attack" in page and "| rounding: 4 bits |" in page and "Not tested: " in page
+
+    # Another command on the same models and rows attacks only what it was not shown of.
+    models_, asked = iter(("evaluated",)), []
+    given = {name: path for name, path in inputs.items() if name != "model"} | {"unlearned": str(tmp_path / "out")}
+    again = expunge.evaluate(inputs["model"], output=str(tmp_path / "judged"), evidence="full", **given).record
+    assert asked == ["evaluated"]
+    for one, other in zip(again.attacks.results, found.attacks.results, strict=True):
+        assert (one.attack, one.verdict, one.settings) == (other.attack, other.verdict, other.settings)
