@@ -209,3 +209,16 @@ def test_all_samples_are_planned(problem: Problem, monkeypatch: pytest.MonkeyPat
     rows = sum(len(problem.splits[name].rows) for name in ("forget", "judging"))
     assert 40 * min(len(problem.splits[name].rows) for name in ("forget", "judging")) > 256
     assert sum(one.windows for one in Sampling().cost(given).generated) == 2 * 40 * rows
+
+
+def test_never_seen_rows_are_looked_at_where_they_are_compared_with(problem: Problem) -> None:
+    """Alone, and by a probe; what that saves is planned."""
+    assert set(attacked.looked_at(problem.splits, Rounding(), True)) == set(SETS)
+    assert set(attacked.looked_at(problem.splits, Rounding(), False)) == {"forget", "retain"}
+    assert set(attacked.looked_at(problem.splits, registry.load("attacks", "probe")(), False)) == set(SETS)
+    found = attacked.run_some({"one": Rounding()}, problem, problem.splits, lambda: problem, alone=False)
+    assert [set(one.seen) for one in found["one"]] == [{"forget"}] * 3
+    bare = replace(problem, model=None)
+    alone, beside = (attacked.cost(bare, problem.splits, "full", 128, twin).row_passes for twin in (False, True))
+    rows = len(problem.splits["forget"].windows)
+    assert alone < beside < 2 * alone and rows == len(problem.splits["judging"].windows)

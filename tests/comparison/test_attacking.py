@@ -28,7 +28,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models that were attacked, in place of running them: all show under rounding what `SHOWN` says."""
     made: list[Any] = []
 
-    def run(problem: Any, judged: Any, level: str, original: Any = None) -> Any:
+    def run(problem: Any, judged: Any, level: str, original: Any = None, alone: bool = False) -> Any:
         made.append(problem)
         return {"rounding": [Reading("4 bits", {"forget": SHOWN[problem], "judging": SHOWN["retrained"]})]}
 

@@ -21,11 +21,12 @@ def test_full_is_recorded_for_every_model_and_goes_on_where_it_was(
     asked: list[str] = []
     run, models_ = attacked.run_some, iter(("original", "retrained", "unlearned", "unlearned again"))
 
-    def counted(chosen, problem, judged, original):  # type: ignore[no-untyped-def]
+    def counted(chosen, problem, judged, original, alone):  # type: ignore[no-untyped-def]
+        assert not alone
         asked.append(next(models_))
         if asked[-1] == "unlearned":
             raise KeyboardInterrupt
-        return run(chosen, problem, judged, original)
+        return run(chosen, problem, judged, original, alone)
 
     monkeypatch.setattr(models.attacked, "run_some", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -41,6 +42,7 @@ def test_full_is_recorded_for_every_model_and_goes_on_where_it_was(
     assert set(found.attacks.not_tested) == set(attacked.attacks("audit")) - set(results)
     forget = results["rounding"].settings[1].values["forget"]
     assert set(forget) == {"original", "unlearned", "retrained"}
+    assert set(found.attacks.rows) == {"forget"}, "beside a retrained model never-seen rows are not looked at"
     assert "not tested: " in found.verdict.sentence and "not tried: " in found.limits[0]
     page = (tmp_path / "out/expunge/report.md").read_text("utf-8")
     assert "## Under attack" in page and "| rounding: 4 bits |" in page and "Not tested: " in page

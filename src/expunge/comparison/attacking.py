@@ -33,12 +33,13 @@ class Attacking:
         if self.level == "quick":
             return ()
         original = cache(self.load["original"])
-        readings = {"unlearned": attacked.run(unlearned, self.judged, self.level, original)}
+        alone = "retrained" not in self.load
+        readings = {"unlearned": attacked.run(unlearned, self.judged, self.level, original, alone=alone)}
         readings["original"] = self._kept("original", lambda: attacked.run_beside(original(), self.judged, self.level))
         if "retrained" in self.load:
             twin = self.load["retrained"]
             readings["retrained"] = self._kept(
-                "retrained", lambda: attacked.run(twin(), self.judged, self.level, original)
+                "retrained", lambda: attacked.run(twin(), self.judged, self.level, original, alone=False)
             )
         return tuple(map(_nameless, under_attack.block(self.level, readings, evidence, self.names).results))
 

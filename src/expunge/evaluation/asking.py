@@ -96,8 +96,9 @@ class Asking:
             found.append(f"What is served is not what was delivered: {told(besides)}.")
         return found
 
-    def attack(self, judged: Mapping[str, Split], level: Level) -> Readings:
-        """What the attacks of a level show that only ask; those on weights are not there."""
+    def attack(self, judged: Mapping[str, Split], level: Level, alone: bool = True) -> Readings:
+        """What the attacks of a level show that only ask; those on weights are not there. `alone`: see
+        `attacked.looked_at`."""
         subject = Subject(
             self.problem,
             attacked.sampled(judged),
@@ -110,7 +111,8 @@ class Asking:
             _no_weights,
         )
         chosen = attacked.attacks(level, weights=False) if subject.judged else {}
-        return {name: _readings(one, subject) for name, one in chosen.items()}
+        given = {name: attacked.looked_at(subject.splits, one, alone) for name, one in chosen.items()}
+        return {name: _readings(one, replace(subject, splits=given[name])) for name, one in chosen.items()}
 
     def answers(
         self, rows: Sequence[Row], prompts: Mapping[int, Prompt], own: bool = True, sample: Sample | None = None

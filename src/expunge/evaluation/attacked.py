@@ -88,15 +88,16 @@ def run(
     level: Level,
     original: Callable[[], Problem],
     weights: bool = True,
+    alone: bool = True,
 ) -> Readings:
     """What the attacks of a level show of a problem's model; without `weights`, those that only ask. `original`: the
-    problem around the original."""
-    return run_some(attacks(level, weights), problem, judged, original)
+    problem around the original; `alone`: see `looked_at`."""
+    return run_some(attacks(level, weights), problem, judged, original, alone)
 
 
 def run_beside(problem: Problem, judged: Mapping[str, Split], level: Level) -> Readings:
     """The same of the original, of the attacks that it is compared under."""
-    return run_some(beside(attacks(level)), problem, judged, lambda: problem)
+    return run_some(beside(attacks(level)), problem, judged, lambda: problem, alone=False)
 
 
 def beside(chosen: Mapping[str, Attack]) -> dict[str, Attack]:
@@ -104,8 +105,18 @@ def beside(chosen: Mapping[str, Attack]) -> dict[str, Attack]:
     return {name: attack for name, attack in chosen.items() if attack.beside_original}
 
 
+def looked_at(judged: Mapping[str, Split], attack: Attack, alone: bool) -> dict[str, Split]:
+    """The sets that an attack is given. Never-seen rows where the model stands `alone`, without a retrained one to be
+    compared with, and where the attack itself needs them; else they would be looked at for nothing."""
+    return {name: split for name, split in judged.items() if name != "judging" or alone or attack.twin_only}
+
+
 def run_some(
-    chosen: Mapping[str, Attack], problem: Problem, judged: Mapping[str, Split], original: Callable[[], Problem]
+    chosen: Mapping[str, Attack],
+    problem: Problem,
+    judged: Mapping[str, Split],
+    original: Callable[[], Problem],
+    alone: bool = True,
 ) -> Readings:
     """The same of some attacks."""
     problem.model.eval()
@@ -120,21 +131,26 @@ def run_some(
         partial(_trained, problem),
         original,
     )
-    return {name: _readings(attack, subject) for name, attack in chosen.items()} if subject.judged else {}
+    return {name: _readings(attack, subject, alone) for name, attack in chosen.items()} if subject.judged else {}
 
 
-def _readings(attack: Attack, subject: Subject) -> list[Reading]:
+def _readings(attack: Attack, subject: Subject, alone: bool) -> list[Reading]:
     """Nothing of a model that no longer computes numbers: the verdict on it as it is says so."""
     try:
-        return list(attack.run(subject))
+        return list(attack.run(replace(subject, splits=looked_at(subject.splits, attack, alone))))
     except NumericalError:
         return []
 
 
-def cost(problem: Problem, judged: Mapping[str, Split], level: Level, batch: int, twins: int) -> Passes:
-    """What the attacks of a level take of the unlearned model and `twins` retrained ones, and of the original."""
+def cost(problem: Problem, judged: Mapping[str, Split], level: Level, batch: int, twin: bool) -> Passes:
+    """What the attacks of a level take of the unlearned model, of a retrained one and of the original."""
     given = planned(problem, judged, batch)
-    return total(attack.cost(given).times(1 + twins + attack.beside_original) for attack in attacks(level).values())
+
+    def of(attack: Attack, alone: bool) -> Passes:
+        return attack.cost(replace(given, splits=looked_at(given.splits, attack, alone)))
+
+    every = attacks(level).values()
+    return total(of(one, not twin) + of(one, False).times(twin + one.beside_original) for one in every)
 
 
 def planned(problem: Problem, judged: Mapping[str, Split], batch: int) -> Planned:

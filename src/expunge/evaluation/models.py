@@ -83,7 +83,8 @@ class Models:
             with self.clock.stage("evaluate unlearned"):
                 self.evidence["unlearned"] = asked.record(assembled.judged, SILENT, generating)
             with self.clock.stage("attack unlearned"):
-                self.attacked["unlearned"] = asked.attack(assembled.judged, level) if level != "quick" else {}
+                alone = not self.config.retrained
+                self.attacked["unlearned"] = asked.attack(assembled.judged, level, alone) if level != "quick" else {}
             self._keep("unlearned")
         besides = self._beside(assembled, say)
         return asked.answered(besides), asked.limits(besides)
@@ -133,12 +134,15 @@ class Models:
         chosen, judged = attacked.attacks(self.config.evidence, self.weights), assembled.judged
         chosen = attacked.beside(chosen) if name == "original" else chosen
         shelf, path = self._shelf(name, assembled, dtype), str(self.config.model)
-        files = {one: shelf.name_of_attack(one, judged) for one in chosen} if shelf else {}
+        alone = name == "unlearned" and not self.config.retrained
+        sets = {one: attacked.looked_at(judged, attack, alone) for one, attack in chosen.items()}
+        files = {one: shelf.name_of_attack(one, sets[one]) for one in chosen} if shelf else {}
         known = {one: found for one, file in files.items() if shelf and (found := shelf.readings(file)) is not None}
         rest = {one: attack for one, attack in chosen.items() if one not in known}
         with self.clock.stage(f"attack {name}"):
             original = cache(lambda: load_other(self.config, path, assembled, torch.float32))
-            made = attacked.run_some(rest, load(), judged, load if name == "original" else original) if rest else {}
+            other = load if name == "original" else original
+            made = attacked.run_some(rest, load(), judged, other, alone) if rest else {}
         for one, readings in made.items():
             if shelf:
                 shelf.save_readings(files[one], readings)

@@ -123,7 +123,10 @@ def block(
     asked = {name for name, attack in rest.items() if weights or not attack.needs_weights}
     why = {name: "" if name in asked else " (needs the weights)" for name in rest}
     not_tested = {name: f"{attack.title}{why[name]}" for name, attack in rest.items()}
-    return Attacks(level, {name: len(seen.kinds) for name, seen in written.items()}, results, not_tested)
+    looked = {name for one in results for setting in one.settings for name in setting.values}
+    return Attacks(
+        level, {name: len(seen.kinds) for name, seen in written.items() if name in looked}, results, not_tested
+    )
 
 
 def result(
@@ -171,6 +174,7 @@ def _setting(
         values={
             name: {model: _means(one.seen[name]) for model, one in by_model.items() if name in one.seen}
             for name in ("forget", "judging")
+            if any(name in one.seen for one in by_model.values())
         },
         given_back=_given_back(unlearned["forget"], twin.seen["forget"] if twin else None, names),
         point=finding.Point(**asdict(point)) if (point := by_model["unlearned"].point) else UNSET,
