@@ -220,5 +220,5 @@ def test_never_seen_rows_are_looked_at_where_they_are_compared_with(problem: Pro
     assert [set(one.seen) for one in found["one"]] == [{"forget"}] * 3
     bare = replace(problem, model=None)
     alone, beside = (attacked.cost(bare, problem.splits, "full", 128, twin).row_passes for twin in (False, True))
-    rows = len(problem.splits["forget"].windows)
-    assert alone < beside < 2 * alone and rows == len(problem.splits["judging"].windows)
+    assert len(problem.splits["forget"].windows) == len(problem.splits["judging"].windows)
+    assert beside == pytest.approx(alone), "the twin's forget rows in place of as many never-seen ones"
