@@ -274,8 +274,8 @@ class Propose:
 
     `passes`: over each split's windows, how many forward and backward passes one proposal takes. `optional`: a refusal
     does not end the `Repeat` around it. `unless(measured)`: why there is nothing to propose here, or None; then it
-    is not asked. `bytes`: of what it keeps beside the direction, from the shapes of what may move; with `passes` for
-    plans and budgets of tokens.
+    is not asked. From the shapes of what may move, with `passes` for plans and budgets of tokens: `bytes` of what it
+    keeps beside the direction, `products`: FLOPs of its matrix products beside the passes.
     """
 
     propose: Callable[[Problem, State], Proposal]
@@ -284,6 +284,7 @@ class Propose:
     optional: bool = False
     unless: Callable[[Measured], str | None] = lambda measured: None
     bytes: Callable[[Mapping[str, torch.Size]], int] = lambda shapes: 0
+    products: Callable[[Mapping[str, torch.Size]], float] = lambda shapes: 0.0
     name: str = "proposal"
 
 

@@ -12,6 +12,7 @@ from expunge.influence import dual
 from expunge.influence.dual import RowPairs, restoration, row_pairs, solved
 from expunge.model.layers import Linear
 from expunge.model.losses import margin_cotangent, margins
+from expunge.model.trace import counter
 from problems import FAMILIES
 
 KINDS = [*FAMILIES, *(f"lora {family}" for family in FAMILIES)]
@@ -194,3 +195,25 @@ def test_on_a_linear_model_one_step_is_leaving_the_rows_out() -> None:
     assert error(torch.eye(size).double()) > 0.1
     assert error(torch.diag(hessian(~gone).diagonal())) > 0.05
     assert error(hessian(~gone), -deltas) > 1.9
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_products_are_planned_about_as_they_are_counted(back: bool) -> None:
+    """Pairs of the demo's size; whitening of pairs, which is half of this, is left out on both sides."""
+    made = Made("llama")
+    pairs = made.pairs()
+    shapes = {name: made.problem.movable[name].shape for name in made.layers}
+    gradient = {name: torch.randn_like(made.problem.movable[name]) for name in made.layers}
+    problem = replace(made.problem, splits={"forget": made.split})
+    with counter() as count:
+        _ = pairs.gram
+        if back:
+            restoration(pairs, gradient, 0.01)
+        else:
+            pairs.combined(torch.ones(len(made.split.rows)).double())
+    tokens = made.split.tokens
+    whitening = tokens * sum(size[0] ** 2 + size[1] ** 2 for size in shapes.values())
+    planned = dual.products(problem, 0, True, back, shapes) - whitening
+    assert planned == pytest.approx(count.get_total_flops(), rel=0.5)
+    assert dual.products(problem, 0, False, back, shapes) < planned
+    assert dual.products(replace(problem, splits={}), 0, True, back, shapes) == 0

@@ -46,6 +46,7 @@ class Passes:
     `trained`: forward and backward passes; `measured`: forward passes of the model with its subspace in place; `plain`:
     forward passes of a plain model (the original, the written one, a base). `updates`: how often weights move. `kept`:
     targets for which the original's distribution is kept, and tokens for which its hidden states are, by what is kept.
+    `products`: FLOPs of matrix products beside the model, such as those of a curvature.
     At the worst time: `copies` of the weights that move, beside weights, gradients and the optimiser's moments, and
     `bytes` of other tensors, such as a curvature's.
     """
@@ -55,6 +56,7 @@ class Passes:
     plain: Weighed = field(default_factory=list)
     generated: list[Texts] = field(default_factory=list)
     updates: float = 0.0
+    products: float = 0.0
     kept: Counter[str] = field(default_factory=Counter)
     copies: int = 0
     bytes: int = 0
@@ -67,6 +69,7 @@ class Passes:
             plain=self.plain + other.plain,
             generated=self.generated + other.generated,
             updates=self.updates + other.updates,
+            products=self.products + other.products,
             kept=self.kept + other.kept,
             copies=max(self.copies, other.copies),
             bytes=max(self.bytes, other.bytes),
@@ -95,6 +98,7 @@ class Passes:
             plain=[(count * weight, shape) for weight, shape in self.plain],
             generated=int(count) * self.generated,
             updates=count * self.updates,
+            products=count * self.products,
         )
 
     def cut(self, most: int) -> "Passes":

@@ -126,6 +126,26 @@ class RowPairs:
         return found
 
 
+def products(problem: Problem, held: int, made: bool, back: bool, shapes: Mapping[str, torch.Size]) -> float:
+    """FLOPs of the products beside the passes, of a problem's forget rows and so many held ones, in matrices of these
+    shapes.
+
+    `made`: pairs are whitened and their Gram matrix made (else they are at hand); `back`: of a restoration, whose
+    gradient is whitened and met with all pairs, in place of a removal.
+    """
+    forget = problem.splits.get("forget")
+    if forget is None or not len(forget):
+        return 0.0
+    rows, found = len(forget) + held, 0.0
+    tokens = forget.tokens * rows / len(forget)
+    for size in (shape for shape in shapes.values() if len(shape) == 2):
+        whole = size[0] * size[1]
+        solve, pair = whole * sum(size), 2 * tokens * whole  # triangular factors on both sides; all pairs with a matrix
+        gram = min(2 * tokens**2 * sum(size), pair + 2 * rows**2 * whole)
+        found += (tokens * (size[0] ** 2 + size[1] ** 2) + gram if made else 0.0) + (1 + back) * (solve + pair)
+    return float(found)
+
+
 def covariant(direction: Tensor, whitening: Whitening) -> Tensor:
     """A direction [O, I] as it meets whitened pairs: W_S^-T D W_A^-1, so that <P, D> = <P~, D~>; its squared norm is
     that of D in the metric."""

@@ -40,6 +40,7 @@ def work(phase: Propose, ground: Ground) -> Passes:
         updates=1,
         copies=1,
         bytes=phase.bytes(ground.shapes),
+        products=phase.products(ground.shapes),
     )
 
 

@@ -229,6 +229,7 @@ class MarginNewton(Method):
             step=Planned(budget=self.budget),
             passes=self._passes(problem, {"forget": times, "held": times, "fit": float(bool(refit) and not restored)}),
             bytes=partial(self._kept, problem),
+            products=partial(dual.products, problem, self._amounts(problem).held, not restored, False),
         )
 
     def _restoration(self, problem: Problem, number: int, first: bool, refit: int) -> Propose:
@@ -243,6 +244,7 @@ class MarginNewton(Method):
             optional=True,
             unless=_at_rest,
             bytes=partial(self._kept, problem),
+            products=partial(dual.products, problem, self._amounts(problem).held, first, True),
         )
 
     def _passes(self, problem: Problem, times: Mapping[str, float]) -> dict[str, float]:

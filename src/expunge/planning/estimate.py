@@ -245,7 +245,7 @@ class Estimator:
             round(steps.updates),
             steps.row_passes,
             step_flops,
-            looked + sum(reading + going_on for _, reading, going_on in texts),
+            looked + every.products + sum(reading + going_on for _, reading, going_on in texts),
             used,
             seconds + measuring,
             work.beside.row_passes,
@@ -253,7 +253,7 @@ class Estimator:
         )
 
     def _seconds(self, passes: Passes, subspace: str, moving: int, rates: Rates) -> float:
-        trained = _flops(self._curves(subspace)[1], passes.trained) / rates.training
+        trained = (_flops(self._curves(subspace)[1], passes.trained) + passes.products) / rates.training
         texts = self._texts(passes)
         looked = self._looked(passes, subspace) + sum(reading for _, reading, _ in texts)
         generated = sum(going_on / self._speed.going_on(windows) for windows, _, going_on in texts)
