@@ -76,7 +76,11 @@ def test_whole_weights_come_out_on_request(tmp_path: Path) -> None:
 def test_its_own_matrices_move_where_asked(tmp_path: Path) -> None:
     adapter = adapters.make(tmp_path, "llama", epochs=100)
     run = unlearn(adapter, tmp_path, subspace="adapter")
-    assert run.record.subspace.name == "adapter" and run.record.save.ranks is UNSET
+    save = run.record.save
+    assert run.record.subspace.name == "adapter" and save is not None and save.ranks is not UNSET
+    assert set(save.ranks.values()) == {settings_of(adapter)["r"]}
+    card = (run.output / "README.md").read_text(encoding="utf-8")
+    assert "--max-lora-rank 8" in card and "RANK" not in card  # the least that vLLM takes and that holds 4
     check_same_kind(adapter, run.output)
     check_seen(served(tmp_path / "base", run.output), run, "unlearned", tmp_path)
 

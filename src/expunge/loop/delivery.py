@@ -176,7 +176,7 @@ def _own(
     """Our own LoRA, or the change of whole weights as one; always float32."""
     if problem.low_rank is None:
         save.write_adapter(problem.model, folder)
-        return {"dtype": "float32", "readers": OWN_READERS}
+        return {"dtype": "float32", "readers": OWN_READERS, "ranks": _ranks(problem.model)}
     return _products(products.write_alone(problem.model, base, change or {}, folder))
 
 
@@ -185,8 +185,15 @@ def _given(
 ) -> dict[str, object]:
     """The adapter that was given, whose matrices moved, or with the change of whole weights folded in."""
     if problem.low_rank is None:
-        return {"dtype": adapter.write(problem.model, given, folder, dtype), "readers": GIVEN_READERS}
+        written = adapter.write(problem.model, given, folder, dtype)
+        return {"dtype": written, "readers": GIVEN_READERS, "ranks": _ranks(problem.model)}
     return _products(products.write_folded(given, change or {}, folder, dtype))
+
+
+def _ranks(model: PreTrainedModel | PeftModel) -> dict[str, int]:
+    """Of each layer that has matrices."""
+    parts = {name.partition(".lora_A."): len(tensor) for name, tensor in model.named_parameters()}
+    return {own.removeprefix("base_model.model."): rank for (own, found, _), rank in parts.items() if found}
 
 
 def _products(written: products.Written) -> dict[str, object]:
