@@ -2,7 +2,7 @@
 # What needs a GPU, in one go of about ten minutes: tests/gpu, what a curvature and margin_newton cost, and margin_newton
 # and other second-order methods on LUME rows with a model of 102 million parameters. From the repository's root:
 #     bash benchmarks/on_gpu.sh FOLDER_OF_LUME_FOLDS FOLDER_FOR_RESULTS
-# PYTHON names the interpreter. Nothing is installed; rows and models stay below build/.
+# PYTHON names the interpreter. Nothing is installed; rows and models stay below build/. TOFU: benchmarks/tofu_on_gpu.sh.
 set -uo pipefail
 lume=${1:?the folder of the four public LUME folds}
 out=${2:?a folder for the results}

@@ -60,7 +60,7 @@ class Size:
 
 SIZES = {
     "small": Size(authors=20, requests=(1, 2), general=40, kept=60, twins=1),
-    "full": Size(authors=AUTHORS, requests=(2, 10, 20), epochs=5),
+    "full": Size(authors=AUTHORS, requests=(2, 10, 20), epochs=5, twins=1),
     "try": Size(authors=4, requests=(1,), rows=5, general=5, epochs=1, twins=1),
 }
 
