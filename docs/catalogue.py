@@ -67,8 +67,8 @@ that has nothing for it to measure.
 What somebody may do to a model that seems to have forgotten, or to its prompts, before the same rows are looked at
 again: `--evidence full` of `expunge unlearn` and `expunge evaluate` runs some, `--evidence audit` all, and `expunge
 plan` says what that takes. What an attack shows is compared with a retrained model under the same attack, or with rows
-that the model never saw ([how](../concepts.md#under-attack)). At most 64 forget rows are looked at, spread evenly; where
-no retrained model stands beside, twice as many never-seen rows of their kinds too, at least 16 of a kind.
+that the model never saw ([how](../concepts.md#under-attack)). At most 64 forget rows are looked at, spread evenly;
+where no retrained model stands beside, twice as many never-seen rows of their kinds too, at least 16 of a kind.
 """,
 }
 
