@@ -48,6 +48,7 @@ def rows(place: int, low: float, said: str) -> SetEvidence:
         kl=np.linspace(0.0, 0.1, COUNT),
         others=others_of(losses),
         tokens=tokens_of(losses, np.full(COUNT, 3.0)),
+        reference_loss=losses[::-1].copy(),
     )
 
 
@@ -92,7 +93,7 @@ def check_metric(metric: Any, bad: float) -> None:
     for name in metric.sets:
         usual = metric(MODELS["unlearned"], name)
         hangs = 0
-        for figure in (*FIGURES, "candidates", "tokens", "others"):
+        for figure in (*FIGURES, "reference_loss", "candidates", "tokens", "others"):
             found = metric(spoilt(MODELS["unlearned"], name, figure, bad), name)
             assert found == usual or (found is not None and not math.isfinite(found.value))
             hangs += found != usual

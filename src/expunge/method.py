@@ -273,9 +273,8 @@ class Propose:
     """Asks for a proposal at the current weights and takes the step that the rule finds, or none.
 
     `passes`: over each split's windows, how many forward and backward passes one proposal takes. `optional`: a refusal
-    does not end the `Repeat` around it. `unless(measured)`: why there is nothing to propose here, or None; then it
-    is not asked. From the shapes of what may move, with `passes` for plans and budgets of tokens: `bytes` of what it
-    keeps beside the direction, `products`: FLOPs of its matrix products beside the passes.
+    does not end the `Repeat` around it. `unless(measured)`: why there is nothing to propose here, or None. For plans,
+    from the shapes of what may move: `bytes` that it keeps beside the direction, FLOPs of its own matrix `products`.
     """
 
     propose: Callable[[Problem, State], Proposal]
