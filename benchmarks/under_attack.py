@@ -9,8 +9,10 @@
 `lume`: rows and models of benchmarks/lume_small.py, 48 of 446 memorised rows to forget, half of the others given.
 `real`: those of `expunge demo --real` (SmolLM2-135M-Instruct), three customers (15 rows) to forget of twelve. Either
 makes a retrained twin of its request, and keeps finished cells: the same command goes on after an interruption.
-`table` prints what both folders hold so far: the word of each attack on each method with the seeds that it has, how
-often forget rows are given back at the worst setting (and by the twin), and what the unlearning took.
+`table` prints what the folders hold so far: the word of each attack on each method, how often forget rows are given
+back at the worst setting (and by the twin), and what the unlearning took; then, of each method and the twin, answers
+that nobody gave, the area under relearning, what relearning gives back at worst, and losses after merging and in other
+words.
 """
 
 import argparse
@@ -105,6 +107,31 @@ def table(folder: Path) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
+def figures(folder: Path) -> str:
+    """A line for each model of each page: what the words of relearning, merging and paraphrases stand on."""
+    heads = ["model", "models", "not given known", "area", "given back at worst", "merged 30 %", "politely"]
+    rows = [heads, ["---"] * len(heads)]
+    for file in sorted(folder.glob("*/comparison.json")):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        attacked = [(cell, "unlearned", cell) for cell in cells if cell["attacks"]]
+        twins = [
+            (cell, "retrained", beside) for cell in cells for *_, beside in attacked if cell["model"] == "retrained"
+        ]
+        for cell, model, beside in [*twins[:1], *attacked]:
+            every = {one["setting"]: one["values"]["forget"][model] for one in settings(beside)}
+            area = next(every[name]["loss"] for name in every if name.startswith("the other half, area"))
+            worst = max(one["values"]["forget"][model]["known"] for one in settings(beside, "relearning"))
+            known = cell["scores"]["knowledge:collateral"]["value"]
+            told = (known, area, worst, every["30% of the way"]["loss"], every["politely"]["loss"])
+            rows.append([cell["model"], file.parent.name, *(f"{one:.2f}" for one in told)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def settings(cell: dict[str, Any], attack: str = "") -> list[dict[str, Any]]:
+    """Of one attack on a cell, or of all."""
+    return [one for found in cell["attacks"] if attack in ("", found["attack"]) for one in found["settings"]]
+
+
 def shown(result: dict[str, Any]) -> str:
     """The word, and the share given back at the setting where that is most (the twin's in brackets)."""
     values = [setting["values"]["forget"] for setting in result["settings"]]
@@ -131,7 +158,8 @@ def main() -> None:
     elif given.part == "real":
         real_model(given.output / "real", given.seeds)
     else:
-        print("\n".join(f"## {part}\n\n{table(given.output / part)}" for part in PARTS))
+        for part in PARTS:
+            print(f"## {part}", table(given.output / part), figures(given.output / part), sep="\n\n")
 
 
 if __name__ == "__main__":
