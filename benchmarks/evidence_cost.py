@@ -23,7 +23,7 @@ PARTS = ("planned", "measured")
 LEVELS = ("quick", "full", "audit")
 FIGURES = ("planned", "measured", "ratio")
 HEADERS = ("models", "level", "what", *(f"row passes {one}" for one in FIGURES), *(f"seconds {one}" for one in FIGURES))
-NO_MEASURING = ("load", "unlearn", "save", "load base", "tracked as")
+NO_MEASURING = ("load", "unlearn", "save")
 
 
 def given(models: Path, level: str) -> dict[str, Any]:

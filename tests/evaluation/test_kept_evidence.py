@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from expunge.benchmark import Generating
 from expunge.data.rows import Row
 from expunge.evaluation import kept_evidence, verdict
 from expunge.evaluation.kept_evidence import DAY, DAYS, Shelf, as_numbers
+from expunge.problem import Split
 from expunge.runs import purge
 from expunge.scoring.evidence import Evidence, SetEvidence
 from expunge.scoring.seen import Seen
@@ -123,14 +125,20 @@ def test_what_an_attack_showed_is_kept_by_all_that_it_hangs_on(shelf: Shelf, tok
     rows = (Row("r", 1, "answer", "q", "a"), Row("r", 2, "answer", "p", "b"))
     judged = {name: problems.encoded(name, rows, tokenizer) for name in ("forget", "retain")}
     reworded = problems.encoded("retain", (rows[0], replace(rows[1], reworded=("in other words?",))), tokenizer)
+
+    def name(attack: str, sets: Mapping[str, Split], among: Shelf = shelf) -> str:
+        return among.names_of_attacks({attack: sets}, sets)[attack]
+
     names = [
-        shelf.name_of_attack("rounding", judged),
-        shelf.name_of_attack("sampling", judged),
-        shelf.name_of_attack("rounding", judged | {"retain": reworded}),
-        shelf.name_of_attack("rounding", {"forget": judged["forget"]}),
-        Shelf.opened("rows", Generating(), ["another"]).name_of_attack("rounding", judged),
+        name("rounding", judged),
+        name("sampling", judged),
+        name("rounding", judged | {"retain": reworded}),
+        name("rounding", {"forget": judged["forget"]}),
+        name("rounding", judged, Shelf.opened("rows", Generating(), ["another"])),
     ]
     assert len(set(names)) == len(names)
+    both = shelf.names_of_attacks({"rounding": judged, "sampling": judged}, judged)
+    assert list(both.values()) == names[:2]
     seen = Seen(("answer", "answer"), np.array([1.0, np.nan]), np.array([0.0, 0.5]))
     shelf.save_readings(names[0], [Reading("5 steps", {"forget": seen}, Point("one", "steps", 5))])
     assert shelf.readings(names[1]) is None

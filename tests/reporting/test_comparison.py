@@ -439,12 +439,12 @@ def test_the_likelihood_attack_needs_two_retrained_models_and_the_losses_of_rows
     for each in found["cells"]:
         away = {"original": 4.0, "weak": 2.0}.get(each["model"], 0.0)
         each["rows"]["loss:forget"] = (levels - away + draw.normal(0, 0.1, 50)).tolist()
-    table = likelihood.table(of(found))
+    table = tables.told_apart(of(found))
     assert [line[:2] for line in table.lines] == [(name, str(seed)) for name in METHODS for seed in (0, 1)]
     areas = {line[0]: float(line[2].split()[0]) for line in table.lines}
     assert areas["weak"] == 1 and abs(areas["close"] - 0.5) < 0.2
     assert likelihood.TITLE in [one.title for one in tables.overview(of(found))]
     for spoilt in (build(twins=1), build()):
-        assert not likelihood.table(of(spoilt)).lines
+        assert not tables.told_apart(of(spoilt)).lines
     found["cells"][1]["rows"]["loss:forget"].pop()
-    assert not likelihood.table(of(found)).lines
+    assert not tables.told_apart(of(found)).lines

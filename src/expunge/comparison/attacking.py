@@ -36,7 +36,7 @@ class Attacking:
         alone = "retrained" not in self.load
         readings = {"unlearned": attacked.run(unlearned, self.judged, self.level, original, alone=alone)}
         readings["original"] = self._kept("original", lambda: attacked.run_beside(original(), self.judged, self.level))
-        if "retrained" in self.load:
+        if not alone:
             twin = self.load["retrained"]
             readings["retrained"] = self._kept(
                 "retrained", lambda: attacked.run(twin(), self.judged, self.level, original, alone=False)

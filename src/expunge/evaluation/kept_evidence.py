@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -55,11 +55,15 @@ class Shelf:
         """Of the file of a set, which is generated from unless it is `silent`."""
         return _hashed([self.made_by, split.name, silent, self._hash_of(split)])
 
-    def name_of_attack(self, attack: str, judged: Mapping[str, Split]) -> str:
-        """Of the file of an attack's readings, which hang on all sets: on examples among the rows to keep too."""
+    def names_of_attacks(self, given: Mapping[str, Iterable[str]], judged: Mapping[str, Split]) -> dict[str, str]:
+        """By attack, of the file of its readings, which hang on all sets that it is given: on examples among the rows
+        to keep too."""
         code_of = hashing.file_hash(code.made_by("evaluation.attacked", "attacks"))
-        rows = [[name, self._hash_of(split)] for name, split in sorted(judged.items())]
-        return _hashed([self.made_by, attack, code_of, rows])
+        rows = {name: self._hash_of(split) for name, split in judged.items()}
+        return {
+            attack: _hashed([self.made_by, attack, code_of, [[name, rows[name]] for name in sorted(sets)]])
+            for attack, sets in given.items()
+        }
 
     def _hash_of(self, split: Split) -> str:
         rows: list[Any] = [[window.row, window.ids, window.counted] for window in split.windows]

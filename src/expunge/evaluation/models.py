@@ -136,7 +136,7 @@ class Models:
         shelf, path = self._shelf(name, assembled, dtype), str(self.config.model)
         alone = name == "unlearned" and not self.config.retrained
         sets = {one: attacked.looked_at(judged, attack, alone) for one, attack in chosen.items()}
-        files = {one: shelf.name_of_attack(one, sets[one]) for one in chosen} if shelf else {}
+        files = shelf.names_of_attacks(sets, judged) if shelf else {}
         known = {one: found for one, file in files.items() if shelf and (found := shelf.readings(file)) is not None}
         rest = {one: attack for one, attack in chosen.items() if one not in known}
         with self.clock.stage(f"attack {name}"):

@@ -11,6 +11,7 @@ LEAD = (
     "The same rows, after something that somebody may do to the model or its prompts. A verdict compares with the "
     "retrained model under the same attack, or with rows that the model never saw."
 )
+MINE = ("forget", "unlearned")
 OTHERS = {"retrained": "retrained model", "judging": "never-seen rows", None: "nothing"}
 
 
@@ -37,16 +38,21 @@ def _line(attack: Attack, setting: Setting) -> tuple[str, ...]:
     return (name, setting.verdict, _both(setting, "known"), _both(setting, "loss"), OTHERS[setting.compared_with])
 
 
+def other_of(setting: Setting) -> tuple[str, str]:
+    """Rows and model of what stands beside the forget rows of the unlearned model."""
+    return ("forget", "retrained") if setting.compared_with == "retrained" else ("judging", "unlearned")
+
+
 def _both(setting: Setting, measure: Measure) -> str:
     """Of the forget rows under the unlearned model, and of what it is compared with."""
-    rows, model = ("forget", "retrained") if setting.compared_with == "retrained" else ("judging", "unlearned")
-    mine, other = (_value(setting, *one, measure) for one in (("forget", "unlearned"), (rows, model)))
+    mine, other = (value(setting, *one, measure) for one in (MINE, other_of(setting)))
     if mine is None:
         return NOT_MEASURED
     return _number(mine, measure) + ("" if other is None else f" (beside {_number(other, measure)})")
 
 
-def _value(setting: Setting, rows: str, model: str, measure: Measure) -> float | None:
+def value(setting: Setting, rows: str, model: str, measure: Measure) -> float | None:
+    """Of rows under a model; None where it was not taken."""
     found = setting.values.get(rows, {}).get(model, Means(None, None))
     return found.known if measure == "known" else found.loss
 

@@ -21,6 +21,7 @@ from expunge.reporting.standings import (
 from expunge.reporting.words import NOT_MEASURED, duration, number, plain, size
 from expunge.scoring import band
 from expunge.scoring.band import AS_RETRAINED, CANNOT_TELL, DIFFERS, NOT_FINITE
+from expunge.scoring.intervals import Score
 
 TONES = {
     AS_RETRAINED: "good",
@@ -129,7 +130,7 @@ def by_column(found: Standings, columns: Sequence[Column]) -> Grid:
 
 def overview(found: Standings) -> tuple[Table, ...]:
     """Attacks, settings, proposals and verdicts, without tables that have no lines."""
-    every = (under_attack(found), likelihood.table(found), costs(found), proposed(found), cells(found))
+    every = (under_attack(found), told_apart(found), costs(found), proposed(found), cells(found))
     return tuple(table for table in every if table.lines)
 
 
@@ -147,6 +148,15 @@ def under_attack(found: Standings) -> Table:
             lines.append((name_of(model), many(len(cells), "seed"), *map(_counted, words.values())))
     headers = ("Model", "Seeds", *(title.capitalize() for title in titles))
     return Table("Under attack", headers, tuple(lines), wide=True)
+
+
+def told_apart(found: Standings) -> Table:
+    """Each cell beside the retrained models; without lines where `likelihood.told` has nothing."""
+    lines = []
+    for model, cell, got in likelihood.told(found):
+        scores = (f"{number(one.value)} ({interval_of(one)})" for one in (got.area, got.rate))
+        lines.append((name_of(model), seed_of(cell.seed), *scores))
+    return Table(likelihood.TITLE, likelihood.HEADERS, tuple(lines), wide=True)
 
 
 def _counted(words: Counter[Word]) -> str:
@@ -237,7 +247,7 @@ def _leaning(standing: band.Standing) -> str:
     return f"leans {word}" if word else ""
 
 
-def interval_of(found: band.Pooled | band.Difference | None) -> str:
+def interval_of(found: band.Pooled | band.Difference | Score | None) -> str:
     """Empty where nothing defines one."""
     if found is None or found.low is None or found.high is None:
         return ""

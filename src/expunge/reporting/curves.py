@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from expunge.reporting.attacks import MINE, other_of, value
 from expunge.reporting.finding import Attack, Setting
 from expunge.reporting.plots import COLOURS, FAINT, REST, STYLE, Plot, plain_frame, svg_element
 from expunge.reporting.record import Record
@@ -61,19 +62,17 @@ def _by_curve(attack: Attack) -> dict[str, list[Setting]]:
 
 def _compared(setting: Setting) -> dict[str, tuple[str, str]]:
     """Set and model of each line, by its name."""
-    mine = {"unlearned": ("forget", "unlearned")}
-    if setting.compared_with == "retrained":
-        return mine | {"retrained": ("forget", "retrained")}
-    return mine | ({"never-seen rows": ("judging", "unlearned")} if setting.compared_with else {})
+    name = "retrained" if setting.compared_with == "retrained" else "never-seen rows"
+    return {"unlearned": MINE} | ({name: other_of(setting)} if setting.compared_with else {})
 
 
 def _line(record: Record, settings: list[Setting], rows: str, model: str) -> Line:
-    losses = [value for value in record.losses.get(rows, {}).get(model, ()) if value is not None]
+    losses = [one for one in record.losses.get(rows, {}).get(model, ()) if one is not None]
     found = {0.0: float(np.mean(losses))} if losses else {}
     for setting in settings:
-        means = setting.values.get(rows, {}).get(model)
-        if setting.point and means and means.loss is not None:
-            found[setting.point.at] = means.loss
+        loss = value(setting, rows, model, "loss")
+        if setting.point and loss is not None:
+            found[setting.point.at] = loss
     return found
 
 

@@ -1,34 +1,28 @@
 """The likelihood attack of somebody who has the retrained models, on each cell of a comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from expunge.reporting.content import Cell
-from expunge.reporting.provenance import Table
-from expunge.reporting.standings import RETRAINED, Standings
-from expunge.reporting.words import number, plain
-from expunge.scoring.intervals import Floats, Score
-from expunge.scoring.likelihood import told_apart
+from expunge.reporting.standings import RETRAINED, Model, Standings
+from expunge.scoring.intervals import Floats
+from expunge.scoring.likelihood import Told, told_apart
 
 LOSSES = "loss:forget"
 TITLE = "Told from the retrained models, row by row"
 HEADERS = ("Model", "Seed", "AUC (0.5: the attack guesses)", "TPR at 1 % FPR (0.01: it guesses)")
 
 
-def table(found: Standings) -> Table:
-    """Without lines where there are fewer than two retrained models, or losses of rows are missing."""
-    cells = {model.label: model.done for model in found.models}
-    twins = _stacked(cells.get(RETRAINED, ()))
-    lines = []
-    for cell in (cell for model in found.methods for cell in model.done):
+def told(found: Standings) -> Iterator[tuple[Model, Cell, Told]]:
+    """Nothing where there are fewer than two retrained models, or losses of rows are missing."""
+    twins = next((_stacked(model.done) for model in found.models if model.label == RETRAINED), None)
+    for method, cell in ((one, cell) for one in found.methods for cell in one.done):
         own = _stacked([cell])
         if twins is None or own is None or own.shape[1] != twins.shape[1]:
             continue
-        if told := told_apart(own[0], twins):
-            seed = "none" if cell.seed is None else plain(cell.seed)
-            lines.append((cell.model, seed, _shown(told.area), _shown(told.rate)))
-    return Table(TITLE, HEADERS, tuple(lines), wide=True)
+        if result := told_apart(own[0], twins):
+            yield method, cell, result
 
 
 def _stacked(cells: Sequence[Cell]) -> Floats | None:
@@ -37,8 +31,3 @@ def _stacked(cells: Sequence[Cell]) -> Floats | None:
     if not rows or not rows[0] or len({len(one) for one in rows}) > 1:
         return None
     return np.array(rows, dtype=np.float64)
-
-
-def _shown(score: Score) -> str:
-    assert score.low is not None and score.high is not None  # of finite losses
-    return f"{number(score.value)} ({number(score.low)} to {number(score.high)})"
