@@ -20,8 +20,8 @@ Covers the weights of linear layers (GPT-2's Conv1D, a LoRA's two matrices), but
 alive, and get no step. Refused by name: layers that are used more than once in a pass (tied ones, called twice) or that
 mix the windows of a batch (experts that gather tokens).
 
-Departures: no moving averages, no eigenvalue correction (EK-FAC: the trials that we know saw no difference, see
-docs/decisions.md); damping relative to each factor's mean.
+Departures: no moving averages, no eigenvalue correction (EK-FAC: better on one of two kinds of rows, worse on the
+other, see docs/decisions.md); damping relative to each factor's mean.
 
 When to use it: wherever it fits. A diagonal cannot see that text to keep and text to forget come in alike; this can.
 """
