@@ -125,6 +125,24 @@ def test_earlier_rows_are_not_to_be_kept(first: Path, given: bool) -> None:
         traced(first, retain=retain, earlier=earlier)
 
 
+def test_what_the_runs_before_lost_is_said_before_and_after(first: Path, tmp_path: Path) -> None:
+    shutil.copytree(first / "first", tmp_path / "first")
+    content = little.raw(tmp_path / "first")
+    assert not [reason for reason in content["verdict"]["rest_reasons"] if "in sequence" in reason]
+    for score in content["scores"]:
+        if (score["metric"], score["set"]) == ("knowledge", "retain"):
+            score["value"] = {"original": 1.0, "unlearned": 0.9}.get(score["model"], score["value"])
+    plain_json.write_json(record.find(tmp_path / "first"), content)
+    given = settings(first, model=str(tmp_path / "first"))
+    _, said = traced(first, model=str(tmp_path / "first"))
+    warned = "warning: 1 run in sequence: of the answers to keep the first model knew 1.00, then 0.90 were known."
+    assert any(line.startswith(warned) and str(first / "model") in line for line in said)
+    run = little.unlearn(tmp_path / "out", **given)
+    reasons = little.raw(run.output)["verdict"]["rest_reasons"]
+    assert reasons[-1].startswith("2 runs in sequence: of the answers to keep the first model knew 1.00, then 0.90, ")
+    assert "2 runs in sequence" in run.report.read_text(encoding="utf-8")
+
+
 def test_another_key_cannot_tell(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other"))
     found, said = traced(first, forget=str(first / "forget.jsonl"))

@@ -101,13 +101,15 @@ def build(
     )
     around = official.circumstances(checked, problem.rendering)
     counted = token_counts(checked, problem.rendering, problem.tokenizer)
+    scores = suite.scores(evidence)
+    spent = lineage.so_far.then(scores).sentence if lineage.so_far else ""
     return Record(
         schema=SCHEMA,
         command=command,
         created=here["created"],
-        verdict=under_attack.weighed(_verdict(judged, again, checked), attacked),
+        verdict=under_attack.weighed(_verdict(judged, again, checked, spent), attacked),
         attacks=attacked,
-        scores=suite.scores(evidence),
+        scores=scores,
         metrics=suite.metrics(),
         benchmark=official.block(config.benchmark, evidence, around, details.mmlu),
         rows=_rows("forget", judged.rows, checked, evidence, details.targets, secret),
@@ -173,7 +175,8 @@ def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> Texts:
     return found
 
 
-def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> Verdict:
+def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked, spent: str) -> Verdict:
+    """`spent`: what is to be said of the runs in sequence that this one belongs to."""
     counts = judged.counts()
     judging = checked.parts.get("judging", ())
     documents = sum(row.kind == "document" for row in judging)
@@ -193,7 +196,7 @@ def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked) -> 
         forget=judged.forget,
         forget_reasons=tuple(judged.forget_reasons),
         rest=judged.rest,
-        rest_reasons=tuple(judged.rest_reasons),
+        rest_reasons=(*judged.rest_reasons, *filter(None, (spent,))),
         counts=counts,
         comparison=Comparison(
             source=checked.comparison,

@@ -17,7 +17,8 @@ from expunge.errors import InputError
 from expunge.evaluation import verdict
 from expunge.files import hashing
 from expunge.intake.sets import Checked
-from expunge.records import record
+from expunge.records import record, sequence
+from expunge.records.sequence import SoFar
 from expunge.reporting.finding import RowVerdict
 from expunge.reporting.record import Holder, Parent, Record
 from expunge.scoring.evidence import Evidence
@@ -30,13 +31,14 @@ OTHER_KEY = "the rows of earlier requests were hashed under another key, so noth
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """The parent as the record names it, and by row id what the runs before found."""
+    """The parent as the record names it, by row id what the runs before found, and what became of the rest."""
 
     parent: Parent | None = None
     weights: str | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     done: frozenset[str] = frozenset()
     holders: tuple[Holder, ...] = ()
+    so_far: SoFar | None = None
 
 
 def trace(config: Unlearning | Evaluate, checked: Checked, say: Callable[[str], None]) -> Lineage:
@@ -59,8 +61,11 @@ def trace(config: Unlearning | Evaluate, checked: Checked, say: Callable[[str], 
     parent = _parent(str(config.model), file, content, secret, ids["forget"].keys(), ids.get(EARLIER, {}).keys())
     if not getattr(config, "force", True):
         _refuse_done(config, parent, ids["forget"].keys(), done)
+    so_far = sequence.so_far(content)
     for line in _lines(parent, len(ids["forget"])):
         say(line)
+    if so_far and so_far.sentence:
+        say(f"warning: {so_far.sentence}.")
     firsts = {row.id: row.loss.get("first", row.loss.get("original")) for row in before}
     return Lineage(
         parent=parent,
@@ -68,6 +73,7 @@ def trace(config: Unlearning | Evaluate, checked: Checked, say: Callable[[str], 
         losses={one: loss for one, loss in firsts.items() if loss is not None},
         done=done,
         holders=content.holders,
+        so_far=so_far,
     )
 
 
