@@ -80,16 +80,16 @@ def trace(config: Unlearning | Evaluate, checked: Checked, say: Callable[[str], 
 def ancestors(model: str, hashed: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Hashes (`hashes.identity`) of the models that a model was made of by runs, its parent's first, as far as their
     records lie where they are said to be and name the weights that are there."""
-    place, weights, wanted = model, hashed.get("model"), None
-    while weights and (file := record.find(place)).is_file() and wanted in (None, hashing.full_hash(file)):
-        content = record.read(file)
+    weights, file = hashed.get("model"), record.find(model)
+    if not weights or not file.is_file():
+        return
+    for content in sequence.line(record.read(file)):
         if content.hashes.get("output") != weights:
             return
         before = {role: content.hashes[role] for role in ("model", "model_base") if role in content.hashes}
         yield before or {"model": content.setting("model") or ""}
-        if not content.parent:
+        if not (weights := before.get("model")):
             return
-        place, wanted, weights = content.parent.path, content.parent.record, before.get("model")
 
 
 def _parent(

@@ -5,6 +5,7 @@ have lost a third of what the first one knew (docs/results/attacks.md). Records 
 far as they are there, and are those that the next run saw, their scores say what became of the rest on the way.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from expunge.files import hashing
@@ -51,18 +52,23 @@ class SoFar:
 def so_far(content: Record) -> SoFar | None:
     """Of the line that ends with the run of a record; None where no record says what was known."""
     first, known = "", list[float]()
-    while True:
-        before, after = (_known(content.scores, model) for model in ("original", "unlearned"))
+    for one in line(content):
+        before, after = (_known(one.scores, model) for model in ("original", "unlearned"))
         if before is None or after is None:
             break
-        first, known = content.setting("model") or "", [before, after, *known[1:]]
-        if not content.parent:
-            break
-        file = record.find(content.parent.path)
-        if not file.is_file() or hashing.full_hash(file) != content.parent.record:
-            break
-        content = record.read(file)
+        first, known = one.setting("model") or "", [before, after, *known[1:]]
     return SoFar(first, tuple(known)) if known else None
+
+
+def line(content: Record) -> Iterator[Record]:
+    """A run's record, then those of the runs before it, as far as they lie where they are said to be and are the ones
+    that the next run saw."""
+    yield content
+    while (parent := content.parent) and (file := record.find(parent.path)).is_file():
+        if hashing.full_hash(file) != parent.record:
+            return
+        content = record.read(file)
+        yield content
 
 
 def _known(scores: tuple[Score, ...], model: str) -> float | None:
