@@ -8,13 +8,17 @@ and retain rows) are drawn by the seed; each request removes `--people` of them 
 left, with the rows of all that are not yet removed to keep. After each request: rows removed by it and by earlier ones
 beside their targets, answers of the rows still to be kept and of rows in no file, and the price in row passes. The last
 line is one request for all of them at once. A sequence that was cut off begins anew.
+
+A method that can is held to the first model, and gets the rows removed earlier (margin_newton:earlier_rows=0: neither).
 """
 
 import argparse
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,8 @@ import numpy as np
 import torch
 
 from expunge.files import strict_yaml
-from expunge.problem import Problem
+from expunge.loop.trial import method_of
+from expunge.problem import Problem, Split
 from in_memory import Cells, Unlearned, opened, seen, unlearned
 
 A_PERSON = 5  # rows of a world
@@ -95,7 +100,7 @@ def run(folder: Path, asked: argparse.Namespace, cells: Cells) -> None:
         world = problem_of(folder, request)
         others = others or world.assembled.judged["collateral"]  # later, what was removed is in no file either
         alone = request.name == "all at once"
-        before = world.problem if model is None or alone else replace(world.problem, model=model)
+        before = world.problem if model is None or alone else _then(world.problem, model, earlier, method, options)
         made: Unlearned = unlearned(before, method, options, asked.seed)
         model = made.problem.model
         outcome = made.outcome
@@ -110,6 +115,16 @@ def run(folder: Path, asked: argparse.Namespace, cells: Cells) -> None:
             figures |= {f"{name} {what}": found[what] for what in ("documents", "answers", "known")}
         earlier.append(own)
         cells.add(**key, request=request.name, rows=len(request.forget), **figures)
+
+
+def _then(first: Problem, model: Any, earlier: Sequence[Removed], method: str, options: Mapping[str, Any]) -> Problem:
+    """The problem around the model that earlier requests left."""
+    if not method_of(method, options).needs.earlier:
+        return replace(first, model=model)
+    removed = reduce(Split.joined, (one.problem.splits["forget"] for one in earlier))
+    return replace(
+        first, model=model, first=lambda: nullcontext(first.model), splits={**first.splits, "earlier": removed}
+    )
 
 
 def _parts(name: str, groups: Sequence[Removed], now: Problem) -> dict[str, float]:

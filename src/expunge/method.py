@@ -11,8 +11,7 @@ what is done with the weights, in order:
 - `Transform`: a change of the weights outside any optimiser (merging, pruning, task vectors).
 - `Repeat`: phases in cycles, until a proposal is refused or a condition holds.
 
-Each kind has a runner in `loop/` that runs it, says what it costs and hands over its state. Constructors
-compute nothing.
+Each kind has a runner in `loop/` that runs it, says what it costs, keeps its state. Constructors compute nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,15 +64,15 @@ class TwoFactors:
 class Needs:
     """What a method must be given, and what it keeps; known from its options alone, before any model is loaded.
 
-    `retain`, `targets`: it is refused without rows to keep, or without anything to take targets from. `fewest_retain`:
-    the fewest retain rows (the guard not counted) that it runs with. `parts`: weights of the parts that the retain rows
-    are dealt into by hash, such as {"retain": 2, "curvature": 1, "acceptance": 1}; methods that propose need
-    "acceptance". `kept`: what it keeps of the original, by split. `linear`: of the subspace only weights of such linear
-    layers move; a given adapter is then merged and whole weights move, unless asked otherwise; where the problem asks
-    for `low_rank`, it leaves the change as products. `replay`: text that it samples, the split "replay". `layers`: of
-    so many decoder layers those that may move (0: next to the embeddings); none: whatever the subspace holds.
-    `factors`: the curvature that may be given. `of_rows`: what a forget row must have and has not, in words, or
-    nothing. `made`: further splits, of the problem's rows, tokenizer and rendering alone.
+    `retain`, `targets`: refused without rows to keep, or without anything to take these from. `fewest_retain`: of
+    retain rows (the guard not counted). `parts`: weights of the parts that the retain rows are dealt into by hash, such
+    as {"retain": 2, "curvature": 1, "acceptance": 1}; methods that propose need "acceptance". `kept`: what it keeps of
+    the original, by split. `linear`: of the subspace only weights of such linear layers move; a given adapter is then
+    merged, unless asked otherwise; where the problem asks for `low_rank`, the change is left as products. `replay`:
+    text that it samples, the split "replay". `layers`: of so many decoder layers those that may move (0: next to the
+    embeddings); none: whatever the subspace holds. `factors`: the curvature that may be given. `earlier`: of requests
+    in sequence it takes the removed rows and the first model (`Problem.first`). `of_rows`: what a forget row must have
+    and has not, in words, or nothing. `made`: further splits, of the problem's rows, tokenizer and rendering alone.
     """
 
     retain: bool = False
@@ -85,6 +84,7 @@ class Needs:
     replay: Replay | None = None
     layers: Callable[[int], Sequence[int]] | None = None
     factors: TwoFactors | None = None
+    earlier: bool = False
     of_rows: Callable[[Row], str] = lambda row: ""
     made: Made = lambda problem: {}
 

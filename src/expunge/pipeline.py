@@ -34,6 +34,7 @@ from expunge.records import (
     attribution,
     dossier,
     factors,
+    first,
     hashes,
     manifest,
     published,
@@ -82,6 +83,8 @@ def _run_unlearn(config: commands.Unlearn, say: Say) -> Run:
     config = config if training else replace(config, options=method)
     given = reuse.given(config, checked, say)
     config = reuse.with_its_subspace(config, given)
+    if training is None and method.needs.earlier:
+        checked = first.held_to(config, checked, say)
     hashed = distributed.from_main(partial(hashes.of_inputs, config, checked)) | reuse.hashed(given)
     identity = unfinished.identity("unlearn", config, hashed) | {"--train-config": repr(training)}
     with (
@@ -150,13 +153,14 @@ def _changed(
     """The model written to `folder`, unlearned or trained anew, and how the record tells it."""
     if isinstance(given, Training):
         done = retraining.run(config, checked, assembled, given, folder, log, say, clock, begun.checkpoints)
-        return done, applied.method(retraining.NAME, given, done, None)
+        return done, applied.method(retraining.NAME, given, done)
     with clock.stage("load"):
         base = trial.base_of(config, assembled)
     assembled.problem.fitted = given.state if given else None
+    trial.hold_to_first(assembled, checked)
     linear = reuse.linear(given, config.options.needs.linear)
     done = trial.run(config, assembled, base, folder, log.part(), say, clock, None, begun.checkpoints, linear)
-    return done, applied.method(registry.title(config.method), config.options, done, given)
+    return done, applied.method(registry.title(config.method), config.options, done, given, checked.first)
 
 
 def run_evaluate(config: commands.Evaluate, say: Say = lambda line: None) -> Run:
@@ -221,11 +225,14 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
     lines += notes_on(rows.checked, rows.rendering, rows.tokenizer) + copies.told(rows.checked.echoes)
     trace(config, rows.checked, lines.append)
     config, _ = route.settled(config, rows.checked, lines.append)
-    if config.method != "all":
-        reuse.given(replace(config, options=trial.method_of(config.method, config.options)), rows.checked, lines.append)
+    named = None if config.method == "all" else trial.method_of(config.method, config.options)
+    if named is None or named.needs.earlier:
+        rows = replace(rows, checked=first.held_to(config, rows.checked, lines.append))
+    if named is not None:
+        reuse.given(replace(config, options=named), rows.checked, lines.append)
     given = rows.checked.model.adapter
     device = Runtime(config.device).device
-    linear = config.method != "all" and trial.method_of(config.method, config.options).needs.linear is not None
+    linear = named is not None and named.needs.linear is not None
     lines.append(subspace_plan(shape, config.subspace, device, config.trust_remote_code, given, linear))
     example = rendered_example(rows.checked.forget[0], rows.rendering, rows.tokenizer, config.show_rows)
     try:

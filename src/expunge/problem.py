@@ -1,7 +1,7 @@
 """The problem that every stage receives: a model, its rows as windows, and which parameters may move."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,9 @@ class Problem:
     [targets] of each of their targets, where a base model was given; `shared`, of a plan, names for linear weights the
     first with the same input; `fitted` makes, of the problem that a method gets, the state of a curvature that was
     fitted before, where one was given; `portions` how many tokens go through the model at a time, the same for all
-    stages; `low_rank`: the share of the change's squared norm that is to be delivered as matrices of low rank (none:
-    whole weights).
+    stages; `first` opens the model that requests in sequence began with, which rows to keep are held to in place of the
+    original (then "earlier" is among the splits: rows that those requests removed); `low_rank`: the share of the
+    change's squared norm that is to be delivered as matrices of low rank (none: whole weights).
     """
 
     model: Any
@@ -79,6 +80,7 @@ class Problem:
     shared: Mapping[str, str] = field(default_factory=dict)
     fitted: "Callable[[Problem], Mapping[str, object]] | None" = None
     portions: Portions = field(default_factory=Portions)
+    first: "Callable[[], AbstractContextManager[PreTrainedModel | PeftModel]] | None" = None
     low_rank: float | None = None
 
     def over(self, split: Split, work: Callable[[Batch], None]) -> None:
@@ -102,6 +104,12 @@ class Problem:
             return
         with self.model.disable_adapter():
             yield self.model
+
+    @contextmanager
+    def reference(self) -> "Iterator[PreTrainedModel | PeftModel]":
+        """The model that rows to keep are held to: the first of a line of requests, else the original."""
+        with self.original() if self.first is None else self.first() as model:
+            yield model
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of the movable parameters."""

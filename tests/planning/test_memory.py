@@ -83,7 +83,7 @@ def work(**changes: Any) -> Passes:
 
 
 def setting(**changes: Any) -> memory.Setting:
-    values = {"subspace": "full", "save": "merged", "shipped": torch.float32, "base": False, "retrained": False}
+    values = {"subspace": "full", "save": "merged", "shipped": torch.float32, "other": ""}
     return memory.Setting(**(values | changes))
 
 
@@ -147,8 +147,8 @@ def test_other_models_and_the_form_of_the_output_count() -> None:
 
     plain, weights = of(), 4 * builder().plain().total
     assert "measuring the base" not in plain
-    assert of(base=True)["measuring the base"] == plain["measuring the original"] + weights
-    assert of(retrained=True)["measuring the retrained model"] == plain["measuring the original"] + weights
+    assert of(other="base")["measuring the base"] == plain["measuring the original"] + weights
+    assert of(other="retrained model")["measuring the retrained model"] == plain["measuring the original"] + weights
     half = of(shipped=torch.bfloat16)
     assert half["saving"] == plain["saving"] + weights // 2
     assert half["measuring what was written"] < plain["measuring what was written"]

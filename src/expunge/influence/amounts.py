@@ -8,8 +8,10 @@ trials (docs/decisions.md):
 - up to a quarter one metric holds on the way. Above it the curvature is fitted anew at every second iteration, more
   rows are held, and there are more and smaller steps;
 - the curvature is fitted on 4 rows for each forget row, 64 to 384 (all that there are in a large request);
-- a restoration goes by as many rows as there are forget rows, above an eighth by twice as many, 12 to 128; there are
-  8 iterations in place of 5 then.
+- of rows that earlier requests removed, where they and the first model are at hand, twice as many as there are forget
+  rows stand in the system, 8 to 200;
+- a restoration goes by as many rows as there are forget rows, by twice as many above an eighth and where it leads back
+  to the first model, 12 to 128; above an eighth there are 8 iterations in place of 5.
 """
 
 from dataclasses import dataclass, replace
@@ -19,13 +21,14 @@ SMALL, MIDDLE, LARGE = 1 / 20, 1 / 8, 1 / 4
 FEWEST_FITTED, MOST_FITTED, FITTED_A_ROW = 64, 384, 4
 FEWEST_KEPT, MOST_KEPT = 12, 128
 MOST_HELD = 200
+FEWEST_EARLIER = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amounts:
     """`share` of the needs in all iterations but the last; `restorations` before each but the first; the curvature is
-    fitted anew after `refit_every` iterations (0: never); rows that are `held`, that it is `fit` on and that one
-    restoration goes by (`keep`)."""
+    fitted anew after `refit_every` iterations (0: never); rows that are `held`, of `earlier` requests too, that it is
+    `fit` on and that one restoration goes by (`keep`)."""
 
     iterations: int
     share: float
@@ -34,6 +37,12 @@ class Amounts:
     held: int
     fit: int
     keep: int
+    earlier: int = 0
+
+    @property
+    def beside(self) -> int:
+        """Rows that stand in the system with those to forget."""
+        return self.held + self.earlier
 
 
 class Asked(Protocol):
@@ -50,33 +59,36 @@ class Asked(Protocol):
     @property
     def held_rows(self) -> int | None: ...
     @property
+    def earlier_rows(self) -> int | None: ...
+    @property
     def fit_rows(self) -> int | None: ...
     @property
     def keep_rows(self) -> int | None: ...
 
 
-def asked(options: Asked, forget: int, kept: int, lora: bool = False) -> Amounts:
+def asked(options: Asked, forget: int, kept: int, lora: bool = False, earlier: int = 0) -> Amounts:
     """What the options say, and the size of the request where they say nothing.
 
     `lora`: what moves is a LoRA of our own, of which a curvature that is fitted anew moves A too: not unless asked for,
     since there must be room for A's factors.
     """
-    usual = amounts(forget, kept)
+    usual = amounts(forget, kept, earlier)
     usual = replace(usual, refit_every=0) if lora else usual
     own: dict[str, Any] = {
         "iterations": options.iterations,
         "share": options.share,
         "restorations": options.restorations,
         "refit_every": options.refit_every,
-        "held": options.held_rows,
+        "held": None if options.held_rows is None else min(options.held_rows, kept),
+        "earlier": None if options.earlier_rows is None else min(options.earlier_rows, earlier),
         "fit": options.fit_rows,
         "keep": options.keep_rows,
     }
     return replace(usual, **{name: value for name, value in own.items() if value is not None})
 
 
-def amounts(forget: int, kept: int) -> Amounts:
-    """For so many forget rows, where so many rows say what is to be kept."""
+def amounts(forget: int, kept: int, earlier: int = 0) -> Amounts:
+    """For so many forget rows, where so many rows say what is to be kept and so many were removed before."""
     share = forget / (forget + kept) if forget else 0.0
     large = share > LARGE
     return Amounts(
@@ -86,5 +98,6 @@ def amounts(forget: int, kept: int) -> Amounts:
         refit_every=2 if large else 0,
         held=min(MOST_HELD if large else forget // 2, kept) if share > SMALL else 0,
         fit=MOST_FITTED if large or not forget else min(MOST_FITTED, max(FEWEST_FITTED, FITTED_A_ROW * forget)),
-        keep=min(MOST_KEPT, max(FEWEST_KEPT, forget if share <= MIDDLE else 2 * forget)),
+        keep=min(MOST_KEPT, max(FEWEST_KEPT, 2 * forget if share > MIDDLE or earlier else forget)),
+        earlier=min(MOST_HELD, max(FEWEST_EARLIER, 2 * forget), earlier),
     )

@@ -34,7 +34,8 @@ Compared = Literal["holdout", "counterfactual"] | None  # what rows to forget ar
 @dataclass(frozen=True, slots=True)
 class Checked:
     """Rows by role after all checks, the roles they fall into, what the model and its base are (of the base None where
-    none was given), and forget rows whose content other rows hold; `log`: see `benchmark.Circumstances`."""
+    none was given), and forget rows whose content other rows hold; `log`: see `benchmark.Circumstances`; `first`: the
+    model that requests in sequence began with, where rows to keep are held to that (`records.first`)."""
 
     sets: Mapping[str, RowSet]
     parts: Mapping[str, tuple[Row, ...]]
@@ -43,6 +44,7 @@ class Checked:
     base: Source | None = None
     log: Any = None
     echoes: tuple[Echo, ...] = ()
+    first: Source | None = None
 
     @property
     def forget(self) -> tuple[Row, ...]:

@@ -1,8 +1,9 @@
 """What a proposed step does, measured against the original on acceptance rows, which no gradient and no curvature saw.
 
-The original's distributions on them are kept before anything moves, so a budget that several proposals share is
-cumulative, and the last of them stays within it too. Retain KL and retain loss are means over counted tokens, the
-forget loss is a mean over rows of each row's loss per token.
+The original's distributions on them are kept before anything moves (of requests in sequence, those of the first model:
+`Problem.reference`), so a budget that several proposals share is cumulative, and the last of them stays within it too.
+Retain KL and retain loss are means over counted tokens, the forget loss is a mean over rows of each row's loss per
+token.
 """
 
 from collections.abc import Mapping
@@ -59,8 +60,9 @@ class Acceptance:
         problem.model.eval()
         split = chosen(pool)
         made = cls(problem, state, split, keep_distributions(problem, split))
-        known = 0.0, made.kept.loss_per_token  # as kept: there is nothing between the original and itself
-        made.start = Here(made.forget() if state.targets is not None else None, known)
+        if problem.first is None:  # there is nothing between the original and itself
+            made.here.retain = 0.0, made.kept.loss_per_token
+        made.start = Here(made.forget() if state.targets is not None else None, made.retain())
         made.here = Here(made.start.forget, made.start.retain)
         return made
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from expunge.config.commands import EARLIER
 from expunge.data.passes import Passes, measuring, total
 from expunge.errors import InputError
 from expunge.loop import descent, proposals, transforms
@@ -115,7 +116,9 @@ def _before(method: Method, problem: Problem) -> Passes:
         if name in pool:
             before = before + _keeping(pool[name], what)
     if _proposes(steps) and ACCEPTANCE in pool:
-        before = before + _keeping(chosen(pool), "distributions")
+        measured = chosen(pool)
+        again = measuring(measured.windows, 1 if EARLIER in pool else 0)  # where the first model's are kept
+        before = before + _keeping(measured, "distributions") + Passes(plain=again)
     if needs.targets:
         before = before + objective.cost(problem)
     return before + method.cost(problem) + watched(pool, 1)

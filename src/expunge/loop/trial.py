@@ -1,6 +1,7 @@
 """One unlearning of one model, from its subspace to the files read back: `unlearn`, and each cell of `compare`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import torch
 
 from expunge import registry
 from expunge.config import commands
+from expunge.config.commands import EARLIER
 from expunge.config.flags import AUTO, METHOD
 from expunge.config.lora import is_lora
 from expunge.config.options import build
 from expunge.errors import InputError
 from expunge.influence.low_rank import SHARE
-from expunge.intake.assembly import Assembled, load_other
+from expunge.intake.assembly import Assembled, load_from, load_other
+from expunge.intake.sets import Checked
 from expunge.loop.batch_tokens import begin
 from expunge.loop.delivery import Delivered, deliver, form_of
 from expunge.loop.moving import choose
@@ -103,6 +106,20 @@ def run(
     with clock.stage("save"):
         delivered = deliver(config, problem, folder, assembled, say, form, outcome.change)
     return Trial(outcome, subspace, chosen.linear, delivered)
+
+
+def hold_to_first(assembled: Assembled, checked: Checked) -> None:
+    """Where requests in sequence are held to their first model: it, and the rows that they removed, for the method."""
+    source = checked.first
+    if source is None:
+        return
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        yield load_from(source, assembled, assembled.dtype).model
+
+    problem = assembled.problem
+    assembled.problem = replace(problem, first=opened, splits={**problem.splits, EARLIER: assembled.judged[EARLIER]})
 
 
 def base_of(config: commands.Unlearn, assembled: Assembled) -> Base | None:

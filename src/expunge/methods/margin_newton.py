@@ -30,6 +30,10 @@ their targets again (`influence.low_rank`). Of a fresh LoRA only B moves, until 
 0. Targets are found as for loss_matching. What is to be kept are retain rows, the target half of the holdout, and,
 where there are no retain rows, text sampled from the original. Our numbers follow the request (`influence.amounts`).
 
+Of requests in sequence each is held to the *first* model, where that and the rows removed since are at hand:
+restorations lead back to its distributions, and of the rows removed before those that came back farthest stand in the
+system, each with the target that it would be given now.
+
 The curvature may be one that `expunge curvature` fitted before (`--curvature`), on this model or on the one that it was
 made of by earlier requests.
 
@@ -53,10 +57,10 @@ from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
-from expunge.influence import directions, dual, durable, linearised, low_rank
+from expunge.influence import directions, dual, durable, linearised, low_rank, system
 from expunge.influence.amounts import Amounts, asked
 from expunge.influence.linearised import PAIRS_AT
-from expunge.influence.needs import Tokens, needs, token_weights
+from expunge.influence.needs import needs
 from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State, Transform, TwoFactors
 from expunge.model import choice
 from expunge.model.choice import AUTO, LinearLayers
@@ -64,12 +68,11 @@ from expunge.optim.search import Measured
 from expunge.optim.step_size import Fixed, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
-from expunge.reference.cache import distinct, keep_each, target_margins
+from expunge.reference.cache import distinct, keep_each
 from expunge.reference.kept import drawn, rows_to_keep, sampled, to_sample
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
-HELD = 1 << 20  # away from the seeds that other rows are drawn by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,10 @@ class MarginNewton(Method):
     held_rows: Annotated[int | None, AtLeast(0)] = None
     """Rows to keep that stand in the same system as those to forget, to come back to where they were; none: half as
     many, for small requests none, for large ones 200 (our choice)."""
+    earlier_rows: Annotated[int | None, AtLeast(0)] = None
+    """Rows of earlier requests (--earlier) that stand in the same system, to stay removed while the rest is led back to
+    the first model; 0: none, and the rest is held to the given model; none: twice as many as forget rows, at least 8
+    (our choice)."""
     refit_every: Annotated[int | None, AtLeast(0)] = None
     """Iterations after which the curvature is fitted anew, at the weights that there are; 0: never; none: for large
     requests 2 (our choice)."""
@@ -131,14 +138,15 @@ class MarginNewton(Method):
             absolute_damping=self.absolute_damping,
             rows=self._rows_to_fit,
         )
-        return Needs(targets=True, parts={"retain": 4, "acceptance": 1}, linear=linear, factors=factors)
+        parts, earlier = {"retain": 4, "acceptance": 1}, self.earlier_rows != 0
+        return Needs(targets=True, parts=parts, linear=linear, factors=factors, earlier=earlier)
 
     def cost(self, problem: Problem) -> Passes:
         kept = rows_to_keep(problem) or to_sample(problem)
         looked = distinct(self._batches(kept, problem))
         return Passes(
             trained=measuring(self._fit(kept, problem).windows, 0 if problem.fitted else 1),
-            plain=measuring(looked) + measuring(problem.splits["forget"].windows),
+            plain=[*measuring(looked), *system.cost(problem, kept, self._amounts(problem))],
             kept=Counter({"distributions": sum(window.targets for window in looked)}),
         )
 
@@ -151,23 +159,12 @@ class MarginNewton(Method):
         linearised.fit(problem, state, self, problem.fitted(problem) if problem.fitted else None)
         batches = self._batches(kept, problem)
         state.caches["keep"] = list(zip(batches, keep_each(problem, batches), strict=True))
-        forget = problem.splits["forget"]
-        held = drawn(kept, amounts.held, mixed(problem.seed, HELD), "held")
-        state.caches["rows"] = rows = forget.joined(held) if amounts.held else forget
-        with problem.original() as original:
-            known = target_margins(problem, original, rows)
-        owners = torch.tensor([window.row for window in rows.windows for _ in range(window.targets)])
-        weights = torch.ones_like(known)
-        own = owners < len(forget.rows)
-        weights[own] = token_weights(known[own], problem.base_margins, owners[own], len(forget.rows))
-        tokens = Tokens(owners, known, weights, len(rows.rows))
-        # What is held is to stay, and so is a row that the original knows no better than its target: it is not learnt.
-        aims = tokens.losses()
-        aims[: len(forget.rows)] = torch.maximum(aims[: len(forget.rows)], state.targets.cpu().double())
-        state.caches |= {"tokens": tokens, "aims": aims}
-        state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": float(weights[own].mean())}
+        found = system.at_original(problem, kept, amounts, state.targets)
+        state.caches |= {"rows": found.rows, "tokens": found.tokens, "aims": found.aims}
+        state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": found.mean_weight}
         fitted = 0 if problem.fitted else len(state.caches["fit rows"])
-        state.notes["rows"] = {"fit": fitted, "held": len(held.rows), "keep": [len(batch) for batch in batches]}
+        held = {"held": amounts.held} | ({"earlier": amounts.earlier} if problem.first else {})
+        state.notes["rows"] = {"fit": fitted, **held, "keep": [len(batch) for batch in batches]}
         state.notes["amounts"] = asdict(amounts)
         return state
 
@@ -229,7 +226,7 @@ class MarginNewton(Method):
             step=Planned(budget=self.budget),
             passes=self._passes(problem, {"forget": times, "held": times, "fit": float(bool(refit) and not restored)}),
             bytes=partial(self._kept, problem),
-            products=partial(dual.products, problem, self._amounts(problem).held, not restored, False),
+            products=partial(dual.products, problem, self._amounts(problem).beside, not restored, False),
         )
 
     def _restoration(self, problem: Problem, number: int, first: bool, refit: int) -> Propose:
@@ -244,7 +241,7 @@ class MarginNewton(Method):
             optional=True,
             unless=_at_rest,
             bytes=partial(self._kept, problem),
-            products=partial(dual.products, problem, self._amounts(problem).held, first, True),
+            products=partial(dual.products, problem, self._amounts(problem).beside, first, True),
         )
 
     def _passes(self, problem: Problem, times: Mapping[str, float]) -> dict[str, float]:
@@ -255,7 +252,7 @@ class MarginNewton(Method):
         count = {
             "keep": len(self._keep(kept, problem, 0).windows) if kept else 0,
             "fit": len(self._fit(kept, problem).windows) if kept else 0,
-            "held": self._amounts(problem).held,
+            "held": self._amounts(problem).beside,
         }
         others = sum(times.get(what, 0.0) * many for what, many in count.items()) / windows
         return {"forget": times.get("forget", 0.0)} | ({name: others} if name != "forget" else {})
@@ -263,8 +260,8 @@ class MarginNewton(Method):
     def _amounts(self, problem: Problem) -> Amounts:
         """What the size of the request says, but for what an option says."""
         kept = rows_to_keep(problem) or to_sample(problem)
-        forget = problem.splits.get("forget")
-        return asked(self, len(forget.rows) if forget else 0, len(kept.rows), problem.adapter)
+        forget, earlier = (len(problem.splits.get(name, ())) for name in ("forget", "earlier"))
+        return asked(self, forget, len(kept.rows), problem.adapter, earlier)
 
     def _batches(self, kept: Split, problem: Problem) -> list[Split]:
         """The rows of each restoration, a draw of its own."""

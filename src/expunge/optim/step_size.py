@@ -329,7 +329,7 @@ class Planned:
         """The step, or what of it is within the budget."""
 
         def inside(one: float) -> bool:
-            return self.budget is None or (tried(one).finite and tried(one).kl <= self.budget)
+            return self.budget is None or (tried(one).finite and tried(one).kl <= max(self.budget, tried(0.0).kl))
 
         if inside(step):
             return tried.found(step)

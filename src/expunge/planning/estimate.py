@@ -115,7 +115,9 @@ class Estimator:
         shipped = stored if config.dtype == "auto" else DTYPES[config.dtype]
         self.given, self.scheme = rows.checked.model.adapter is not None, quantised.scheme(shape)
         saved = "adapter" if self.given and config.save_as == "auto" else config.save_as
-        self.setting = Setting(config.subspace, saved, shipped, bool(config.base), bool(config.retrained))
+        others = {"retrained model": config.retrained, "base": config.base, "first model": rows.checked.first}
+        other = next((name for name, path in others.items() if path), "")
+        self.setting = Setting(config.subspace, saved, shipped, other)
         self.builder = Builder(shape, stored, config.trust_remote_code, config.gradient_checkpointing)
         self._curves = cache(
             lambda subspace: self.builder.stack(subspace, torch.float32).curves(rows.longest, training=True)
@@ -210,7 +212,7 @@ class Estimator:
     def _work(self, method: Method, rows: Rows, subspace: str, needs: Needs | None = None) -> Work:
         """`needs`: the method's own with its linear layers chosen; else by the size of this machine's memory."""
         needs = needs or self._linear(method.needs, subspace, self._set(method, self.size).subspace, self.size)[1]
-        problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable)
+        problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable, needs.earlier)
         if needs.linear:
             problem.shared, problem.adapter = self.builder.shared(), is_lora(subspace) and not self.given
         problem.fitted = (lambda problem: {}) if self.config.curvature else None

@@ -103,13 +103,13 @@ class Builder:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What decides how much memory a run takes: subspace, how it is saved, and which other models are loaded."""
+    """What decides how much memory a run takes: subspace, how it is saved, and which other model, by what it is (none:
+    empty), is loaded beside the original."""
 
     subspace: str
     save: str
     shipped: torch.dtype
-    base: bool
-    retrained: bool
+    other: str
 
 
 def unlearning(
@@ -126,8 +126,7 @@ def unlearning(
     adapter = moved if is_lora(subspace) else 0
     measuring = builder.measuring_pass(judging, dtype)
     stages = {"measuring the original": weights + max(measuring, builder.measuring_pass(steps, dtype))}
-    if setting.base or setting.retrained:
-        name = "retrained model" if setting.retrained else "base"
+    if name := setting.other:
         stages[f"measuring the {name}"] = weights + single + builder.measuring_pass(judging, torch.float32)
     stages["unlearning"] = weights + adapter + _steps(builder, made, steps, dtype, device)
     shipped = made.total * setting.shipped.itemsize

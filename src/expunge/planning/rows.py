@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from expunge.config.commands import Unlearning
+from expunge.config.commands import EARLIER, Unlearning
 from expunge.data.tokens import Rendering, encode
 from expunge.intake.assembly import first_rendering, judged_of
 from expunge.intake.sets import Checked
@@ -46,9 +46,13 @@ class Rows:
         rendering = first_rendering(config, checked, tokenizer, load.context_of(shape, config.context))
         return cls.of(checked, rendering, tokenizer), shape
 
-    def problem(self, runtime: Runtime, seed: int, shapes: dict[str, Tensor] | None = None) -> Problem:
-        """The problem that a method gets, without a model; `shapes`: what may move, as tensors without data."""
-        given = {name: self.splits[name] for name in SEEN if name in self.splits}
+    def problem(
+        self, runtime: Runtime, seed: int, shapes: dict[str, Tensor] | None = None, earlier: bool = False
+    ) -> Problem:
+        """The problem that a method gets, without a model; `shapes`: what may move, as tensors without data; `earlier`:
+        the method can be held to the first model of a line of requests."""
+        seen = (*SEEN, EARLIER) if earlier and self.checked.first else SEEN
+        given = {name: self.splits[name] for name in seen if name in self.splits}
         return Problem(None, self.tokenizer, runtime, self.rendering, given, seed, movable=shapes or {})
 
     def judged(self, most_kept: int | None) -> dict[str, Split]:

@@ -1,10 +1,12 @@
 """What was applied to a model, as the record has it: the subspace and the method."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.loop.trial import Trial
 from expunge.model.select import Subspace
+from expunge.model.source import Source
 from expunge.records.reuse import Given
 from expunge.reporting import record
 
@@ -19,11 +21,15 @@ def subspace(chosen: Subspace) -> record.Subspace:
     return record.Subspace(chosen.name, chosen.reason, moving, total)
 
 
-def method(name: str, options: "DataclassInstance", done: Trial, given: Given | None) -> record.Method:
-    """How the method's run went, which layers it moved, and what was given to it; `options`: a dataclass."""
+def method(
+    name: str, options: "DataclassInstance", done: Trial, given: Given | None = None, first: Source | None = None
+) -> record.Method:
+    """How the method's run went, which layers it moved, and what was given to it; `options`: a dataclass; `first`: the
+    model that rows to keep were held to in place of the given one."""
     outcome, notes = done.outcome, dict(done.outcome.notes)
     notes |= {"layers": done.linear._asdict()} if done.linear else {}
     notes |= {"curvature": given.figures()} if given else {}
+    notes |= {"held_to": str(Path(first.path).absolute()) if Path(first.path).exists() else first.path} if first else {}
     return record.Method(
         name=name,
         options=asdict(options),

@@ -22,7 +22,8 @@ def of_inputs(config: Inputs, checked: Checked) -> dict[str, str]:
         found |= of_method(config.method, asdict(config.options))  # type: ignore[arg-type]
     others = {role: getattr(config, role, None) for role in ("retrained", "unlearned")}
     sources = {role: Source.of(path, config) for role, path in others.items() if path}
-    for role, source in ({"model": checked.model, "base": checked.base} | sources).items():
+    ours = {"model": checked.model, "base": checked.base, "first": checked.first}
+    for role, source in (ours | sources).items():
         found |= of_model(role, source) if source else {}
     return found | {role: of_rows(checked.sets[role].rows, secret) for role in checked.sets}
 

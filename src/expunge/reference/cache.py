@@ -54,7 +54,8 @@ class KeptDistributions:
 def keep_distributions(
     problem: Problem, split: Split, adjust: Callable[[Tensor, Tensor], Tensor] = lambda logits, labels: logits
 ) -> KeptDistributions:
-    """Runs the original over a split once. About 2 kB a target at K = 256.
+    """Runs the original over a split once, or the first model of a line of requests (`Problem.reference`). About 2 kB a
+    target at K = 256.
 
     `adjust(logits [n, V], labels [n])`: the logits of which the distributions are kept, in place of the original's.
     """
@@ -63,10 +64,10 @@ def keep_distributions(
     def read(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         return _likeliest(adjust(logits, labels), labels)
 
-    with problem.original() as original, problem.runtime.autocast():
+    with problem.reference() as reference, problem.runtime.autocast():
 
         def keep(batch: Batch) -> None:
-            kept = read_targets(original, batch, read, target_ids(batch))
+            kept = read_targets(reference, batch, read, target_ids(batch))
             parts = zip(*(values.split(batch.counted.sum(dim=1).tolist()) for values in kept), strict=True)
             for index, (own, places, losses) in zip(batch.windows.tolist(), parts, strict=True):
                 # clones, since a view would be sent with its whole batch
