@@ -195,7 +195,7 @@ def _evaluate(
     models = Models(config, begun, hashed, weights=server is None)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
-    for note in assembled.notes:
+    for note in (*assembled.notes, *told.untold(checked)):
         say(note)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
@@ -223,6 +223,7 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
     lines += notes_on(rows.checked, rows.rendering, rows.tokenizer) + copies.told(rows.checked.echoes)
+    lines += told.untold(rows.checked)
     trace(config, rows.checked, lines.append)
     config, _ = route.settled(config, rows.checked, lines.append)
     named = None if config.method == "all" else trial.method_of(config.method, config.options)

@@ -63,7 +63,9 @@ def test_earlier_rows_are_judged_again_in_verdict_record_and_report(first: Path,
     begun = [row["loss"]["original"] for row in little.raw(first / "first")["rows"]]
     assert [row["loss"]["first"] for row in again["rows"]] == begun
     assert again["verdict"] == "cannot tell" and not content["verdict"]["passes"]
-    assert "of 6 rows of earlier requests 0 are forgotten" in content["verdict"]["sentence"]
+    assert content["verdict"]["sentence"].endswith(
+        "; of earlier requests 0 of 6 rows are forgotten (6 cannot be told)."
+    )
     assert {"model", "forget", "earlier"} <= content["hashes"].keys()
     assert {s["metric"] for s in content["scores"] if s["set"] == "earlier"} >= {"loss", "knowledge"}
     page, card = run.report.read_text(encoding="utf-8"), (run.output / "README.md").read_text(encoding="utf-8")

@@ -13,13 +13,12 @@ from scipy.stats import norm
 
 from expunge.evaluation.rest import judge_rest
 from expunge.reporting.finding import RestVerdict, RowVerdict
-from expunge.scoring.chance import excess, most_beyond
+from expunge.scoring.chance import FEWEST_COMPARISONS, excess, most_beyond
 from expunge.scoring.evidence import Evidence, SetEvidence, not_finite
 from expunge.scoring.matching import RECALL_LEAK, known_rows, recall_rows
 
 Floats = NDArray[np.float64]
 LOW_RANK = 0.05
-FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be seen
 HALFWAY = 0.5
 NEAR_KNOWN = 0.1
 BEYOND = 0.25

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from expunge.intake import copies
 from expunge.intake.assembly import Assembled
 from expunge.intake.sets import Checked
+from expunge.scoring.chance import FEWEST_COMPARISONS
+
+KINDS = {"document": "documents", "answer": "answers"}
 
 
 def lines(checked: Checked, assembled: Assembled) -> Iterator[str]:
@@ -17,5 +20,21 @@ def lines(checked: Checked, assembled: Assembled) -> Iterator[str]:
         yield f"join: {assembled.problem.rendering.join} (the original's loss on the forget rows: {losses})"
     yield from assembled.notes
     yield from copies.told(checked.echoes)
+    yield from untold(checked)
     if "retain" not in checked.sets:
         yield "no retain rows: what is not replayed by the original itself is held by nothing"
+
+
+def untold(checked: Checked) -> Iterator[str]:
+    """Of which kind of forget rows there will be no verdict but *cannot tell*, and what would help."""
+    judging = checked.parts.get("judging", ())
+    for kind, plural in KINDS.items():
+        asked = sum(row.kind == kind for row in checked.forget)
+        there = sum(row.kind == kind for row in judging)
+        if not asked or there >= FEWEST_COMPARISONS:
+            continue
+        yield (
+            f"warning: {asked} {plural} to forget, and {there} that the model never saw to judge them by (half of the "
+            f"holdout): below {FEWEST_COMPARISONS} the verdict on what is forgotten is *cannot tell*. Give "
+            f"{2 * FEWEST_COMPARISONS} or more such {plural} as --holdout"
+        )

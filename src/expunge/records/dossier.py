@@ -175,21 +175,24 @@ def texts(checked: Checked, evidence: Mapping[str, Evidence]) -> Texts:
     return found
 
 
+def _forgotten(counts: Mapping[str, int]) -> str:
+    """How many rows are, and of how many nobody can say."""
+    unsaid = f" ({counts['cannot tell']} cannot be told)" if counts.get("cannot tell") else ""
+    return f"{counts.get('forgotten', 0)} of {sum(counts.values())} rows are forgotten{unsaid}"
+
+
 def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked, spent: str) -> Verdict:
     """`spent`: what is to be said of the runs in sequence that this one belongs to."""
     counts = judged.counts()
     judging = checked.parts.get("judging", ())
     documents = sum(row.kind == "document" for row in judging)
-    n = len(judged.rows)
-    sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model is {judged.rest}."
+    rest = "cannot be judged" if judged.rest == "cannot tell" else f"is {judged.rest}"
+    sentence = f"{_forgotten(counts)}; the rest of the model {rest}."
     if "failed" in (judged.forget, judged.rest):
         reasons = judged.forget_reasons if judged.forget == "failed" else judged.rest_reasons
         sentence = f"The run failed: {reasons[0]}."
-    elif judged.rest == "cannot tell":
-        sentence = f"{counts.get('forgotten', 0)} of {n} rows are forgotten; the rest of the model cannot be judged."
     if again:
-        known = again.counts.get("forgotten", 0)
-        sentence = f"{sentence[:-1]}; of {len(again.rows)} rows of earlier requests {known} are forgotten."
+        sentence = f"{sentence[:-1]}; of earlier requests {_forgotten(again.counts)}."
     return Verdict(
         passes=judged.passes and (again is None or again.forget == "forgotten"),
         sentence=sentence,

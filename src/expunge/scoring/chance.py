@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import betabinom, binom
 
+FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be seen
+
 
 def most_beyond(rows: Mapping[int, int], rank: float, quantile: float) -> int:
     """The most never-seen rows that lie beyond a rank among their comparison rows, at a quantile. `rows`: how many rows
