@@ -15,7 +15,7 @@ from expunge.files import hashing, plain_json
 from expunge.intake import sets
 from expunge.intake.sets import Checked
 from expunge.records import first as firsts
-from expunge.records import record
+from expunge.records import record, verify
 
 NEWTON: dict[str, Any] = {"method": "margin_newton", "options": {"iterations": 2, "restorations": 1}}
 
@@ -83,6 +83,8 @@ def test_a_run_is_held_to_it_and_its_record_says_so(line: Path, tmp_path: Path) 
     begun = content["method"]["proposals"][0]["retain_kl"]["before"]
     assert begun > 0  # from the first model's distributions to the given one's
     assert str(line / "model") in run.report.read_text(encoding="utf-8")
+    checked = {item.name: item.state for item in verify.verify(verify.Verify(record=str(run.output)))}
+    assert checked["model: first"] == "same" and set(checked.values()) == {"same"}
     alone = {**NEWTON, "options": NEWTON["options"] | {"earlier_rows": 0}}
     plain = little.unlearn(tmp_path / "given", **settings(line, earlier=list(earlier(line)), **alone))
     content = little.raw(plain.output)

@@ -17,6 +17,7 @@ from expunge.intake.sets import read_earlier
 from expunge.model import load
 from expunge.model.source import Source
 from expunge.records import factors, hashes, manifest, record
+from expunge.records.first import HELD_TO
 from expunge.reporting.record import Record
 from expunge.runs import environment
 
@@ -87,6 +88,7 @@ def _models(content: Record, config: Verify, folder: Path) -> Iterator[Item]:
     """The weights that the run read, where they still are, and those that it wrote."""
     hashed = content.hashes
     places = {role: getattr(config, role, None) or content.setting(role) for role in MODELS} | {"output": str(folder)}
+    places["first"] = str(content.method.notes.get(HELD_TO)) if content.method else None
     trust = Trust(allow_pickle=True, adapter_base=content.setting("adapter_base"))  # nothing is loaded
     for role, place in places.items():
         if role not in hashed:
