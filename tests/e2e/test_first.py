@@ -82,7 +82,8 @@ def test_a_run_is_held_to_it_and_its_record_says_so(line: Path, tmp_path: Path) 
     assert content["hashes"]["first"] == little.raw(line / "one")["hashes"]["model"]
     begun = content["method"]["proposals"][0]["retain_kl"]["before"]
     assert begun > 0  # from the first model's distributions to the given one's
-    assert str(line / "model") in run.report.read_text(encoding="utf-8")
+    page = run.report.read_text(encoding="utf-8")
+    assert str(line / "model") in page and "The KL is that from the first model" in page
     checked = {item.name: item.state for item in verify.verify(verify.Verify(record=str(run.output)))}
     assert checked["model: first"] == "same" and set(checked.values()) == {"same"}
     alone = {**NEWTON, "options": NEWTON["options"] | {"earlier_rows": 0}}

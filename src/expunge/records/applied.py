@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from expunge.loop.trial import Trial
 from expunge.model.select import Subspace
 from expunge.model.source import Source
-from expunge.records.first import HELD_TO
 from expunge.records.reuse import Given
 from expunge.reporting import record
 
@@ -30,7 +29,9 @@ def method(
     outcome, notes = done.outcome, dict(done.outcome.notes)
     notes |= {"layers": done.linear._asdict()} if done.linear else {}
     notes |= {"curvature": given.figures()} if given else {}
-    notes |= {HELD_TO: str(Path(first.path).absolute()) if Path(first.path).exists() else first.path} if first else {}
+    notes |= (
+        {record.HELD_TO: str(Path(first.path).absolute()) if Path(first.path).exists() else first.path} if first else {}
+    )
     return record.Method(
         name=name,
         options=asdict(options),

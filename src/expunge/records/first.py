@@ -19,8 +19,6 @@ from expunge.model.source import Source, is_hub_name
 from expunge.records import hashes, lineage, record, sequence
 from expunge.reporting.record import Parent, Record
 
-HELD_TO = "held_to"  # among a method's notes: where that model lies
-
 
 def held_to(config: Unlearning, checked: Checked, say: Callable[[str], None]) -> Checked:
     """With the first model (`Checked.first`); as it is where this is no further request, or where it cannot be held to

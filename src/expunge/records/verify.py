@@ -17,8 +17,7 @@ from expunge.intake.sets import read_earlier
 from expunge.model import load
 from expunge.model.source import Source
 from expunge.records import factors, hashes, manifest, record
-from expunge.records.first import HELD_TO
-from expunge.reporting.record import Record
+from expunge.reporting.record import HELD_TO, Record
 from expunge.runs import environment
 
 State = Literal["same", "differs", "cannot be checked"]

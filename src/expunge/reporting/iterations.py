@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from expunge.reporting.finding import known
 from expunge.reporting.plots import COLOURS, FAINT, INK, REST, STYLE, Plot, plain_frame, svg_element
 from expunge.reporting.proposals import noted
-from expunge.reporting.record import Change, Proposal, Record
+from expunge.reporting.record import HELD_TO, Change, Proposal, Record
 from expunge.reporting.words import number
 
 RESTORATION = "restoration"
@@ -141,7 +141,8 @@ def draw(record: Record) -> Plot | None:
         most = max(1, max(one.iteration for one in found))
         last.set_xticks(np.unique(np.linspace(0, most, min(most, 10) + 1).round().astype(int)))
         last.set_xlim(-0.06 * most, 1.06 * most)
-        return Plot(svg_element(drawing, "iterations"), _label(found, target, kl), _note(found))
+        note = _note(found, record.method is not None and HELD_TO in record.method.notes)
+        return Plot(svg_element(drawing, "iterations"), _label(found, target, kl), note)
 
 
 def _walk(found: Sequence[Step], what: str) -> list[tuple[float, float]]:
@@ -199,9 +200,13 @@ def _label(found: Sequence[Step], target: float | None, kl: Sequence[tuple[float
     return f"Mean loss of forget rows by iteration, in nats per token. {'; '.join(parts)}.{aim}{lost}"
 
 
-def _note(found: Sequence[Step]) -> str:
+def _note(found: Sequence[Step], first: bool) -> str:
+    """`first`: rows to keep were held to the first model of requests in sequence."""
     back = sum(one.phase == RESTORATION and one.length is not None for one in found)
     refused = sum(one.length is None for one in found)
     notes = [f"Marks between iterations are restorations ({back} taken)."] if back else []
+    notes += (
+        ["The KL is that from the first model, so it begins where the runs before this one ended."] if first else []
+    )
     notes += [f"{refused} proposals were refused and changed nothing."] if refused else []
     return " ".join(notes)

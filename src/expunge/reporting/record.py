@@ -31,6 +31,7 @@ from expunge.reporting.finding import (
 
 SCHEMA: Literal[2] = 2
 REMEDY = "Name a record.json, or the output folder of a run; a newer or older expunge may write another schema."
+HELD_TO = "held_to"  # among a method's notes: the first model of requests in sequence, where rows were held to that
 
 
 class Attempt(Part, frozen=True):
