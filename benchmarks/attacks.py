@@ -7,6 +7,7 @@ A world is a folder as benchmarks/in_memory.py reads it. Models: `original`, `re
 with their options, such as `margin_newton:durable_rounds=3`, run in memory. Attacks: none (`written`), linear weights
 rounded to 8 and 4 bits (symmetric, to nearest, groups of 64 inputs), and half of the forget rows relearned (all
 weights, AdamW at 3e-4, 16 rows a step, 5 and 30 steps), after which the *other* half is measured, and the half itself.
+Then all rows, after as many steps on text that has nothing to do with them (`expunge.attacks.relearning`).
 Halves are dealt by a hash that no durable round uses: by row, and by person (rows of a world come five to a person), so
 that no fact of the others is among what is relearned. Each half of each dealing is relearned once. One JSON line a
 cell; the same command goes on after an interruption.
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from expunge.attacks.relearning import unrelated
 from expunge.attacks.rounding import even, round_all
 from expunge.files import strict_yaml
 from expunge.loop.relearning import relearn
@@ -74,6 +76,8 @@ def under_attack(problem: Problem, forget: Split) -> Iterator[dict[str, Any]]:
                 found = seen(trained.problem, forget)
                 itself = {f"{name} relearned": value for name, value in found.figures(~rows).items()}
                 yield {"attack": f"relearned {trained.steps}"} | place | found.figures(rows) | itself
+    for trained in relearn(movable(problem), unrelated(problem), STEPS, 0):
+        yield {"attack": f"unrelated text {trained.steps}"} | seen(trained.problem, forget).figures()
 
 
 def model_of(world: World, name: str, seed: int) -> tuple[Problem, dict[str, Any]]:

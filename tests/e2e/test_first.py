@@ -130,7 +130,7 @@ def test_a_line_that_does_not_lead_there_is_said(line: Path, tmp_path: Path) -> 
     found, _ = asked(copied(line, tmp_path / "whole"))
     assert found.first is not None and found.first.path == str(tmp_path / "whole" / "model")
     gone = lack("gone", lambda folder: shutil.rmtree(folder / "model"))
-    assert gone.endswith(f"the first model is not at {tmp_path / 'gone' / 'model'} any more")
+    assert gone.endswith(f"no folder of the first model is at {tmp_path / 'gone' / 'model'} any more")
     lost = lack("lost", lambda folder: shutil.rmtree(folder / "one"))
     assert lost.endswith(f"no record of the run that wrote {tmp_path / 'lost' / 'one'} is there any more")
     other = lack("other", lambda folder: moved(folder / "model"))

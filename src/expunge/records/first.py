@@ -71,7 +71,7 @@ def _first(content: Record, model: Source, trust: Trust) -> tuple[Source, int]:
     if before is not None:
         raise InputError(f"no record of the run that wrote {path} is there any more")
     if not (Path(path).is_dir() or is_hub_name(path)):
-        raise InputError(f"the first model is not at {path} any more")
+        raise InputError(f"no folder of the first model is at {path} any more")
     source = Source.of(path, trust)
     if hashes.identity(source) != (known or {"model": path}):
         raise InputError(f"{path} is not the model any more that the first run was given")
