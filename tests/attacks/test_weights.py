@@ -191,3 +191,11 @@ def test_halves_are_each_relearned_once() -> None:
     one, other = relearning.exchanges(Split("forget", rows, ()))
     assert sorted([*one.others, *other.others]) == list(range(6))
     assert [row.name for row in one.relearned.rows] == [rows[place].name for place in other.others]
+
+
+def test_unrelated_text_is_a_setting_of_its_own() -> None:
+    found = {one.setting: one for one in readings("relearning", "retrained")}
+    assert {"the other half, 5 steps", "unrelated text, 5 steps"} <= found.keys()
+    assert len(found["unrelated text, 5 steps"].seen["forget"].loss) == len(made.SPLITS["forget"].rows)  # none left out
+    split = relearning.unrelated(made.problem_of(made.original()))
+    assert len(split.rows) == len(split.windows) == len(set(relearning.UNRELATED)) == 24
