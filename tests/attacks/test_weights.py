@@ -198,4 +198,4 @@ def test_unrelated_text_is_a_setting_of_its_own() -> None:
     assert {"the other half, 5 steps", "unrelated text, 5 steps"} <= found.keys()
     assert len(found["unrelated text, 5 steps"].seen["forget"].loss) == len(made.SPLITS["forget"].rows)  # none left out
     split = relearning.unrelated(made.problem_of(made.original()))
-    assert len(split.rows) == len(split.windows) == len(set(relearning.UNRELATED)) == 24
+    assert len(split.rows) == len(set(relearning.UNRELATED)) == 24
