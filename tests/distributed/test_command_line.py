@@ -83,7 +83,7 @@ def test_an_error_of_one_ends_all_with_one_message(arguments: list[str], tmp_pat
     assert (first.returncode, second.returncode) == (1, 2), first.stderr[-4000:] + second.stderr[-4000:]
     assert second.stderr == "expunge: row 7 of this process is wrong. Mend it.\n" and second.stdout == ""
     assert "expunge" not in first.stderr and "Traceback" not in first.stderr
-    assert "audit: " in first.stdout and "verdict" not in first.stdout
+    assert "audit: " in first.stdout and "verdict: " not in first.stdout
     assert not [path.name for path in tmp_path.iterdir() if path.name.lstrip(".").startswith("out")]
 
 
