@@ -43,7 +43,7 @@ def check_nothing_comes_back_unseen(judge: Callable[..., Any]) -> None:
     assert stayed.forget == "forgotten" and stayed.came_back == [] and stayed.counts == {"forgotten": 2}
     back = judge(evidence([3.9, 4.1], [1.0, 4.1]), IDS, BEFORE)  # (1.0 - 0.1) of 3.9 nats: 23 % of the way
     assert back.forget == "not forgotten" and back.came_back == IDS[:1] and back.counts["not forgotten"] == 1
-    assert back.reasons[0].startswith("1 rows that an earlier run forgot are known again (aaaa")
+    assert back.reasons[0].startswith("1 row that an earlier run forgot is known again (aaaa")
     assert back.first == [0.1, 0.1]
 
 
@@ -66,6 +66,17 @@ def _by_the_loss_before(found: Any, ids: list[str], lineage: Lineage) -> Any:
 def test_the_check_rejects(broken: Callable[..., Any]) -> None:
     with pytest.raises(AssertionError):
         check_nothing_comes_back_unseen(broken)
+
+
+@pytest.mark.parametrize(("low", "forget", "back"), [(1, "forgotten", 0), (16, "partly", 16)])
+def test_rows_that_rank_low_as_chance_has_it_have_not_come_back(low: int, forget: str, back: int) -> None:
+    ids = [f"{place:016}" for place in range(20)]
+    before = Lineage(losses=dict.fromkeys(ids, 0.1), done=frozenset(ids))
+    now = [2.9] * low + [4.0] * (20 - low)  # below every never-seen row, and most of the way there
+    found = judge_again(evidence([4.0] * 20, now), ids, before)
+    assert found is not None and found.counts.get("partly") == low
+    assert (found.forget, len(found.came_back)) == (forget, back)
+    assert ("known again" in found.reasons[0]) == bool(back)
 
 
 def test_rows_that_no_record_knows_are_judged_from_a_loss_of_0() -> None:

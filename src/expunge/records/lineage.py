@@ -24,7 +24,7 @@ from expunge.reporting.record import Holder, Parent, Record
 from expunge.scoring.evidence import Evidence
 
 DONE = ("forgotten", "over-forgotten")
-BACK = ("not forgotten", "partly")
+KNOWN, LOW = "not forgotten", "partly"
 NAMED = 5
 OTHER_KEY = "the rows of earlier requests were hashed under another key, so nothing says which of them were given again"
 
@@ -181,7 +181,13 @@ def judge_again(evidence: Mapping[str, Evidence], ids: list[str], lineage: Linea
     start = Evidence({**original.sets, EARLIER: begun})
     rows = verdict.judge_rows(start, evidence["unlearned"], evidence.get("retrained"), EARLIER)
     found, reasons = verdict.judge_forget_set(rows)
-    back = [one for one, row in zip(ids, rows, strict=True) if row.verdict in BACK and one in lineage.done]
+    words = (KNOWN,) if found in DONE else (KNOWN, LOW)  # a few rank low by chance: no more than that, and none is back
+    back = [one for one, row in zip(ids, rows, strict=True) if row.verdict in words and one in lineage.done]
     if back:
-        reasons = [f"{len(back)} rows that an earlier run forgot are known again ({_named(back)})", *reasons]
+        who = (
+            "1 row that an earlier run forgot is"
+            if len(back) == 1
+            else f"{len(back)} rows that an earlier run forgot are"
+        )
+        reasons = [f"{who} known again ({_named(back)})", *reasons]
     return Again(rows, found, reasons, back, first)
