@@ -28,6 +28,7 @@ from expunge.evaluation import divergence, evidence, verdict
 from expunge.evaluation import official as official_scores
 from expunge.files import code, hashing, plain_json
 from expunge.files.typed import plain, taken
+from expunge.intake import told
 from expunge.intake.assembly import Assembled, assemble, load_from, load_other
 from expunge.intake.sets import Checked, benchmark_of
 from expunge.loop import trial
@@ -63,6 +64,8 @@ def compare(config: commands.Compare, say: Say, checkpoints: Checkpoints, log: G
     twins = load.twins(config.retrained) if config.retrained else []
     chosen, checked = fitting(config, chosen, say)
     assembled = assemble(config, checked)
+    for line in told.lines(checked, assembled):
+        say(line)
     work = _Work(config, checked, assembled, twins, say, checkpoints, log)
     cells = [work.cell("original", None, None)]
     cells += [work.cell("retrained", place, None) for place in range(len(twins))]
