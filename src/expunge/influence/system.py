@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from expunge.config.commands import EARLIER
 from expunge.data.passes import Weighed, measuring
 from expunge.gradients.cotangents import mixed
 from expunge.influence.amounts import Amounts
@@ -14,7 +15,6 @@ from expunge.reference import objective
 from expunge.reference.cache import row_losses, target_margins
 from expunge.reference.kept import drawn
 
-EARLIER = "earlier"
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
 
 

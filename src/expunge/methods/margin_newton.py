@@ -52,6 +52,7 @@ from typing import Annotated, Any
 import torch
 
 from expunge.config.bounds import AtLeast, Between, Count, Positive
+from expunge.config.commands import EARLIER
 from expunge.config.options import check_values
 from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
@@ -260,7 +261,7 @@ class MarginNewton(Method):
     def _amounts(self, problem: Problem) -> Amounts:
         """What the size of the request says, but for what an option says."""
         kept = rows_to_keep(problem) or to_sample(problem)
-        forget, earlier = (len(problem.splits.get(name, ())) for name in ("forget", "earlier"))
+        forget, earlier = (len(problem.splits.get(name, ())) for name in ("forget", EARLIER))
         return asked(self, forget, len(kept.rows), problem.adapter, earlier)
 
     def _batches(self, kept: Split, problem: Problem) -> list[Split]:

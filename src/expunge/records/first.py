@@ -6,7 +6,7 @@ removed since then would come back with it, but for those rows in its system. So
 records name it, and every row that was served since.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from expunge.files import hashing
 from expunge.intake.sets import Checked
 from expunge.model.source import Source, is_hub_name
 from expunge.records import hashes, lineage, record, sequence
-from expunge.reporting.record import Parent, Record
+from expunge.reporting.record import Record
 
 
 def held_to(config: Unlearning, checked: Checked, say: Callable[[str], None]) -> Checked:
@@ -28,8 +28,7 @@ def held_to(config: Unlearning, checked: Checked, say: Callable[[str], None]) ->
         return checked
     content = record.read(file)
     try:
-        if lack := _not_given(content, checked):
-            raise InputError(lack)
+        _check_given(content, checked)
         first, runs = _first(content, checked.model, config)
     except InputError as error:
         say(f"note: rows are kept as the given model knows them, so what requests lose adds up: {error}")
@@ -38,11 +37,11 @@ def held_to(config: Unlearning, checked: Checked, say: Callable[[str], None]) ->
     return replace(checked, first=first)
 
 
-def _not_given(content: Record, checked: Checked) -> str:
-    """Why the rows that were removed cannot be held where they are, if so."""
+def _check_given(content: Record, checked: Checked) -> None:
+    """Raises `InputError` where the rows that were removed cannot be held where they are."""
     secret = hashing.key()
     if content.key != hashing.key_mark(secret):
-        return lineage.OTHER_KEY
+        raise InputError(lineage.OTHER_KEY)
     given = {
         hashing.keyed_hash(row.content, secret)
         for role in ("forget", EARLIER)
@@ -50,29 +49,24 @@ def _not_given(content: Record, checked: Checked) -> str:
     }
     missing = content.served - given
     if missing or EARLIER not in checked.sets:
-        return (
+        raise InputError(
             f"{len(missing)} of the {len(content.served)} rows that earlier requests removed were not given (--earlier)"
         )
-    return ""
 
 
 def _first(content: Record, model: Source, trust: Trust) -> tuple[Source, int]:
     """The model that the line of runs began with, and how many they are. Raises `InputError` where the records do not
     lead to it, or where it is another one now."""
-    made, runs, path = hashes.identity(model).get("model"), 0, ""
-    known: Mapping[str, str] = {}
-    before: Parent | None = content.parent
-    for one in sequence.line(content):
-        if one.hashes.get("output") != made:
-            raise InputError(f"{path or model.path} is not the model that the record beside it is about")
-        path, before, runs = one.setting("model") or "", one.parent, runs + 1
-        known = {role: one.hashes[role] for role in ("model", "model_base") if role in one.hashes}
-        made = known.get("model")
-    if before is not None:
+    weights, path, runs, oldest = hashes.identity(model).get("model"), model.path, 0, content
+    for oldest in sequence.line(content):
+        if oldest.hashes.get("output") != weights:
+            raise InputError(f"{path} is not the model that the record beside it is about")
+        weights, path, runs = oldest.hashes.get("model"), oldest.setting("model") or "", runs + 1
+    if oldest.parent is not None:
         raise InputError(f"no record of the run that wrote {path} is there any more")
     if not (Path(path).is_dir() or is_hub_name(path)):
         raise InputError(f"no folder of the first model is at {path} any more")
     source = Source.of(path, trust)
-    if hashes.identity(source) != (known or {"model": path}):
+    if hashes.identity(source) != sequence.given(oldest):
         raise InputError(f"{path} is not the model any more that the first run was given")
     return source, runs

@@ -86,9 +86,8 @@ def ancestors(model: str, hashed: Mapping[str, str]) -> Iterator[dict[str, str]]
     for content in sequence.line(record.read(file)):
         if content.hashes.get("output") != weights:
             return
-        before = {role: content.hashes[role] for role in ("model", "model_base") if role in content.hashes}
-        yield before or {"model": content.setting("model") or ""}
-        if not (weights := before.get("model")):
+        yield sequence.given(content)
+        if not (weights := content.hashes.get("model")):
             return
 
 

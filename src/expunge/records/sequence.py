@@ -71,5 +71,11 @@ def line(content: Record) -> Iterator[Record]:
         yield content
 
 
+def given(content: Record) -> dict[str, str]:
+    """What the model that a run was given is known by (`hashes.identity`), as its record has it."""
+    hashed = {role: content.hashes[role] for role in ("model", "model_base") if role in content.hashes}
+    return hashed or {"model": content.setting("model") or ""}
+
+
 def _known(scores: tuple[Score, ...], model: str) -> float | None:
     return next((one.value for one in scores if (one.metric, one.set, one.model) == (KNOWN, KEPT, model)), None)
