@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering
 from expunge.loop.training import Training, fine_tune
-from expunge.model.save import atomic_folder, write
+from expunge.model.save import atomic_folder, write, write_adapter
 from expunge.runs.checkpoint import Checkpoints
 
 
@@ -31,5 +33,9 @@ def keep(
         model, tokenizer, rows, rendering, training, seed, f"{folder.name} model", checkpoints=checkpoints
     )
     with atomic_folder(folder) as temporary:
-        write(model, tokenizer, temporary, model.dtype)
+        if isinstance(model, PeftModel):
+            write_adapter(model, temporary)
+            tokenizer.save_pretrained(temporary)
+        else:
+            write(model, tokenizer, temporary, model.dtype)
     print(f"{folder.name}: {time.perf_counter() - start:.0f} s, last epoch's loss {loss:.3f}", flush=True)

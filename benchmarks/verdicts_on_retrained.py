@@ -1,9 +1,10 @@
 """How often the verdict fails a model that is right: tiny retrained models, judged as if they were unlearned ones.
 
-    python benchmarks/verdicts_on_retrained.py --models 20 --output docs/results/verdicts.json
+    python benchmarks/verdicts_on_retrained.py --worlds 60 61 62 63 --models 5 --output docs/results/verdicts.json
 
-One base and one original; for each model other people are the forget set, and a twin is trained from the base without
-them, with a seed of its own. A retrained model is what unlearning imitates, so each should pass.
+Each world has one base and one original; for each of its models other people are the forget set, and a twin is trained
+from the base without them, with a seed of its own. A retrained model is what unlearning imitates, so each should pass,
+under the attacks of `--evidence` too.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from expunge.model.save import write
 from expunge.runs.environment import environment
 
 ROWS_EACH = 5  # rows of one person
-WORLD = replace(SMALL, seed=50)
+WORLD = SMALL
 
 
-def judge(world: Path, folder: Path, seed: int) -> dict[str, object]:
+def judge(world: Path, folder: Path, seed: int, evidence: str) -> dict[str, object]:
     """Trains one twin without a random sixth of the people, and judges it."""
     rows = read(world / "train.jsonl", "train").rows
     lines = (world / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -48,33 +49,40 @@ def judge(world: Path, folder: Path, seed: int) -> dict[str, object]:
         forget=str(folder / "forget.jsonl"),
         retain=str(folder / "retain.jsonl"),
         holdout=str(world / "holdout.jsonl"),
+        evidence=evidence,
         output=str(folder / "judged"),
     )
+    record = json.loads((folder / "judged" / "record.json").read_text(encoding="utf-8"))
     return (
         {"seed": seed}
         | {key: getattr(run.verdict, key) for key in ("passes", "forget", "rest", "counts")}
+        | {"attacks": {one["attack"]: one["verdict"] for one in record["attacks"]["results"]}}
         | {"reasons": run.verdict.reasons}
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--worlds", type=int, nargs="+", default=[60, 61, 62, 63], help="their seeds")
+    parser.add_argument("--models", type=int, default=5, help="of each world")
+    parser.add_argument("--evidence", choices=("quick", "full", "audit"), default="full")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        world = Path(folder) / "world"
-        world.mkdir()
-        make_models(world, WORLD, print)
-        results = []
-        for seed in range(arguments.models):
-            one = Path(folder) / str(seed)
-            one.mkdir()
-            results.append(judge(world, one, seed))
-            print(json.dumps(results[-1]), flush=True)
+    results: list[dict[str, object]] = []
+    for number in arguments.worlds:
+        with tempfile.TemporaryDirectory() as folder:
+            world = Path(folder) / "world"
+            world.mkdir()
+            make_models(world, replace(WORLD, seed=number), print)
+            for seed in range(arguments.models):
+                one = Path(folder) / str(seed)
+                one.mkdir()
+                results.append({"world": number} | judge(world, one, seed, arguments.evidence))
+                print(json.dumps(results[-1]), flush=True)
     passed = sum(bool(result["passes"]) for result in results)
-    summary = {"passed": passed, "models": len(results), "results": results, "environment": environment()}
-    arguments.output.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    summary = {"passed": passed, "models": len(results), "evidence": arguments.evidence, "results": results}
+    text = json.dumps(summary | {"environment": environment()}, indent=1) + "\n"
+    arguments.output.write_text(text, encoding="utf-8")
     print(f"{passed} of {len(results)} retrained models pass")
 
 

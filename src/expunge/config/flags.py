@@ -127,7 +127,7 @@ class Reading(Columns):
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
     join: Literal["auto", "space", "newline", "nothing"] = "auto"
-    """What stands between prompt and completion; auto: what the original expects."""
+    """What stands between prompt and completion; auto: what the original expects, the chat template among it."""
     chat_template: bool = False
     """Render prompt and completion with the tokenizer's chat template, as conversations always are."""
     date: Annotated[str | None, tyro.conf.arg(metavar="YYYY-MM-DD")] = None

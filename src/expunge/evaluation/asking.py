@@ -230,9 +230,10 @@ def meet(config: commands.Evaluate, checked: Checked, say: Callable[[str], None]
     url = checked_url(config.endpoint, config.endpoint_in_clear)
     endpoint = Endpoint(url, key_of(config.endpoint_key_file), config.endpoint_timeout, config.endpoint_requests)
     rows = [row for part in checked.parts.values() for row in part]
-    talks = sum(bool(row.messages) or (config.chat_template and row.kind == "answer") for row in rows)
     tokenizer = load.tokenizer_of(checked.model)
-    found = met(endpoint, config.served_model, tokenizer, talks > 0, talks < len(rows))
+    talks = [bool(row.messages) or (config.chat_template and row.kind == "answer") for row in rows]
+    may_talk = bool(tokenizer.chat_template) and config.join == "auto" and any(row.kind == "answer" for row in rows)
+    found = met(endpoint, config.served_model, tokenizer, any(talks) or may_talk, not all(talks))
     say(f"the text of the rows is sent to {url} (model {found.model}); what its operator logs, we do not know")
     say(f"the server takes {found.takes}; log-probabilities: {found.no_losses or 'given'}")
     return found

@@ -1,6 +1,7 @@
 """From checked rows to a problem: the model is loaded, the rendering settled, every row encoded."""
 
 import datetime
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,6 +35,9 @@ MOST_DATED = 8  # conversations that are rendered at other dates to see whether 
 TO_KEEP = ("retain", "guard", "collateral")
 ENDING = 1.0  # nats: documents end with EOS where the original expects it there at least this well
 NEVER_SHOWN = 3.0  # nats above an answer's own tokens: what ends it costs more where training never showed it
+TEMPLATE = "chat template"  # among the joins: another way of putting prompt and completion together
+BETTER = 0.1  # nats: the chat template is taken where it fits by so much better than the best join
+ELSEWHERE = 0.5  # nats, and half of the loss: a form that was asked for is refused where another fits by more
 
 
 @dataclass(slots=True)
@@ -69,7 +73,7 @@ def assemble(inputs: Inputs, checked: Checked) -> Assembled:
     _check_ids(source.path, model, _split("known", checked.known, rendering, tokenizer))  # before a loss is taken
     problem = Problem(model, tokenizer, runtime, rendering, {}, inputs.seed, portions=_portions(inputs))
     joins: dict[str, float] = {}
-    rendering, endings = _settle(problem, checked.known, inputs, joins)
+    rendering, endings = _settle(problem, checked, inputs, joins)
     notes = (*notes_on(checked, rendering, tokenizer), *on_endings(endings, rendering))
     splits = {name: _split(name, rows, rendering, tokenizer) for name, rows in checked.parts.items()}
     for split in splits.values():
@@ -90,19 +94,19 @@ def first_rendering(inputs: Inputs, checked: Checked, tokenizer: PreTrainedToken
         loss_on=inputs.loss_on,
         context=context,
     )
-    date = _date(inputs)
-    rows = (row for found in checked.sets.values() for row in found.rows)
-    talks = islice((row for row in rows if row.messages or inputs.chat_template), MOST_DATED)
-    dated = any(writes_date(row, rendering, tokenizer) for row in talks)
-    return replace(rendering, date=date if dated else "")
+    return _dated(rendering, checked, inputs, tokenizer)
 
 
-def _date(inputs: Inputs) -> str:
+def _dated(rendering: Rendering, checked: Checked, inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> Rendering:
+    """With the date for chat templates that write one into these rows. Raises `InputError` for what is no date."""
     try:
         given = datetime.date.fromisoformat(inputs.date) if inputs.date else datetime.date.today()
     except ValueError:
         raise InputError(f"--date {inputs.date}: not a date. Write it as 2024-07-26.") from None
-    return given.isoformat()
+    rows = (row for found in checked.sets.values() for row in found.rows)
+    talks = islice((row for row in rows if row.messages or rendering.chat_template), MOST_DATED)
+    writes = any(writes_date(row, rendering, tokenizer) for row in talks)
+    return replace(rendering, date=given.isoformat() if writes else "")
 
 
 def notes_on(checked: Checked, rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -139,7 +143,7 @@ def cost(problem: Problem, inputs: Unlearning) -> Passes:
     """What settling the rendering takes, and measuring the rows under the base, of a problem without a model."""
     forget = problem.splits["forget"]
     probed = [window for window in forget.windows if window.row < MOST_PROBED]
-    settling = 1 if inputs.chat_template or inputs.join != "auto" else len(JOINS)
+    settling = len(JOINS) + bool(problem.tokenizer.chat_template)
     settling += 2 if any(row.kind == "answer" for row in forget.rows[:MOST_PROBED]) else 0
     return Passes(plain=measuring(probed, settling) + measuring(forget.windows, 1 if inputs.base else 0))
 
@@ -223,23 +227,55 @@ def _working_dtype(inputs: Inputs, source: Source, runtime: Runtime) -> torch.dt
 
 
 def _settle(
-    problem: Problem, known: tuple[Row, ...], inputs: Inputs, joins: dict[str, float]
+    problem: Problem, checked: Checked, inputs: Inputs, joins: dict[str, float]
 ) -> tuple[Rendering, "Endings | None"]:
-    """The join and the ends that the original expects: those of the lowest loss on rows that it knows."""
+    """The form and the ends that the original expects: those of the lowest loss on rows that it knows."""
+    known, rendering = checked.known, problem.rendering
     answers = tuple(row for row in known if row.kind == "answer" and not row.messages)[:MOST_PROBED]
     documents = tuple(row for row in known if row.kind == "document")[:MOST_PROBED]
-    rendering = problem.rendering
-    if answers and inputs.join == "auto" and not inputs.chat_template:
-        for join in JOINS:
-            split = _split("known", answers, replace(rendering, join=join), problem.tokenizer)
-            joins[join] = float(row_losses(problem, problem.model, split).mean())
-        rendering = replace(rendering, join=min(JOINS, key=lambda join: joins[join]))
+    if answers:
+        rendering = _form(problem, answers, checked, inputs, joins)
     if documents and problem.tokenizer.eos_token_id is not None:
         rendering = replace(rendering, end_documents=_ending_loss(problem, documents, rendering) <= ENDING)
     endings = answers_end(problem, tuple(row for row in known if row.kind == "answer")[:MOST_PROBED], rendering)
     if endings:
         rendering = replace(rendering, end_answers=not endings.never_shown)
     return rendering, endings
+
+
+def _form(
+    problem: Problem, answers: tuple[Row, ...], checked: Checked, inputs: Inputs, joins: dict[str, float]
+) -> Rendering:
+    """The form, a join or the chat template, in which the original knows its answers best, or the one asked for.
+
+    In another form than training had, rows that the model knows look unknown and stay. Raises `InputError` where it
+    knows them far better in another than the one asked for.
+    """
+    rendering, tokenizer = problem.rendering, problem.tokenizer
+    forms = {str(join): replace(rendering, join=join, chat_template=False, date="") for join in JOINS}
+    if tokenizer.chat_template:
+        forms[TEMPLATE] = _dated(replace(rendering, chat_template=True), checked, inputs, tokenizer)
+    for name, form in forms.items():
+        try:
+            split = _split("known", answers, form, tokenizer)
+        except InputError:  # a template that refuses such rows, and a form that leaves nothing to predict
+            continue
+        joins[name] = float(row_losses(problem, problem.model, split).mean())
+    asked = TEMPLATE if inputs.chat_template else inputs.join
+    if asked == "auto":
+        best = min((name for name in joins if name != TEMPLATE), key=lambda name: joins[name])
+        return forms[TEMPLATE if joins.get(TEMPLATE, math.inf) < joins[best] - BETTER else best]
+    best = min(joins, key=lambda name: joins[name])
+    apart = joins[asked] - joins[best]
+    if apart > max(ELSEWHERE, joins[asked] / 2) and not getattr(inputs, "force", False):
+        flag = "--chat-template" if inputs.chat_template else f"--join {inputs.join}"
+        anyway = ", or pass --force" if hasattr(inputs, "force") else ""
+        raise InputError(
+            f"{flag}: in this form the answers cost the model {joins[asked]:.2f} nats per token, and {joins[best]:.2f} "
+            f"by {best}: so they would be taken for unknown, and stay. Drop {flag}, and the form that fits is "
+            f"taken{anyway}."
+        )
+    return rendering
 
 
 class Endings(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from expunge.intake import copies
-from expunge.intake.assembly import Assembled
+from expunge.intake.assembly import TEMPLATE, Assembled
 from expunge.intake.sets import Checked
 from expunge.scoring.chance import FEWEST_COMPARISONS
 
@@ -17,7 +17,9 @@ def lines(checked: Checked, assembled: Assembled) -> Iterator[str]:
         yield f"{role}: {len(rows)} rows{merged}"
     if assembled.joins:
         losses = ", ".join(f"{join} {loss:.2f}" for join, loss in assembled.joins.items())
-        yield f"join: {assembled.problem.rendering.join} (the original's loss on the forget rows: {losses})"
+        rendering = assembled.problem.rendering
+        form = TEMPLATE if rendering.chat_template else rendering.join
+        yield f"join: {form} (the original's loss on the forget rows: {losses})"
     yield from assembled.notes
     yield from copies.told(checked.echoes)
     yield from untold(checked)

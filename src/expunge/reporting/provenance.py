@@ -137,7 +137,7 @@ def _data(data: Mapping[str, Counts]) -> Table:
 def _rendering(rendering: Rendering) -> Table | None:
     values = as_json(rendering)
     del values["losses"]
-    tried = {f"loss when joined by {join}": number(loss) for join, loss in rendering.losses.items()}
+    tried = {f"loss by {form}": number(loss) for form, loss in rendering.losses.items()}
     return pairs("How rows were turned into tokens", values | tried)
 
 

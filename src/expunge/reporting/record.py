@@ -159,7 +159,8 @@ class Counts(Part, frozen=True):
 
 
 class Rendering(Part, frozen=True):
-    """How rows became tokens; `losses` of the original by join, where `asked` left the join open."""
+    """How rows became tokens; `losses` of the original on answers by join and by the chat template; `asked`: the join
+    that was asked for."""
 
     join: str
     asked: str
