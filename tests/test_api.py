@@ -111,6 +111,13 @@ def test_a_data_set_is_rows(seen: list[Any], tmp_path: Path) -> None:
         expunge.unlearn(folder, datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}))
 
 
+def test_a_data_frame_is_rows(seen: list[Any], tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    write_model(folder := tmp_path / "model", width=16, layers=1)
+    expunge.unlearn(folder, pandas.DataFrame(ROWS))
+    assert [json.loads(line) for line in seen[0]["read"]["forget.jsonl"].splitlines()] == ROWS
+
+
 def test_what_is_left_of_a_killed_call_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path))
     folder = workspace.private(tmp_path / "state" / "given" / "0123456789abcdef")
@@ -129,6 +136,9 @@ def test_what_is_left_of_a_killed_call_is_removed(monkeypatch: pytest.MonkeyPatc
         ({"forget": [{"prompt": "a", "score": float("nan")}], "model": "m"}, "forget: row 1 cannot be written as JSON"),
         ({"forget": ROWS, "model": "m", "tokenizer": object()}, "tokenizer: no loaded model is given"),
         ({"forget": 3, "model": "m"}, "forget: expected a file or rows"),
+        ({"forget": [], "model": "m"}, "forget: no rows are in it"),
+        ({"forget": ["a.jsonl", "b.jsonl"], "model": "m"}, "forget: expected one file, or rows"),
+        ({"forget": ROWS, "retain": [], "model": "m"}, "retain: no rows are in it"),
     ],
 )
 def test_wrong_things_in_memory_are_refused(given: dict[str, Any], words: str, seen: list[Any]) -> None:

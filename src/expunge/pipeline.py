@@ -111,13 +111,14 @@ def _unlearn(
     models = Models(config, begun, hashed)
     with models.clock.stage("load"):
         assembled = assemble(config, checked)
+        assembled.in_base = lineage.in_base
         delivery.check_dtype(config, assembled.problem.model)
     for line in told.lines(checked, assembled):
         say(line)
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
     models.record_original(assembled)
-    found = audit(models.evidence["original"], config, say)
+    found = audit(models.evidence["original"], config, checked.comparison == "holdout", say)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
     with save.atomic_folder(output, replaces=config.overwrite) as folder:

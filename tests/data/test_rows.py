@@ -65,6 +65,13 @@ WRONG = {
     "surrogate": ("r.jsonl", '{"text": "zq7 secret \\ud800"}', 1, ("surrogate",)),
     "csv unknown header": ("r.csv", "sentence\nzq7 secret\n", 2, ("'sentence'",)),
     "csv few cells": ("r.csv", "prompt,completion\na,b\nzq7 secret\n", 3, ("fewer cells",)),
+    "csv many cells by semicolons": ("r.csv", "prompt;completion\nzq7 secret;b;c\n", 2, ("hold semicolons in quotes",)),
+    "null": (
+        "r.jsonl",
+        '{"prompt": "zq7 secret", "completion": null}\n',
+        1,
+        ("'completion'", "null", "remove the row"),
+    ),
     "csv many cells": ("r.csv", "text\nzq7 secret,b\n", 2, ("more cells",)),
     "csv quotes": ("r.csv", 'text\n"zq7 secret" b\n', 2, ("not CSV",)),
     "csv empty cell": ("r.csv", "prompt,completion\nzq7 secret,\n", 2, ("'completion'", "empty")),
@@ -141,6 +148,15 @@ def test_answers_in_every_form(tmp_path: Path, columns: tuple[str, str], suffix:
         ("answer", "Who?", 'Ada, the "first"\nof all'),
         ("answer", "", "é"),
     ]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_spreadsheets_of_other_countries(tmp_path: Path, mark: str) -> None:
+    content = f'prompt{mark}completion\nWho, and "where"?{mark}"Ada{mark} 3,5"\n'
+    (row,) = read(write(tmp_path, "r.csv", content), "forget").rows
+    assert (row.prompt, row.completion) == ('Who, and "where"?', f"Ada{mark} 3,5")
+    (row,) = read(write(tmp_path, "s.csv", f'text,id\n"a{mark}b",3\n'), "forget").rows
+    assert row.completion == f"a{mark}b"
 
 
 def test_documents_metadata_and_lines(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def complaint(source: str | Path) -> str:
 
 
 WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
-    "null": ([{"text": "a"}, {"text": None}], "row 2: column 'text' must be text, found NoneType"),
+    "null": ([{"text": "a"}, {"text": None}], "row 2: column 'text' must be text, found null"),
     "number": ([{"prompt": "zq7 secret", "completion": 5}], "row 1: column 'completion' must be text, found int"),
     "bytes": ([{"text": b"zq7 secret"}], "row 1: column 'text' must be text, found bytes"),
     "columns": ([{"sentence": "zq7 secret"}], "row 1: columns 'sentence' do not make a row"),

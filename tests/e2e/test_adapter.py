@@ -128,11 +128,17 @@ def test_dtypes_stay_as_they_were(tmp_path: Path) -> None:
 
 
 def test_both_notes(tmp_path: Path) -> None:
-    """Of an adapter that was given: the base never had the rows. Of our own LoRA: base and adapter still have them."""
+    """Of an adapter that was given: the base never had the rows. Of our own LoRA: base and adapter still have them, and
+    so it is where that is given in its turn."""
     adapter = adapters.make(tmp_path, "llama")
     given = unlearn(adapter, tmp_path)
     own = unlearn(tmp_path / "base", tmp_path, output=str(tmp_path / "own"), subspace="lora", save_as="adapter")
-    for run, right, wrong in ((given, GIVEN_ADAPTER, OWN_ADAPTER), (own, OWN_ADAPTER, GIVEN_ADAPTER)):
+    again = unlearn(own.output, tmp_path, output=str(tmp_path / "again"))
+    for run, right, wrong in (
+        (given, GIVEN_ADAPTER, OWN_ADAPTER),
+        (own, OWN_ADAPTER, GIVEN_ADAPTER),
+        (again, OWN_ADAPTER, GIVEN_ADAPTER),
+    ):
         assert run.record.save.note == right and right in run.record.limits
         for file in (run.output / "README.md", run.output / "expunge" / "report.md"):
             page = file.read_text(encoding="utf-8")

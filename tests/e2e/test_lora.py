@@ -32,8 +32,11 @@ def test_targets_that_are_nowhere_are_refused_before_weights_are_loaded(
         expunge.unlearn(**asked | QUICK, output=tmp_path / "out")
     with pytest.raises(InputError, match=words):
         expunge.plan(**asked | QUICK)
-    with pytest.raises(AssertionError):  # those that are there are not refused
-        expunge.unlearn(**given | QUICK, subspace=expunge.Lora(targets=["q_proj"]), output=tmp_path / "out")
+    with pytest.raises(InputError, match=r"--subspace nosuch\.\*: no parameter has such a name\. Names look like"):
+        expunge.unlearn(**given | QUICK, subspace="nosuch.*", output=tmp_path / "out")
+    for place, there in enumerate((expunge.Lora(targets=["q_proj"]), "model.layers.0.*")):
+        with pytest.raises(AssertionError):  # those that are there are not refused
+            expunge.unlearn(**given | QUICK, subspace=there, output=tmp_path / f"out{place}")
 
 
 def test_the_plan_counts_what_would_move(given: dict[str, Any]) -> None:

@@ -138,7 +138,10 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
         rows(f"text\na\n{SECRET},b\n", "f.csv"),
         "{here}/f.csv, line 3: more cells than columns. Put cells that hold commas in quotes.",
     ),
-    "null cell": (table, f"{{here}}/f.parquet, row 2: column 'text' must be text, found NoneType. {QUOTE}"),
+    "null cell": (
+        table,
+        "{here}/f.parquet, row 2: column 'text' must be text, found null. Fill it in, or remove the row.",
+    ),
     "cut table": (
         cut_table,
         "{here}/f.parquet: the forget file cannot be read (broken, cut off or another format). Write it anew.",

@@ -146,23 +146,43 @@ def test_retain_rows(lost: int, loss: float, expected: str) -> None:
     assert rest(before, after) == expected
 
 
+KEPT = {"retain": answers([0.1] * 4, KNOWN[:4])}
+
+
 def test_perplexity_of_never_seen_rows() -> None:
     """exp(0.17) = 1.185 is within 1.2 times, exp(0.19) = 1.209 is not; counterfactual rows are not judged by it."""
-    before = {"judging": answers(NEVER_SEEN)}
-    assert rest(before, {"judging": answers([loss + 0.17 for loss in NEVER_SEEN])}) == "kept"
-    assert rest(before, {"judging": answers([loss + 0.19 for loss in NEVER_SEEN])}) == "damaged"
-    assert rest(before, {"judging": answers([loss + 0.19 for loss in NEVER_SEEN])}, calibrated=False) == "kept"
+    before = {"judging": answers(NEVER_SEEN)} | KEPT
+    assert rest(before, {"judging": answers([loss + 0.17 for loss in NEVER_SEEN])} | KEPT) == "kept"
+    assert rest(before, {"judging": answers([loss + 0.19 for loss in NEVER_SEEN])} | KEPT) == "damaged"
+    assert rest(before, {"judging": answers([loss + 0.19 for loss in NEVER_SEEN])} | KEPT, calibrated=False) == "kept"
 
 
 def test_one_answer_to_everything() -> None:
     varied = [f"answer {n}" for n in range(19)]
     before = {"judging": answers(NEVER_SEEN, varied)}
     assert rest(before, {"judging": answers(NEVER_SEEN, ["42"] * 16 + varied[16:])}) == "collapsed"  # 16 / 19 = 0.84
-    assert rest(before, {"judging": answers(NEVER_SEEN, ["42"] * 15 + varied[15:])}) == "kept"  # 15 / 19 = 0.79
+    assert rest(before, {"judging": answers(NEVER_SEEN, ["42"] * 15 + varied[15:])}) == "cannot tell"  # 15 / 19 = 0.79
 
 
-def test_nothing_to_see_the_rest_by() -> None:
+def test_without_a_row_that_was_trained_in_nobody_can_tell_what_was_lost() -> None:
     assert rest({}, {}) == "cannot tell"
+    unseen = {"judging": answers(NEVER_SEEN), "samples": answers([2.0] * 9)}
+    assert rest(unseen, unseen) == "cannot tell"
+    for name in ("retain", "guard", "collateral"):
+        own = unseen | {name: answers([0.1] * 4, KNOWN[:4])}
+        assert rest(own, own) == "kept"
+
+
+def test_kept_names_what_was_looked_at_and_nothing_else() -> None:
+    def said(sets: dict[str, SetEvidence], calibrated: bool = True) -> str:
+        own = Evidence({"forget": answers([0.1])} | sets)
+        return verdict.judge(own, own, None, calibrated).rest_reasons[0]
+
+    judging, samples = {"judging": answers(NEVER_SEEN)}, {"samples": answers([2.0] * 9)}
+    every = "retain rows, never-seen rows and samples of the original stand where they stood"
+    assert said(KEPT | judging | samples) == every
+    assert said(KEPT | judging, calibrated=False) == "retain rows stand where they stood"
+    assert "stand where" not in said(judging | samples) and "--retain" in said(judging | samples)
 
 
 def test_samples_show_damage_only_without_retain_rows() -> None:

@@ -1,7 +1,7 @@
 """What is said before a run of rows that cannot be judged after it."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +17,17 @@ def said(forget: Any, judging: Any) -> list[str]:
 def rows(name: str, answers: int, documents: int) -> Any:
     texts = [f"{name} is number {place}" for place in range(documents)]
     return rows_of(name, [f"{name} {place}" for place in range(answers)], texts)
+
+
+def test_forget_rows_that_training_never_held_are_counted() -> None:
+    forget, other = rows("forget", 3, 0), rows("other", 2, 0)
+
+    def lines(*trained: Any) -> list[str]:
+        sets = {"forget": SimpleNamespace(rows=forget)} | ({"train": SimpleNamespace(rows=trained)} if trained else {})
+        return list(told.outside_training(cast(Any, SimpleNamespace(sets=sets, forget=forget))))
+
+    assert lines() == [] == lines(*forget, *other)
+    assert lines(*other, forget[0])[0].startswith("warning: 2 of 3 forget rows are not in --train")
 
 
 @pytest.mark.parametrize(("answers", "documents", "lacking"), [(19, 19, []), (18, 19, ["answers"]), (18, 3, None)])

@@ -49,7 +49,7 @@ def test_other_families(family: Problem) -> None:
     model, before = family.model, losses(family, "forget").mean()
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     start = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    outcome = apply(replace(FAST, iterations=5), family, lambda entry: None)
+    outcome = apply(replace(FAST, iterations=8), family, lambda entry: None)
     check_at_targets(family, outcome.targets, float(before))
     moved = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, start[name])}
     assert moved == set(family.movable) and len(moved) >= 8
@@ -79,11 +79,12 @@ def test_rows_are_at_their_targets_as_written(dtype: torch.dtype, weights: dict[
 
 
 def check_rounding(problem: Problem, dtype: torch.dtype) -> None:
-    """Writing moves the forget rows' loss by 2 % at most (else float32 is shipped), and that of none by over 5 %."""
+    """Writing moves the forget rows' loss by far less than the 2 % beyond which float32 is shipped, and that of none by
+    over 1 %."""
     exact = losses(problem, "forget")
     found = losses(rounded(problem, dtype), "forget")
-    assert float(found.mean()) == pytest.approx(float(exact.mean()), rel=delivery.ROUNDING)
-    assert torch.allclose(found, exact, rtol=0.05)
+    assert float(found.mean()) == pytest.approx(float(exact.mean()), rel=delivery.ROUNDING / 4)
+    assert torch.allclose(found, exact, rtol=0.01)
 
 
 def with_lora(weights: dict[str, torch.Tensor], fresh: bool = True) -> Problem:

@@ -18,6 +18,7 @@ from expunge.files.reading import GZIP, NotJSON, parse_json, read_text
 
 LINED = (".jsonl", ".ndjson", ".json", ".csv")  # formats that people read line by line; in others rows are numbered
 FORMATS = (*LINED, ".parquet")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of CSV, as spreadsheets of several countries write it
 Records = Iterator[tuple[int, Any]]
 
 
@@ -141,14 +142,16 @@ def _jsonl(file: Path, text: str) -> Records:
 
 def _csv(file: Path, text: str) -> Records:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # documents may be longer than 131,072 characters
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    header = text.lstrip().partition("\n")[0]
+    mark = next((one for one in SEPARATORS if one in header), ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
         names = reader.fieldnames or ()
         if len(set(names)) < len(names):
             raise InputError(f"{file}, line 1: two columns have the same name. Rename one of them.")
         for record in reader:
             if None in record:
-                remedy = "Put cells that hold commas in quotes."
+                remedy = f"Put cells that hold {SEPARATORS[mark]} in quotes."
                 raise InputError(f"{file}, line {reader.line_num}: more cells than columns. {remedy}")
             if None in record.values():
                 raise InputError(f"{file}, line {reader.line_num}: fewer cells than columns. Fill it in or remove it.")

@@ -171,6 +171,8 @@ def _value(where: str, record: Mapping[object, object], column: str) -> object:
 
 def _text(where: str, column: str, value: object, needed: bool) -> str:
     name = shown(column)
+    if value is None:
+        raise InputError(f"{where}: column {name} must be text, found null. Fill it in, or remove the row.")
     if not isinstance(value, str):
         raise InputError(f"{where}: column {name} must be text, found {type(value).__name__}. {QUOTE}")
     if needed and not value.strip():

@@ -181,17 +181,27 @@ class Models:
         return Shelf.opened(self.config.benchmark, generating, circumstances)
 
 
-def audit(original: Evidence, config: commands.Unlearn, say: Say) -> Audit:
-    """Are the rows in the model at all? Raises `InputError` where they are not, unless forced."""
+def audit(original: Evidence, config: commands.Unlearn, calibrated: bool, say: Say) -> Audit:
+    """Are the rows in the model at all? Raises `InputError` where they are not, unless forced.
+
+    `calibrated`: they are compared with rows that it never saw, and not with changed versions of themselves, which any
+    model may find harder.
+    """
     rows = verdict.judge_rows(original, original, None)
     found, reasons = verdict.judge_forget_set(rows)
     inside = sum(row.verdict in ("not forgotten", "partly") for row in rows)
     if found == "failed":
         raise InputError(f"{config.model}: {reasons[0]}. Are the weights whole, and is the dtype one that holds them?")
-    say(f"audit: {inside} of {len(rows)} forget rows are in the original")
+    unsure = "" if calibrated else " (not calibrated: compared with changed versions of themselves; give --holdout)"
+    say(f"audit: {inside} of {len(rows)} forget rows are in the original{unsure}")
     if found in ("forgotten", "over-forgotten") and not config.force:
         raise InputError(
             f"{config.forget}: the original shows no more of these {len(rows)} rows than of rows it never saw "
             f"({reasons[0]}), so there is nothing to remove. Check --model and --join, or pass --force."
+        )
+    if 2 * inside < len(rows):
+        say(
+            "warning: most of the forget rows do not show in the original as they are asked here; what it learned in "
+            "another form is neither removed nor judged. Look at them with plan --show-rows"
         )
     return Audit(inside, len(rows), tuple(reasons))

@@ -1,7 +1,9 @@
 """The verdict on the rest of the model: retain and guard rows, rows trained in but not given, never-seen text, samples.
 
-From evidence alone. Where losses were not taken, what was said can show damage, and cannot show that there is none.
-Thresholds and their reasons: `docs/concepts.md`.
+From evidence alone. Where losses were not taken, what was said can show damage, and cannot show that there is none; so
+it is where no row was looked at that the model was trained on and is to keep: never-seen rows and samples of the
+original stand where they stood while half of what it memorised is lost (docs/decisions.md). Thresholds and their
+reasons: `docs/concepts.md`.
 """
 
 from typing import Literal
@@ -21,20 +23,25 @@ SAMPLES_COLLAPSE = 1.5
 SAMPLES_RISE = 0.2
 SAME_ANSWERS = 0.8
 COLLAPSE_SHARE = 0.5
-REST = ("retain", "guard", "collateral", "judging", "samples")
+TRAINED_IN = ("retain", "guard", "collateral")
+REST = (*TRAINED_IN, "judging", "samples")
+NAMES = {
+    "collateral": "rows that were trained in and not given",
+    "judging": "never-seen rows",
+    "samples": "samples of the original",
+}
 
 
 def judge_rest(
     original: Evidence, unlearned: Evidence, retrained: Evidence | None, calibrated: bool
 ) -> tuple[RestVerdict, list[str]]:
     """What else changed: retain and guard rows, rows trained in but not given, never-seen text, own samples."""
-    if not set(unlearned.sets) & {"retain", "guard", "judging", "samples"}:
-        return "cannot tell", ["there is nothing to see the rest of the model by: give retain or holdout rows"]
     models = {"original": original, "unlearned": unlearned, "retrained": retrained}
     if unclear := not_finite(models, REST):
         return "failed", [unclear]
     missing = [f"{name}: {rows.no_losses}" for name, rows in unlearned.sets.items() if name in REST and rows.no_losses]
-    worst: RestVerdict = "cannot tell" if missing else "kept"
+    unseen = not any(name in unlearned.sets for name in TRAINED_IN)
+    worst: RestVerdict = "cannot tell" if missing or unseen else "kept"
     reasons: list[str] = []
     order = ("kept", "cannot tell", "damaged", "collapsed")
     found = [finding(original, unlearned) for finding in (_answers, _losses, _samples, _sameness)]
@@ -44,7 +51,16 @@ def judge_rest(
         worst = verdict if order.index(verdict) > order.index(worst) else worst
     if missing:
         reasons.append(f"answers alone do not show that the rest is as it was; no losses of {missing[0]}")
-    return worst, reasons or ["retain rows, never-seen rows and samples of the original stand where they stood"]
+    if unseen:
+        reasons.append(
+            "no row was given that the model was trained on and is to keep, so nothing shows what it lost of those: "
+            "give some (--retain)"
+        )
+    if reasons:
+        return worst, reasons
+    sets = [name for name in REST if name in unlearned.sets and (calibrated or name != "judging")]
+    *some, last = [NAMES.get(name, f"{name} rows") for name in sets]  # one at least: else it is said above
+    return worst, [f"{', '.join(some)} and {last} stand where they stood" if some else f"{last} stand where they stood"]
 
 
 Finding = list[tuple[Literal["damaged", "collapsed"], str]]

@@ -43,7 +43,8 @@ ELSEWHERE = 0.5  # nats, and half of the loss: a form that was asked for is refu
 @dataclass(slots=True)
 class Assembled:
     """A problem with its model loaded, what that is, the splits that only the evaluation sees, how the rows are
-    rendered, and the dtype that the model was loaded in. `notes`: what is to be said of how rows are read."""
+    rendered, and the dtype that the model was loaded in. `notes`: what is to be said of how rows are read; `in_base`:
+    the model is an adapter whose base has learned the rows."""
 
     problem: Problem
     source: Source
@@ -51,6 +52,7 @@ class Assembled:
     joins: dict[str, float]
     dtype: torch.dtype = torch.float32
     notes: tuple[str, ...] = ()
+    in_base: bool = False
 
 
 def assemble(inputs: Inputs, checked: Checked) -> Assembled:

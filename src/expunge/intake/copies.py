@@ -65,7 +65,7 @@ def told(found: Iterable[Echo]) -> list[str]:
     by_role: dict[str, list[Echo]] = defaultdict(list)
     for echo in found:
         by_role[echo.role].append(echo)
-    means = {"retain": "which keep it", "holdout": "so these are not unseen"}
+    means = {"retain": "which keep it", "holdout": "so these are not unseen", "train": "so a retrained model learns it"}
     lines = []
     for role, some in by_role.items():
         named = ", ".join(f"{one.row.name} {one.how} in {one.twin.name}" for one in some[:3])

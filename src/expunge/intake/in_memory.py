@@ -70,6 +70,8 @@ def put(
 ) -> Iterator[dict[str, object]]:
     """The settings of a command, files in place of what is in memory. Raises `InputError`, naming keyword and row."""
     rows, models = fields_naming(kind, "rows"), fields_naming(kind, "model")
+    for key in rows:
+        _check_list(key, settings.get(key), several=kind.__dataclass_fields__[key].default == ())
     held = [key for key in (*rows, *models) if _in_memory(settings.get(key))]
     if tokenizer is not None and not set(held) & set(models):
         raise InputError("tokenizer: no loaded model is given. Leave it out: the folder of a model has its own.")
@@ -83,6 +85,15 @@ def put(
         files = {key: _rows(folder, key, value) for key, value in given.items() if key in rows}
         folders = {key: _model(folder, key, value, tokenizer) for key, value in given.items() if key in models}
         yield {**settings, **files, **folders}
+
+
+def _check_list(key: str, given: object, several: bool) -> None:
+    """Raises `InputError` for an empty list, and one of files where there is one file."""
+    if several or not isinstance(given, list | tuple) or any(isinstance(one, Mapping) for one in given):
+        return
+    raise InputError(
+        f"{key}: {'no rows are in it' if not given else 'expected one file, or rows (dicts), found a list'}."
+    )
 
 
 def _in_memory(value: object) -> bool:
@@ -101,6 +112,8 @@ def _rows(folder: Path, key: str, given: object) -> str | list[str]:
 
 def _file(folder: Path, key: str, rows: object) -> str:
     """The rows as JSON lines."""
+    if hasattr(rows, "itertuples") and hasattr(rows, "to_dict"):  # a pandas DataFrame, which iterates over its columns
+        rows = rows.to_dict(orient="records")
     if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
         raise InputError(
             f"{key}: expected a file or rows (dicts), found {type(rows).__name__}. Of several splits, choose one."

@@ -99,6 +99,7 @@ def check(
         where = lack.place or sets[role].rows[0].file
         raise InputError(f"{where}: {lack.reason} Give {lack.flags}, or use another --method.")
     held: dict[str, Sequence[Row]] = {role: sets[role].rows for role in ("retain", "holdout") if role in sets}
+    held |= {"train": parts["collateral"]} if "collateral" in parts else {}
     found = echoes(sets["forget"].rows, held) if "forget" in sets else ()
     return Checked(sets, parts, comparison, model, sources.get("base"), _log(inputs), found)
 

@@ -22,9 +22,23 @@ def lines(checked: Checked, assembled: Assembled) -> Iterator[str]:
         yield f"join: {form} (the original's loss on the forget rows: {losses})"
     yield from assembled.notes
     yield from copies.told(checked.echoes)
+    yield from outside_training(checked)
     yield from untold(checked)
     if "retain" not in checked.sets:
         yield "no retain rows: what is not replayed by the original itself is held by nothing"
+
+
+def outside_training(checked: Checked) -> Iterator[str]:
+    """Of forget rows that the file of all training rows lacks."""
+    if "train" not in checked.sets:
+        return
+    trained = {row.identity for row in checked.sets["train"].rows}
+    if lacking := [row for row in checked.sets["forget"].rows if row.identity not in trained]:
+        yield (
+            f"warning: {len(lacking)} of {len(checked.forget)} forget rows are not in --train ({lacking[0].name}), "
+            "which is to be all that the model was fine-tuned on: what was trained in and not given, and a retrained "
+            "model, go by it"
+        )
 
 
 def untold(checked: Checked) -> Iterator[str]:

@@ -78,7 +78,7 @@ def deliver(
     asked = None if config.dtype == "auto" else load.DTYPES[config.dtype]
     if name := sound.first_unfinished(problem.model.named_parameters()):
         raise NumericalError(f"{name} is not finite after the last step, so nothing is written. Use smaller steps.")
-    made = _making(assembled.source, problem, form, change)
+    made = _making(assembled, problem, form, change)
     if note := made.saved["note"]:
         say(f"{'warning' if note == OWN_ADAPTER else 'note'}: {note}")
     saved = made.saved | distributed.from_main(partial(_tried, made, folder, asked))
@@ -127,8 +127,8 @@ class _Making:
     write: Write
 
 
-def _making(source: Source, problem: Problem, form: str, change: Change | None) -> _Making:
-    given = source.adapter
+def _making(assembled: Assembled, problem: Problem, form: str, change: Change | None) -> _Making:
+    source, given = assembled.source, assembled.source.adapter
     saved: dict[str, Any] = {"form": form, "note": ""}
     if form == "merged":
         problem.model, problem.adapter = save.merge(problem.model, isinstance(problem.model, PeftModel)), False
@@ -136,7 +136,7 @@ def _making(source: Source, problem: Problem, form: str, change: Change | None) 
     if given is None:
         saved |= {"note": OWN_ADAPTER, "base": adapter.in_full(source.path)}
         return _Making(saved, _with_tokenizer(source, problem, partial(_own, problem, source.path, change)))
-    saved |= {"note": GIVEN_ADAPTER, "base": adapter.in_full(given.base)}
+    saved |= {"note": OWN_ADAPTER if assembled.in_base else GIVEN_ADAPTER, "base": adapter.in_full(given.base)}
     return _Making(saved, _with_tokenizer(source, problem, partial(_given, problem, given, change)))
 
 

@@ -20,6 +20,7 @@ from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, encode
 from expunge.errors import InputError
 from expunge.files import code, hashing, plain_json
+from expunge.intake import copies, told
 from expunge.intake.assembly import assemble, load_other
 from expunge.intake.sets import Checked
 from expunge.loop.training import Training, fine_tune
@@ -64,6 +65,8 @@ def rows_left(checked: Checked, problem: Problem, say: Callable[[str], None]) ->
     gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
     rows = rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
+    for line in (*told.outside_training(checked), *copies.told(one for one in checked.echoes if one.role == "train")):
+        say(line)
     return Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
 
 

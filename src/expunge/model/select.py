@@ -29,6 +29,7 @@ from expunge.runs import distributed, memory
 
 FULL_COPIES = 8  # weights, gradients, two AdamW moments, up to four snapshots: all float32
 MEMORY_SHARE = 0.7
+WORDS = ("auto", "full", "adapter")  # subspaces that are no pattern of names
 OWN = "the model is an adapter, whose own matrices move; its base stays as it is"
 MERGED = "the model is an adapter, which is merged in memory: whole weights move, beside what its matrices can reach"
 
@@ -148,8 +149,7 @@ def select(
         if own(tensor)
     }
     if not movable:
-        example = next(iter(dict(model.named_parameters())))
-        raise InputError(f"--subspace {name}: no parameter has such a name. Names look like {example!r}.")
+        raise InputError(_nothing(name, model))
     model.requires_grad_(False)
     for tensor in movable.values():
         tensor.requires_grad_(True)
@@ -280,10 +280,20 @@ def targeted(model: PreTrainedModel, asked: Lora) -> list[str]:
 
 def check_targets(config: PreTrainedConfig, asked: str, trust_remote_code: bool) -> None:
     """The same from the configuration of a model alone, before its weights are loaded."""
-    if lora.is_lora(asked) and lora.of(asked).targets:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    pattern = not lora.is_lora(asked) and asked not in WORDS
+    if not pattern and not (lora.is_lora(asked) and lora.of(asked).targets):
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    if not pattern:
         targeted(model, lora.of(asked))
+    elif not any(fnmatch.fnmatchcase(name, asked) for name, _ in model.named_parameters()):
+        raise InputError(_nothing(asked, model))
+
+
+def _nothing(pattern: str, model: nn.Module) -> str:
+    example = next(name for name, _ in model.named_parameters())
+    return f"--subspace {pattern}: no parameter has such a name. Names look like {example!r}."
 
 
 def linear_layers(model: PreTrainedModel) -> list[str]:

@@ -187,7 +187,8 @@ def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked, spe
     judging = checked.parts.get("judging", ())
     documents = sum(row.kind == "document" for row in judging)
     rest = "cannot be judged" if judged.rest == "cannot tell" else f"is {judged.rest}"
-    sentence = f"{_forgotten(counts)}; the rest of the model {rest}."
+    unsure = " (not calibrated: no holdout)" if checked.comparison == "counterfactual" else ""
+    sentence = f"{_forgotten(counts)}{unsure}; the rest of the model {rest}."
     if "failed" in (judged.forget, judged.rest):
         reasons = judged.forget_reasons if judged.forget == "failed" else judged.rest_reasons
         sentence = f"The run failed: {reasons[0]}."
@@ -197,7 +198,7 @@ def _verdict(judged: verdict.Verdict, again: Again | None, checked: Checked, spe
         passes=judged.passes and (again is None or again.forget == "forgotten"),
         sentence=sentence,
         forget=judged.forget,
-        forget_reasons=tuple(judged.forget_reasons),
+        forget_reasons=(*judged.forget_reasons, *(again.why if again else ())),
         rest=judged.rest,
         rest_reasons=(*judged.rest_reasons, *filter(None, (spent,))),
         counts=counts,

@@ -48,7 +48,9 @@ def _check_given(content: Record, checked: Checked) -> None:
         for row in (checked.sets[role].rows if role in checked.sets else ())
     }
     missing = content.served - given
-    if missing or EARLIER not in checked.sets:
+    if EARLIER not in checked.sets and not missing:
+        raise InputError("no rows of earlier requests were given beside those of this one (--earlier)")
+    if missing:
         raise InputError(
             f"{len(missing)} of the {len(content.served)} rows that earlier requests removed were not given (--earlier)"
         )

@@ -17,6 +17,7 @@ from expunge.errors import InputError
 from expunge.evaluation import verdict
 from expunge.files import hashing
 from expunge.intake.sets import Checked
+from expunge.loop.delivery import OWN_ADAPTER
 from expunge.records import record, sequence
 from expunge.records.sequence import SoFar
 from expunge.reporting.finding import RowVerdict
@@ -39,6 +40,8 @@ class Lineage:
     done: frozenset[str] = frozenset()
     holders: tuple[Holder, ...] = ()
     so_far: SoFar | None = None
+    in_base: bool = False
+    """The model is an adapter that a run wrote over the model that had learned the rows."""
 
 
 def trace(config: Unlearning | Evaluate, checked: Checked, say: Callable[[str], None]) -> Lineage:
@@ -74,6 +77,7 @@ def trace(config: Unlearning | Evaluate, checked: Checked, say: Callable[[str], 
         done=done,
         holders=content.holders,
         so_far=so_far,
+        in_base=content.save is not None and OWN_ADAPTER in content.save.note,
     )
 
 
@@ -164,6 +168,11 @@ class Again:
         """Rows per verdict."""
         found = [row.verdict for row in self.rows]
         return {word: found.count(word) for word in dict.fromkeys(found)}
+
+    @property
+    def why(self) -> list[str]:
+        """Why the whole does not pass, where they are the reason."""
+        return [] if self.forget == "forgotten" else [f"of earlier requests {reason}" for reason in self.reasons]
 
 
 def judge_again(evidence: Mapping[str, Evidence], ids: list[str], lineage: Lineage) -> Again | None:

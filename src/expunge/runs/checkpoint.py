@@ -59,7 +59,8 @@ class Checkpoints:
             return None
         try:
             with safe_open(file, framework="pt") as stored:
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a mapping)
+                # Copied to where tensors begin in memory: from any other place products differ in their last bits.
+                tensors = {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118 (not a mapping)
                 return _unpack(json.loads(stored.metadata()[TREE]), tensors, self._types)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file}: not a checkpoint ({type(error).__name__}). Begin anew with --restart.") from None
