@@ -66,12 +66,6 @@ WRONG = {
     "csv unknown header": ("r.csv", "sentence\nzq7 secret\n", 2, ("'sentence'",)),
     "csv few cells": ("r.csv", "prompt,completion\na,b\nzq7 secret\n", 3, ("fewer cells",)),
     "csv many cells by semicolons": ("r.csv", "prompt;completion\nzq7 secret;b;c\n", 2, ("hold semicolons in quotes",)),
-    "null": (
-        "r.jsonl",
-        '{"prompt": "zq7 secret", "completion": null}\n',
-        1,
-        ("'completion'", "null", "remove the row"),
-    ),
     "csv many cells": ("r.csv", "text\nzq7 secret,b\n", 2, ("more cells",)),
     "csv quotes": ("r.csv", 'text\n"zq7 secret" b\n', 2, ("not CSV",)),
     "csv empty cell": ("r.csv", "prompt,completion\nzq7 secret,\n", 2, ("'completion'", "empty")),
