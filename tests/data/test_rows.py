@@ -58,7 +58,7 @@ WRONG = {
     "empty text": ("r.jsonl", GOOD % 1 + '{"text": " \\n"}', 2, ("'text'", "empty")),
     "empty completion": ("r.jsonl", '{"prompt": "zq7 secret", "completion": ""}', 1, ("'completion'", "empty")),
     "number": ("r.jsonl", GOOD % 1 + '{"prompt": "zq7 secret", "completion": 5}', 2, ("'completion'", "text", "int")),
-    "null": ("r.jsonl", '{"question": null, "answer": "zq7 secret"}', 1, ("'question'", "NoneType")),
+    "null": ("r.jsonl", '{"question": null, "answer": "zq7 secret"}', 1, ("'question'", "null", "Fill it in")),
     "array element": ("r.json", '[{"text": "zq7 secret"}, {"text": 5}]', 2, ("int",)),
     "encoding": ("r.jsonl", (GOOD % 1 + GOOD % 2).encode() + b'{"text": "zq7 secret \xff"}', 3, ("UTF-8",)),
     "utf-16": ("r.jsonl", (GOOD % 1).encode("utf-16"), 1, ("UTF-8",)),
