@@ -1,11 +1,14 @@
 """Verdicts on made evidence, with the arithmetic in the comments; no model."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from expunge.evaluation import verdict
+from expunge.evaluation.models import audit
 from expunge.scoring.evidence import Evidence, SetEvidence
 
 
@@ -118,6 +121,26 @@ def test_a_row_is_ranked_among_rows_of_its_shape() -> None:
     mixed = answers(losses, digits=[0.0] * 80)  # the broken variant: shapes are not looked at
     blind = verdict.judge(original, Evidence({"forget": unlearned.sets["forget"], "judging": mixed}))
     assert blind.rows[0].verdict == "not forgotten"
+
+
+def audited(losses: Sequence[float], calibrated: bool) -> list[str]:
+    """What is said of an original that costs so much on its forget rows."""
+    said: list[str] = []
+    config: Any = SimpleNamespace(force=True, model="model", forget="forget.jsonl")
+    audit(Evidence({"forget": answers(losses), "judging": answers(NEVER_SEEN)}), config, calibrated, said.append)
+    return said
+
+
+def test_the_audit_says_where_it_is_not_calibrated() -> None:
+    assert audited([0.1] * 3, True) == ["audit: 3 of 3 forget rows are in the original"]
+    (said,) = audited([0.1] * 3, False)
+    assert said.startswith("audit: 3 of 3 ") and "not calibrated" in said and "--holdout" in said
+
+
+@pytest.mark.parametrize(("known", "warned"), [(1, True), (2, False), (4, False)])
+def test_the_audit_warns_where_most_rows_do_not_show(known: int, warned: bool) -> None:
+    said = audited([0.1] * known + [4.0] * (4 - known), True)
+    assert any(line.startswith("warning: most of the forget rows do not show") for line in said) is warned
 
 
 def rest(before: dict[str, SetEvidence], after: dict[str, SetEvidence], calibrated: bool = True) -> str:

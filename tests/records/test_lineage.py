@@ -77,6 +77,7 @@ def test_rows_that_rank_low_as_chance_has_it_have_not_come_back(low: int, forget
     assert found is not None and found.counts.get("partly") == low
     assert (found.forget, len(found.came_back)) == (forget, back)
     assert ("known again" in found.reasons[0]) == bool(back)
+    assert found.why == ([f"of earlier requests {reason}" for reason in found.reasons] if back else [])
 
 
 def test_rows_that_no_record_knows_are_judged_from_a_loss_of_0() -> None:
