@@ -292,8 +292,8 @@ def _limits(checked: Checked, details: Details, evidence: Mapping[str, Evidence]
         found.append(f"{said[0].upper()}{said[1:]}.")
     if "retain" not in checked.sets:
         found.append(
-            "No retain rows were given: what should stay known was held by the original's own samples alone, and is "
-            "judged by other samples of it."
+            "No retain rows were given: what should stay known was held by the original's own samples alone, and other "
+            "samples of it show little of what was lost."
         )
     elif "collateral" not in checked.parts:
         found.append(
