@@ -25,7 +25,6 @@ from expunge.model.save import write
 from expunge.runs.environment import environment
 
 ROWS_EACH = 5  # rows of one person
-WORLD = SMALL
 
 
 def judge(world: Path, folder: Path, seed: int, evidence: str) -> dict[str, object]:
@@ -33,7 +32,7 @@ def judge(world: Path, folder: Path, seed: int, evidence: str) -> dict[str, obje
     rows = read(world / "train.jsonl", "train").rows
     lines = (world / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     people = len(rows) // ROWS_EACH
-    gone = set(np.random.default_rng(seed).permutation(people)[: WORLD.forget].tolist())
+    gone = set(np.random.default_rng(seed).permutation(people)[: SMALL.forget].tolist())
     chosen = [place // ROWS_EACH in gone for place in range(len(rows))]
     for name, wanted in (("forget", True), ("retain", False)):
         text = "".join(line for line, is_gone in zip(lines, chosen, strict=True) if is_gone == wanted)
@@ -41,7 +40,7 @@ def judge(world: Path, folder: Path, seed: int, evidence: str) -> dict[str, obje
     tokenizer = AutoTokenizer.from_pretrained(world / "original")
     base = AutoModelForCausalLM.from_pretrained(world / "base", dtype=torch.float32)
     kept = [row for row, is_gone in zip(rows, chosen, strict=True) if not is_gone]
-    twin, _ = fine_tune(base, tokenizer, kept, RENDERING, WORLD.fine_tuning, seed, f"twin {seed}")
+    twin, _ = fine_tune(base, tokenizer, kept, RENDERING, SMALL.fine_tuning, seed, f"twin {seed}")
     write(twin, tokenizer, folder / "twin", torch.float32)
     run = expunge.evaluate(
         model=str(world / "original"),
@@ -52,11 +51,10 @@ def judge(world: Path, folder: Path, seed: int, evidence: str) -> dict[str, obje
         evidence=evidence,
         output=str(folder / "judged"),
     )
-    record = json.loads((folder / "judged" / "record.json").read_text(encoding="utf-8"))
     return (
         {"seed": seed}
         | {key: getattr(run.verdict, key) for key in ("passes", "forget", "rest", "counts")}
-        | {"attacks": {one["attack"]: one["verdict"] for one in record["attacks"]["results"]}}
+        | {"attacks": {one.attack: one.verdict for one in run.record.attacks.results}}
         | {"reasons": run.verdict.reasons}
     )
 
@@ -73,7 +71,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             world = Path(folder) / "world"
             world.mkdir()
-            make_models(world, replace(WORLD, seed=number), print)
+            make_models(world, replace(SMALL, seed=number), print)
             for seed in range(arguments.models):
                 one = Path(folder) / str(seed)
                 one.mkdir()

@@ -14,7 +14,7 @@ from expunge.demo import demo
 from expunge.errors import InputError
 from expunge.evaluation import asking, official
 from expunge.evaluation.models import KEPT, Models, audit
-from expunge.intake import copies, told
+from expunge.intake import told
 from expunge.intake.assembly import Assembled, assemble, notes_on, token_counts
 from expunge.intake.sets import Checked, check
 from expunge.loop import delivery, retraining, trial
@@ -118,7 +118,7 @@ def _unlearn(
     with models.clock.stage("samples"):
         trial.add_samples(assembled)
     models.record_original(assembled)
-    found = audit(models.evidence["original"], config, checked.comparison == "holdout", say)
+    found = audit(models.evidence["original"], config, checked.comparison != "counterfactual", say)
     if config.retrained:
         models.record_other("retrained", load.twins(config.retrained)[0], assembled)
     with save.atomic_folder(output, replaces=config.overwrite) as folder:
@@ -223,8 +223,7 @@ def run_plan(config: commands.Plan, say: Say = lambda line: None) -> Planned:
     lines = [f"model: {config.model} ({shape.model_type}), windows of at most {rows.rendering.context} tokens"]
     for name, counts in token_counts(rows.checked, rows.rendering, rows.tokenizer).items():
         lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
-    lines += notes_on(rows.checked, rows.rendering, rows.tokenizer) + copies.told(rows.checked.echoes)
-    lines += told.untold(rows.checked)
+    lines += [*notes_on(rows.checked, rows.rendering, rows.tokenizer), *told.of_rows(rows.checked)]
     trace(config, rows.checked, lines.append)
     config, _ = route.settled(config, rows.checked, lines.append)
     named = None if config.method == "all" else trial.method_of(config.method, config.options)

@@ -75,6 +75,22 @@ def test_a_template_that_writes_the_date_has_it_once_it_is_taken(chat: Path, lin
     assert assembled(lines).problem.rendering.date == "" == assembled(chat).problem.rendering.date
 
 
+def test_conversations_beside_answers_keep_their_date(tmp_path: Path) -> None:
+    """Where a join is taken for the answers too: the template still writes it into the others."""
+    folder = world(tmp_path / "mixed", {"join": "newline"}, DATED + TURNS + BEGIN)
+    talk = [{"role": "user", "content": "Who is Cy?"}, {"role": "assistant", "content": "a tailor"}]
+    with (folder / "forget.jsonl").open("a", encoding="utf-8") as rows:
+        rows.write(json.dumps({"messages": talk}) + "\n")
+    rendering = assembled(folder, date="2024-07-26").problem.rendering
+    assert (rendering.join, rendering.chat_template, rendering.date) == ("newline", False, "2024-07-26")
+
+
+def test_a_template_that_refuses_the_rows_is_not_tried(tmp_path: Path) -> None:
+    folder = world(tmp_path / "refusing", {"join": "newline"}, DATED + "{{ raise_exception('system first') }}")
+    found = assembled(folder)
+    assert found.problem.rendering.join == "newline" and TEMPLATE not in found.joins
+
+
 @pytest.mark.parametrize("given", [{"join": "space"}, {"chat_template": True}])
 def test_a_form_that_was_asked_for_is_refused_where_another_fits_far_better(lines: Path, given: dict[str, Any]) -> None:
     flag = "--join space" if "join" in given else "--chat-template"

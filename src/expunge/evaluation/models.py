@@ -184,8 +184,7 @@ class Models:
 def audit(original: Evidence, config: commands.Unlearn, calibrated: bool, say: Say) -> Audit:
     """Are the rows in the model at all? Raises `InputError` where they are not, unless forced.
 
-    `calibrated`: they are compared with rows that it never saw, and not with changed versions of themselves, which any
-    model may find harder.
+    `calibrated`: they are not compared with changed versions of themselves, which any model may find harder.
     """
     rows = verdict.judge_rows(original, original, None)
     found, reasons = verdict.judge_forget_set(rows)

@@ -60,7 +60,8 @@ def judge_rest(
         return worst, reasons
     sets = [name for name in REST if name in unlearned.sets and (calibrated or name != "judging")]
     *some, last = [NAMES.get(name, f"{name} rows") for name in sets]  # one at least: else it is said above
-    return worst, [f"{', '.join(some)} and {last} stand where they stood" if some else f"{last} stand where they stood"]
+    every = f"{', '.join(some)} and {last}" if some else last
+    return worst, [f"{every} stand where they stood"]
 
 
 Finding = list[tuple[Literal["damaged", "collapsed"], str]]

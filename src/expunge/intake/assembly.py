@@ -254,12 +254,13 @@ def _form(
     knows them far better in another than the one asked for.
     """
     rendering, tokenizer = problem.rendering, problem.tokenizer
-    forms = {str(join): replace(rendering, join=join, chat_template=False, date="") for join in JOINS}
-    if tokenizer.chat_template:
-        forms[TEMPLATE] = _dated(replace(rendering, chat_template=True), checked, inputs, tokenizer)
-    for name, form in forms.items():
+    forms = {str(join): replace(rendering, join=join, chat_template=False) for join in JOINS}
+    forms |= {TEMPLATE: replace(rendering, chat_template=True, date="")} if tokenizer.chat_template else {}
+    for name in forms:
         try:
-            split = _split("known", answers, form, tokenizer)
+            if name == TEMPLATE:
+                forms[name] = _dated(forms[name], checked, inputs, tokenizer)
+            split = _split("known", answers, forms[name], tokenizer)
         except InputError:  # a template that refuses such rows, and a form that leaves nothing to predict
             continue
         joins[name] = float(row_losses(problem, problem.model, split).mean())

@@ -21,11 +21,16 @@ def lines(checked: Checked, assembled: Assembled) -> Iterator[str]:
         form = TEMPLATE if rendering.chat_template else rendering.join
         yield f"join: {form} (the original's loss on the forget rows: {losses})"
     yield from assembled.notes
+    yield from of_rows(checked)
+    if "retain" not in checked.sets:
+        yield "no retain rows: what is not replayed by the original itself is held by nothing"
+
+
+def of_rows(checked: Checked) -> Iterator[str]:
+    """What rows alone show, without a model."""
     yield from copies.told(checked.echoes)
     yield from outside_training(checked)
     yield from untold(checked)
-    if "retain" not in checked.sets:
-        yield "no retain rows: what is not replayed by the original itself is held by nothing"
 
 
 def outside_training(checked: Checked) -> Iterator[str]:

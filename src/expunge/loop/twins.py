@@ -65,8 +65,6 @@ def rows_left(checked: Checked, problem: Problem, say: Callable[[str], None]) ->
     gone = [row for name in ("forget", EARLIER) if name in checked.sets for row in checked.sets[name].rows]
     rows = rendered_without(checked.sets["train"].rows, gone, problem.rendering, problem.tokenizer)
     say(f"train: {len(rows)} of {len(checked.sets['train'])} rows are left without the forget rows")
-    for line in (*told.outside_training(checked), *copies.told(one for one in checked.echoes if one.role == "train")):
-        say(line)
     return Split("kept", rows, tuple(encode(rows, problem.rendering, problem.tokenizer)))
 
 
@@ -105,6 +103,8 @@ def make_twins(
     assembled = assemble(config, checked)
     problem = assembled.problem
     kept = rows_left(checked, problem, say)
+    for line in (*told.outside_training(checked), *copies.told(checked.echoes)):
+        say(line)
     rows = kept.rows
     original = float(row_losses(problem, problem.model, kept).mean())
     twins = []

@@ -280,12 +280,11 @@ def targeted(model: PreTrainedModel, asked: Lora) -> list[str]:
 
 def check_targets(config: PreTrainedConfig, asked: str, trust_remote_code: bool) -> None:
     """The same from the configuration of a model alone, before its weights are loaded."""
-    pattern = not lora.is_lora(asked) and asked not in WORDS
-    if not pattern and not (lora.is_lora(asked) and lora.of(asked).targets):
+    if asked in WORDS or (lora.is_lora(asked) and not lora.of(asked).targets):
         return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    if not pattern:
+    if lora.is_lora(asked):
         targeted(model, lora.of(asked))
     elif not any(fnmatch.fnmatchcase(name, asked) for name, _ in model.named_parameters()):
         raise InputError(_nothing(asked, model))
