@@ -34,3 +34,8 @@ def first_line(error: Exception) -> str:
     """What somebody else's exception says, for a message of one line: its first one, at most 200 characters, or its
     name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for a message: the name of its type, or null, as files call what Python calls None."""
+    return "null" if value is None else type(value).__name__

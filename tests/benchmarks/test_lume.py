@@ -448,7 +448,7 @@ WRONG: list[tuple[Any, tuple[str, ...]]] = [
     (ROW | {"id": ""}, ("'id'", "empty")),
     (ROW | {"output": " "}, ("'output'", "empty")),
     (ROW | {"input": ""}, ("'input'", "empty")),
-    (ROW | {"input": None}, ("'input'", "NoneType")),
+    (ROW | {"input": None}, ("'input'", "found null")),
     (ROW | {"task": "Task4"}, ("Task1, Task2, Task3",)),
     (ROW | {"label": "zq7"}, ("columns that LUME does not have",)),
     (ROW | {"output": "zq7 \ud800"}, ("surrogate",)),

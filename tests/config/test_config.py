@@ -39,7 +39,7 @@ WRONG = {
     "wrong type": ("seed: soon", ("seed", "int", "found str")),
     "bool for a number": ("seed: true", ("seed", "int", "found bool")),
     "number for a bool": ("show_rows: 1", ("show_rows", "bool", "found int")),
-    "nothing for a number": ("seed: null", ("seed", "int", "NoneType")),
+    "nothing for a number": ("seed: null", ("seed", "int", "found null")),
     "number for a path": ("forget: 5", ("forget", "str", "found int")),
     "number for a folder": ("data_root: 5", ("data_root", "str", "found int")),
     "list": ("model: [a]", ("model", "found list")),
@@ -80,7 +80,7 @@ def test_options_are_checked_too() -> None:
     for values, words in (
         ({"step": 3}, "did you mean 'steps'"),
         ({"steps": 0.5}, "steps must be int or nothing, found float"),
-        ({"width": None}, "width must be float, found NoneType"),
+        ({"width": None}, "width must be float, found null"),
         ({5: 1}, "unknown key"),
     ):
         with pytest.raises(InputError, match=words):

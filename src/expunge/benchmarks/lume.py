@@ -42,7 +42,7 @@ from expunge.benchmark import (
 )
 from expunge.data.files import place
 from expunge.data.rows import Row, check_filled
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.scoring.evidence import Evidence
 from expunge.scoring.intervals import Draws, Floats, Score, area_draws, mean_draws
 from expunge.scoring.matching import equal, rouge_recall
@@ -175,7 +175,7 @@ class _Record(TypedDict):
 
 def _checked(where: str, record: object) -> _Record:
     if not isinstance(record, dict):
-        raise InputError(f"{where}: expected an object with columns {KNOWN}, found {type(record).__name__}.")
+        raise InputError(f"{where}: expected an object with columns {KNOWN}, found {kind_of(record)}.")
     lacking = [column for column in COLUMNS if column not in record]
     if lacking or set(record) - {*COLUMNS, "split"}:
         what = f"lacks {', '.join(lacking)}" if lacking else "has columns that LUME does not have"

@@ -43,7 +43,7 @@ from expunge.benchmark import (
 )
 from expunge.data.files import place
 from expunge.data.rows import Row, check_filled
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.scoring import answers as arithmetic
 from expunge.scoring import open_unlearning
 from expunge.scoring.answers import Answers
@@ -208,7 +208,7 @@ class _Record(TypedDict):
 
 def _checked(where: str, record: object) -> _Record:
     if not isinstance(record, dict):
-        raise InputError(f"{where}: expected an object with columns {KNOWN}, found {type(record).__name__}.")
+        raise InputError(f"{where}: expected an object with columns {KNOWN}, found {kind_of(record)}.")
     lacking = [column for column in COLUMNS[:2] if column not in record]
     if lacking or set(record) - {*COLUMNS, *IGNORED}:
         what = f"lacks {', '.join(lacking)}" if lacking else "has columns that TOFU does not have"
@@ -218,7 +218,7 @@ def _checked(where: str, record: object) -> _Record:
             check_filled(where, column, record[column])
     wrong = record.get("perturbed_answer", ())
     if not isinstance(wrong, list | tuple):
-        raise InputError(f"{where}: column 'perturbed_answer' must be a list of texts, found {type(wrong).__name__}.")
+        raise InputError(f"{where}: column 'perturbed_answer' must be a list of texts, found {kind_of(wrong)}.")
     for text in wrong:
         check_filled(where, "perturbed_answer", text)
     return cast(_Record, record)

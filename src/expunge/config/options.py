@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from expunge import registry
 from expunge.config.bounds import Told, bounds_of, fields_naming, parts
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.files import reading
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _check_type(key: str, value: object, declared: object, source: str) -> None:
         return
     if get_origin(inner) is tuple:
         if not isinstance(value, tuple):
-            raise InputError(f"{source}: {key} must be a list, found {type(value).__name__}.")
+            raise InputError(f"{source}: {key} must be a list, found {kind_of(value)}.")
         for one in value:
             _check_type(key, one, allowed[0], source)
         return
@@ -106,7 +106,7 @@ def _check_type(key: str, value: object, declared: object, source: str) -> None:
     is_bool = isinstance(value, bool)
     if (is_bool and bool not in types) or not (isinstance(value, tuple(types)) or whole_for_float):
         names = " or ".join("nothing" if one is type(None) else one.__name__ for one in types)
-        raise InputError(f"{source}: {key} must be {names}, found {type(value).__name__}.")
+        raise InputError(f"{source}: {key} must be {names}, found {kind_of(value)}.")
     _check_number(key, value, declared, source)
 
 

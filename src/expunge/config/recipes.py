@@ -13,7 +13,7 @@ from expunge import registry
 from expunge.config import commands, flags, options, shipped
 from expunge.config.bounds import fields_naming
 from expunge.config.commands import EARLIER, HUB, MODELS, ROWS
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.files import reading, strict_yaml
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def read_yaml(path: str | Path) -> dict[str, object]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys and values, found {type(content).__name__}. Write `key: value` lines.")
+        raise InputError(f"{path}: expected keys and values, found {kind_of(content)}. Write `key: value` lines.")
     return content
 
 
@@ -157,7 +157,7 @@ def configuration(kind: type[options.Kind], settings: Mapping[str, object]) -> o
     if (recipe := settings.get("recipe")) is None:
         return options.build(kind, settings, source)
     if not isinstance(recipe, str | os.PathLike):
-        raise InputError(f"{source}: recipe must name a file or a shipped recipe, found {type(recipe).__name__}.")
+        raise InputError(f"{source}: recipe must name a file or a shipped recipe, found {kind_of(recipe)}.")
     root = cast("str | os.PathLike[str] | None", settings.get("data_root"))
     values = from_yaml(os.fspath(recipe), kind, None if root is None else os.fspath(root))
     return options.build(kind, values | dict(settings), source)

@@ -13,7 +13,7 @@ from typing import Any
 
 from expunge.config.commands import HUB
 from expunge.data import forms, hub, tables
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.files.reading import GZIP, NotJSON, parse_json, read_text
 
 LINED = (".jsonl", ".ndjson", ".json", ".csv")  # formats that people read line by line; in others rows are numbered
@@ -119,7 +119,7 @@ def _broken_array(file: Path, text: str) -> Records:
         where = f"{file}, line {error.line}" if error.line else str(file)
         raise InputError(f"{where}: {error}. The file must be one array of objects, or one object a line.") from None
     if content:
-        raise InputError(f"{file}: expected a JSON array of objects, found {type(content).__name__}. Put rows in [ ].")
+        raise InputError(f"{file}: expected a JSON array of objects, found {kind_of(content)}. Put rows in [ ].")
     return iter(())
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from expunge.data import turns
 from expunge.data.turns import QUOTE, Conversation
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.files.reading import shown
 
 METADATA = ("id", "task", "alternate", "paraphrase")
@@ -91,7 +91,7 @@ def asked(columns: Sequence[str]) -> Columns:
 def content(where: str, record: object, columns: Columns) -> Content:
     """What a record says. Raises `InputError` that begins with `where` and holds no text of the record."""
     if not isinstance(record, dict):
-        what = f"expected an object with named columns, found {type(record).__name__}"
+        what = f"expected an object with named columns, found {kind_of(record)}"
         raise InputError(f"{where}: {what}. Known: {KNOWN}.")
     form = _form(where, record, columns)
     parts = {part: _value(where, record, column) for part, column in form.parts.items()}
@@ -174,7 +174,7 @@ def _text(where: str, column: str, value: object, needed: bool) -> str:
     if value is None:
         raise InputError(f"{where}: column {name} must be text, found null. Fill it in, or remove the row.")
     if not isinstance(value, str):
-        raise InputError(f"{where}: column {name} must be text, found {type(value).__name__}. {QUOTE}")
+        raise InputError(f"{where}: column {name} must be text, found {kind_of(value)}. {QUOTE}")
     if needed and not value.strip():
         raise InputError(f"{where}: column {name} is empty, so there is nothing to forget or keep. Remove the row.")
     turns.check_text(f"{where}: column {name}", value)

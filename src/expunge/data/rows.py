@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from expunge.data import forms, turns
 from expunge.data.files import place, records
 from expunge.data.forms import Columns, Form
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.scoring.words import same_text
 
 Kind = Literal["document", "answer"]
@@ -163,7 +163,7 @@ def without(rows: RowSet, removed: RowSet) -> tuple[Row, ...]:
 def check_filled(where: str, column: str, value: object) -> None:
     """Raises `InputError` where a benchmark's column is not a text with something in it."""
     if not isinstance(value, str) or not value.strip():
-        found = "is empty" if isinstance(value, str) else f"must be text, found {type(value).__name__}"
+        found = "is empty" if isinstance(value, str) else f"must be text, found {kind_of(value)}"
         raise InputError(f"{where}: column {column!r} {found}. Remove the row or fill it in.")
     turns.check_text(f"{where}: column {column!r}", value)
 
@@ -192,7 +192,7 @@ def _told(seen: Counter[Form]) -> str:
 
 def _task(where: str, value: object) -> str:
     if value is not None and not isinstance(value, str | int):
-        what = f"must be text or a whole number, found {type(value).__name__}"
+        what = f"must be text or a whole number, found {kind_of(value)}"
         raise InputError(f"{where}: column 'task' {what}. {turns.QUOTE}")
     turns.check_text(f"{where}: column 'task'", task := "" if value is None else str(value))
     return task
@@ -204,7 +204,7 @@ def _texts(where: str, record: Mapping[str, object], column: str) -> tuple[str, 
     texts = [] if value is None or value == "" else value if isinstance(value, list) else [value]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            found = "an empty one" if isinstance(text, str) else type(text).__name__
+            found = "an empty one" if isinstance(text, str) else kind_of(text)
             what = f"must be a text or a list of texts, found {found}"
             raise InputError(f"{where}: column {column!r} {what}. {turns.QUOTE}")
         turns.check_text(f"{where}: column {column!r}", text)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.errors import InputError
+from expunge.errors import InputError, kind_of
 from expunge.files.reading import NotJSON, parse_json, shown
 
 ROLES = {name: name for name in ("system", "developer", "user", "assistant", "tool")}
@@ -57,7 +57,7 @@ def read(where: str, value: object, tools: object = None) -> Conversation:
     """A conversation that ends with the assistant's turn. Raises `InputError` that begins with `where`."""
     given = _listed(value)
     if not isinstance(given, list):
-        raise InputError(f"{where} must be a list of turns, found {type(given).__name__}. {TURNS}")
+        raise InputError(f"{where} must be a list of turns, found {kind_of(given)}. {TURNS}")
     turns: list[tuple[str, str]] = []
     more: dict[str, Any] = {}
     for place, turn in enumerate(given):
@@ -85,7 +85,7 @@ def _tools(where: str, value: object) -> list[object]:
     """The tools on offer: a list, or JSON of one."""
     given = _listed(value)
     if not isinstance(given, list):
-        raise InputError(f"{where}: its tools must be a list, found {type(given).__name__}. Write them as JSON.")
+        raise InputError(f"{where}: its tools must be a list, found {kind_of(given)}. Write them as JSON.")
     return [_without_nulls(one) for one in given]
 
 
@@ -109,7 +109,7 @@ def _check_order(where: str, roles: Sequence[str]) -> None:
 def _turn(where: str, turn: object) -> tuple[str, str, dict[str, object]]:
     """Role, text, and what is kept beside them."""
     if not isinstance(turn, dict):
-        raise InputError(f"{where}: expected an object with role and content, found {type(turn).__name__}. {TURNS}")
+        raise InputError(f"{where}: expected an object with role and content, found {kind_of(turn)}. {TURNS}")
     given = {str(key): value for key, value in turn.items() if value is not None}
     named, text_key = _form(where, given)
     role = given[named]
@@ -167,7 +167,7 @@ def _text(where: str, value: object) -> str:
         if len(texts) == len(value) and all(isinstance(text, str) for text in texts):
             value = "".join(map(str, texts))
     if not isinstance(value, str):
-        raise InputError(f"{where} must be text, found {type(value).__name__}. {QUOTE}")
+        raise InputError(f"{where} must be text, found {kind_of(value)}. {QUOTE}")
     check_text(where, value)
     return value
 
