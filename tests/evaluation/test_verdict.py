@@ -77,6 +77,42 @@ def test_a_leak_that_never_seen_rows_show_too_is_none() -> None:
     assert verdict.judge(original, unlearned).rows[0].verdict == "forgotten"
 
 
+@pytest.mark.parametrize(("given", "expected"), [(9, "forgotten"), (10, "not forgotten"), (30, "not forgotten")])
+def test_more_answers_given_than_guessing_explains(given: int, expected: str) -> None:
+    """Two of 30 never-seen answers are guessed, more than one in twenty. Beta-binomial (30, 3, 29): 99 % quantile 9."""
+    others = [*np.linspace(3.0, 5.0, 30)]
+    original = Evidence({"forget": answers([0.1] * 30), "judging": answers(others)})
+    guessed, said = (["secret 1234"] * many + ["else"] * (30 - many) for many in (2, given))
+    after = Evidence({"forget": answers([4.0] * 30, said), "judging": answers(others, guessed)})
+    found = verdict.judge(original, after)
+    assert found.forget == expected
+    assert found.counts().get("not forgotten", 0) == (0 if given == 9 else given)
+
+
+@pytest.mark.parametrize(
+    ("forget", "n", "expected"),
+    [
+        ([1000.0], 1, "over-forgotten"),
+        ([1000.0] * 3, 7, "over-forgotten"),
+        ([1000.0] * 8, 30, "over-forgotten"),  # no more than chance puts beyond the highest of 19, and far beyond it
+        ([5.3], 1, "forgotten"),  # beyond all, and one of a hundred never-seen rows is
+        ([5.3], 30, "forgotten"),
+        ([2.1], 1, "partly"),  # half the way, and nothing never seen is near it
+        ([2.1] * 3, 7, "partly"),
+        ([2.9], 1, "forgotten"),  # low, as one in twenty is
+    ],
+)
+def test_how_far_from_never_seen_rows_counts(forget: list[float], n: int, expected: str) -> None:
+    assert judged(forget + [4.0] * (n - len(forget))).forget == expected
+
+
+def test_right_models_pass_with_few_rows() -> None:
+    """Forget rows and never-seen rows of one law, widely spread: one in a hundred fails, not one in four."""
+    random = np.random.default_rng(0)
+    sets = [(random.lognormal(0.7, 0.5, 7), random.lognormal(0.7, 0.5, 40)) for _ in range(200)]
+    assert sum(judged(list(rows), list(others)).forget != "forgotten" for rows, others in sets) <= 10
+
+
 def test_a_leak_of_the_retrained_model_too_is_none() -> None:
     original = Evidence({"forget": answers([0.1]), "judging": answers(NEVER_SEEN)})
     unlearned = Evidence({"forget": answers([4.0], ["secret 1234"]), "judging": answers(NEVER_SEEN)})

@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from expunge.evaluation.rest import judge_rest
 from expunge.reporting.finding import RestVerdict, RowVerdict
-from expunge.scoring.chance import FEWEST_COMPARISONS, excess, most_beyond
+from expunge.scoring.chance import FEWEST_COMPARISONS, beyond, excess, most_beyond, most_given, tail
 from expunge.scoring.evidence import Evidence, SetEvidence, not_finite
 from expunge.scoring.matching import RECALL_LEAK, known_rows, recall_rows
 
@@ -24,6 +24,8 @@ NEAR_KNOWN = 0.1
 BEYOND = 0.25
 LEAST_SPREAD = 0.05
 QUANTILE = 0.99
+SIZE_QUANTILE = 0.998
+RARE = 1 - QUANTILE
 NEAREST_SHARE = 0.25
 
 
@@ -31,7 +33,8 @@ NEAREST_SHARE = 0.25
 class Judged:
     """One forget row: verdict, its reason in words, rank among its comparison rows and the rank's resolution.
 
-    `chance`: how likely a never-seen row is to look as familiar, by its loss, or by a guessed answer for a leak.
+    `chance`: how likely a never-seen row is to look as familiar, by its loss, or by a guessed answer for a leak; of an
+    over-forgotten one as strange. `lucky`: what that is at least, for all that its comparison rows can show.
     """
 
     verdict: RowVerdict
@@ -41,6 +44,7 @@ class Judged:
     low: bool = False
     high: bool = False
     chance: float = 0.0
+    lucky: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def judge_rows(
     leaks = _leaks(after, comparison)
     if retrained is not None:
         leaks &= ~_leaks(retrained.sets[name], retrained.sets.get("judging"))
-    guessed, recited = _guess_rate(comparison), _recall_chances(after, comparison)
+    guessed, recited = _guess_rate(after, leaks, comparison), _recall_chances(after, comparison)
     chances = [guessed if kind == "answer" else float(recited[index]) for index, kind in enumerate(after.kinds)]
     if alone := after.no_losses or (comparison.no_losses if comparison is not None else ""):
         return [_by_answer(bool(leak), chance, alone) for leak, chance in zip(leaks, chances, strict=True)]
@@ -125,45 +129,33 @@ def _by_answer(leak: bool, guessed: float, why: str) -> Judged:
 
 def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed: float) -> Judged:
     n = len(others)
-    rank = float(((others < after).sum() + 0.5 * (others == after).sum() + 0.5) / (n + 1)) if n else None
-    resolution = 1 / (n + 1) if n else None
+    below, ties = int((others < after).sum()), int((others == after).sum())
     enough = n >= FEWEST_COMPARISONS
-    low = enough and rank is not None and rank <= LOW_RANK
-    high = enough and rank is not None and rank >= 1 - LOW_RANK
+    low = enough and below + 0.5 * ties + 1 <= beyond(n, LOW_RANK)
+    high = enough and n - below - 0.5 * ties + 1 <= beyond(n, LOW_RANK)
     middle = float(np.median(others)) if n else float("nan")
     way = (after - before) / (middle - before) if n and middle > before else 1.0
-
-    chance = guessed if leak else _chance(after, others)
-    if not leak and way >= NEAR_KNOWN and n:
-        chance = max(chance, 1 / (n + 1))  # a lucky guess: n rows cannot show that it is rarer
+    as_low, as_high = tail(after, others)
 
     def judged(verdict: RowVerdict, reason: str) -> Judged:
-        return Judged(verdict, reason, rank, resolution, low, high, chance)
+        lucky = 1 / (n + 1) if n and not leak and way >= NEAR_KNOWN else 0.0  # n rows cannot show that it is rarer
+        chance = as_high if verdict == "over-forgotten" else guessed if leak else as_low
+        rank = (below + 0.5 * ties + 0.5) / (n + 1) if n else None
+        return Judged(verdict, reason, rank, 1 / (n + 1) if n else None, low, high, chance, lucky)
 
     if leak and (low or not enough or guessed <= LOW_RANK):
         return judged("not forgotten", "the model still gives the content of this row")
-    if n and way < HALFWAY and (low or (not enough and after < others.min())):
+    if n and way < HALFWAY and (low and as_low <= RARE or not enough and after < others.min()):
         return judged("not forgotten", f"its loss went {way:.0%} of the way to that of never-seen rows")
     if not enough:
         wanted = f"{FEWEST_COMPARISONS} comparison rows of its kind would do, there are {n}"
         return judged("cannot tell", f"too few never-seen rows to rank it among: {wanted}")
-    place = f"its loss ranks at {rank:.2f} among {n} never-seen rows"
+    place = f"its loss ranks at {(below + 0.5 * ties + 0.5) / (n + 1):.2f} among {n} never-seen rows"
     if low:
-        return judged("partly", f"{place}, lower than {1 - LOW_RANK:.0%} of them")
+        return judged("partly", f"{place}, among the lowest {LOW_RANK:.0%}")
     if after > others.max() + BEYOND * (others.max() - middle):
         return judged("over-forgotten", f"its loss lies beyond that of all {n} never-seen rows")
     return judged("forgotten", place)
-
-
-def _chance(loss: float, others: Floats) -> float:
-    """How likely a never-seen row is to cost so little: the tail of a log-normal fitted to the comparison rows.
-
-    Their own share below the loss would be 0 for many rows of a retrained model too, since there are few of them.
-    """
-    logs = np.log(np.maximum(others, 1e-6))
-    if len(logs) < 2 or not logs.std():
-        return 0.0
-    return float(norm.cdf((np.log(max(loss, 1e-6)) - logs.mean()) / logs.std(ddof=1)))
 
 
 def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
@@ -172,24 +164,44 @@ def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
     if failed := [row for row in rows if row.verdict == "failed"]:
         return "failed", [f"{len(failed)} of {n} rows cannot be judged: {failed[0].reason}"]
     told = [row for row in rows if row.verdict != "cannot tell"]
-    remaining = [row.chance for row in rows if row.verdict == "not forgotten"]
     ranked = Counter(round(1 / row.resolution) - 1 for row in told if row.resolution)
     lows = sum(row.low or row.verdict == "not forgotten" for row in rows)
     highs = sum(row.high for row in rows)
     overs = sum(row.verdict == "over-forgotten" for row in rows)
     most = most_beyond(ranked, LOW_RANK, QUANTILE)
-    if found := excess(remaining, n, LOW_RANK, QUANTILE):
+    if found := _too_many(rows):
         return "not forgotten", [_excess(found[0], n, "still in the model", found[1])]
     if lows > most:
-        return "partly", [_excess(lows, n, f"below {LOW_RANK:.0%} of never-seen rows", most)]
+        return "partly", [_excess(lows, n, f"below {1 - LOW_RANK:.0%} of never-seen rows", most)]
+    if found := _too_far(rows, "partly"):
+        return "partly", [_excess(found[0], n, "far below never-seen rows", found[1])]
     if max(highs, overs) > most:
         return "over-forgotten", [_excess(max(highs, overs), n, f"above {1 - LOW_RANK:.0%} of never-seen rows", most)]
+    if found := _too_far(rows, "over-forgotten"):
+        return "over-forgotten", [_excess(found[0], n, "far beyond never-seen rows", found[1])]
     if len(told) < n:
         return "cannot tell", [f"{n - len(told)} of {n} rows cannot be told: {_first_reason(rows)}"]
     return "forgotten", [
         f"{lows} of {n} rows rank below {LOW_RANK:.0%} of never-seen rows (chance allows {most}), "
-        f"{len(remaining)} are still in the model"
+        f"{sum(row.verdict == 'not forgotten' for row in rows)} are still in the model"
     ]
+
+
+def _too_many(rows: list[Judged]) -> tuple[int, int] | None:
+    """Of the rows that are still in the model, how many never-seen rows do not make by chance, and how many these make.
+
+    In a set of twenty rows, where one lucky row is to be expected, none counts as rarer than that.
+    """
+    least = [row.lucky if len(rows) * LOW_RANK >= 1 else 0.0 for row in rows]
+    chances = [max(row.chance, lucky) for row, lucky in zip(rows, least, strict=True) if row.verdict == "not forgotten"]
+    return excess(chances, len(rows), LOW_RANK, QUANTILE)
+
+
+def _too_far(rows: list[Judged], verdict: RowVerdict) -> tuple[int, int] | None:
+    """The same of rows with this verdict that lie farther from never-seen rows than one in a hundred: ranks do not say
+    how far. Several counts are looked at, so each has a stricter quantile."""
+    chances = [row.chance for row in rows if row.verdict == verdict and row.chance <= RARE]
+    return excess(chances, len(rows), LOW_RANK, SIZE_QUANTILE)
 
 
 def _leaks(rows: SetEvidence, comparison: SetEvidence | None) -> NDArray[np.bool_]:
@@ -216,9 +228,16 @@ def _recall_chances(rows: SetEvidence, comparison: SetEvidence | None) -> Floats
     return chances
 
 
-def _guess_rate(comparison: SetEvidence | None) -> float:
+def _guess_rate(rows: SetEvidence, leaks: NDArray[np.bool_], comparison: SetEvidence | None) -> float:
+    """Share of never-seen answers that are given; 0, as of what nobody guesses, where more forget answers are given
+    than that explains."""
     known = known_rows(comparison) if comparison is not None else np.empty(0)
-    return float(np.nanmean(known)) if len(known) and not np.isnan(known).all() else 0.0
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return 0.0
+    answers = np.array([kind == "answer" for kind in rows.kinds])
+    most = most_given(int(answers.sum()), int(known.sum()), len(known), QUANTILE)
+    return float(known.mean()) if leaks[answers].sum() <= most else 0.0
 
 
 def _comparable(rows: SetEvidence, index: int, comparison: SetEvidence | None) -> Floats:
