@@ -1,10 +1,10 @@
-"""How often the verdict on the forget set fails a model that is right, and passes one that is not: losses drawn, no model.
+"""How often the verdict on forget rows fails a model that is right and passes one that is not: drawn losses, no model.
 
     python benchmarks/verdicts_by_chance.py
 
-Of a right model forget rows and never-seen rows are drawn from one law, and no answer is given; 300 draws each (seed 0:
-an entry of 2 % is 1 to 4 %). *Left*: so many of the rows stand at a share of the way from the original (0.01 nats) to the
-middle of the law; 100 draws each. Prints the tables of docs/results/verdicts.md.
+Of a right model forget rows and never-seen rows are drawn from one law, and no answer is given; 300 draws each (seed
+0: an entry of 2 % is 1 to 4 %). *Left*: so many of the rows stand at a share of the way from the original (0.01 nats)
+to the middle of the law; 100 draws each. Prints the tables of docs/results/verdicts.md.
 """
 
 from collections.abc import Callable

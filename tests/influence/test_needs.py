@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,10 +84,23 @@ def test_what_cannot_be_reached_is_at_the_end_of_the_range() -> None:
 
 def test_token_weights_by_hand() -> None:
     # gained (6, -1) and (2): row 0's most is 6, row 1's 2
-    rows = torch.tensor([0, 0, 0, 1])
-    found = token_weights(double(10, 1, 4, 3), double(4, 2, 1, 1), rows, 2)
+    rows, nothing = torch.tensor([0, 0, 0, 1]), double(-9, -9, -9, -9)
+    found = token_weights(double(10, 1, 4, 3), double(4, 2, 1, 1), nothing, rows, 2)
     assert found.tolist() == pytest.approx([1.0, 0.0, 0.5, 1.0])
-    assert token_weights(double(1, 2), None, torch.tensor([0, 0]), 1).tolist() == [1, 1]
-    assert token_weights(double(1, 2), double(5, 5), torch.tensor([0, 0]), 1).tolist() == [1, 1]  # knows no better
-    turned = token_weights(double(4, 2, 1, 1), double(10, 1, 4, 3), rows, 2)
+    assert token_weights(double(1, 2), double(5, 5), double(0, 0), torch.tensor([0, 0]), 1).tolist() == [1, 1]
+    turned = token_weights(double(4, 2, 1, 1), double(10, 1, 4, 3), nothing, rows, 2)
     assert turned.tolist() != pytest.approx(found.tolist(), abs=0.1)
+
+
+def test_what_other_rows_foretell_counts_like_what_a_base_knows() -> None:
+    # gained 10 - max(4, 9), 4 - max(1, -9)
+    found = token_weights(double(10, 4), double(4, 1), double(9, -9), torch.tensor([0, 0]), 1)
+    assert found.tolist() == pytest.approx([1 / 3, 1.0])
+
+
+def test_without_a_base_gains_are_those_of_the_loss() -> None:
+    """Both are all but certain for the original. Of the first the wording says 0.98, of the second 0.02: it gains 0.02
+    and 3.9 nats, though the margins of both fall short of the original's (by 5 and 13, the broken variant)."""
+    found = token_weights(double(9, 9), None, double(4, -4), torch.tensor([0, 0]), 1)
+    assert found.tolist() == pytest.approx([np.log1p(np.exp(-4)) / np.log1p(np.exp(4)), 1.0], rel=0.02)
+    assert found[0] < 0.01 < 5 / 13

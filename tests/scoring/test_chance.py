@@ -77,8 +77,8 @@ def test_as_many_answers_as_never_seen_ones_are_chance(rate: float) -> None:
 
 @pytest.mark.parametrize("n", [5, 19, 60])
 def test_tails_are_those_of_a_row_that_comes_next(n: int) -> None:
-    """As often below 0.01 as it says, though mean and spread come from n rows; as a known normal (the broken variant) it
-    would be there several times as often."""
+    """As often below 0.01 as it says, though mean and spread come from n rows; with these taken as known (the broken
+    variant) several times as often."""
     random = np.random.default_rng(0)
     low, high, plain = [], [], []
     for _ in range(3000):

@@ -145,7 +145,7 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
 
     if leak and (low or not enough or guessed <= LOW_RANK):
         return judged("not forgotten", "the model still gives the content of this row")
-    if n and way < HALFWAY and (low and as_low <= RARE or not enough and after < others.min()):
+    if n and way < HALFWAY and ((low and as_low <= RARE) or (not enough and after < others.min())):
         return judged("not forgotten", f"its loss went {way:.0%} of the way to that of never-seen rows")
     if not enough:
         wanted = f"{FEWEST_COMPARISONS} comparison rows of its kind would do, there are {n}"
@@ -172,17 +172,17 @@ def judge_forget_set(rows: list[Judged]) -> tuple[RowVerdict, list[str]]:
     if found := _too_many(rows):
         return "not forgotten", [_excess(found[0], n, "still in the model", found[1])]
     if lows > most:
-        return "partly", [_excess(lows, n, f"below {1 - LOW_RANK:.0%} of never-seen rows", most)]
+        return "partly", [_excess(lows, n, f"among the lowest {LOW_RANK:.0%} of never-seen rows", most)]
     if found := _too_far(rows, "partly"):
         return "partly", [_excess(found[0], n, "far below never-seen rows", found[1])]
-    if max(highs, overs) > most:
-        return "over-forgotten", [_excess(max(highs, overs), n, f"above {1 - LOW_RANK:.0%} of never-seen rows", most)]
+    if (high := max(highs, overs)) > most:
+        return "over-forgotten", [_excess(high, n, f"among the highest {LOW_RANK:.0%} of never-seen rows", most)]
     if found := _too_far(rows, "over-forgotten"):
         return "over-forgotten", [_excess(found[0], n, "far beyond never-seen rows", found[1])]
     if len(told) < n:
         return "cannot tell", [f"{n - len(told)} of {n} rows cannot be told: {_first_reason(rows)}"]
     return "forgotten", [
-        f"{lows} of {n} rows rank below {LOW_RANK:.0%} of never-seen rows (chance allows {most}), "
+        f"{lows} of {n} rows rank among the lowest {LOW_RANK:.0%} of never-seen rows (chance allows {most}), "
         f"{sum(row.verdict == 'not forgotten' for row in rows)} are still in the model"
     ]
 

@@ -69,14 +69,16 @@ def needs(tokens: Tokens, targets: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-def token_weights(original: Tensor, reference: Tensor | None, rows: Tensor, count: int) -> Tensor:
-    """w [N]: how much more the original knows a target than a model that never saw the row, 1 for the row's most.
+def token_weights(original: Tensor, base: Tensor | None, wording: Tensor, rows: Tensor, count: int) -> Tensor:
+    """w [N]: how much more the original knows a target than it would without the row, 1 for the row's most.
 
-    max(0, margin of the original - margin of the reference), over the largest of the row. What any model knows needs no
-    change and gets none. Rows that the original knows no better anywhere, and all without a reference, have weights 1.
+    Margins [N]. What it would know is the larger of the `base` model's and of what the `wording` of other rows
+    foretells. With a base w is max(0, original - that); with the wording alone the same of log p, since an n-gram is
+    never as sure of a token as a model that was trained on the rows it counts. Rows that gain nowhere have weights 1.
     """
-    if reference is None:
-        return torch.ones_like(original)
-    gained = (original - reference).clamp(min=0)
+    if base is None:
+        gained = (F.logsigmoid(original) - F.logsigmoid(wording)).clamp(min=0)
+    else:
+        gained = (original - torch.maximum(base, wording)).clamp(min=0)
     most = torch.zeros(count, dtype=gained.dtype).scatter_reduce(0, rows, gained, "amax")
     return torch.where(most[rows] > 0, gained / most[rows].clamp(min=1e-12), 1.0)

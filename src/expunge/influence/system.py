@@ -14,8 +14,10 @@ from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import row_losses, target_margins
 from expunge.reference.kept import drawn
+from expunge.reference.wording import margins
 
 HELD = 1 << 20  # away from the seeds that other rows are drawn by
+OTHERS = ("retain", "unseen")  # whose wording says what a forget row has of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,9 @@ def at_original(problem: Problem, kept: Split, amounts: Amounts, targets: Tensor
         known = target_margins(problem, original, rows)
     owners = torch.tensor([window.row for window in rows.windows for _ in range(window.targets)])
     weights, own = torch.ones_like(known), owners < len(forget.rows)
-    weights[own] = token_weights(known[own], problem.base_margins, owners[own], len(forget.rows))
+    others = [window for name in OTHERS if name in problem.splits for window in problem.splits[name].windows]
+    wording = margins(forget.windows, others, len(problem.tokenizer))
+    weights[own] = token_weights(known[own], problem.base_margins, wording, owners[own], len(forget.rows))
     tokens = Tokens(owners, known, weights, len(rows.rows))
     return System(rows, tokens, torch.maximum(tokens.losses(), torch.cat(lowest)), len(forget.rows))
 

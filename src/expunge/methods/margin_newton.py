@@ -14,7 +14,8 @@ its rows (ours; docs/decisions.md has the trials):
 - *A curvature of two factors a layer* (K-FAC) of the rows to keep: a diagonal cannot see that text to keep and text to
   forget come in alike.
 
-*Token weights* w are how much more the original knows a token than the base does: what any model knows needs no change.
+*Token weights* w are how much more the original knows a token than the base does, and than the wording of other rows
+foretells (`reference.wording`): what any model knows, and the form that rows share, needs no change.
 A few iterations, each of `share` of the needs and the last of all of them; a step whose loss did not go where the
 margins said is scaled (`optim.step_size.Planned`). Before each but the first, a *restoration*: a step down the retain
 KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on

@@ -12,7 +12,7 @@ import numpy as np
 
 from expunge.scoring.evidence import SetEvidence
 from expunge.scoring.intervals import Floats
-from expunge.scoring.words import folded, words
+from expunge.scoring.words import folded, runs, words, words_and_signs
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -30,17 +30,29 @@ def contains(generation: str, answer: str) -> bool:
     """Whether the answer's words stand in the generation, as whole words (`scoring.words`), or run together if long.
 
     Leak-tolerant: case, accents, punctuation, dashes and spacing do not matter, and text around the answer does not
-    either. On the forget side an exact match would call a secret forgotten as soon as a dash is added to it.
+    either. On the forget side an exact match would call a secret forgotten as soon as a dash is added to it. Signs that
+    change what is said count (`scoring.words`), and an answer of a few characters ends where they do: "A" is not
+    given by "A+".
     """
     said, wanted = words(generation), words(answer)
     if not wanted:
         return answer.strip() in generation
+    joined = "".join(wanted)
+    signed, short = words_and_signs(answer), len(joined) < LONG_ENOUGH
+    if short or len(signed) > len(wanted):
+        return _signed(words_and_signs(generation), signed, short)
     if f" {' '.join(wanted)} " in f" {' '.join(said)} ":
         return True
-    joined = "".join(wanted)
-    if len(joined) < LONG_ENOUGH:
-        return False
     return any(_run_together(said[start:], joined) for start in range(len(said)))
+
+
+def _signed(said: list[str], wanted: list[str], short: bool) -> bool:
+    """Whether some run of words and signs is the wanted one; where that is short, with no sign that clings to it."""
+    for start, run in enumerate(runs(said, len(wanted))):
+        before, after = ["", *said][start], [*said, ""][start + len(wanted)]
+        if list(run) == wanted and not (short and (before.startswith(" minus") or after.startswith(" after"))):
+            return True
+    return False
 
 
 def _run_together(words: list[str], joined: str) -> bool:

@@ -27,6 +27,12 @@ _PLAIN = regex.compile("[a-z0-9]+")
 _DIGIT = regex.compile(r"[\p{Nd}--[0-9]]", regex.V1)
 _SINGLE = regex.compile(rf"[{_UNSPACED}]")
 _CHARACTER = regex.compile(r"\X")
+_PICTURES = r"[\p{Extended_Pictographic}\p{Emoji_Modifier}\U0001f1e6-\U0001f1ff]--[\u00a9\u00ae\u2122\p{N}]"
+_SIGN = regex.compile(
+    rf"(?P<compares>[<>=\u00b1\u00d7\u00f7\u2264\u2265\u2260])|(?P<pictures>[{_PICTURES}])"
+    r"|(?P<after>(?<=[\p{L}\p{N}])[+\-\u2212#]+(?![\p{L}\p{N}+\-\u2212#]))|(?P<minus>(?<![^\s(])[-\u2212](?=\p{N}))",
+    regex.V1,
+)
 FEWEST, MOST = 0.2, 0.8  # of a text's characters that the first half of its words may take
 
 
@@ -53,6 +59,19 @@ def words(text: str) -> list[str]:
     plain = folded(text)
     found: list[str] = (_PLAIN if plain.isascii() else _WORD).findall(plain)
     return found
+
+
+def words_and_signs(text: str) -> list[str]:
+    """The words, and between them, with a space before each, signs that change what a text says: pictures, what
+    compares ("x < 3"), what clings to the end of a word ("A+", "C#", after it) and a minus (before a number).
+
+    Others, such as dashes and currencies, may be left out or written otherwise.
+    """
+    plain, found, place = folded(text), list[str](), 0
+    for sign in _SIGN.finditer(plain):
+        found += [*words(plain[place : sign.start()]), f" {sign.lastgroup} {sign[0]}"]
+        place = sign.end()
+    return found + words(plain[place:])
 
 
 def weight(found: list[str]) -> int:
