@@ -20,7 +20,7 @@ from expunge.evaluation import under_attack
 from expunge.problem import Split
 from expunge.reporting.finding import Attack, Attacks
 from persons import ROWS, Person, under, written
-from problems import encoded, problem_of
+from problems import encoded, problem_of, rows_of, text_problem
 
 NAMES = [row.name for row in ROWS["forget"]]
 EVERY, REST = ("forget", "retain"), ("retain",)
@@ -159,3 +159,22 @@ def test_prompts_as_they_are_asked(tokenizer: Any) -> None:
         ("user", "So, Who?"),
         talk.messages[2],
     )
+
+
+@pytest.mark.parametrize("length", [58, 61, 64])
+def test_half_an_answer_leaves_no_room_beyond_the_positions(length: int) -> None:
+    """Of a row that fills the context: a model with learned positions has none after them."""
+    text = "x" * (length - 10)
+    here = text_problem({"forget": rows_of("forget", [], [text])}, family="gpt2", context=64)
+    rooms: list[int] = []
+
+    class Asked:
+        problem = here
+
+        def answers(self, rows: Any, prompts: Any) -> list[str]:
+            rooms.extend(len(prompt.ids) + prompt.room for prompt in prompts.values())
+            return [""] * len(rows)
+
+    split = prefix.begun_rows(here.splits["forget"], None).split
+    prefix._known(Asked(), split)  # type: ignore[arg-type]
+    assert len(rooms) == 1 and max(rooms) <= 64

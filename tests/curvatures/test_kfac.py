@@ -1,5 +1,6 @@
 """K-FAC against dense matrices in float64: its factors, products, solves and powers; and what must be seen."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from expunge.curvature import Damping, damping_for
 from expunge.curvatures import kfac
 from expunge.curvatures.kfac import INPUTS, KFAC, OUTPUTS
-from expunge.errors import InputError
+from expunge.errors import InputError, NumericalError
 from expunge.gradients import factors as made
 from expunge.influence.dual import row_pairs
 from expunge.model.layers import linear_weights
@@ -380,3 +381,12 @@ def test_what_has_no_gradient_by_construction_gets_no_factors(monkeypatch: pytes
         state = KFAC().init(here, here.splits["retain"])
         assert state.alive == asked[-1]
         assert any("lora_A" in name for name in asked[-1]) != fresh
+
+
+def test_a_damping_that_is_too_small_is_named() -> None:
+    here = problem_of(model_of("llama"))
+    state = KFAC(labels="data").init(here, here.splits["retain"])
+    name = min(state.alive)
+    state.tensors[f"{name} {OUTPUTS}"].fill_(1.0)  # of rank one
+    with pytest.raises(NumericalError, match=rf"{re.escape(name)}: damping .* is too small"):
+        kfac.whitening(state, name, Damping(1e-300, 0.0))

@@ -1,6 +1,7 @@
 """Other answers and single tokens as evidence, against each answer run alone through a tiny model in float64; for every
 size of batch; broken variants are rejected by the same comparison."""
 
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -176,3 +177,12 @@ def test_they_are_recorded_where_a_benchmark_asks_and_written_as_numbers(problem
     # 3 passes over 2 rows' own windows, 1 over their 7 other answers in two sets, 1 over what is attacked
     cost = evidence.cost(problem, splits, ("samples",), asked, 8)
     assert sum(times * shape.windows for times, shape in cost.plain) == 3 * 2 + 2 * 6 + 2
+
+
+@pytest.mark.parametrize("masked", [-math.inf, float(torch.finfo(torch.float32).min)])
+def test_a_vocabulary_that_is_masked_says_nothing(masked: float) -> None:
+    """p log p of what is never drawn is 0, and not 0 times infinity."""
+    logits = torch.tensor([[2.0, 1.0, 0.0, masked]])
+    found = answers.statistics(logits, torch.tensor([0]))
+    plain = answers.statistics(logits[:, :3], torch.tensor([0]))
+    assert torch.allclose(torch.stack(found), torch.stack(plain))

@@ -330,7 +330,7 @@ def test_mean_interval_is_as_wide_as_the_standard_error_says() -> None:
     # 2 * 1.96 standard errors of 2 / sqrt(400)
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     one = mean_score(np.array([5.0]))
-    assert one == Score(5.0, 5.0, 5.0, 1)
+    assert one == Score(5.0, None, None, 1)  # one row says nothing of how far others lie
     assert mean_score(np.array([])) is None
 
 

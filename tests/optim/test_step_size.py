@@ -211,3 +211,12 @@ def test_a_planned_step_within_a_budget(budget: float | None, step: float) -> No
 def test_a_planned_step_where_the_budget_is_used_up() -> None:
     found = Planned(budget=0.05).find(lambda step: replace(linear(step), retain_kl=0.06 + step), 1.0, 1.0)
     assert isinstance(found, Refused) and "no step is within the budget of 0.05 nats" in found.reason
+
+
+def test_a_planned_step_is_right_where_the_mean_stays() -> None:
+    """Rows go up and down and the mean has no way to go: what it makes by accident is no measure of the step (the
+    broken variant takes 0.13 of it)."""
+    found = Planned().find(lambda step: replace(linear(step), forget=5.48 + 0.044 * step), 1.0, 5.4800003)
+    assert isinstance(found, Found) and found.step == 1.0
+    strict = Planned(near=0.0).find(lambda step: replace(linear(step), forget=5.48 + 0.044 * step), 1.0, 5.4800003)
+    assert isinstance(strict, Found) and strict.step < 0.2

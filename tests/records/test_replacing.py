@@ -189,10 +189,21 @@ def test_what_is_read_stays(given: dict[str, Any], tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(overwritable, "_stranger", lambda folder: "")
     made(tmp_path / "out"), made(tmp_path / "model" / "out")
     (tmp_path / "model" / "config.json").touch()
-    with pytest.raises(InputError, match="--overwrite would remove"):
+    with pytest.raises(InputError, match=r"--overwrite would remove|never written to"):
         replacing.place(Unlearn(**{"output": "out", "overwrite": True} | given))
     fine: Any = {"model": "out2", "forget": "f.jsonl", "method": "npo", "output": "out", "overwrite": True}
     assert replacing.place(Unlearn(**fine)) == Path("out")
+
+
+def test_nothing_is_written_into_a_model_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path / "model"), (tmp_path / "plain").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    with pytest.raises(InputError, match="model/deep/out: lies inside --model, which is never written to"):
+        replacing.place(Unlearn(model="./model", forget="f.jsonl", output="model/deep/out"))
+    with pytest.raises(InputError, match="lies inside --base"):
+        replacing.place(Unlearn(model="other", base="model", forget="f.jsonl", output="model/out"))
+    assert replacing.place(Unlearn(model="plain", forget="f.jsonl", output="plain/out")) == Path("plain/out")
 
 
 def test_a_ledger_does_not_lose_what_it_names(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def _known(subject: Subject, split: Split) -> Floats:
     for index, window in enumerate(split.windows):
         first = window.counted.index(True)
         rest = [token for token, counts in zip(window.ids, window.counted, strict=True) if counts]
-        prompts[index] = Prompt(list(window.ids[:first]), str(decode(rest)), len(rest) + ROOM, len(rest))
+        room = min(len(rest) + ROOM, subject.problem.rendering.context - first)
+        prompts[index] = Prompt(list(window.ids[:first]), str(decode(rest)), room, len(rest))
         given[index] = str(decode(window.ids[:first]))
     said = subject.answers(split.rows, prompts)
     return np.array(

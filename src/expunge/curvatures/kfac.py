@@ -35,7 +35,7 @@ from torch import Tensor
 
 from expunge.config.bounds import Count
 from expunge.curvature import Curvature, CurvatureState, Damping, Passing, Solution, Vector, Whitening
-from expunge.errors import InputError
+from expunge.errors import InputError, NumericalError
 from expunge.gradients.cotangents import Labels
 from expunge.gradients.factors import factors
 from expunge.model.layers import Linear, linear_weights
@@ -183,7 +183,11 @@ def whitening(state: CurvatureState, name: str, damping: Damping) -> tuple[Tenso
         own = _split_damping(state, name, damping)[side]
         kept = state.factors.get(key)
         if kept is None or not math.isclose(kept[0], own, rel_tol=1e-9):
-            root = torch.linalg.cholesky(_with(state.tensors[key], own))
+            root, wrong = torch.linalg.cholesky_ex(_with(state.tensors[key], own))
+            if bool(wrong):
+                raise NumericalError(
+                    f"layer {name}: damping {own:.2g} is too small to invert its curvature. Give more."
+                )
             inverse = torch.eye(len(root), dtype=root.dtype, device=root.device)
             torch.linalg.solve_triangular(root, inverse, upper=False, out=inverse)
             state.factors[key] = kept = (own, inverse.to(state.tensors[key].dtype))

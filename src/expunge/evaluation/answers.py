@@ -61,6 +61,7 @@ def statistics(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     """Loss, whether it is the likeliest, and mean and variance of log p(v) for v drawn from p, of each target [N]."""
     log_p = logits.log_softmax(dim=1)
     p = log_p.exp()
+    log_p = log_p.where(p > 0, 0.0)  # a vocabulary that a model masks: nothing of it is ever drawn
     mean = (p * log_p).sum(dim=1)
     # around the mean, not as a difference of squares, which rounds to less than 0 where p is all but certain
     variance = (p * (log_p - mean[:, None]).square()).sum(dim=1)

@@ -1,6 +1,7 @@
 """A little relearning: some rows' loss minimised for a few steps, on the way of which the model is looked at.
 
-AdamW without decay at a constant 3e-4, 16 windows a step (our choice, as in `influence.durable`)
+AdamW without decay at a constant 3e-4, 16 windows a step, the mean over their targets (our choice; durable rounds have
+steps of their own, `influence.durable`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ RATE, ROWS = 3e-4, 16
 def relearn(problem: Problem, split: Split, steps: Sequence[int], seed: int) -> Iterator[Trained]:
     """The problem, whose movable weights move, after each of those counts of steps down the loss of a split's rows."""
     problem = replace(problem, seed=seed)
-    stream = Stream(split.name, split.windows, seed)
+    stream = Stream(split.name, split.windows, seed, by_tokens=True)
 
     def loss(batch: Batch) -> Terms:
         value = target_nll(problem.model, batch).mean()

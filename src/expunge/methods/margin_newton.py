@@ -297,7 +297,8 @@ class MarginNewton(Method):
         aims, count = state.caches["aims"], len(problem.splits["forget"].rows)
         way = aims - state.caches["tokens"].losses()
         apart = (aims - tokens.losses())[:count]
-        if float(apart.abs().mean()) <= AT_TARGET * max(float(way[:count].mean()), 0.1):
+        least = AT_TARGET * max(float(way[:count].mean()), 0.1)
+        if float(apart.abs().mean()) <= least and float(apart.abs().max()) <= 10 * least:
             raise NumericalError("every forget row is at its target")
         wanted = needs(tokens, aims)
         wanted[:count] *= share

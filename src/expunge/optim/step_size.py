@@ -280,8 +280,10 @@ class Planned:
 
     `find` is told the plan (`Proposal.forget_aim`). A step that went more than `over` of the planned way is shortened
     by the factor 0.6, one that went less than `under` of it lengthened by 1.5, at most `most` times; the step that came
-    nearest is taken. With a `budget` (nats per token of retain KL, against the original) it is halved until it is
-    within that, then lengthened once by the golden ratio where it stays so; what is returned was measured inside.
+    nearest is taken. One that ends within `near` (nats per token) of the plan is right, however short the way of the
+    mean is: single rows may have far to go, to either side. With a `budget` (nats per token of retain KL, against the
+    original) it is halved until it is within that, then lengthened once by the golden ratio where it stays so; what is
+    returned was measured inside.
     """
 
     needs_distance: ClassVar[bool] = False
@@ -291,6 +293,7 @@ class Planned:
     over: float = 1.3
     under: float = 0.6
     most: int = 4
+    near: float = 0.05
     budget: float | None = None
 
     @property
@@ -311,7 +314,7 @@ class Planned:
         for _ in range(self.most + 1):
             measured = tried(step)
             way = math.inf if measured.forget is None or not measured.finite else measured.forget - begin
-            shares[step] = way / (aim - begin) if aim != begin else 1.0
+            shares[step] = 1.0 if abs(begin + way - aim) <= self.near else way / (aim - begin)
             if not math.isfinite(shares[step]) or shares[step] > self.over:
                 step *= SHORTER
             elif shares[step] < self.under:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from expunge.errors import InputError
 from expunge.method import ACCEPTANCE, State
 from expunge.problem import Problem, Split
 from expunge.reference.replay import expected, sample
@@ -22,6 +23,8 @@ def sampled(problem: Problem, state: State) -> Split:
     """Text of the original's own, a fifth of it to measure steps on; with the target half of the holdout."""
     found = sample(problem, SAMPLED, SAMPLED_TOKENS).split
     places = range(len(found))
+    if len(found) < 2:
+        raise InputError("the original's own text holds forget rows alone: nothing says what is to stay. Give --retain")
     state.splits[ACCEPTANCE] = found.of([place for place in places if place % 5 == 0], ACCEPTANCE)
     kept = found.of([place for place in places if place % 5], "keep")
     return kept.joined(problem.splits["unseen"]) if "unseen" in problem.splits else kept

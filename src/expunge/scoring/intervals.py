@@ -36,6 +36,8 @@ class Draws:
         """The value with its percentile interval."""
         if not np.isfinite(self.value):
             return Score(float("nan"), None, None, self.count)
+        if self.count < 2:
+            return Score(float(self.value), None, None, self.count)  # one row says nothing of others
         low, high = np.quantile(self.resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return Score(float(self.value), float(low), float(high), self.count)
 
