@@ -61,6 +61,8 @@ def test_too_few_comparison_rows_are_named_with_how_many_would_do() -> None:
     assert found.rows[0].verdict == "cannot tell" and found.forget == "cannot tell"
     assert "19" in found.rows[0].reason and "18" in found.rows[0].reason
     assert judged([0.2], NEVER_SEEN[:3]).rows[0].verdict == "not forgotten"  # no doubt in that
+    for n in (1, 30):  # nor where these few lie far apart, so that nothing can be said of their law
+        assert judged([0.2] + [4.0] * (n - 1), [1.0, 3.0, 5.0]).forget == "not forgotten"
 
 
 def test_a_leak_is_not_forgotten_whatever_its_loss() -> None:

@@ -138,8 +138,8 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     as_low, as_high = tail(after, others)
 
     def judged(verdict: RowVerdict, reason: str) -> Judged:
-        lucky = 1 / (n + 1) if n and not leak and way >= NEAR_KNOWN else 0.0  # n rows cannot show that it is rarer
-        chance = as_high if verdict == "over-forgotten" else guessed if leak else as_low
+        lucky = 1 / (n + 1) if enough and not leak and way >= NEAR_KNOWN else 0.0  # n rows cannot show that it is rarer
+        chance = as_high if verdict == "over-forgotten" else guessed if leak else as_low if enough else 0.0
         rank = (below + 0.5 * ties + 0.5) / (n + 1) if n else None
         return Judged(verdict, reason, rank, 1 / (n + 1) if n else None, low, high, chance, lucky)
 
