@@ -5,6 +5,7 @@ import math
 import pytest
 
 from expunge.data.tokens import Window
+from expunge.reference import wording
 from expunge.reference.wording import margins
 
 
@@ -48,3 +49,11 @@ def test_only_the_secret_is_the_rows_own() -> None:
 
 def test_no_other_rows_say_nothing() -> None:
     assert p(float(margins([window(1, 2)], [], 10)[0])) == pytest.approx(0.1)
+
+
+def test_of_many_rows_some_are_counted_from_all_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 tokens 10: every fourth row, three of the first form and two of the last."""
+    others = [window(1, 2)] * 10 + [window(1, 3)] * 10
+    monkeypatch.setattr(wording, "MOST", 10)
+    found = margins([window(1, 2), window(1, 3)], others, 10).tolist()
+    assert found[0] == pytest.approx(found[1], abs=1.0)
