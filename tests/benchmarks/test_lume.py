@@ -316,8 +316,8 @@ def test_plain_is_json_without_text_and_names_the_stand_ins() -> None:
     assert "not the official non-members" in text
     assert not any(line[2] in text for line in FORGET if len(line[2]) > 8)
     assert official(holdout=False).notes == ()
-    assert all(type(one) in (float, int) for group in ("parts", "terms") for s in made_plain[group].values() for one in
-               s.values())  # fmt: skip
+    scores = [score for group in ("parts", "terms") for score in made_plain[group].values()]
+    assert all(type(one) in (float, int) or name in ("low", "high") for score in scores for name, one in score.items())
 
 
 def test_intervals_resample_rows() -> None:
