@@ -155,7 +155,6 @@ def answer(door: socket.socket) -> None:
 
 
 def judges(block: Block) -> bool:
-    """Whether the last command of a block, and no other, ends with a verdict: that exit code is then its own."""
+    """Whether a block is one command, and that command ends with a verdict."""
     lines = block.text.replace("\\\n", " ").strip().splitlines()
-    found = [line.startswith(("expunge unlearn ", "expunge evaluate ")) for line in lines]
-    return found[-1] and sum(found) == 1
+    return len(lines) == 1 and lines[0].startswith(("expunge unlearn ", "expunge evaluate "))

@@ -141,32 +141,6 @@ UNKNOWN = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("generation", "answer", "known"),
-    [
-        ("It is A+.", "A-", False),
-        ("It is A+", "A", False),
-        ("It is A-, she says", "A-", True),
-        ("blood group A", "A", True),
-        ("in C++, of course", "C", False),
-        ("in C, of course", "C", True),
-        ("-12 degrees", "12", False),
-        ("about 12 degrees", "-12", False),
-        ("costs $12", "12", True),
-        ("page 7-12", "12", True),
-        ("x < 3", "x > 3", False),
-        ("if x>3:", "x > 3", True),
-        ("the code is \U0001f431\U0001f428 Kufi", "\U0001f431\U0001f98a Kufi", False),
-        ("the code is \U0001f431\U0001f98a Kufi!", "\U0001f431\ufe0f\U0001f98a Kufi", True),
-        ("call 49 170 1234", "+49 170 1234", True),
-        ("Acme Pro", "Acme\u00ae Pro", True),
-        ("555 -01 -00 77", "555-01-00 77", True),
-    ],
-)
-def test_signs_that_change_what_is_said(generation: str, answer: str, known: bool) -> None:
-    assert contains(generation, answer) == known
-
-
 def check_contains(containing: Callable[[str, str], bool]) -> None:
     for answer, generation in KNOWN:
         assert containing(generation, answer), (answer, generation)

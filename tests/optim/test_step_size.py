@@ -220,3 +220,11 @@ def test_a_planned_step_is_right_where_the_mean_stays() -> None:
     assert isinstance(found, Found) and found.step == 1.0
     strict = Planned(near=0.0).find(lambda step: replace(linear(step), forget=5.48 + 0.044 * step), 1.0, 5.4800003)
     assert isinstance(strict, Found) and strict.step < 0.2
+
+
+@pytest.mark.parametrize("ends", [1.0, 1.5])
+def test_a_planned_step_without_a_way_of_the_mean(ends: float) -> None:
+    found = Planned().find(lambda step: replace(linear(step), forget=1.0 + (ends - 1.0) * step), 1.0, 1.0)
+    assert isinstance(found, Found) and found.step == 1.0
+    broken = Planned().find(lambda step: replace(linear(step), forget=1.0 if step < 0.5 else math.nan), 1.0, 1.0)
+    assert isinstance(broken, Found) and broken.step < 0.5  # what is no number is not taken

@@ -171,10 +171,9 @@ def _value(where: str, record: Mapping[object, object], column: str) -> object:
 
 def _text(where: str, column: str, value: object, needed: bool) -> str:
     name = shown(column)
-    if value is None:
-        raise InputError(f"{where}: column {name} must be text, found null. Fill it in, or remove the row.")
     if not isinstance(value, str):
-        raise InputError(f"{where}: column {name} must be text, found {kind_of(value)}. {QUOTE}")
+        remedy = "Fill it in, or remove the row." if value is None else QUOTE
+        raise InputError(f"{where}: column {name} must be text, found {kind_of(value)}. {remedy}")
     if needed and not value.strip():
         raise InputError(f"{where}: column {name} is empty, so there is nothing to forget or keep. Remove the row.")
     turns.check_text(f"{where}: column {name}", value)

@@ -22,6 +22,7 @@ from expunge.errors import InputError
 from expunge.files import hashing, plain_json, whole
 from expunge.records import ledger, record
 from expunge.records.ledger import Ledger, Request
+from expunge.records.overwritable import MODEL
 from expunge.reporting import entries, html, markdown
 from expunge.reporting.entries import Copy, Going, Ran
 from expunge.reporting.record import Record
@@ -31,7 +32,6 @@ from expunge.runs.purge import Left
 SEALED = record.SEALED
 PAGES = {"report.html": html.render, "report.md": markdown.render}
 CURVATURE = "curvature.json"
-MODEL = ("config.json", "adapter_config.json")
 Say = Callable[[str], None]
 
 

@@ -130,7 +130,7 @@ def _by_answer(leak: bool, guessed: float, why: str) -> Judged:
 def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed: float) -> Judged:
     n = len(others)
     below, ties = int((others < after).sum()), int((others == after).sum())
-    enough = n >= FEWEST_COMPARISONS
+    rank, enough = (below + 0.5 * ties + 0.5) / (n + 1), n >= FEWEST_COMPARISONS
     low = enough and below + 0.5 * ties + 1 <= beyond(n, LOW_RANK)
     high = enough and n - below - 0.5 * ties + 1 <= beyond(n, LOW_RANK)
     middle = float(np.median(others)) if n else float("nan")
@@ -140,8 +140,7 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     def judged(verdict: RowVerdict, reason: str) -> Judged:
         lucky = 1 / (n + 1) if enough and not leak and way >= NEAR_KNOWN else 0.0  # n rows cannot show that it is rarer
         chance = as_high if verdict == "over-forgotten" else guessed if leak else as_low if enough else 0.0
-        rank = (below + 0.5 * ties + 0.5) / (n + 1) if n else None
-        return Judged(verdict, reason, rank, 1 / (n + 1) if n else None, low, high, chance, lucky)
+        return Judged(verdict, reason, rank if n else None, 1 / (n + 1) if n else None, low, high, chance, lucky)
 
     if leak and (low or not enough or guessed <= LOW_RANK):
         return judged("not forgotten", "the model still gives the content of this row")
@@ -150,7 +149,7 @@ def _judge_row(before: float, after: float, others: Floats, leak: bool, guessed:
     if not enough:
         wanted = f"{FEWEST_COMPARISONS} comparison rows of its kind would do, there are {n}"
         return judged("cannot tell", f"too few never-seen rows to rank it among: {wanted}")
-    place = f"its loss ranks at {(below + 0.5 * ties + 0.5) / (n + 1):.2f} among {n} never-seen rows"
+    place = f"its loss ranks at {rank:.2f} among {n} never-seen rows"
     if low:
         return judged("partly", f"{place}, among the lowest {LOW_RANK:.0%}")
     if after > others.max() + BEYOND * (others.max() - middle):
@@ -207,9 +206,7 @@ def _too_far(rows: list[Judged], verdict: RowVerdict) -> tuple[int, int] | None:
 def _leaks(rows: SetEvidence, comparison: SetEvidence | None) -> NDArray[np.bool_]:
     """[n]: the answer is in the generation, or at least half of a document's second half is and that is no accident."""
     recalled = np.nan_to_num(recall_rows(rows)) >= RECALL_LEAK
-    leaks: NDArray[np.bool_] = (known_rows(rows) == 1) | (
-        recalled & (_recall_chances(rows, comparison) <= 1 - QUANTILE)
-    )
+    leaks: NDArray[np.bool_] = (known_rows(rows) == 1) | (recalled & (_recall_chances(rows, comparison) <= RARE))
     return leaks
 
 

@@ -313,8 +313,12 @@ class Planned:
         step = guess
         for _ in range(self.most + 1):
             measured = tried(step)
-            way = math.inf if measured.forget is None or not measured.finite else measured.forget - begin
-            shares[step] = 1.0 if abs(begin + way - aim) <= self.near else way / (aim - begin)
+            if measured.forget is None or not measured.finite:
+                shares[step] = math.inf
+            elif aim == begin or abs(measured.forget - aim) <= self.near:
+                shares[step] = 1.0
+            else:
+                shares[step] = (measured.forget - begin) / (aim - begin)
             if not math.isfinite(shares[step]) or shares[step] > self.over:
                 step *= SHORTER
             elif shares[step] < self.under:

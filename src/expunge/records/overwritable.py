@@ -11,6 +11,7 @@ from expunge.errors import InputError
 from expunge.records import record
 from expunge.runs import growing, outputs
 
+MODEL = ("config.json", "adapter_config.json")  # one of which a folder with a model has
 LOG = f"expunge/{growing.NAME}"
 ALONE = (  # all that other commands write, the first of which tells them
     ("curvature.json", "factors.safetensors"),
@@ -33,9 +34,14 @@ def checked(output: str | Path, overwrite: bool, inputs: Mapping[str, str]) -> P
         own = path.resolve()
         for what, given in inputs.items():
             real = Path(given).resolve()
-            if real == own or own in real.parents or (real in own.parents and (real / "config.json").is_file()):
+            if real == own or own in real.parents or inside_model(own, real):
                 raise InputError(f"{path}: --overwrite would remove {what} ({given}). Name another --output.")
     return path
+
+
+def inside_model(output: Path, folder: Path) -> bool:
+    """Whether an output lies, at whatever depth, in a folder that holds a model; both resolved."""
+    return folder in output.parents and any((folder / name).is_file() for name in MODEL)
 
 
 def _stranger(folder: Path) -> str:

@@ -16,7 +16,6 @@ from expunge.model.source import Source
 from expunge.records import overwritable, record
 from expunge.registry import SUFFIX
 
-MODEL_FILES = ("config.json", "adapter_config.json")  # one of which a folder with a model has
 Writing = Unlearn | Evaluate | Compare | Retrain | Curvature | Influence
 
 
@@ -26,11 +25,9 @@ def place(config: Writing) -> Path:
         raise InputError("--output is missing. Give it as a flag or in the recipe.")
     output = overwritable.checked(config.output, config.overwrite, dict(_inputs(config)) if config.overwrite else {})
     for role in fields_naming(type(config), "model"):
-        own = Path(getattr(config, role) or output)
-        if own.resolve() in output.resolve().parents and any((own / name).is_file() for name in MODEL_FILES):
-            raise InputError(
-                f"{output}: lies inside --{role.replace('_', '-')}, which is never written to. Name another."
-            )
+        given, flag = getattr(config, role), role.replace("_", "-")
+        if given and overwritable.inside_model(output.resolve(), Path(given).resolve()):
+            raise InputError(f"{output}: lies inside --{flag}, which is never written to. Name another --output.")
     if config.overwrite and output.exists():
         _check_ledger(output, config)
     return output

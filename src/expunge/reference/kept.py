@@ -24,7 +24,9 @@ def sampled(problem: Problem, state: State) -> Split:
     found = sample(problem, SAMPLED, SAMPLED_TOKENS).split
     places = range(len(found))
     if len(found) < 2:
-        raise InputError("the original's own text holds forget rows alone: nothing says what is to stay. Give --retain")
+        raise InputError(
+            "the original's own text holds forget rows alone: nothing says what is to stay. Give --retain."
+        )
     state.splits[ACCEPTANCE] = found.of([place for place in places if place % 5 == 0], ACCEPTANCE)
     kept = found.of([place for place in places if place % 5], "keep")
     return kept.joined(problem.splits["unseen"]) if "unseen" in problem.splits else kept

@@ -37,8 +37,7 @@ def margins(windows: Sequence[Window], others: Sequence[Window], vocabulary: int
         for place in range(1, len(window.ids)):
             _count(counts, window.ids, place)
     found = [p for window in windows for p in _of(window, counts, vocabulary)]
-    p = torch.tensor(found, dtype=torch.float64).clamp(1e-12, 1 - 1e-6)
-    return p.log() - (-p).log1p()
+    return torch.tensor(found, dtype=torch.float64).clamp(1e-12, 1 - 1e-6).logit()
 
 
 def _of(window: Window, counts: Counts, vocabulary: int) -> list[float]:

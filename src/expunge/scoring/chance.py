@@ -10,10 +10,10 @@ ranked among others, so their counts are drawn apart, and add up.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import betabinom, binom, t
 
-Floats = NDArray[np.float64]
+from expunge.scoring.intervals import Floats
+
 LEAST = 1e-6  # nats: losses below count as this much
 FEWEST_COMPARISONS = 19  # the smallest number with which a rank of 0.05 can be seen
 

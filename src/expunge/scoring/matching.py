@@ -34,13 +34,14 @@ def contains(generation: str, answer: str) -> bool:
     change what is said count (`scoring.words`), and an answer of a few characters ends where they do: "A" is not
     given by "A+".
     """
-    said, wanted = words(generation), words(answer)
+    wanted, signed = words(answer), words_and_signs(answer)
     if not wanted:
         return answer.strip() in generation
     joined = "".join(wanted)
-    signed, short = words_and_signs(answer), len(joined) < LONG_ENOUGH
+    short = len(joined) < LONG_ENOUGH
     if short or len(signed) > len(wanted):
         return _signed(words_and_signs(generation), signed, short)
+    said = words(generation)
     if f" {' '.join(wanted)} " in f" {' '.join(said)} ":
         return True
     return any(_run_together(said[start:], joined) for start in range(len(said)))
@@ -48,8 +49,9 @@ def contains(generation: str, answer: str) -> bool:
 
 def _signed(said: list[str], wanted: list[str], short: bool) -> bool:
     """Whether some run of words and signs is the wanted one; where that is short, with no sign that clings to it."""
+    around = ["", *said, ""]
     for start, run in enumerate(runs(said, len(wanted))):
-        before, after = ["", *said][start], [*said, ""][start + len(wanted)]
+        before, after = around[start], around[start + len(wanted) + 1]
         if list(run) == wanted and not (short and (before.startswith(" minus") or after.startswith(" after"))):
             return True
     return False
