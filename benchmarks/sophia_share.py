@@ -31,12 +31,13 @@ from expunge.data.tokens import encode
 from expunge.demo import models as demo
 from expunge.influence.refresh import WithSophia
 from expunge.loop.minimise import Minimiser, linear
-from expunge.method import Descend, Optimiser, Plain, State, Terms
+from expunge.method import Descend, State, Terms
 from expunge.methods.loss_matching import LossMatching
 from expunge.model import load
 from expunge.model.losses import target_nll
 from expunge.model.select import select
 from expunge.optim.sophia import SophiaSettings
+from expunge.optim.stepper import Optimiser, Plain
 from expunge.problem import Problem, Split
 from expunge.reference.cache import row_losses
 from expunge.reporting.proposals import BAND, inside

@@ -18,7 +18,7 @@ from expunge.gradients.per_example import Squares, Stacked, measure
 from expunge.gradients.summed import Summed, gradients, mean_gradient
 from expunge.loop.minimise import Minimiser
 from expunge.loop.phases import apply
-from expunge.method import Plain, Terms
+from expunge.method import Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.methods.kl_minimisation import KLMinimisation
 from expunge.methods.libu_as_published import squared_batch_means
@@ -26,6 +26,7 @@ from expunge.methods.loss_matching import LossMatching
 from expunge.methods.ng_diff import NGDiff
 from expunge.methods.rmu import RMU
 from expunge.model.recompute import allow
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem
 from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses, window_divergences
 from oracles import token_nll

@@ -32,11 +32,12 @@ from expunge.loop.proposals import ProposeRunner
 from expunge.loop.training import Training, train
 from expunge.loop.unlearning import Unlearning
 from expunge.loop.watch import Outcome, Watch
-from expunge.method import Plain, Propose, State, Trial
+from expunge.method import Propose, State, Trial
 from expunge.methods.fisher_removal import FisherRemoval
 from expunge.methods.libu_as_published import squared_batch_means
 from expunge.model.losses import target_logits, window_means
 from expunge.optim.step_size import RetainBudget
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem, divided
 from expunge.reference.cache import keep_distributions, log_likelihoods, row_losses
 from expunge.runs import distributed

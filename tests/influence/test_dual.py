@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dense_dual import Made
 from expunge.curvature import Whitening
+from expunge.errors import InputError
 from expunge.influence import dual
 from expunge.influence.dual import RowPairs, restoration, row_pairs, solved
 from expunge.model.layers import Linear
@@ -69,6 +70,32 @@ def test_the_step_meets_the_needs_and_is_the_smallest_that_does() -> None:
         jacobian @ jacobian.T, deltas
     )  # smallest in plain length, not in the metric
     assert float(plain @ metric @ plain) > 1.01 * length
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "lora llama"])
+def test_plans_count_what_pairs_hold(kind: str) -> None:
+    """In float32; the pairs here are in float64."""
+    made = Made(kind)
+    pairs = made.pairs()
+    held = sum(part.nbytes for part in (*pairs.inputs.values(), *pairs.outputs.values())) // 2
+    shapes = {name: made.problem.movable[name].shape for name in made.layers}
+    shared = {name: made.whitening[name].leader for name in made.layers}
+    assert held == made.split.tokens * dual.bytes_by_token(shapes, shared)
+    if kind == "llama":  # q, k and v share an input, and gate and up another
+        assert held < made.split.tokens * dual.bytes_by_token(shapes, {})
+
+
+def test_pairs_that_memory_does_not_hold_are_refused_before_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made("llama")
+    shapes = {name: made.problem.movable[name].shape for name in made.layers}
+    shared = {name: made.whitening[name].leader for name in made.layers}
+    need = made.split.tokens * dual.bytes_by_token(shapes, shared)
+    monkeypatch.setattr("expunge.runs.memory.free", lambda device: need)
+    made.pairs()
+    monkeypatch.setattr("expunge.runs.memory.free", lambda device: need - 1)
+    monkeypatch.setattr(made.problem, "model", None)
+    with pytest.raises(InputError, match=r"tokens of the forget rows .*--set layers=down"):
+        made.pairs()
 
 
 def test_damping_of_the_dual_gives_way_where_rows_disagree() -> None:

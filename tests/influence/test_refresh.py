@@ -17,11 +17,12 @@ from expunge.influence.refresh import SophiaStepper, WithSophia, rows_of
 from expunge.loop.minimise import Minimiser
 from expunge.loop.phases import apply
 from expunge.loop.watch import Outcome
-from expunge.method import Descend, Method, Optimiser, Phase, Plain, State, Terms
+from expunge.method import Descend, Method, Phase, State, Terms
 from expunge.methods.gradient_difference import GradientDifference
 from expunge.methods.libu_as_published import released
 from expunge.model.losses import target_logits
 from expunge.optim.sophia import SophiaSettings
+from expunge.optim.stepper import Optimiser, Plain
 from expunge.problem import Problem
 from oracles import token_nll
 from problems import rows_of as answers

@@ -15,8 +15,9 @@ from expunge.data.batches import Batch, Stream
 from expunge.errors import NumericalError
 from expunge.loop import minimise
 from expunge.loop.minimise import Minimiser, linear
-from expunge.method import Gradients, Plain, Terms, Trial
+from expunge.method import Gradients, Terms, Trial
 from expunge.model.losses import target_nll, window_means
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem
 from oracles import same
 from problems import uneven

@@ -9,12 +9,13 @@ from torch.nn.functional import cross_entropy
 from expunge.curvature import inner
 from expunge.gradients.summed import mean_gradient
 from expunge.influence.refresh import WithSophia
-from expunge.method import Descend, Plain, Propose, State, flattened
+from expunge.method import Descend, Propose, State, flattened
 from expunge.methods.fisher_forgetting import FisherForgetting
 from expunge.methods.libu import LIBU
 from expunge.methods.libu_as_published import SETUPS, LIBUAsPublished, Setup, squared_batch_means
 from expunge.optim.sophia import Rule, SophiaSettings
 from expunge.optim.step_size import Fixed, RetainBudget
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem
 from oracles import same
 from problems import lora_of, problem_of

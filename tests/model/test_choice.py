@@ -87,6 +87,16 @@ def test_auto_takes_the_first_that_fits_into_half_of_what_is_left(left: int, whi
     assert fixed.which == "mlp"  # what was asked for is not left to memory
 
 
+@pytest.mark.parametrize(("tokens", "which"), [(0, "all"), (1000, "all"), (1001, "mlp"), (5000, "down")])
+def test_tokens_of_the_request_count(tokens: int, which: str) -> None:
+    """A thousand bytes of each in each layer, beside a million bytes a layer, in half of 112 million."""
+    model = text_model("llama", layers=4)
+    asked = LinearLayers(which="auto", bytes=by_number, by_token=lambda shapes, shared: 1000 * len(shapes))
+    found = choose(model, asked, moving(model, "full"), 112 * 10**6, {}, tokens=tokens)
+    assert found.which == which
+    assert found.bytes == found.layers * (10**6 + 1000 * tokens)
+
+
 def test_what_moves_counts_too() -> None:
     """Four copies of it beside the factors, in seven tenths of what is left."""
     model = text_model("llama", layers=4)

@@ -311,19 +311,22 @@ def seven(folder: Path, **more: Any) -> Estimator:
 
 def test_a_plan_says_with_which_layers_seven_billion_fit_into_24_gb(folder: Path) -> None:
     """By hand, of a LoRA's B on 32 down-projections: S of 4096 x 4096 and A of 32 x 32 each, in float32, and 20 bytes
-    an element of the largest while it is whitened. What does not fit is to read back what was written beside it."""
+    an element of the largest while it is whitened; of each token what comes in and out. What does not fit is to read
+    back what was written beside it."""
     made, size = seven(folder, save_as="adapter", subspace="lora"), 24 * 2**30
     made.interpreter = 0
 
     def unlearning(layers: str) -> tuple[Any, int]:
         method = method_of("margin_newton", {"layers": layers})
-        linear, needs = made._linear(method.needs, "lora", "lora", size)
+        linear, needs = made._linear(method.needs, made.rows, "lora", "lora", size)
         work = made._work(method, made.rows, "lora", needs)
         used = memory.unlearning(made.builder, needs, work.steps, work.beside, made.setting, made.runtime.device, size)
         return linear, used.stages["unlearning"]
 
     linear, used = unlearning("auto")
-    assert linear == ("down", 32, 4 * 32 * (4096**2 + 32**2) + 20 * 4096**2)
+    forget, *kept = (made.rows.splits[name] for name in ("forget", "retain", "unseen"))
+    tokens = round(forget.tokens * (1 + sum(map(len, kept)) / len(forget)))  # of a large request all that is kept
+    assert linear == ("down", 32, 4 * 32 * (4096**2 + 32**2) + 20 * 4096**2 + 4 * tokens * 32 * (4096 + 32))
     assert used < size
     every, used = unlearning("all")
     assert every.layers == 7 * 32 and used > size

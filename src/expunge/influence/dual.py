@@ -22,9 +22,11 @@ from torch import Tensor
 
 from expunge.curvature import Whitening
 from expunge.data.batches import by_length, collate
+from expunge.errors import InputError
 from expunge.gradients.linear import flat, pairing
 from expunge.model.layers import Linear
 from expunge.problem import Problem, Split
+from expunge.runs import memory
 
 TOGETHER = 16  # windows of a batch
 MOST_PRODUCTS = 2**26  # elements of rows' gradients that are made at once
@@ -126,6 +128,14 @@ class RowPairs:
         return found
 
 
+def bytes_by_token(shapes: Mapping[str, torch.Size], shared: Mapping[str, str]) -> int:
+    """Of a token's pairs in matrices of these shapes, in float32; `shared`: names for each the first with the same
+    input, which is kept once."""
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    inputs = {shared.get(name, name): columns for name, (_, columns) in matrices.items()}
+    return 4 * (sum(rows for rows, _ in matrices.values()) + sum(inputs.values()))
+
+
 def products(problem: Problem, held: int, made: bool, back: bool, shapes: Mapping[str, torch.Size]) -> float:
     """FLOPs of the products beside the passes, of a problem's forget rows and so many held ones, in matrices of these
     shapes.
@@ -168,7 +178,7 @@ def row_pairs(
 
     `cotangent(logits [N', V], places [N'])`: what is back-propagated from the targets of a batch; `places` are theirs
     among all N targets of the split, in the order of its windows. Every process makes all of them: a request is small,
-    and its rows must meet.
+    and its rows must meet. Raises `InputError` where memory does not hold them.
     """
     device = problem.runtime.device
     lengths = torch.tensor([len(window.ids) for window in split.windows])
@@ -176,6 +186,7 @@ def row_pairs(
     targets = torch.tensor([window.targets for window in split.windows])
     firsts = torch.cat([torch.zeros(1, dtype=torch.long), targets.cumsum(0)])
     leaders = {whitening[name].leader for name in layers}
+    _check_room(int(lengths.sum()), layers, leaders, device)
 
     def collected() -> RowPairs | None:
         """None where memory did not hold a batch, which is smaller the next time."""
@@ -216,6 +227,17 @@ def row_pairs(
     while (found := collected()) is None:
         pass
     return found
+
+
+def _check_room(tokens: int, layers: Mapping[str, Linear], leaders: set[str], device: torch.device) -> None:
+    sizes = sum(one.outputs for one in layers.values()) + sum(layers[name].inputs for name in leaders)
+    need, free = 4 * tokens * sizes, memory.free(device)
+    if need > free:
+        raise InputError(
+            f"the {tokens:,} tokens of the forget rows and of those beside them need {need / 2**30:.1f} GiB in "
+            f"{len(layers)} linear layers, and {free / 2**30:.1f} GiB are free. Move fewer layers (--set layers=down), "
+            "forget fewer rows at a time, or cut rows into shorter windows (--context)."
+        )
 
 
 def _joined(begins: Tensor, lengths: Tensor, windows: list[int]) -> Tensor:

@@ -16,8 +16,8 @@ from expunge.data.batches import Batch, Stream
 from expunge.data.passes import Passes, drawing, shape_of
 from expunge.errors import NumericalError
 from expunge.gradients.estimates import Estimate, estimate
-from expunge.method import Note
 from expunge.optim.sophia import PAPER, Rule, Sophia, SophiaSettings
+from expunge.optim.stepper import Note
 from expunge.problem import Problem, Split
 
 OWN_SEED = 7919  # added to the phase's seed, so that refreshes draw neither the rows nor the noise of anything else

@@ -17,7 +17,8 @@ from expunge.data.passes import MEASURING
 from expunge.data.tokens import Window
 from expunge.errors import NumericalError
 from expunge.gradients.summed import gradients
-from expunge.method import Gradients, State, Stepper, Terms, Trial
+from expunge.method import Gradients, State, Terms, Trial
+from expunge.optim.stepper import Stepper
 from expunge.problem import Problem
 from expunge.runs import distributed
 from expunge.runs.progress import Bar

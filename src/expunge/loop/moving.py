@@ -40,12 +40,13 @@ def choose(
         odd = unfit(model)
         shared = shared_inputs(model)
         left = memory.usable(device) - sum(tensor.nbytes for tensor in model.parameters())
-        found = choice.choose(model, wanted, moving(model, name), left, shared, odd)
+        found = choice.choose(model, wanted, moving(model, name), left, shared, odd, needs.tokens(problem))
     subspace = select(model, asked, device, needs.layers, found.which if found else "", odd, kept)
     subspace = replace(subspace, reason=reason or subspace.reason)
     say(f"subspace: {subspace.name} ({subspace.reason})")
     if found:
-        say(f"layers: {found.which} ({found.layers} linear layers, {found.bytes / 2**30:.2f} GiB for their curvature)")
+        taken = f"{found.bytes / 2**30:.2f} GiB for their curvature and the rows in them"
+        say(f"layers: {found.which} ({found.layers} linear layers, {taken})")
     for name, reason in list(odd.items())[:1]:
         say(f"layers: {len(odd)} have no two factors and stay as they are, such as {name} ({reason})")
     return Moving(subspace, found)

@@ -11,8 +11,9 @@ from expunge.attack import Trained
 from expunge.data.batches import Batch, Stream
 from expunge.data.passes import Passes, drawing
 from expunge.loop.minimise import Minimiser
-from expunge.method import Plain, Terms
+from expunge.method import Terms
 from expunge.model.losses import target_nll
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem, Split
 from expunge.runs.progress import bar
 

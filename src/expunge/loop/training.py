@@ -17,11 +17,12 @@ from expunge.data.portions import Portions
 from expunge.data.rows import Row
 from expunge.data.tokens import Rendering, Window, encode
 from expunge.loop.minimise import Minimiser, linear
-from expunge.method import Plain, Terms
+from expunge.method import Terms
 from expunge.model.losses import target_nll
 from expunge.model.recompute import allow
 from expunge.model.select import select
 from expunge.optim.adamw import adamw
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem, Split
 from expunge.runs.checkpoint import Checkpoints
 from expunge.runs.distributed import Runtime

@@ -28,8 +28,9 @@ from expunge.config.bounds import AtLeast, Count, Positive
 from expunge.influence import directions
 from expunge.influence.directions import Step
 from expunge.influence.refresh import WithSophia
-from expunge.method import Descend, Method, Needs, Phase, Plain, Probe, Proposal, Propose, Repeat, State
+from expunge.method import Descend, Method, Needs, Phase, Probe, Proposal, Propose, Repeat, State
 from expunge.optim.step_size import StepRule
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem
 from expunge.reference import objective
 

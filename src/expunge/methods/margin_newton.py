@@ -45,7 +45,6 @@ When to use it: by default, for requests of up to about a tenth of what was fine
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
@@ -53,16 +52,14 @@ from typing import Annotated, Any
 import torch
 
 from expunge.config.bounds import AtLeast, Between, Count, Positive
-from expunge.config.commands import EARLIER
 from expunge.config.options import check_values
 from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
-from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
 from expunge.influence import directions, dual, durable, linearised, low_rank, system
-from expunge.influence.amounts import Amounts, asked
 from expunge.influence.linearised import PAIRS_AT
 from expunge.influence.needs import needs
+from expunge.influence.request import Request
 from expunge.method import Method, Needs, Phase, Proposal, Propose, Repeat, State, Transform, TwoFactors
 from expunge.model import choice
 from expunge.model.choice import AUTO, LinearLayers
@@ -71,7 +68,7 @@ from expunge.optim.step_size import Fixed, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
 from expunge.reference.cache import distinct, keep_each
-from expunge.reference.kept import drawn, rows_to_keep, sampled, to_sample
+from expunge.reference.kept import rows_to_keep, sampled
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
@@ -132,7 +129,8 @@ class MarginNewton(Method):
 
     @property
     def needs(self) -> Needs:
-        linear = LinearLayers(which=self.layers, bytes=directions.whitened_bytes_of(self))
+        whitened = directions.whitened_bytes_of(self)
+        linear = LinearLayers(which=self.layers, bytes=whitened, by_token=dual.bytes_by_token)
         factors = TwoFactors(
             curvature=self.curvature,
             curvature_options=self.curvature_options,
@@ -141,14 +139,21 @@ class MarginNewton(Method):
             rows=self._rows_to_fit,
         )
         parts, earlier = {"retain": 4, "acceptance": 1}, self.earlier_rows != 0
-        return Needs(targets=True, parts=parts, linear=linear, factors=factors, earlier=earlier)
+        return Needs(
+            targets=True,
+            parts=parts,
+            linear=linear,
+            factors=factors,
+            earlier=earlier,
+            tokens=lambda problem: Request(self, problem).tokens,
+        )
 
     def cost(self, problem: Problem) -> Passes:
-        kept = rows_to_keep(problem) or to_sample(problem)
-        looked = distinct(self._batches(kept, problem))
+        asked = Request(self, problem)
+        looked = distinct(asked.batches(asked.kept))
         return Passes(
-            trained=measuring(self._fit(kept, problem).windows, 0 if problem.fitted else 1),
-            plain=[*measuring(looked), *system.cost(problem, kept, self._amounts(problem))],
+            trained=measuring(asked.fit(asked.kept).windows, 0 if problem.fitted else 1),
+            plain=[*measuring(looked), *system.cost(problem, asked.kept, asked.amounts)],
             kept=Counter({"distributions": sum(window.targets for window in looked)}),
         )
 
@@ -156,10 +161,10 @@ class MarginNewton(Method):
         state = objective.with_targets(problem, needed=True)
         low_rank.begin(problem, state)
         kept = rows_to_keep(problem) or sampled(problem, state)
-        amounts = self._amounts(problem)
-        state.caches["fit rows"] = self._fit(kept, problem)
+        asked = Request(self, problem)
+        amounts, state.caches["fit rows"] = asked.amounts, asked.fit(kept)
         linearised.fit(problem, state, self, problem.fitted(problem) if problem.fitted else None)
-        batches = self._batches(kept, problem)
+        batches = asked.batches(kept)
         state.caches["keep"] = list(zip(batches, keep_each(problem, batches), strict=True))
         found = system.at_original(problem, kept, amounts, state.targets)
         state.caches |= {"rows": found.rows, "tokens": found.tokens, "aims": found.aims}
@@ -172,7 +177,7 @@ class MarginNewton(Method):
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[Propose] = []
-        amounts = self._amounts(problem)
+        amounts = Request(self, problem).amounts
         for iteration in range(amounts.iterations):
             refit = iteration if iteration and amounts.refit_every and iteration % amounts.refit_every == 0 else 0
             for number in range(amounts.restorations) if iteration else ():
@@ -188,7 +193,7 @@ class MarginNewton(Method):
         """Durable rounds, each with an ordinary iteration after it; none where there are no two rows to deal."""
         if len(problem.splits["forget"].rows) < 2:
             return []
-        rounds, amounts = [], self._amounts(problem)
+        rounds, amounts = [], Request(self, problem).amounts
         for number in range(self.durable_rounds):
             place = (amounts.iterations - 1 + number) * amounts.restorations
             back = [self._restoration(problem, place + n, not n, refit=0) for n in range(amounts.restorations)]
@@ -199,13 +204,14 @@ class MarginNewton(Method):
     def _durable(self, problem: Problem, number: int) -> Propose:
         windows = len(problem.splits["forget"].windows)
         times = 2.0 + durable.Relearning().passes(windows) / windows  # pairs here, and of either half elsewhere
+        asked = Request(self, problem)
         return Propose(
             name="durable round",
             propose=partial(self._outlast, number),
             step=Fixed(step=1.0),
-            passes=self._passes(problem, {"forget": times, "held": 1.0}),
+            passes=asked.passes({"forget": times, "held": 1.0}),
             optional=True,
-            bytes=lambda shapes: self._kept(problem, shapes) + 12 * sum(map(math.prod, shapes.values())),
+            bytes=lambda shapes: asked.bytes(shapes) + 12 * sum(map(math.prod, shapes.values())),
         )
 
     def _low_rank(self, problem: Problem) -> tuple[Phase, ...]:
@@ -222,72 +228,35 @@ class MarginNewton(Method):
 
     def _removal(self, problem: Problem, share: float, restored: bool, refit: int) -> Propose:
         times = MEASURING if restored else 1.0  # pairs were taken before a restoration, and the curvature fitted
+        asked = Request(self, problem)
         return Propose(
             name="removal",
             propose=partial(self._remove, share, refit),
             step=Planned(budget=self.budget),
-            passes=self._passes(problem, {"forget": times, "held": times, "fit": float(bool(refit) and not restored)}),
-            bytes=partial(self._kept, problem),
-            products=partial(dual.products, problem, self._amounts(problem).beside, not restored, False),
+            passes=asked.passes({"forget": times, "held": times, "fit": float(bool(refit) and not restored)}),
+            bytes=asked.bytes,
+            products=partial(asked.products, not restored, False),
         )
 
     def _restoration(self, problem: Problem, number: int, first: bool, refit: int) -> Propose:
+        asked = Request(self, problem)
+        times = {"forget": float(first), "held": float(first), "keep": 1.0, "fit": float(bool(refit) and first)}
         return Propose(
             name="restoration",
             propose=partial(self._restore, number, refit),
             step=Valley(),
-            passes=self._passes(
-                problem,
-                {"forget": float(first), "held": float(first), "keep": 1.0, "fit": float(bool(refit) and first)},
-            ),
+            passes=asked.passes(times),
             optional=True,
             unless=_at_rest,
-            bytes=partial(self._kept, problem),
-            products=partial(dual.products, problem, self._amounts(problem).beside, first, True),
+            bytes=asked.bytes,
+            products=partial(asked.products, first, True),
         )
-
-    def _passes(self, problem: Problem, times: Mapping[str, float]) -> dict[str, float]:
-        """Of the rows in the system, a restoration's and the curvature's, as shares of splits that there are."""
-        name = next((one for one in ("retain", "unseen") if one in problem.splits), "forget")
-        windows = len(problem.splits[name].windows)
-        kept = rows_to_keep(problem)
-        count = {
-            "keep": len(self._keep(kept, problem, 0).windows) if kept else 0,
-            "fit": len(self._fit(kept, problem).windows) if kept else 0,
-            "held": self._amounts(problem).beside,
-        }
-        others = sum(times.get(what, 0.0) * many for what, many in count.items()) / windows
-        return {"forget": times.get("forget", 0.0)} | ({name: others} if name != "forget" else {})
-
-    def _amounts(self, problem: Problem) -> Amounts:
-        """What the size of the request says, but for what an option says."""
-        kept = rows_to_keep(problem) or to_sample(problem)
-        forget, earlier = (len(problem.splits.get(name, ())) for name in ("forget", EARLIER))
-        return asked(self, forget, len(kept.rows), problem.adapter, earlier)
-
-    def _batches(self, kept: Split, problem: Problem) -> list[Split]:
-        """The rows of each restoration, a draw of its own."""
-        amounts = self._amounts(problem)
-        count = amounts.restorations * (amounts.iterations - 1 + self.durable_rounds)
-        return [self._keep(kept, problem, number) for number in range(count)]
 
     def _rows_to_fit(self, problem: Problem) -> Split:
         kept = rows_to_keep(problem)
         if kept is None:
             raise InputError("too few rows to keep: some measure steps, none is left to fit on. Give more --retain.")
-        return self._fit(kept, problem)
-
-    def _kept(self, problem: Problem, shapes: Mapping[str, torch.Size]) -> int:
-        """Bytes of the curvature; A of our own LoRA has none, unless it is fitted again once B has moved."""
-        dead = ".lora_A." if problem.adapter and not self._amounts(problem).refit_every else None
-        alive = {name: shape for name, shape in shapes.items() if dead is None or dead not in name}
-        return directions.whitened_bytes_of(self)(alive, problem.shared)
-
-    def _fit(self, kept: Split, problem: Problem) -> Split:
-        return drawn(kept, self._amounts(problem).fit, problem.seed, "fit")
-
-    def _keep(self, kept: Split, problem: Problem, number: int) -> Split:
-        return drawn(kept, self._amounts(problem).keep, mixed(problem.seed, number + 1), f"keep {number}")
+        return Request(self, problem).fit(kept)
 
     def _remove(self, share: float, refit: int, problem: Problem, state: State) -> Proposal:
         """Every row by a share of its need, and every held row back to where it was."""
@@ -314,7 +283,7 @@ class MarginNewton(Method):
         }
         direction, notes = pairs.combined(found.weights), state.caches["fit"].figures() | figures
         times = MEASURING if kept else 1.0
-        passes = self._passes(problem, {"forget": times, "held": times, "fit": float(fresh)})
+        passes = Request(self, problem).passes({"forget": times, "held": times, "fit": float(fresh)})
         return Proposal(direction=direction, forget_aim=float(planned), notes=notes, passes=passes)
 
     def _outlast(self, number: int, problem: Problem, state: State) -> Proposal:

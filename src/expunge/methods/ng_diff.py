@@ -31,8 +31,9 @@ from torch import Tensor
 
 from expunge.config.bounds import Count, Positive
 from expunge.data.batches import Batch
-from expunge.method import Descend, Gradients, Method, Phase, Plain, State, Terms, Trial
+from expunge.method import Descend, Gradients, Method, Phase, State, Terms, Trial
 from expunge.model.losses import target_nll, window_means
+from expunge.optim.stepper import Plain
 from expunge.problem import Problem
 
 RATE = "rate"  # in `State.carried`: the last eta

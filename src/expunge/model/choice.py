@@ -40,11 +40,12 @@ class LinearLayers:
     """What of a subspace may move at most: weights of linear layers, the output head excepted, and of these `which`.
 
     `bytes`: at the most, of what a method keeps of such layers, by the shapes of the weights that move and, where that
-    is known, for each the first with the same input.
+    is known, for each the first with the same input; `by_token`: of what it keeps of each of a request's tokens.
     """
 
     which: str
     bytes: Bytes
+    by_token: Bytes = lambda shapes, shared: 0
 
 
 def check(which: str) -> None:
@@ -126,7 +127,8 @@ def rungs(depth: int) -> Iterator[str]:
 
 
 class Choice(NamedTuple):
-    """What `auto` stands for: which layers, how many, and bytes of what is kept of them."""
+    """What `auto` stands for: which layers, how many, and bytes of what is kept of them and of the request's tokens in
+    them."""
 
     which: str
     layers: int
@@ -140,11 +142,12 @@ def choose(
     left: int,
     shared: Mapping[str, str],
     unfit: Collection[str] = (),
+    tokens: int = 0,
 ) -> Choice:
-    """The first rung whose factors fit into `left` bytes, what the weights leave; else the last; or what was asked for.
+    """The first rung that fits into `left` bytes, what the weights leave; else the last; or what was asked for.
 
     `moves`: shapes of the weights that would move of so many layers; `shared`: see `LinearLayers`; `unfit`: layers that
-    have no factors.
+    have no factors; `tokens` of the request, for `LinearLayers.by_token`.
     """
     tried = rungs(len(stack(model).layers)) if asked.which == AUTO else (asked.which,)
     made = None
@@ -153,7 +156,7 @@ def choose(
         shapes = moves(names)
         if not shapes:
             continue  # a pattern of parameters may hold none of these
-        size = asked.bytes(shapes, shared)
+        size = asked.bytes(shapes, shared) + tokens * asked.by_token(shapes, shared)
         made = Choice(which, len(names), size)
         copies = 4 * COPIES * sum(shape.numel() for shape in shapes.values())
         if size <= SHARE * left and size + copies <= MOST * left:

@@ -128,7 +128,7 @@ class Estimator:
         """The cost of one method."""
         setting = self._set(method, self.size)
         subspace = self.builder.chosen(setting.subspace, self.runtime.device, self.size)
-        linear, needs = self._linear(method.needs, subspace, setting.subspace, self.size)
+        linear, needs = self._linear(method.needs, self.rows, subspace, setting.subspace, self.size)
         work = self._work(method, self.rows, subspace, needs)
         used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, self.size)
         moving = self._made(needs, subspace).moving
@@ -172,7 +172,7 @@ class Estimator:
         tried: list[Fit] = []
         for flags, setting, rows in self._variants(self._set(method, size), size):
             subspace = self.builder.chosen(setting.subspace, self.runtime.device, size)
-            linear, needs = self._linear(method.needs, subspace, setting.subspace, size)
+            linear, needs = self._linear(method.needs, rows, subspace, setting.subspace, size)
             work = self._work(method, rows, subspace, needs)
             used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, size)
             weights = self.builder.blueprint(subspace, self.builder.working_dtype(setting.subspace, size)).weight_bytes
@@ -200,18 +200,22 @@ class Estimator:
         found: Blueprint = self.builder.blueprint(subspace, torch.float32, needs.layers, which)
         return found
 
-    def _linear(self, needs: Needs, subspace: str, asked: str, size: int) -> tuple[Choice | None, Needs]:
+    def _linear(self, needs: Needs, rows: Rows, subspace: str, asked: str, size: int) -> tuple[Choice | None, Needs]:
         """Which linear layers would move with so much usable memory, and the needs with them in place of `auto`."""
         if needs.linear is None:
             return None, needs
         model = self.builder.plain().model
         left = size - self.builder.blueprint(subspace, self.builder.working_dtype(asked, size)).weight_bytes
-        found = choose(model, needs.linear, moving(model, subspace), left, self.builder.shared(), self.builder.unfit())
+        tokens = needs.tokens(rows.problem(self.runtime, self.config.seed, earlier=needs.earlier))
+        unfit, shared = self.builder.unfit(), self.builder.shared()
+        found = choose(model, needs.linear, moving(model, subspace), left, shared, unfit, tokens)
         return found, replace(needs, linear=replace(needs.linear, which=found.which))
 
     def _work(self, method: Method, rows: Rows, subspace: str, needs: Needs | None = None) -> Work:
         """`needs`: the method's own with its linear layers chosen; else by the size of this machine's memory."""
-        needs = needs or self._linear(method.needs, subspace, self._set(method, self.size).subspace, self.size)[1]
+        if needs is None:
+            asked = self._set(method, self.size).subspace
+            needs = self._linear(method.needs, rows, subspace, asked, self.size)[1]
         problem = rows.problem(self.runtime, self.config.seed, self._made(needs, subspace).movable, needs.earlier)
         if needs.linear:
             problem.shared, problem.adapter = self.builder.shared(), is_lora(subspace) and not self.given

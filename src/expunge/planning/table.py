@@ -77,7 +77,7 @@ def recommendation(unlearning: Cost, retraining: Cost | None, share: float | Non
 
 def layers(linear: Choice) -> str:
     """Which linear layers move, and what is kept of them."""
-    return f"layers {linear.which} ({linear.layers}), with {gib(linear.bytes)} for their curvature"
+    return f"layers {linear.which} ({linear.layers}), with {gib(linear.bytes)} for their curvature and the rows in them"
 
 
 def fits(name: str, tried: Sequence[Fit]) -> str:
