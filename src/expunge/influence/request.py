@@ -44,18 +44,19 @@ class Request:
         """What the curvature is fitted on."""
         return drawn(kept, self.amounts.fit, self.problem.seed, "fit")
 
-    def batches(self, kept: Split) -> list[Split]:
-        """The rows of each restoration, a draw of its own."""
-        count = self.amounts.restorations * (self.amounts.iterations - 1 + self.options.durable_rounds)
-        seed, most = self.problem.seed, self.amounts.keep
-        return [drawn(kept, most, mixed(seed, number + 1), f"keep {number}") for number in range(count)]
+    def looked(self, kept: Split) -> list[Split]:
+        """What the restorations of each iteration choose their rows from, a draw of its own."""
+        count = self.amounts.iterations - 1 + self.options.durable_rounds if self.amounts.restorations else 0
+        return [self._looked(kept, number) for number in range(count)]
 
     def passes(self, times: Mapping[str, float]) -> dict[str, float]:
         """Of the rows in the system, a restoration's and the curvature's, as shares of splits that there are."""
         splits, rows = self.problem.splits, rows_to_keep(self.problem)
         name = next((one for one in ("retain", "unseen") if one in splits), "forget")
+        looked = self._looked(rows, 0) if rows else Split("none", (), ())
         count = {
-            "keep": len(drawn(rows, self.amounts.keep, mixed(self.problem.seed, 1), "keep").windows) if rows else 0,
+            "keep": len(looked.windows) * min(1.0, self.amounts.keep / max(1, len(looked))),
+            "looked": len(looked.windows),
             "fit": len(self.fit(rows).windows) if rows else 0,
             "held": self.amounts.beside,
         }
@@ -83,6 +84,9 @@ class Request:
     def products(self, made: bool, back: bool, shapes: Mapping[str, torch.Size]) -> float:
         """FLOPs beside the passes (see `dual.products`)."""
         return dual.products(self.problem, self.amounts.beside, made, back, shapes)
+
+    def _looked(self, kept: Split, number: int) -> Split:
+        return drawn(kept, self.amounts.looked, mixed(self.problem.seed, number + 1), f"keep {number}")
 
     def _amounts(self, kept: int) -> Amounts:
         forget, earlier = (len(self.problem.splits.get(name, ())) for name in ("forget", EARLIER))

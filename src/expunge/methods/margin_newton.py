@@ -19,7 +19,7 @@ foretells (`reference.wording`): what any model knows, and the form that rows sh
 A few iterations, each of `share` of the needs and the last of all of them; a step whose loss did not go where the
 margins said is scaled (`optim.step_size.Planned`). Before each but the first, a *restoration*: a step down the retain
 KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on
-acceptance rows that no gradient saw.
+acceptance rows that no gradient saw. It goes by the rows that moved farthest of a larger draw (`influence.farthest`).
 
 A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
 others, by constraints taken where they were relearned (`influence.durable`).
@@ -56,7 +56,7 @@ from expunge.config.options import check_values
 from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
 from expunge.gradients.summed import divergence_gradient
-from expunge.influence import directions, dual, durable, linearised, low_rank, system
+from expunge.influence import directions, dual, durable, farthest, linearised, low_rank, system
 from expunge.influence.linearised import PAIRS_AT
 from expunge.influence.needs import needs
 from expunge.influence.request import Request
@@ -98,7 +98,8 @@ class MarginNewton(Method):
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 4 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
-    """Rows of a restoration; none: as many as forget rows or twice as many, 12 to 128 (our choice)."""
+    """Rows of a restoration, those that moved farthest of three times as many; none: as many as forget rows or twice as
+    many, 12 to 128 (our choice)."""
     held_rows: Annotated[int | None, AtLeast(0)] = None
     """Rows to keep that stand in the same system as those to forget, to come back to where they were; none: half as
     many, for small requests none, for large ones 200 (our choice)."""
@@ -150,7 +151,7 @@ class MarginNewton(Method):
 
     def cost(self, problem: Problem) -> Passes:
         asked = Request(self, problem)
-        looked = distinct(asked.batches(asked.kept))
+        looked = distinct(asked.looked(asked.kept))
         return Passes(
             trained=measuring(asked.fit(asked.kept).windows, 0 if problem.fitted else 1),
             plain=[*measuring(looked), *system.cost(problem, asked.kept, asked.amounts)],
@@ -164,14 +165,14 @@ class MarginNewton(Method):
         asked = Request(self, problem)
         amounts, state.caches["fit rows"] = asked.amounts, asked.fit(kept)
         linearised.fit(problem, state, self, problem.fitted(problem) if problem.fitted else None)
-        batches = asked.batches(kept)
-        state.caches["keep"] = list(zip(batches, keep_each(problem, batches), strict=True))
+        looked = asked.looked(kept)
+        state.caches["looked"] = list(zip(looked, keep_each(problem, looked), strict=True))
         found = system.at_original(problem, kept, amounts, state.targets)
         state.caches |= {"rows": found.rows, "tokens": found.tokens, "aims": found.aims}
         state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": found.mean_weight}
         fitted = 0 if problem.fitted else len(state.caches["fit rows"])
         held = {"held": amounts.held} | ({"earlier": amounts.earlier} if problem.first else {})
-        state.notes["rows"] = {"fit": fitted, **held, "keep": [len(batch) for batch in batches]}
+        state.notes["rows"] = {"fit": fitted, **held, "looked": [len(split) for split in looked]}
         state.notes["amounts"] = asdict(amounts)
         return state
 
@@ -181,8 +182,7 @@ class MarginNewton(Method):
         for iteration in range(amounts.iterations):
             refit = iteration if iteration and amounts.refit_every and iteration % amounts.refit_every == 0 else 0
             for number in range(amounts.restorations) if iteration else ():
-                place = (iteration - 1) * amounts.restorations + number
-                steps.append(self._restoration(problem, place, not number, refit))
+                steps.append(self._restoration(problem, iteration - 1, number, refit))
             restored = bool(iteration and amounts.restorations)
             last = iteration == amounts.iterations - 1
             steps.append(self._removal(problem, 1.0 if last else amounts.share, restored, refit))
@@ -195,8 +195,8 @@ class MarginNewton(Method):
             return []
         rounds, amounts = [], Request(self, problem).amounts
         for number in range(self.durable_rounds):
-            place = (amounts.iterations - 1 + number) * amounts.restorations
-            back = [self._restoration(problem, place + n, not n, refit=0) for n in range(amounts.restorations)]
+            place = amounts.iterations - 1 + number
+            back = [self._restoration(problem, place, n, refit=0) for n in range(amounts.restorations)]
             last = self._removal(problem, 1.0, bool(back), refit=0)
             rounds.append(Repeat((self._durable(problem, number), *back, last), 1))
         return rounds
@@ -238,12 +238,13 @@ class MarginNewton(Method):
             products=partial(asked.products, not restored, False),
         )
 
-    def _restoration(self, problem: Problem, number: int, first: bool, refit: int) -> Propose:
-        asked = Request(self, problem)
+    def _restoration(self, problem: Problem, place: int, number: int, refit: int) -> Propose:
+        asked, first = Request(self, problem), not number
         times = {"forget": float(first), "held": float(first), "keep": 1.0, "fit": float(bool(refit) and first)}
+        times["looked"] = MEASURING * first
         return Propose(
             name="restoration",
-            propose=partial(self._restore, number, refit),
+            propose=partial(self._restore, place, number, refit),
             step=Valley(),
             passes=asked.passes(times),
             optional=True,
@@ -301,16 +302,19 @@ class MarginNewton(Method):
         }
         return Proposal(direction=joint.pairs.combined(found.weights), notes=state.caches["fit"].figures() | figures)
 
-    def _restore(self, number: int, refit: int, problem: Problem, state: State) -> Proposal:
+    def _restore(self, place: int, number: int, refit: int, problem: Problem, state: State) -> Proposal:
         """Down the retain KL, where that leaves the rows' margins as they are."""
-        linearised.fitted(problem, state, self, refit)
+        asked, fresh = Request(self, problem), {"fit": linearised.fitted(problem, state, self, refit)}
+        fresh |= dict.fromkeys(("forget", "held"), PAIRS_AT not in state.carried)
         pairs, _ = linearised.pairs_to_share(problem, state)
-        gradient = divergence_gradient(problem, [state.caches["keep"][number]])
+        found = farthest.rows(problem, state, place, number, asked.amounts.keep)
+        gradient = divergence_gradient(problem, [(found.rows, found.kept)])
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NumericalError("the gradient of the retain KL is not finite")
         back = dual.restoration(pairs, gradient, self.dual_damping)
-        notes = state.caches["fit"].figures() | {"left_of_it": back.left}
-        return Proposal(direction=back.direction, retain_slope=back.slope, notes=notes)
+        notes = state.caches["fit"].figures() | {"left_of_it": back.left, "share_of_kl": found.share}
+        passes = asked.passes({"keep": 1.0, "looked": MEASURING * found.fresh} | fresh)
+        return Proposal(direction=back.direction, retain_slope=back.slope, notes=notes, passes=passes)
 
 
 def _at_rest(measured: Measured) -> str | None:
