@@ -15,7 +15,8 @@ from expunge.errors import InputError
 from expunge.evaluation import asking, official
 from expunge.evaluation.models import KEPT, Models, audit
 from expunge.intake import told
-from expunge.intake.assembly import Assembled, assemble, notes_on, token_counts
+from expunge.intake.assembly import Assembled, assemble, token_counts
+from expunge.intake.rendering import notes_on
 from expunge.intake.sets import Checked, check
 from expunge.loop import delivery, retraining, trial
 from expunge.loop.training import Training

@@ -139,6 +139,21 @@ def test_windows_count_each_target_once() -> None:
     check_windows(_cut)
 
 
+@pytest.mark.parametrize("length", [9, 16, 17, 18, 40])
+def test_windows_side_by_side_count_all_but_their_first_tokens(length: int) -> None:
+    ids, counted = list(range(length)), [place > 0 and place % 5 != 2 for place in range(length)]
+    windows = _cut(3, ids, counted, 8, overlap=False)
+    assert [window.ids[0] for window in windows] == [8 * n for n in range(len(windows))]
+    hits = [i for window in windows for i, flag in zip(window.ids, window.counted, strict=True) if flag]
+    assert hits == [place for place in ids if counted[place] and place % 8]
+    assert all(window.row == 3 and len(window.ids) <= 8 for window in windows)
+
+
+def test_what_counts_only_where_a_window_begins_is_not_lost() -> None:
+    counted = [place == 8 for place in range(9)]
+    assert _cut(0, list(range(9)), counted, 8, overlap=False) == _cut(0, list(range(9)), counted, 8)
+
+
 def _overlapping(row: int, ids: list[int], counted: list[bool], context: int) -> list[Window]:
     """Counts what overlaps twice."""
     windows = _cut(row, ids, counted, context)

@@ -7,7 +7,7 @@ import torch
 
 from expunge.data.batches import collate
 from expunge.data.tokens import Rendering, encode
-from expunge.intake.assembly import Endings, answers_end, on_endings
+from expunge.intake.rendering import Endings, answers_end, on_endings
 from expunge.model.losses import target_nll
 from expunge.problem import Problem
 from problems import encoded, rows_of, text_problem

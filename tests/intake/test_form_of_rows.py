@@ -12,7 +12,8 @@ from expunge.data.tokens import Rendering
 from expunge.demo.tiny import byte_tokenizer
 from expunge.errors import InputError
 from expunge.intake import told
-from expunge.intake.assembly import TEMPLATE, Assembled, assemble
+from expunge.intake.assembly import Assembled, assemble
+from expunge.intake.rendering import TEMPLATE
 from expunge.intake.sets import check
 from expunge.loop.training import Training, fine_tune
 from problems import TEXT_VOCABULARY, text_model

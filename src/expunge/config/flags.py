@@ -135,7 +135,8 @@ class Rendering:
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that count in prompt + completion rows."""
     context: Annotated[int | None, tyro.conf.arg(metavar="TOKENS"), AtLeast(0)] = None
-    """Longest window in tokens; longer rows are cut into windows."""
+    """Longest window in tokens; longer rows are cut into windows, side by side or overlapping by half, as the original
+    knows them better. Give that of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """From rows to token ids and masks: the joined text is tokenised once, the mask follows from character offsets.
 
 `Rendering` says how a row becomes text. `encode` gives the windows of one row: rows longer than the context are cut
-into windows that overlap by half, and every token that counts is counted exactly once, in the window that shows it
-the longest past. Conversations are always rendered by the chat template, see `data.chat`.
+into windows. These overlap by half, and every token that counts is counted once, in the window that shows it the
+longest past; or, as most trainings cut, each begins where the one before ended, and its first token does not count.
+Conversations are always rendered by the chat template, see `data.chat`.
 """
 
 import json
@@ -30,7 +31,8 @@ class Rendering:
     """How rows become token ids.
 
     `end_documents` appends EOS to documents, `end_answers` to answers; of a conversation it says whether what ends a
-    turn counts. `date` (YYYY-MM-DD): what chat templates get that write it; "": none does. `context` is in tokens.
+    turn counts. `date` (YYYY-MM-DD): what chat templates get that write it; "": none does. `context` is in tokens;
+    `overlap`: windows of longer rows share half of it.
     """
 
     join: Join = "space"
@@ -40,6 +42,7 @@ class Rendering:
     end_answers: bool = True
     date: str = ""
     context: int = 1024
+    overlap: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def encode(rows: Sequence[Row], rendering: Rendering, tokenizer: "PreTrainedToke
     windows: list[Window] = []
     for index, row in enumerate(rows):
         ids, counted = encode_row(row, rendering, tokenizer)
-        windows.extend(_cut(index, ids, counted, rendering.context))
+        windows.extend(_cut(index, ids, counted, rendering.context, rendering.overlap))
     return windows
 
 
@@ -238,10 +241,10 @@ def _text(row: Row, rendering: Rendering) -> tuple[str, int]:
     return row.prompt + joint + row.completion, 0 if rendering.loss_on == "all" else len(row.prompt) + len(joint)
 
 
-def _cut(row: int, ids: list[int], counted: list[bool], context: int) -> list[Window]:
+def _cut(row: int, ids: list[int], counted: list[bool], context: int, overlap: bool = True) -> list[Window]:
     if len(ids) <= context:
         return [Window(row, tuple(ids), tuple(counted))]
-    stride = max(1, context // 2)
+    stride = max(1, context // 2) if overlap else context
     windows: list[Window] = []
     done = 0
     for begin in range(0, len(ids), stride):
@@ -252,4 +255,4 @@ def _cut(row: int, ids: list[int], counted: list[bool], context: int) -> list[Wi
         done = end
         if end == len(ids):
             break
-    return windows
+    return windows or _cut(row, ids, counted, context)  # where all that counts begins a window

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from expunge.intake import copies
-from expunge.intake.assembly import TEMPLATE, Assembled
+from expunge.intake.assembly import Assembled
+from expunge.intake.rendering import TEMPLATE
 from expunge.intake.sets import Checked
 from expunge.scoring.chance import FEWEST_COMPARISONS
 

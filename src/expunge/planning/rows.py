@@ -7,7 +7,8 @@ from torch import Tensor
 
 from expunge.config.commands import EARLIER, Unlearning
 from expunge.data.tokens import Rendering, encode
-from expunge.intake.assembly import first_rendering, judged_of
+from expunge.intake.assembly import judged_of
+from expunge.intake.rendering import first_rendering
 from expunge.intake.sets import Checked
 from expunge.loop.trial import SAMPLE_TOKENS, SAMPLES
 from expunge.model import load

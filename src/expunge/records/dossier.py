@@ -347,4 +347,5 @@ def _rendering(config: Unlearn | Evaluate, assembled: Assembled) -> Rendering:
         conversations=sum(bool(row.messages) for row in assembled.problem.splits["forget"].rows),
         loss_on=rendering.loss_on,
         context=rendering.context,
+        overlap=rendering.overlap,
     )

@@ -160,7 +160,8 @@ class Counts(Part, frozen=True):
 
 class Rendering(Part, frozen=True):
     """How rows became tokens; `losses` of the original on answers by join and by the chat template; `asked`: the join
-    that was asked for."""
+    that was asked for; `overlap`: rows longer than the context were cut into windows that share half of it, and else
+    where the window before ended."""
 
     join: str
     asked: str
@@ -172,6 +173,7 @@ class Rendering(Part, frozen=True):
     conversations: Count
     loss_on: str
     context: Count
+    overlap: bool = True
 
 
 class Parent(Part, frozen=True):
