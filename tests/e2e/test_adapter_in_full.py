@@ -88,11 +88,15 @@ def test_its_own_matrices_move_where_asked(tmp_path: Path) -> None:
 def test_what_is_no_sum_comes_out_whole(tmp_path: Path) -> None:
     """A DoRA has no matrices that a change could be folded into: whole weights, or its own matrices."""
     adapter = adapters.make(tmp_path, "llama", epochs=100, use_dora=True)
-    run = unlearn(adapter, tmp_path)
+    said: list[str] = []
+    run = unlearn(adapter, tmp_path, say=said.append)
     assert run.record.save.form == "merged" and run.record.subspace.name == "full"
     check_seen(plain(run.output), run, "unlearned", tmp_path)
     check_seen(served(tmp_path / "base", adapter), run, "original", tmp_path)
-    with pytest.raises(InputError, match=r"has use_dora.*--save-as merged, or --subspace adapter"):
+    assert "save: a whole model, as the change cannot be an adapter again: the given one has use_dora, so" in " ".join(
+        said
+    )
+    with pytest.raises(InputError, match=r"has use_dora.*or --subspace adapter with a method .*loss_matching"):
         unlearn(adapter, tmp_path, "refused", save_as="adapter")
 
 

@@ -75,7 +75,8 @@ def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_goes_on_where_it_was(given: dict[str, Any], tmp_path: Path, stopping: Any) -> None:
     output = tmp_path / "out"
-    undisturbed, whole = run(given, output), stopping.called
+    first: list[str] = []
+    undisturbed, whole = run(given, output, say=first.append), stopping.called
     output.rename(tmp_path / "undisturbed")
     interrupted(given, output, stopping, whole - 8)
     (log,) = (workspace.state_folder() / "runs").glob("*/log.jsonl")  # as far as it came
@@ -85,6 +86,9 @@ def test_it_goes_on_where_it_was(given: dict[str, Any], tmp_path: Path, stopping
     said: list[str] = []
     finished = expunge.unlearn(**given, output=str(output), say=said.append)
     assert f"log: {log}" in said and not log.exists()
+    assert "going on with the run of this output that was interrupted 1 time (--restart begins anew)" in said
+    (chosen,) = [line for line in said if line.startswith("subspace: ")]
+    assert chosen in first and not any("interrupted" in line for line in first)
     assert (output / "expunge" / "log.jsonl").read_text().splitlines() == lines
     assert reliability.fingerprint(output) == undisturbed
     assert finished.record.interruptions == 1

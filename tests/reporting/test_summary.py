@@ -23,6 +23,13 @@ def test_asked_compared_and_cost(make_record: Make) -> None:
     ]
 
 
+def test_times_after_an_interruption_are_not_those_of_the_whole(make_record: Make) -> None:
+    record = make_record(rows=1)
+    assert "interrupted" not in said(record)["What it cost"]
+    record["interruptions"] = 1
+    assert "The run was interrupted: these times are those of its last part." in said(record)["What it cost"]
+
+
 def test_what_was_not_there_is_said(make_record: Make) -> None:
     record = make_record(rows=1, retrained=False, command="evaluate")
     record["data"] = {"forget": record["data"]["forget"] | {"documents": 0, "answers": 1}}

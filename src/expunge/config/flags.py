@@ -224,7 +224,8 @@ class Method:
 @dataclass(frozen=True, kw_only=True)
 class Dtype:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the written weights; auto: that of the input."""
+    """Dtype of the written weights; auto: that of the input. Float32 is written, and said, where rounding to it would
+    move the loss of the forget rows by more than 2 %."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,8 @@ def check_kinds(inputs: Inputs, given: Adapter | None, scheme: str | None, linea
     if saved == "adapter" and given and linear and asked != "adapter" and not scheme and given.no_sum:
         raise InputError(
             f"--save-as adapter: the adapter has {given.no_sum}, so its layers are no sum that a change of whole "
-            "weights could be folded into. Use --save-as merged, or --subspace adapter."
+            "weights could be folded into. Use --save-as merged, or --subspace adapter with a method that needs no "
+            "curvature of two factors (--method loss_matching)."
         )
     if saved == "merged" and given and scheme:
         raise InputError(

@@ -63,6 +63,15 @@ def form_of(config: commands.Unlearn, given: Adapter | None, whole: bool) -> str
     return "adapter"
 
 
+def merged_for(config: commands.Unlearn, given: Adapter | None, form: str) -> str:
+    """Why an adapter that nobody asked to merge is delivered as whole weights; empty: it is not."""
+    if given is None or form != "merged" or config.save_as != "auto":
+        return ""
+    if given.no_sum:
+        return f"the given one has {given.no_sum}, so its layers are no sum of base and product"
+    return f"{config.method} moves whole weights of all kinds"
+
+
 def deliver(
     config: commands.Unlearn,
     problem: Problem,

@@ -28,9 +28,11 @@ def choose(
     linear: str | None,
     say: Callable[[str], None],
     kept: bool = False,
+    because: str = "",
 ) -> Moving:
     """Freezes everything else, by the size of the memory where that was left to us; `linear`: layers that were
-    chosen before, in place of the method's own; `kept`: a LoRA is to be kept as an adapter. Raises `InputError`."""
+    chosen before, in place of the method's own; `kept`: a LoRA is to be kept as an adapter; `because`: why what is
+    asked for was chosen before. Raises `InputError`."""
     device, found, odd = problem.runtime.device, None, dict[str, str]()
     model, asked, reason = opened(problem.model, asked, needs.linear is not None, device)
     if needs.linear:
@@ -42,7 +44,7 @@ def choose(
         left = memory.usable(device) - sum(tensor.nbytes for tensor in model.parameters())
         found = choice.choose(model, wanted, moving(model, name), left, shared, odd, needs.tokens(problem))
     subspace = select(model, asked, device, needs.layers, found.which if found else "", odd, kept)
-    subspace = replace(subspace, reason=reason or subspace.reason)
+    subspace = replace(subspace, reason=because or reason or subspace.reason)
     say(f"subspace: {subspace.name} ({subspace.reason})")
     if found:
         taken = f"{found.bytes / 2**30:.2f} GiB for their curvature and the rows in them"

@@ -19,7 +19,7 @@ from expunge.influence.low_rank import SHARE
 from expunge.intake.assembly import Assembled, load_from, load_other
 from expunge.intake.sets import Checked
 from expunge.loop.batch_tokens import begin
-from expunge.loop.delivery import Delivered, deliver, form_of
+from expunge.loop.delivery import Delivered, deliver, form_of, merged_for
 from expunge.loop.moving import choose
 from expunge.loop.phases import apply
 from expunge.loop.watch import Outcome
@@ -81,11 +81,14 @@ def run(
     if kept:
         config, linear = replace(config, subspace=kept["subspace"]), kept["linear"]
     as_adapter = config.save_as == "adapter"
-    chosen = choose(problem, config.options.needs, config.subspace, linear, say, as_adapter)
-    subspace = replace(chosen.subspace, reason=kept["reason"]) if kept else chosen.subspace
+    because = kept["reason"] if kept else ""
+    chosen = choose(problem, config.options.needs, config.subspace, linear, say, as_adapter, because)
+    subspace = chosen.subspace
     problem = replace(problem, model=subspace.model, adapter=subspace.adapter, movable=subspace.movable)
     whole = not (subspace.name == "adapter" or is_lora(subspace.name))
     form = form_of(config, assembled.source.adapter, whole)
+    if lost := merged_for(config, assembled.source.adapter, form):
+        say(f"save: a whole model, as the change cannot be an adapter again: {lost}")
     problem = replace(problem, low_rank=SHARE if whole and form == "adapter" else None)
     if base is not None:
         problem = replace(problem, base=base.losses, base_margins=base.margins)

@@ -67,6 +67,8 @@ def _cost(record: Record) -> str:
         parts.append(f"Unlearning took {duration(own)}{passes}.")
     if seconds:
         parts.append(f"With loading and all evidence it was {duration(sum(seconds.values()))}.")
+    if record.interruptions and seconds:
+        parts.append("The run was interrupted: these times are those of its last part.")
     if record.peak_memory_bytes:
         parts.append(f"Memory at most: {size(record.peak_memory_bytes)}.")
     return " ".join(parts) or "Not measured."

@@ -42,6 +42,9 @@ class Run:
             return
         file = self.checkpoints.folder / growing.NAME
         say(f"log: {file}")
+        if self.interruptions:
+            times = f"{self.interruptions} time{'s' if self.interruptions > 1 else ''}"
+            say(f"going on with the run of this output that was interrupted {times} (--restart begins anew)")
         with tracking.told(report_to, name, output.with_name(f"{output.name}.tensorboard"), say) as others:
             yield Growing(file, others)
 
