@@ -11,8 +11,8 @@ trials (docs/decisions.md):
 - of rows that earlier requests removed, where they and the first model are at hand, twice as many as there are forget
   rows stand in the system, 8 to 200;
 - a restoration goes by as many rows as there are forget rows, by twice as many above an eighth and where it leads back
-  to the first model, 12 to 128: those that moved farthest of three times as many, which are drawn anew and looked at
-  once for each iteration; above an eighth there are 8 iterations in place of 5.
+  to the first model, 12 to 128, chosen from three times as many, which are drawn anew and looked at once for each
+  iteration; above an eighth there are 8 iterations in place of 5.
 """
 
 from dataclasses import dataclass, replace

@@ -19,7 +19,8 @@ foretells (`reference.wording`): what any model knows, and the form that rows sh
 A few iterations, each of `share` of the needs and the last of all of them; a step whose loss did not go where the
 margins said is scaled (`optim.step_size.Planned`). Before each but the first, a *restoration*: a step down the retain
 KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on
-acceptance rows that no gradient saw. It goes by the rows that moved farthest of a larger draw (`influence.farthest`).
+acceptance rows that no gradient saw. Half of the rows that it goes by are those that moved farthest of a larger draw,
+and the others stand for the rest of it (`influence.farthest`).
 
 A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
 others, by constraints taken where they were relearned (`influence.durable`).
@@ -55,7 +56,6 @@ from expunge.config.bounds import AtLeast, Between, Count, Positive
 from expunge.config.options import check_values
 from expunge.data.passes import MEASURING, Passes, measuring
 from expunge.errors import InputError, NumericalError
-from expunge.gradients.summed import divergence_gradient
 from expunge.influence import directions, dual, durable, farthest, linearised, low_rank, system
 from expunge.influence.linearised import PAIRS_AT
 from expunge.influence.needs import needs
@@ -98,8 +98,8 @@ class MarginNewton(Method):
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 4 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
-    """Rows of a restoration, those that moved farthest of three times as many; none: as many as forget rows or twice as
-    many, 12 to 128 (our choice)."""
+    """Rows of a restoration, half of them those that moved farthest of three times as many; none: as many as forget
+    rows or twice as many, 12 to 128 (our choice)."""
     held_rows: Annotated[int | None, AtLeast(0)] = None
     """Rows to keep that stand in the same system as those to forget, to come back to where they were; none: half as
     many, for small requests none, for large ones 200 (our choice)."""
@@ -307,8 +307,8 @@ class MarginNewton(Method):
         asked, fresh = Request(self, problem), {"fit": linearised.fitted(problem, state, self, refit)}
         fresh |= dict.fromkeys(("forget", "held"), PAIRS_AT not in state.carried)
         pairs, _ = linearised.pairs_to_share(problem, state)
-        found = farthest.rows(problem, state, place, number, asked.amounts.keep)
-        gradient = divergence_gradient(problem, [(found.rows, found.kept)])
+        found = farthest.choose(problem, state, place, number, asked.amounts.keep)
+        gradient = found.gradient(problem)
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NumericalError("the gradient of the retain KL is not finite")
         back = dual.restoration(pairs, gradient, self.dual_damping)
