@@ -228,3 +228,18 @@ def test_a_planned_step_without_a_way_of_the_mean(ends: float) -> None:
     assert isinstance(found, Found) and found.step == 1.0
     broken = Planned().find(lambda step: replace(linear(step), forget=1.0 if step < 0.5 else math.nan), 1.0, 1.0)
     assert isinstance(broken, Found) and broken.step < 0.5  # what is no number is not taken
+
+
+def test_a_planned_step_is_lengthened_once() -> None:
+    """Where the loss answers with half of what was planned it is half as long again; where it hardly answers, five times
+    the step would be far out of the plan's reach (in a trial 1.4 nats of retain KL)."""
+    asked: list[float] = []
+
+    def measure(step: float) -> Measured:
+        asked.append(step)
+        return replace(linear(step), forget=0.3 * step)
+
+    found = Planned().find(measure, 1.0, 1.0)
+    assert isinstance(found, Found) and found.step == 1.5 and max(asked) == 1.5
+    half = Planned().find(lambda step: replace(linear(step), forget=0.5 * step), 1.0, 1.0)
+    assert isinstance(half, Found) and half.step == 1.5
