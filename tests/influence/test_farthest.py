@@ -1,5 +1,4 @@
-"""A restoration goes by the rows that moved farthest and by some that stand for the rest, by dense distributions of a
-tiny model in float64."""
+"""A restoration goes by the rows to keep that moved farthest, by dense distributions of a tiny model in float64."""
 
 from typing import Any
 
@@ -9,9 +8,12 @@ from torch import Tensor
 
 from expunge.gradients.summed import divergence_gradient
 from expunge.influence import farthest
+from expunge.influence.amounts import LOOKED
+from expunge.influence.request import Request
 from expunge.method import State
-from expunge.problem import Problem
-from expunge.reference.cache import keep_each
+from expunge.methods.margin_newton import MarginNewton
+from expunge.problem import Problem, divided
+from expunge.reference.kept import rows_to_keep
 from oracles import identical
 from problems import model_of, problem_of
 
@@ -29,15 +31,17 @@ def log_probs(problem: Problem) -> list[Tensor]:
 
 
 class Moved:
-    """A problem whose weights have moved, what was kept before that, and the KL of each row by hand."""
+    """A problem whose weights have moved, what was kept before that, and the KL of each row by hand.
 
-    def __init__(self) -> None:
-        self.problem = problem_of(model_of("llama"), {"forget": (1, 1), "retain": WINDOWS})
-        self.split = self.problem.splits["retain"]
+    In two iterations all seven rows are looked at; the second of three restorations has a never-seen row beside them.
+    """
+
+    def __init__(self, many: int = 3) -> None:
+        self.problem = problem_of(model_of("llama"), {"forget": (1, 1), "retain": WINDOWS, "unseen": (1, 1, 1)})
+        self.split, self.unseen = self.problem.splits["retain"], self.problem.splits["unseen"]
+        others = [self.unseen.of([place], f"other {place}") for place in range(3)]
         self.state = State()
-        self.state.caches["looked"] = list(
-            zip([self.split] * 2, keep_each(self.problem, [self.split] * 2), strict=True)
-        )
+        self.state.caches["looked"] = farthest.prepared(self.problem, [(self.split, others)] * 2, many)
         self.original = log_probs(self.problem)
         self.move(1)
 
@@ -54,19 +58,19 @@ class Moved:
             by_row[window.row] += float((own.exp() * (own - now)).sum())
         return sorted(range(len(by_row)), key=lambda row: -by_row[row])
 
-    def taken(self, place: int, number: int, many: int) -> list[list[int]]:
-        """The rows of each stratum: those that moved farthest, and those that stand for the others."""
-        found = farthest.choose(self.problem, self.state, place, number, many)
-        return [[self.split.rows.index(row) for row in one.rows.rows] for one in found.strata]
+    def taken(self, place: int, number: int) -> list[int]:
+        """Rows to keep; beside them stands the never-seen row of this restoration."""
+        (rows, _), (other, _) = farthest.choose(self.problem, self.state, place, number).rows
+        assert other.rows == (self.unseen.rows[number],)
+        return [self.split.rows.index(row) for row in rows.rows]
 
 
 def check_chosen() -> None:
     made = Moved()
     order = made.order()
-    for number, far in enumerate((order[:2], order[2:4], order[4:6], order[:2])):  # then one is left, too few
-        exact, others = made.taken(0, number, 4)
-        assert exact == sorted(far) and len(others) == 2 and not set(others) & set(far)
-    assert made.taken(0, 0, 20) == [list(range(len(WINDOWS)))]
+    for number, far in enumerate((order[:3], order[3:6], order[:3])):  # then one is left, too few
+        assert made.taken(0, number) == sorted(far)
+    assert Moved(many=20).taken(0, 0) == list(range(len(WINDOWS)))
 
 
 def test_the_farthest_come_first_and_then_those_after_them() -> None:
@@ -89,62 +93,53 @@ def test_check_rejects(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
         check_chosen()
 
 
-def by_hand(made: Moved) -> Tensor:
-    """Gradient of the mean KL over the tokens of all that was looked at, flat."""
-    every = [(made.split, made.state.caches["looked"][0][1])]
-    return flat(divergence_gradient(made.problem, every))
-
-
-def flat(gradient: dict[str, Tensor]) -> Tensor:
-    return torch.cat([part.flatten() for _, part in sorted(gradient.items())])
-
-
-def on_average(made: Moved, spoilt: bool = False) -> Tensor:
-    """Sums of gradients over sums of tokens, over all that may be drawn beside the farthest row."""
-    total, tokens = torch.zeros(()).double(), 0.0
-    farthest.choose(made.problem, made.state, 0, 0, 2)
-    order, looked = made.state.carried[farthest.SEEN][1], made.state.caches["looked"][0]
-    for other in order[1:]:
-        strata = [farthest._of(*looked, [row], times) for row, times in ((order[0], 1.0), (other, 6.0))]
-        if spoilt:
-            strata = [one._replace(times=1.0) for one in strata]
-        found = farthest.Chosen(tuple(strata), 0.0, False)
-        own = sum(one.tokens for one in strata)
-        total, tokens = total + own * flat(found.gradient(made.problem)), tokens + own
-    return total / tokens
-
-
-def test_the_gradient_is_that_of_all_on_average() -> None:
-    made = Moved()
-    expected = by_hand(made)
-    assert torch.allclose(on_average(made), expected, rtol=1e-6, atol=1e-9)
-    assert not torch.allclose(on_average(made, spoilt=True), expected, rtol=0.05)
-
-
 def test_rows_are_looked_at_once_for_each_iteration() -> None:
     """By what is carried too, in another process."""
     made = Moved()
     before = made.order()
-    first = made.taken(0, 0, 4)
+    first = made.taken(0, 0)
     made.move(2)
     assert made.order() != before
-    assert made.taken(0, 0, 4) == first and first[0] == sorted(before[:2])
+    assert made.taken(0, 0) == first == sorted(before[:3])
     other = Moved()
     other.move(2)
     other.state.carried |= made.state.carried
-    assert other.taken(0, 1, 4) == made.taken(0, 1, 4) and other.taken(0, 1, 4)[0] == sorted(before[2:4])
-    assert made.taken(1, 0, 4)[0] == sorted(made.order()[:2])
+    assert other.taken(0, 1) == sorted(before[3:6])
+    assert made.taken(1, 0) == sorted(made.order()[:3])
 
 
-def test_distributions_are_those_of_the_rows() -> None:
+def test_the_gradient_is_that_of_the_rows_with_their_distributions() -> None:
     made = Moved()
-    found = farthest.choose(made.problem, made.state, 0, 0, 4)
+    found = farthest.choose(made.problem, made.state, 0, 0)
     original = {window.ids: one for window, one in zip(made.split.windows, made.original, strict=True)}
-    for stratum, rows in zip(found.strata, made.taken(0, 0, 4), strict=True):
-        assert len(stratum.rows.windows) == len(stratum.kept.log_probs) == sum(WINDOWS[row] for row in rows)
-        for window, kept, ids in zip(stratum.rows.windows, stratum.kept.log_probs, stratum.kept.ids, strict=True):
-            assert torch.allclose(kept.double(), original[window.ids].gather(1, ids.long()), atol=1e-9)
-    assert [one.times for one in found.strata] == [1.0, 2.5]  # two of the five others
+    (rows, kept), _ = found.rows
+    assert len(rows.windows) == len(kept.log_probs) == sum(WINDOWS[row] for row in made.taken(0, 0))
+    for window, log_probs, ids in zip(rows.windows, kept.log_probs, kept.ids, strict=True):
+        assert torch.allclose(log_probs.double(), original[window.ids].gather(1, ids.long()), atol=1e-9)
     assert 0 < found.share < 1 and found.fresh
-    whole = farthest.choose(made.problem, made.state, 0, 0, 7)
-    assert whole.share == 1 and not whole.fresh and identical(whole.strata[0].rows, made.split)
+    assert not farthest.choose(made.problem, made.state, 0, 1).fresh
+    assert identical(found.gradient(made.problem), divergence_gradient(made.problem, list(found.rows)))
+    whole = farthest.choose(made.problem, Moved(many=7).state, 0, 0)
+    assert whole.share == 1 and not whole.fresh and identical(whole.rows[0][0], made.split)
+
+
+@pytest.mark.parametrize("unseen", [6, 0, 18])
+def test_a_request_draws_both_kinds_as_they_are_kept(unseen: int) -> None:
+    """Six retain rows are left to keep beside those that measure steps; eight rows a restoration."""
+    splits: dict[str, Any] = {"forget": (1, 1), "retain": (1,) * 9} | ({"unseen": (1,) * unseen} if unseen else {})
+    method = MarginNewton(iterations=3, restorations=2, keep_rows=8)
+    problem = divided(problem_of(model_of("llama"), splits), method.needs.parts)
+    kept = rows_to_keep(problem)
+    assert kept is not None
+    own = len(kept) - unseen
+    request = Request(method, problem)
+    assert request.chosen(kept) == round(min(8, len(kept)) * own / len(kept))
+    looked = request.looked(kept)
+    assert len(looked) == 2
+    for known, others in looked:
+        assert len(known) == min(own, LOOKED * request.chosen(kept)) and set(known.rows) <= set(kept.rows[:own])
+        assert len(others) == (2 if unseen else 0)
+        assert all(set(one.rows) <= set(kept.rows[own:]) for one in others)
+        assert all(len(one) == min(8, len(kept)) - request.chosen(kept) for one in others)
+    if unseen == 18:
+        assert looked[0][1][0].rows != looked[0][1][1].rows  # each a draw of its own

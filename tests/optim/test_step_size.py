@@ -231,8 +231,8 @@ def test_a_planned_step_without_a_way_of_the_mean(ends: float) -> None:
 
 
 def test_a_planned_step_is_lengthened_once() -> None:
-    """Where the loss answers with half of what was planned it is half as long again; where it hardly answers, five times
-    the step would be far out of the plan's reach (in a trial 1.4 nats of retain KL)."""
+    """Where the loss answers with half of what was planned it is half as long again; where it hardly answers, five
+    times the step would be far out of the plan's reach (in a trial 1.4 nats of retain KL)."""
     asked: list[float] = []
 
     def measure(step: float) -> Measured:

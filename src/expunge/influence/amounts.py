@@ -11,8 +11,8 @@ trials (docs/decisions.md):
 - of rows that earlier requests removed, where they and the first model are at hand, twice as many as there are forget
   rows stand in the system, 8 to 200;
 - a restoration goes by as many rows as there are forget rows, by twice as many above an eighth and where it leads back
-  to the first model, 12 to 128, chosen from three times as many, which are drawn anew and looked at once for each
-  iteration; above an eighth there are 8 iterations in place of 5.
+  to the first model, 12 to 128; of the rows to keep among them those that moved farthest of three times as many, which
+  are drawn anew and looked at once for each iteration; above an eighth there are 8 iterations in place of 5.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 SMALL, MIDDLE, LARGE = 1 / 20, 1 / 8, 1 / 4
 FEWEST_FITTED, MOST_FITTED, FITTED_A_ROW = 64, 384, 4
 FEWEST_KEPT, MOST_KEPT = 12, 128
-LOOKED = 3  # rows for each that a restoration goes by
+LOOKED = 3  # rows to keep for each that a restoration goes by
 MOST_HELD = 200
 FEWEST_EARLIER = 8
 
@@ -45,11 +45,6 @@ class Amounts:
     def beside(self) -> int:
         """Rows that stand in the system with those to forget."""
         return self.held + self.earlier
-
-    @property
-    def looked(self) -> int:
-        """Rows that the restorations of one iteration choose theirs from."""
-        return LOOKED * self.keep
 
 
 class Asked(Protocol):

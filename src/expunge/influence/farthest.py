@@ -1,69 +1,70 @@
-"""Which rows a restoration goes by: of those that were drawn for its iteration some that moved farthest, and some that
-stand for all others.
+"""Which rows a restoration goes by: of the rows to keep those that moved farthest, and some that nobody trained on.
 
-What a step does to the rows to keep is uneven: a few rows that lie near to those to forget carry most of the KL. So
-more rows are looked at, forward alone, than go backward (`State.caches["looked"]`, with the original's distributions).
-Half of those that do are the ones with the largest KL, and count as they are; the other half are drawn from the rest,
-and count for as many as there are. Their gradient is that of all that were looked at, on average over draws, and most
-of it is exact (stratified sampling). By the farthest alone the others would be forgotten.
+What a step does to the rows to keep is uneven: a few that lie near to those to forget carry most of the KL. Each is to
+be kept as it was, so more are looked at, forward alone, than go backward, and those with the largest KL do. Rows that
+the model never saw stand for text at large: of these a few are drawn anew each time, since the farthest of them, again
+and again, would be learned in place of it.
+
+`State.caches["looked"]` holds, for each iteration, a `Looked`.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from expunge.gradients.cotangents import mixed
 from expunge.gradients.summed import divergence_gradient
 from expunge.method import State
 from expunge.problem import Problem, Split
-from expunge.reference.cache import KeptDistributions, window_divergences
+from expunge.reference.cache import KeptDistributions, keep_each, window_divergences
 
 SEEN = "farthest"  # in `State.carried`: for which iteration, the rows in falling order, and the share of each in the KL
-OTHERS = 1 << 21  # away from the seeds that other rows are drawn by
+
+Held = tuple[Split, KeptDistributions]
 
 
-class Stratum(NamedTuple):
-    """Rows with the original's distributions on them, each of which counts for so many."""
+class Looked(NamedTuple):
+    """Rows to keep, of which each restoration takes `many`, and for each restoration its never-seen rows; with the
+    original's distributions."""
 
-    rows: Split
-    kept: KeptDistributions
-    times: float
-
-    @property
-    def tokens(self) -> float:
-        """Targets that they count for."""
-        return self.times * sum(window.targets for window in self.rows.windows)
+    known: Held
+    many: int
+    others: tuple[Held, ...]
 
 
 class Chosen(NamedTuple):
-    """The rows, the share that the farthest among them had in the KL of all that were seen, and whether these were
-    looked at now."""
+    """Rows of one restoration, the share that those to keep among them had in the KL of all that were seen, and whether
+    these were looked at now."""
 
-    strata: tuple[Stratum, ...]
+    rows: tuple[Held, ...]
     share: float
     fresh: bool
 
     def gradient(self, problem: Problem) -> dict[str, Tensor]:
-        """Of KL(original, current), the mean over the tokens that they count for, in nats per token."""
-        every, total = sum(one.tokens for one in self.strata), dict[str, Tensor]()
-        for one in self.strata:
-            for name, part in divergence_gradient(problem, [(one.rows, one.kept)]).items():
-                part = part * (one.tokens / every)
-                total[name] = total[name] + part if name in total else part
-        return total
+        """Of KL(original, current), the mean over their tokens, in nats per token."""
+        return divergence_gradient(problem, self.rows)
 
 
-def choose(problem: Problem, state: State, place: int, number: int, many: int) -> Chosen:
-    """`many` rows for the 0-based `number`-th restoration of the iteration `place`: the first takes those with the
-    largest KL, summed over their tokens, as its exact half, the second those after them.
+def prepared(problem: Problem, drawn: Sequence[tuple[Split, list[Split]]], many: int) -> list[Looked]:
+    """Of each iteration, what it looks at and what each of its restorations has beside that, seen by the original."""
+    splits = [split for known, others in drawn for split in (known, *others)]
+    held = iter(list(zip(splits, keep_each(problem, splits), strict=True)) if splits else ())
+    return [Looked(next(held), many, tuple(next(held) for _ in others)) for _, others in drawn]
+
+
+def choose(problem: Problem, state: State, place: int, number: int) -> Chosen:
+    """Rows for the 0-based `number`-th restoration of the iteration `place`: the first takes those with the largest KL,
+    summed over their tokens, the second those after them, and so on as long as there are as many.
 
     Rows are looked at once, at the weights before the first of these restorations; a run that goes on after an
     interruption goes by what was seen then.
     """
-    split, kept = state.caches["looked"][place]
+    looked: Looked = state.caches["looked"][place]
+    others = looked.others[number : number + 1]
+    (split, kept), many = looked.known, looked.many
+    if len(split) <= many:
+        return Chosen(((split, kept), *others) if len(split) else others, 1.0, False)
     if fresh := state.carried.get(SEEN, (None,))[0] != place:
         moved = window_divergences(problem, split, kept).kl
         owners = torch.tensor([window.row for window in split.windows])
@@ -72,18 +73,8 @@ def choose(problem: Problem, state: State, place: int, number: int, many: int) -
         shares = by_row[order] / by_row.sum().clamp(min=torch.finfo(by_row.dtype).tiny)
         state.carried[SEEN] = (place, order.tolist(), shares.tolist())
     _, order, shares = state.carried[SEEN]
-    if len(order) <= many:
-        return Chosen((Stratum(split, kept, 1.0),), 1.0, fresh)
-    exact = many - many // 2
-    begin = exact * (number % max(1, len(order) // exact))
-    far, rest = order[begin : begin + exact], order[:begin] + order[begin + exact :]
-    chance = np.random.default_rng(mixed(problem.seed, OTHERS + 256 * place + number))
-    others = chance.permutation(rest)[: many - len(far)].tolist()
-    strata = [_of(split, kept, far, 1.0), *([_of(split, kept, others, len(rest) / len(others))] if others else [])]
-    return Chosen(tuple(strata), sum(shares[begin : begin + exact]), fresh)
-
-
-def _of(split: Split, kept: KeptDistributions, rows: Sequence[int], times: float) -> Stratum:
-    chosen = set(rows)
-    windows = [index for index, window in enumerate(split.windows) if window.row in chosen]
-    return Stratum(split.of(sorted(chosen), split.name), kept.at(windows), times)
+    begin = many * (number % max(1, len(order) // max(1, many)))
+    far = set(order[begin : begin + many])
+    windows = [index for index, window in enumerate(split.windows) if window.row in far]
+    own = ((split.of(sorted(far), split.name), kept.at(windows)),) if far else ()
+    return Chosen((*own, *others), sum(shares[begin : begin + many]), fresh)

@@ -10,10 +10,12 @@ import torch
 from expunge.config.commands import EARLIER
 from expunge.gradients.cotangents import mixed
 from expunge.influence import directions, dual
-from expunge.influence.amounts import Amounts, Asked, asked
+from expunge.influence.amounts import LOOKED, Amounts, Asked, asked
 from expunge.influence.directions import Fitting
 from expunge.problem import Problem, Split
 from expunge.reference.kept import drawn, rows_to_keep, to_sample
+
+OTHERS = 1 << 21  # away from the seeds that other rows are drawn by
 
 
 class Options(Asked, Fitting, Protocol):
@@ -44,19 +46,24 @@ class Request:
         """What the curvature is fitted on."""
         return drawn(kept, self.amounts.fit, self.problem.seed, "fit")
 
-    def looked(self, kept: Split) -> list[Split]:
-        """What the restorations of each iteration choose their rows from, a draw of its own."""
+    def looked(self, kept: Split) -> list[tuple[Split, list[Split]]]:
+        """Of each iteration the rows to keep that its restorations choose theirs from, and the never-seen rows of each
+        restoration; draws of their own."""
         count = self.amounts.iterations - 1 + self.options.durable_rounds if self.amounts.restorations else 0
-        return [self._looked(kept, number) for number in range(count)]
+        return [self._looked(kept, place) for place in range(count)]
+
+    def chosen(self, kept: Split) -> int:
+        """How many of the rows of a restoration are rows to keep, and no never-seen ones: as in all that are kept."""
+        return round(min(self.amounts.keep, len(kept)) * (1 - self._unseen / len(kept)))
 
     def passes(self, times: Mapping[str, float]) -> dict[str, float]:
         """Of the rows in the system, a restoration's and the curvature's, as shares of splits that there are."""
         splits, rows = self.problem.splits, rows_to_keep(self.problem)
         name = next((one for one in ("retain", "unseen") if one in splits), "forget")
-        looked = self._looked(rows, 0) if rows else Split("none", (), ())
+        many, each = self._windows(rows) if rows else (0.0, 0.0)
         count = {
-            "keep": len(looked.windows) * min(1.0, self.amounts.keep / max(1, len(looked))),
-            "looked": len(looked.windows),
+            "keep": each,
+            "looked": many,
             "fit": len(self.fit(rows).windows) if rows else 0,
             "held": self.amounts.beside,
         }
@@ -85,8 +92,25 @@ class Request:
         """FLOPs beside the passes (see `dual.products`)."""
         return dual.products(self.problem, self.amounts.beside, made, back, shapes)
 
-    def _looked(self, kept: Split, number: int) -> Split:
-        return drawn(kept, self.amounts.looked, mixed(self.problem.seed, number + 1), f"keep {number}")
+    @property
+    def _unseen(self) -> int:
+        return len(self.problem.splits.get("unseen", ()))
+
+    def _looked(self, kept: Split, place: int) -> tuple[Split, list[Split]]:
+        known, seed = len(kept) - self._unseen, self.problem.seed
+        own, many = kept.of(range(known), "keep"), self.chosen(kept)
+        others = kept.of(range(known, len(kept)), "never seen")
+        places = range(place * self.amounts.restorations, (place + 1) * self.amounts.restorations)
+        rest = min(self.amounts.keep, len(kept)) - many
+        apart = [drawn(others, rest, mixed(seed, OTHERS + each), f"never seen {each}") for each in places]
+        return drawn(own, LOOKED * many, mixed(seed, place + 1), f"keep {place}"), apart if rest else []
+
+    def _windows(self, kept: Split) -> tuple[float, float]:
+        """Of what an iteration looks at, and of what one restoration goes by."""
+        looked, others = self._looked(kept, 0)
+        share = min(1.0, self.chosen(kept) / len(looked)) if len(looked) else 0.0
+        seen = float(len(looked.windows)) if share < 1 else 0.0
+        return seen, share * len(looked.windows) + (len(others[0].windows) if others else 0)
 
     def _amounts(self, kept: int) -> Amounts:
         forget, earlier = (len(self.problem.splits.get(name, ())) for name in ("forget", EARLIER))

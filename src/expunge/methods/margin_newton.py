@@ -19,8 +19,7 @@ foretells (`reference.wording`): what any model knows, and the form that rows sh
 A few iterations, each of `share` of the needs and the last of all of them; a step whose loss did not go where the
 margins said is scaled (`optim.step_size.Planned`). Before each but the first, a *restoration*: a step down the retain
 KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on
-acceptance rows that no gradient saw. Half of the rows that it goes by are those that moved farthest of a larger draw,
-and the others stand for the rest of it (`influence.farthest`).
+acceptance rows that no gradient saw. It goes by those of the rows to keep that moved farthest (`influence.farthest`).
 
 A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
 others, by constraints taken where they were relearned (`influence.durable`).
@@ -67,7 +66,7 @@ from expunge.optim.search import Measured
 from expunge.optim.step_size import Fixed, Planned, Valley
 from expunge.problem import Problem, Split
 from expunge.reference import objective
-from expunge.reference.cache import distinct, keep_each
+from expunge.reference.cache import distinct
 from expunge.reference.kept import rows_to_keep, sampled
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
@@ -98,8 +97,8 @@ class MarginNewton(Method):
     fit_rows: Count | None = None
     """Most rows that the curvature is fitted on; none: 4 for each forget row, 64 to 384 (our choice)."""
     keep_rows: Count | None = None
-    """Rows of a restoration, half of them those that moved farthest of three times as many; none: as many as forget
-    rows or twice as many, 12 to 128 (our choice)."""
+    """Rows of a restoration, those that moved farthest of three times as many among them; none: as many as forget rows
+    or twice as many, 12 to 128 (our choice)."""
     held_rows: Annotated[int | None, AtLeast(0)] = None
     """Rows to keep that stand in the same system as those to forget, to come back to where they were; none: half as
     many, for small requests none, for large ones 200 (our choice)."""
@@ -151,7 +150,7 @@ class MarginNewton(Method):
 
     def cost(self, problem: Problem) -> Passes:
         asked = Request(self, problem)
-        looked = distinct(asked.looked(asked.kept))
+        looked = distinct([split for known, others in asked.looked(asked.kept) for split in (known, *others)])
         return Passes(
             trained=measuring(asked.fit(asked.kept).windows, 0 if problem.fitted else 1),
             plain=[*measuring(looked), *system.cost(problem, asked.kept, asked.amounts)],
@@ -165,14 +164,13 @@ class MarginNewton(Method):
         asked = Request(self, problem)
         amounts, state.caches["fit rows"] = asked.amounts, asked.fit(kept)
         linearised.fit(problem, state, self, problem.fitted(problem) if problem.fitted else None)
-        looked = asked.looked(kept)
-        state.caches["looked"] = list(zip(looked, keep_each(problem, looked), strict=True))
+        state.caches["looked"] = farthest.prepared(problem, asked.looked(kept), asked.chosen(kept))
         found = system.at_original(problem, kept, amounts, state.targets)
         state.caches |= {"rows": found.rows, "tokens": found.tokens, "aims": found.aims}
         state.notes["token_weights"] = {"base": problem.base_margins is not None, "mean": found.mean_weight}
         fitted = 0 if problem.fitted else len(state.caches["fit rows"])
         held = {"held": amounts.held} | ({"earlier": amounts.earlier} if problem.first else {})
-        state.notes["rows"] = {"fit": fitted, **held, "looked": [len(split) for split in looked]}
+        state.notes["rows"] = {"fit": fitted, **held, "looked": [len(one.known[0]) for one in state.caches["looked"]]}
         state.notes["amounts"] = asdict(amounts)
         return state
 
@@ -307,7 +305,7 @@ class MarginNewton(Method):
         asked, fresh = Request(self, problem), {"fit": linearised.fitted(problem, state, self, refit)}
         fresh |= dict.fromkeys(("forget", "held"), PAIRS_AT not in state.carried)
         pairs, _ = linearised.pairs_to_share(problem, state)
-        found = farthest.choose(problem, state, place, number, asked.amounts.keep)
+        found = farthest.choose(problem, state, place, number)
         gradient = found.gradient(problem)
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NumericalError("the gradient of the retain KL is not finite")
