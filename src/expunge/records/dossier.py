@@ -328,10 +328,8 @@ def _limits(checked: Checked, details: Details, evidence: Mapping[str, Evidence]
 
 
 def _comparable(evidence: Mapping[str, Evidence]) -> bool:
-    losses = [
-        evidence[name].sets["retain"].loss for name in ("retrained", "original") if "retain" in evidence[name].sets
-    ]
-    return not losses or comparable(float(losses[0].mean()), float(losses[1].mean()))
+    retain = [evidence[name].sets["retain"] for name in ("retrained", "original") if "retain" in evidence[name].sets]
+    return not retain or comparable(float(retain[0].loss.mean()), float(retain[1].loss.mean()))
 
 
 def _rendering(config: Unlearn | Evaluate, assembled: Assembled) -> Rendering:
