@@ -280,10 +280,10 @@ class Planned:
 
     `find` is told the plan (`Proposal.forget_aim`). A step that went more than `over` of the planned way is shortened
     by the factor 0.6, at most `most` times; one that went less than `under` of it is lengthened by 1.5, once: the next
-    is planned from there. The step that came nearest is taken. One that ends within `near` (nats per token) of the plan is right, however short the way of the
-    mean is: single rows may have far to go, to either side. With a `budget` (nats per token of retain KL, against the
-    original) it is halved until it is within that, then lengthened once by the golden ratio where it stays so; what is
-    returned was measured inside.
+    is planned from there. The step that came nearest is taken. One that ends within `near` (nats per token) of the plan
+    is right, however short the way of the mean is: single rows may have far to go, to either side. With a `budget`
+    (nats per token of retain KL, against the original) it is halved until it is within that, then lengthened once by
+    the golden ratio where it stays so; what is returned was measured inside.
     """
 
     needs_distance: ClassVar[bool] = False
