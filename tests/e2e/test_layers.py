@@ -48,7 +48,7 @@ def test_an_interrupted_run_goes_on_with_the_layers_that_it_began_with(
         monkeypatch.setattr(
             trial,
             "choose",
-            lambda problem, needs, asked, linear, say, kept: choose(problem, needs, asked, None, say, kept),
+            lambda problem, needs, asked, linear, say, *more: choose(problem, needs, asked, None, say, *more),
         )
     assert trial.apply is apply
     run = expunge.unlearn(**given)

@@ -145,7 +145,7 @@ CASES = [THREE if name == "margin_newton" else Case(name) for name in METHODS] +
     REFITTED,
     LOW_RANK,
 ]
-LIVES = {SLOW: 4, REFRESHED: 3}  # checkpoints that a process sees, of runs with many
+LIVES = {str(SLOW): 4, str(REFRESHED): 3}  # checkpoints that a process sees, of runs with many
 UNDISTURBED: dict[str, "End"] = {}
 
 
@@ -204,7 +204,7 @@ def never_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_killed_at_every_checkpoint_it_ends_the_same(case: Case, tmp_path: Path) -> None:
     """At some of them, where there are many (`LIVES`)."""
-    ended, processes = in_lives(case, tmp_path, LIVES.get(case, 1))
+    ended, processes = in_lives(case, tmp_path, LIVES.get(str(case), 1))
     assert processes > 1
     assert ended.is_that_of(undisturbed(case))
 
@@ -277,7 +277,7 @@ def test_it_would_not_where_something_is_left_out(what: str, tmp_path: Path, mon
     case, leave_out = LEFT_OUT[what]
     expected = undisturbed(case)
     leave_out(monkeypatch)
-    ended, processes = in_lives(case, tmp_path, LIVES.get(case, 1))
+    ended, processes = in_lives(case, tmp_path, LIVES.get(str(case), 1))
     assert processes > 1
     assert not ended.is_that_of(expected)
     assert identical(ended.weights, expected.weights) == (what in TOLD)

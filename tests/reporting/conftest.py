@@ -52,7 +52,7 @@ def build_record(
         "rendering": {
             "join": "space", "asked": "auto", "losses": {"space": 0.01, "newline": 3.1, "nothing": 2.2},
             "end_documents": True, "end_answers": False, "date": None, "chat_template": False, "conversations": 0,
-            "loss_on": "completion", "context": 512,
+            "loss_on": "completion", "context": 512, "overlap": True,
         },
         "subspace": {"name": "full", "reason": "full weights and their optimiser fit in memory", "parameters": 25600,
                      "of": 25600} if trained else None,
