@@ -94,7 +94,7 @@ def test_pairs_that_memory_does_not_hold_are_refused_before_a_pass(monkeypatch: 
     made.pairs()
     monkeypatch.setattr("expunge.runs.memory.free", lambda device: need - 1)
     monkeypatch.setattr(made.problem, "model", None)
-    with pytest.raises(InputError, match=r"tokens of the forget rows .*--options.layers down"):
+    with pytest.raises(InputError, match=r"tokens of the forget rows .*--options.layers down\)"):
         made.pairs()
 
 

@@ -235,8 +235,8 @@ def _check_room(tokens: int, layers: Mapping[str, Linear], leaders: set[str], de
     if need > free:
         raise InputError(
             f"the {tokens:,} tokens of the forget rows and of those beside them need {need / 2**30:.1f} GiB in "
-            f"{len(layers)} linear layers, and {free / 2**30:.1f} GiB are free. Move fewer layers (--options.layers down), "
-            "forget fewer rows at a time, or cut rows into shorter windows (--context)."
+            f"{len(layers)} linear layers, and {free / 2**30:.1f} GiB are free. Move fewer layers (--options.layers "
+            "down), forget fewer rows at a time, or cut rows into shorter windows (--context)."
         )
 
 
