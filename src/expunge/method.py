@@ -73,7 +73,7 @@ class Needs:
     embeddings); none: whatever the subspace holds. `factors`: the curvature that may be given. `earlier`: of requests
     in sequence it takes the removed rows and the first model (`Problem.first`). `of_rows`: what a forget row must have
     and has not, in words, or nothing. `made`: further splits, of the problem's rows, tokenizer and rendering alone.
-    `tokens`: how many of the rows' it keeps as they go through each linear layer (`LinearLayers.by_token`).
+    `tokens`: how many tokens of rows it keeps as they go through each linear layer (`LinearLayers.by_token`).
     """
 
     retain: bool = False

@@ -186,7 +186,7 @@ def row_pairs(
     targets = torch.tensor([window.targets for window in split.windows])
     firsts = torch.cat([torch.zeros(1, dtype=torch.long), targets.cumsum(0)])
     leaders = {whitening[name].leader for name in layers}
-    _check_room(int(lengths.sum()), layers, leaders, device)
+    _check_room(int(lengths.sum()), layers, whitening, device)
 
     def collected() -> RowPairs | None:
         """None where memory did not hold a batch, which is smaller the next time."""
@@ -229,9 +229,12 @@ def row_pairs(
     return found
 
 
-def _check_room(tokens: int, layers: Mapping[str, Linear], leaders: set[str], device: torch.device) -> None:
-    sizes = sum(one.outputs for one in layers.values()) + sum(layers[name].inputs for name in leaders)
-    need, free = 4 * tokens * sizes, memory.free(device)
+def _check_room(
+    tokens: int, layers: Mapping[str, Linear], whitening: Mapping[str, Whitening], device: torch.device
+) -> None:
+    shapes = {name: torch.Size((one.outputs, one.inputs)) for name, one in layers.items()}
+    shared = {name: whitening[name].leader for name in layers}
+    need, free = tokens * bytes_by_token(shapes, shared), memory.free(device)
     if need > free:
         raise InputError(
             f"the {tokens:,} tokens of the forget rows and of those beside them need {need / 2**30:.1f} GiB in "

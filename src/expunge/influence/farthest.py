@@ -46,10 +46,15 @@ class Chosen(NamedTuple):
         return divergence_gradient(problem, self.rows)
 
 
+def splits_of(drawn: Sequence[tuple[Split, list[Split]]]) -> list[Split]:
+    """Of each iteration, what it looks at and what each of its restorations has beside that."""
+    return [split for known, others in drawn for split in (known, *others)]
+
+
 def prepared(problem: Problem, drawn: Sequence[tuple[Split, list[Split]]], many: int) -> list[Looked]:
-    """Of each iteration, what it looks at and what each of its restorations has beside that, seen by the original."""
-    splits = [split for known, others in drawn for split in (known, *others)]
-    held = iter(list(zip(splits, keep_each(problem, splits), strict=True)) if splits else ())
+    """The same with what the original makes of it."""
+    splits = splits_of(drawn)
+    held = zip(splits, keep_each(problem, splits), strict=True)
     return [Looked(next(held), many, tuple(next(held) for _ in others)) for _, others in drawn]
 
 
@@ -73,8 +78,8 @@ def choose(problem: Problem, state: State, place: int, number: int) -> Chosen:
         shares = by_row[order] / by_row.sum().clamp(min=torch.finfo(by_row.dtype).tiny)
         state.carried[SEEN] = (place, order.tolist(), shares.tolist())
     _, order, shares = state.carried[SEEN]
-    begin = many * (number % max(1, len(order) // max(1, many)))
+    begin = many * (number % (len(order) // many))
     far = set(order[begin : begin + many])
     windows = [index for index, window in enumerate(split.windows) if window.row in far]
-    own = ((split.of(sorted(far), split.name), kept.at(windows)),) if far else ()
-    return Chosen((*own, *others), sum(shares[begin : begin + many]), fresh)
+    own = split.of(sorted(far), split.name), kept.at(windows)
+    return Chosen((own, *others), sum(shares[begin : begin + many]), fresh)

@@ -58,16 +58,9 @@ class Request:
 
     def passes(self, times: Mapping[str, float]) -> dict[str, float]:
         """Of the rows in the system, a restoration's and the curvature's, as shares of splits that there are."""
-        splits, rows = self.problem.splits, rows_to_keep(self.problem)
+        splits = self.problem.splits
         name = next((one for one in ("retain", "unseen") if one in splits), "forget")
-        many, each = self._windows(rows) if rows else (0.0, 0.0)
-        count = {
-            "keep": each,
-            "looked": many,
-            "fit": len(self.fit(rows).windows) if rows else 0,
-            "held": self.amounts.beside,
-        }
-        others = sum(times.get(what, 0.0) * many for what, many in count.items()) / len(splits[name].windows)
+        others = sum(times.get(what, 0.0) * many for what, many in self._windows.items()) / len(splits[name].windows)
         return {"forget": times.get("forget", 0.0)} | ({name: others} if name != "forget" else {})
 
     @property
@@ -105,12 +98,17 @@ class Request:
         apart = [drawn(others, rest, mixed(seed, OTHERS + each), f"never seen {each}") for each in places]
         return drawn(own, LOOKED * many, mixed(seed, place + 1), f"keep {place}"), apart if rest else []
 
-    def _windows(self, kept: Split) -> tuple[float, float]:
-        """Of what an iteration looks at, and of what one restoration goes by."""
+    @cached_property
+    def _windows(self) -> dict[str, float]:
+        """Of what one restoration goes by, of what an iteration looks at, of the fit and of the rows that are held."""
+        found, kept = {"held": float(self.amounts.beside)}, rows_to_keep(self.problem)
+        if kept is None:
+            return found
         looked, others = self._looked(kept, 0)
         share = min(1.0, self.chosen(kept) / len(looked)) if len(looked) else 0.0
-        seen = float(len(looked.windows)) if share < 1 else 0.0
-        return seen, share * len(looked.windows) + (len(others[0].windows) if others else 0)
+        found["keep"] = share * len(looked.windows) + (len(others[0].windows) if others else 0)
+        found["looked"] = float(len(looked.windows)) if share < 1 else 0.0
+        return found | {"fit": float(len(self.fit(kept).windows))}
 
     def _amounts(self, kept: int) -> Amounts:
         forget, earlier = (len(self.problem.splits.get(name, ())) for name in ("forget", EARLIER))

@@ -184,13 +184,13 @@ def cut_losses(problem: Problem, rows: tuple[Row, ...], rendering: Rendering) ->
     A window that begins where the one before ended shows its tokens less of what came before them. Where they cost
     less nevertheless, training cut there: elsewhere they would look unknown, and stay.
     """
-    forms = [replace(rendering, overlap=overlap) for overlap in (True, False)]
-    many = Counter(window.row for window in split_of("known", rows, forms[0], problem.tokenizer).windows)
-    chosen = tuple(row for place, row in enumerate(rows) if many[place] > 1)
-    if not chosen:
+    every = split_of("known", rows, replace(rendering, overlap=True), problem.tokenizer)
+    many = Counter(window.row for window in every.windows)
+    overlapping = every.of([place for place in range(len(rows)) if many[place] > 1], "known")
+    if not len(overlapping):
         return None
-    splits = [split_of("known", chosen, form, problem.tokenizer) for form in forms]
-    return Cuts(*(float(row_losses(problem, problem.model, split).mean()) for split in splits))
+    apart = split_of("known", overlapping.rows, replace(rendering, overlap=False), problem.tokenizer)
+    return Cuts(*(float(row_losses(problem, problem.model, split).mean()) for split in (overlapping, apart)))
 
 
 def on_cuts(cuts: Cuts | None, rendering: Rendering) -> list[str]:

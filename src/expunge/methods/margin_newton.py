@@ -150,7 +150,7 @@ class MarginNewton(Method):
 
     def cost(self, problem: Problem) -> Passes:
         asked = Request(self, problem)
-        looked = distinct([split for known, others in asked.looked(asked.kept) for split in (known, *others)])
+        looked = distinct(farthest.splits_of(asked.looked(asked.kept)))
         return Passes(
             trained=measuring(asked.fit(asked.kept).windows, 0 if problem.fitted else 1),
             plain=[*measuring(looked), *system.cost(problem, asked.kept, asked.amounts)],
@@ -176,33 +176,33 @@ class MarginNewton(Method):
 
     def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
         steps: list[Propose] = []
-        amounts = Request(self, problem).amounts
+        asked = Request(self, problem)
+        amounts = asked.amounts
         for iteration in range(amounts.iterations):
             refit = iteration if iteration and amounts.refit_every and iteration % amounts.refit_every == 0 else 0
             for number in range(amounts.restorations) if iteration else ():
-                steps.append(self._restoration(problem, iteration - 1, number, refit))
+                steps.append(self._restoration(asked, iteration - 1, number, refit))
             restored = bool(iteration and amounts.restorations)
             last = iteration == amounts.iterations - 1
-            steps.append(self._removal(problem, 1.0 if last else amounts.share, restored, refit))
-        narrow = self._low_rank(problem) if problem.low_rank is not None else ()
-        return (Repeat(tuple(steps), 1), *self._rounds(problem), *narrow)
+            steps.append(self._removal(asked, 1.0 if last else amounts.share, restored, refit))
+        narrow = self._low_rank(asked) if problem.low_rank is not None else ()
+        return (Repeat(tuple(steps), 1), *self._rounds(asked), *narrow)
 
-    def _rounds(self, problem: Problem) -> list[Repeat]:
+    def _rounds(self, asked: Request) -> list[Repeat]:
         """Durable rounds, each with an ordinary iteration after it; none where there are no two rows to deal."""
-        if len(problem.splits["forget"].rows) < 2:
+        if len(asked.problem.splits["forget"].rows) < 2:
             return []
-        rounds, amounts = [], Request(self, problem).amounts
+        rounds, amounts = [], asked.amounts
         for number in range(self.durable_rounds):
             place = amounts.iterations - 1 + number
-            back = [self._restoration(problem, place, n, refit=0) for n in range(amounts.restorations)]
-            last = self._removal(problem, 1.0, bool(back), refit=0)
-            rounds.append(Repeat((self._durable(problem, number), *back, last), 1))
+            back = [self._restoration(asked, place, n, refit=0) for n in range(amounts.restorations)]
+            last = self._removal(asked, 1.0, bool(back), refit=0)
+            rounds.append(Repeat((self._durable(asked, number), *back, last), 1))
         return rounds
 
-    def _durable(self, problem: Problem, number: int) -> Propose:
-        windows = len(problem.splits["forget"].windows)
+    def _durable(self, asked: Request, number: int) -> Propose:
+        windows = len(asked.problem.splits["forget"].windows)
         times = 2.0 + durable.Relearning().passes(windows) / windows  # pairs here, and of either half elsewhere
-        asked = Request(self, problem)
         return Propose(
             name="durable round",
             propose=partial(self._outlast, number),
@@ -212,10 +212,10 @@ class MarginNewton(Method):
             bytes=lambda shapes: asked.bytes(shapes) + 12 * sum(map(math.prod, shapes.values())),
         )
 
-    def _low_rank(self, problem: Problem) -> tuple[Phase, ...]:
+    def _low_rank(self, asked: Request) -> tuple[Phase, ...]:
         """The change cut to few directions, a last step within them, and what there is to write."""
         cut = Transform(apply=self._narrow, name="narrowing")
-        last = replace(self._removal(problem, 1.0, restored=False, refit=0), name="settling")
+        last = replace(self._removal(asked, 1.0, restored=False, refit=0), name="settling")
         return cut, last, Transform(apply=low_rank.product, name="product")
 
     def _narrow(self, problem: Problem, state: State) -> None:
@@ -224,9 +224,8 @@ class MarginNewton(Method):
         linearised.forget_pairs(state)
         low_rank.narrow(problem, state, state.caches["whitening"])
 
-    def _removal(self, problem: Problem, share: float, restored: bool, refit: int) -> Propose:
+    def _removal(self, asked: Request, share: float, restored: bool, refit: int) -> Propose:
         times = MEASURING if restored else 1.0  # pairs were taken before a restoration, and the curvature fitted
-        asked = Request(self, problem)
         return Propose(
             name="removal",
             propose=partial(self._remove, share, refit),
@@ -236,8 +235,8 @@ class MarginNewton(Method):
             products=partial(asked.products, not restored, False),
         )
 
-    def _restoration(self, problem: Problem, place: int, number: int, refit: int) -> Propose:
-        asked, first = Request(self, problem), not number
+    def _restoration(self, asked: Request, place: int, number: int, refit: int) -> Propose:
+        first = not number
         times = {"forget": float(first), "held": float(first), "keep": 1.0, "fit": float(bool(refit) and first)}
         times["looked"] = MEASURING * first
         return Propose(
