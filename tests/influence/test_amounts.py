@@ -6,7 +6,7 @@ from expunge.methods.margin_newton import MarginNewton
 
 def test_a_small_request_takes_one_restoration_and_few_rows() -> None:
     found = amounts(10, 357)  # 10 / 367 = 2.7 %
-    assert (found.iterations, found.restorations, found.refit_every, found.held) == (5, 1, 0, 0)
+    assert (found.iterations, found.restorations, found.refit_every, found.held) == (4, 1, 0, 0)
     assert (found.fit, found.keep) == (64, 12)
 
 

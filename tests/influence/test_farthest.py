@@ -135,7 +135,7 @@ def test_a_request_draws_both_kinds_as_they_are_kept(unseen: int) -> None:
     request = Request(method, problem)
     assert request.chosen(kept) == round(min(8, len(kept)) * own / len(kept))
     looked = request.looked(kept)
-    assert len(looked) == 2
+    assert len(looked) == 3
     for known, others in looked:
         assert len(known) == min(own, LOOKED * request.chosen(kept)) and set(known.rows) <= set(kept.rows[:own])
         assert len(others) == (2 if unseen else 0)

@@ -385,3 +385,45 @@ def test_a_proposal_may_say_that_it_took_less_than_its_phase_says() -> None:
     }
     assert tokens[None] == tokens[3.0]
     assert tokens[3.0] - tokens[1.0] == 2 * mixed().splits["forget"].tokens
+
+
+@dataclass(frozen=True)
+class Back(Uphill):
+    """A step down the forget loss, which brings rows back."""
+
+    most: float | None = None
+
+    def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+        (phase,) = super().phases(problem, state)
+        assert isinstance(phase, Propose)
+        return (replace(phase, most_back=self.most),)
+
+
+def test_a_step_that_brings_a_row_back_too_far_is_halved_or_refused() -> None:
+    """How far each row came back, as a share of its way, by the losses of whole, half and quarter of the step."""
+    problem, step, target = mixed(), 0.4, 7.0
+    start = row_losses(problem, problem.model, problem.splits["forget"])
+    down = {name: -part for name, part in gradient(problem, "forget", by_rows=True).items()}
+    weights, shares = problem.snapshot(), []
+    for part in (step, step / 2, step / 4):
+        for name, tensor in problem.movable.items():
+            tensor.data = weights[name] + part * down[name]
+        fell = start - row_losses(problem, problem.model, problem.splits["forget"])
+        shares.append(float((fell / (target - start).clamp(min=1)).max()))
+    assert shares[0] > shares[1] > shares[2] > 0
+
+    def taken(most: float | None, target: float = target) -> tuple[float | None, str | None]:
+        method = Back(step=Fixed(step=step), shape=lambda up: {name: -part for name, part in up.items()}, target=target)
+        changed, outcome = run(replace(method, most=most))
+        (entry,) = outcome.proposals
+        at = entry["step"] or 0.0
+        assert all(torch.equal(changed.movable[name], weights[name] + at * down[name]) for name in weights)
+        assert (entry["forget"]["after"] is None) == (entry["step"] is None)
+        return entry["step"], entry["refused"]
+
+    assert taken(None) == taken(shares[0] * 1.001) == (step, None)
+    assert taken(shares[1] * 1.001) == (step / 2, None)
+    assert taken(shares[2] * 1.001) == (step / 4, None)
+    refused, reason = taken(shares[2] * 0.999)
+    assert refused is None and f"come back by {100 * shares[2]:.0f} % of its way" in str(reason)
+    assert taken(shares[2] * 0.999, target=20.0) != (None, reason)  # of a longer way it is less

@@ -8,7 +8,7 @@ import pytest
 
 from expunge.errors import InputError
 from expunge.optim.search import Found, Measured, Refused
-from expunge.optim.step_size import TOLERANCE, Fixed, LineSearch, Planned, Restore, RetainBudget, ToTargets
+from expunge.optim.step_size import TOLERANCE, Fixed, LineSearch, Planned, Restore, RetainBudget, ToTargets, Valley
 
 BUDGET = RetainBudget(budget=0.01)
 EXACT = 0.1  # where a quadratic of curvature 2 is at the budget: step^2 = 0.01
@@ -190,6 +190,34 @@ def test_restore_takes_the_newton_step_or_halves_it() -> None:
     assert isinstance(long, Found) and long.step == 0.125  # 0.25 measures 0.25, 0.125 measures 0.0625, 0.0625 0.39
     upward = Restore().find(lambda step: Measured(retain_kl=1 + step, retain_rise=0.0), 1.0)
     assert isinstance(upward, Refused) and upward.measurements == 22
+
+
+@pytest.mark.parametrize(
+    ("least", "asked"),
+    [
+        (1.0, [1, 2]),  # the parabola says that half of it is worse
+        (1.4, [1, 2]),
+        (3.0, [1, 2, 4]),
+        (0.7, [1, 2, 0.5]),  # it says that half of it is better, which it is not quite: 0.2^2 of 0.3^2
+        (0.3, [1, 0.25, 0.5]),
+    ],
+)
+def test_the_valley_is_found_with_few_measurements(least: float, asked: list[float]) -> None:
+    measure = Made(lambda step: (step / least - 1) ** 2)
+    found = Valley().find(measure, 1.0)
+    assert isinstance(found, Found)
+    best = min((2.0**place for place in range(-9, 9)), key=measure.kl)
+    assert found.step == best
+    assert [step for step in measure.asked if step][: len(asked)] == asked
+
+
+def test_a_valley_that_is_no_parabola_is_looked_into() -> None:
+    """A wall behind the guess, and no number there: half of the step is measured and taken."""
+    for beyond in (9.0, math.nan):
+        measure = Made(lambda step, beyond=beyond: beyond if step > 1 else (step - 0.5) ** 2)  # type: ignore[misc]
+        found = Valley().find(measure, 0.9)
+        assert isinstance(found, Found) and found.step == 0.45
+    assert isinstance(Valley().find(Made(lambda step: 1 + step), 1.0), Refused)
 
 
 def linear(step: float) -> Measured:

@@ -49,6 +49,19 @@ def test_steps_belong_to_iterations(steered):
     check_steps(steered)
 
 
+def test_restorations_at_the_end_belong_to_the_last_iteration(steered, make_proposal):
+    kept = {"retain_kl": {"before": 0.03, "after": 0.01}, "forget": {"before": 4.8, "after": 4.7}}
+    steered["method"]["proposals"] += [make_proposal("restoration", 0.002, **kept) for _ in range(2)]
+    found = iterations.steps(typed(steered))
+    assert [(one.iteration, one.phase) for one in found[-2:]] == [(2, "restoration"), (2, "restoration")]
+    assert [one.at for one in found[-2:]] == pytest.approx([2 + 1 / 3, 2 + 2 / 3])
+    assert [line[0] for line in iterations.table(typed(steered))[1]][-3:] == [
+        "removal 2", "restoration 2", "restoration 2",
+    ]  # fmt: skip
+    drawn = iterations.draw(typed(steered))
+    assert drawn is not None and "0.010 at the end" in drawn.label
+
+
 @pytest.mark.parametrize("broken", ["phase", "notes", "forget", "predicted"])
 def test_the_check_rejects_a_figure_that_was_renamed(steered, broken):
     steered["method"]["proposals"][2]["predicted"] = {"forget": 1.0}

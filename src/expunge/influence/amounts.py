@@ -3,8 +3,8 @@
 The unit is the share of the forget rows in all rows that are known, those to keep among them. Numbers are ours, from
 trials (docs/decisions.md):
 
-- up to a twentieth one restoration an iteration is enough; above that there are two, and half as many rows to keep as
-  forget rows are held in the same system;
+- up to a twentieth 4 iterations with one restoration each are enough; above that there are 5 with two, and half as
+  many rows to keep as forget rows are held in the same system;
 - up to a quarter one metric holds on the way. Above it the curvature is fitted anew at every second iteration, more
   rows are held, and there are more and smaller steps;
 - the curvature is fitted on 4 rows for each forget row, 64 to 384 (all that there are in a large request);
@@ -12,7 +12,7 @@ trials (docs/decisions.md):
   rows stand in the system, 8 to 200;
 - a restoration goes by as many rows as there are forget rows, by twice as many above an eighth and where it leads back
   to the first model, 12 to 128; of the rows to keep among them those that moved farthest of three times as many, which
-  are drawn anew and looked at once for each iteration; above an eighth there are 8 iterations in place of 5.
+  are drawn anew and looked at once for each iteration; above an eighth there are 8 iterations.
 """
 
 from dataclasses import dataclass, replace
@@ -28,9 +28,9 @@ FEWEST_EARLIER = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amounts:
-    """`share` of the needs in all iterations but the last; `restorations` before each but the first; the curvature is
-    fitted anew after `refit_every` iterations (0: never); rows that are `held`, of `earlier` requests too, that it is
-    `fit` on and that one restoration goes by (`keep`)."""
+    """`share` of the needs, and `restorations`, of each iteration but the last; after how many the curvature is fitted
+    anew (`refit_every`, 0: never); rows that are `held`, of `earlier` requests too, that it is `fit` on and that one
+    restoration goes by (`keep`)."""
 
     iterations: int
     share: float
@@ -94,7 +94,7 @@ def amounts(forget: int, kept: int, earlier: int = 0) -> Amounts:
     share = forget / (forget + kept) if forget else 0.0
     large = share > LARGE
     return Amounts(
-        iterations=10 if large else 8 if share > MIDDLE else 5,
+        iterations=10 if large else 8 if share > MIDDLE else 5 if share > SMALL else 4,
         share=0.35 if large else 0.5,
         restorations=1 if share <= SMALL else 2,
         refit_every=2 if large else 0,

@@ -42,6 +42,11 @@ class Request:
         """What the size of the request says, but for what an option says."""
         return self._amounts(len(self.kept))
 
+    @property
+    def rounds(self) -> int:
+        """Durable ones; none where there are no two rows to deal."""
+        return self.options.durable_rounds if len(self.problem.splits["forget"]) > 1 else 0
+
     def fit(self, kept: Split) -> Split:
         """What the curvature is fitted on."""
         return drawn(kept, self.amounts.fit, self.problem.seed, "fit")
@@ -49,7 +54,7 @@ class Request:
     def looked(self, kept: Split) -> list[tuple[Split, list[Split]]]:
         """Of each iteration the rows to keep that its restorations choose theirs from, and the never-seen rows of each
         restoration; draws of their own."""
-        count = self.amounts.iterations - 1 + self.options.durable_rounds if self.amounts.restorations else 0
+        count = self.amounts.iterations + self.rounds if self.amounts.restorations else 0
         return [self._looked(kept, place) for place in range(count)]
 
     def chosen(self, kept: Split) -> int:

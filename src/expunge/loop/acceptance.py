@@ -101,6 +101,13 @@ class Acceptance:
         way = (mean - known) / max(float(targets.mean()) - known, 1e-6)  # the larger one last: nan stays nan
         return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(rise, 0.0), way=way, forget=mean)
 
+    def back(self, before: Here) -> float:
+        """How far the forget row that came back farthest did since, as a share of its way from the original to its
+        target (of a nat per token, where that is more)."""
+        assert before.forget is not None and self.start.forget is not None and self.state.targets is not None
+        way = (self.state.targets.cpu().double() - self.start.forget).clamp(min=1.0)
+        return float(((before.forget - self.forget()) / way).max())
+
     def check(self, step: int) -> Check:
         """What is known of the current weights, for the history; nothing is measured that is not known."""
         targets = None if self.state.targets is None else self.state.targets.cpu().double().numpy()

@@ -18,6 +18,7 @@ from expunge.loop.unlearning import End, Ground, Unlearning
 from expunge.method import ACCEPTANCE, Proposal, Propose
 from expunge.optim.search import Found, Measured, Refused
 
+HALVINGS = 2  # of a step that brings forget rows back; our choice
 SMALL = 1e-3  # of the norm of the weights that move: the first guess where nothing is known; our choice
 
 
@@ -117,16 +118,34 @@ class ProposeRunner:
         """The weights moved by the step that was found, with all that is measured there, or as before."""
         after, result = None, search.result
         if isinstance(result, Found):
-            self._move(before.weights, search.direction, result.step)
-            self.acceptance.here = search.seen[result.step]
-            after = self.acceptance.measured(self.phase.step, whole=True)
-            if not torch.isfinite(self.acceptance.forget()).all():
-                reason = f"after a step of {result.step:.3g} the loss of forget rows is not finite"
-                after, result = None, Refused(reason=reason, measurements=result.measurements)
+            after, result = self._taken(before, search, result)
         if isinstance(result, Refused):
             self.problem.restore(before.weights)
             self.acceptance.here = before.here
         return replace(search, result=result), after
+
+    def _taken(self, before: _Before, search: _Search, found: Found) -> tuple[Measured | None, Found | Refused]:
+        """The weights moved by the step that was found, by half or a quarter of it where that brings rows back
+        further than the phase allows."""
+        steps = [found.step * 2.0**-halvings for halvings in range(1 + HALVINGS)]
+        reason = ""
+        for step in steps if self.phase.most_back is not None else steps[:1]:
+            self._move(before.weights, search.direction, step)
+            self.acceptance.here = search.seen.get(step) or Here()
+            after = self.acceptance.measured(self.phase.step, whole=True)
+            if not (spoiled := self._spoiled(before)):
+                return after, replace(found, step=step, measured=after)
+            reason = f"after a step of {step:.3g} {spoiled}"
+        return None, Refused(reason=reason, measurements=found.measurements)
+
+    def _spoiled(self, before: _Before) -> str | None:
+        """What is wrong with the forget rows at the current weights."""
+        if not torch.isfinite(self.acceptance.forget()).all():
+            return "the loss of forget rows is not finite"
+        most = self.phase.most_back
+        if most is None or (back := self.acceptance.back(before.here)) <= most:
+            return None
+        return f"a forget row had come back by {100 * back:.0f} % of its way"
 
     def _searched(self, before: _Before, proposal: Proposal, unusable: str) -> _Search:
         rule, direction = self.phase.step, self._checked(proposal.direction)

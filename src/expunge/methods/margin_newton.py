@@ -17,9 +17,10 @@ its rows (ours; docs/decisions.md has the trials):
 *Token weights* w are how much more the original knows a token than the base does, and than the wording of other rows
 foretells (`reference.wording`): what any model knows, and the form that rows share, needs no change.
 A few iterations, each of `share` of the needs and the last of all of them; a step whose loss did not go where the
-margins said is scaled (`optim.step_size.Planned`). Before each but the first, a *restoration*: a step down the retain
-KL through the same curvature, with what would move the rows' margins taken out, as long as it lowers the KL on
-acceptance rows that no gradient saw. It goes by those of the rows to keep that moved farthest (`influence.farthest`).
+margins said is scaled (`optim.step_size.Planned`). After each, *restorations*: steps down the retain KL through the
+same curvature, with what would move the rows' margins taken out, as long as that lowers the KL on acceptance rows that
+no gradient saw. They go by those of the rows to keep that moved farthest (`influence.farthest`). After the last
+iteration there is one, shortened or refused where it would bring a row back by more than a tenth of its way.
 
 A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
 others, by constraints taken where they were relearned (`influence.durable`).
@@ -71,6 +72,7 @@ from expunge.reference.kept import rows_to_keep, sampled
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
+MOST_BACK = 0.1  # of a forget row's way, that a restoration after which no step comes may bring it back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +88,11 @@ class MarginNewton(Method):
     absolute_damping: Positive | None = None
     """Damping in the spectrum's own units, in place of the relative one; none: relative."""
     iterations: Count | None = None
-    """Steps, the last of which goes all the way; none: 5 to 10, by the size of the request (our choice)."""
+    """Steps, the last of which goes all the way; none: 4 to 10, by the size of the request (our choice)."""
     share: Annotated[float | None, Between(0, 1)] = None
     """Of the needs, in all iterations but the last; none: 0.5, for large requests 0.35 (our choice)."""
     restorations: Annotated[int | None, AtLeast(0)] = None
-    """Before each iteration but the first; none: 1 for small requests, else 2 (our choice)."""
+    """After each iteration but the last, after which there is one; none: 1 for small requests, else 2 (our choice)."""
     layers: str = AUTO
     """Linear layers that move: all, mlp, attention, down (the MLPs' last), one of these in a part of the depth (down
     8-23), a regular expression of names, or auto: as many as memory holds the curvature of (our choice)."""
@@ -180,22 +182,21 @@ class MarginNewton(Method):
         amounts = asked.amounts
         for iteration in range(amounts.iterations):
             refit = iteration if iteration and amounts.refit_every and iteration % amounts.refit_every == 0 else 0
-            for number in range(amounts.restorations) if iteration else ():
-                steps.append(self._restoration(asked, iteration - 1, number, refit))
+            if iteration:
+                steps += self._restorations(asked, iteration - 1, refit)
             restored = bool(iteration and amounts.restorations)
             last = iteration == amounts.iterations - 1
             steps.append(self._removal(asked, 1.0 if last else amounts.share, restored, refit))
         narrow = self._low_rank(asked) if problem.low_rank is not None else ()
-        return (Repeat(tuple(steps), 1), *self._rounds(asked), *narrow)
+        ended = self._restorations(asked, amounts.iterations - 1 + asked.rounds)[:1]
+        closing = [replace(one, most_back=MOST_BACK) for one in ended]
+        return (Repeat(tuple(steps), 1), *self._rounds(asked), *closing, *narrow)
 
     def _rounds(self, asked: Request) -> list[Repeat]:
-        """Durable rounds, each with an ordinary iteration after it; none where there are no two rows to deal."""
-        if len(asked.problem.splits["forget"].rows) < 2:
-            return []
-        rounds, amounts = [], asked.amounts
-        for number in range(self.durable_rounds):
-            place = amounts.iterations - 1 + number
-            back = [self._restoration(asked, place, n, refit=0) for n in range(amounts.restorations)]
+        """Durable rounds, each with an ordinary iteration after it."""
+        rounds = []
+        for number in range(asked.rounds):
+            back = self._restorations(asked, asked.amounts.iterations - 1 + number)
             last = self._removal(asked, 1.0, bool(back), refit=0)
             rounds.append(Repeat((self._durable(asked, number), *back, last), 1))
         return rounds
@@ -234,6 +235,10 @@ class MarginNewton(Method):
             bytes=asked.bytes,
             products=partial(asked.products, not restored, False),
         )
+
+    def _restorations(self, asked: Request, place: int, refit: int = 0) -> list[Propose]:
+        """Those after the 0-based iteration `place`."""
+        return [self._restoration(asked, place, number, refit) for number in range(asked.amounts.restorations)]
 
     def _restoration(self, asked: Request, place: int, number: int, refit: int) -> Propose:
         first = not number

@@ -1,7 +1,8 @@
 """How proposed steps went, iteration by iteration: what was planned, what was reached, and what it cost the rest.
 
 From the entries as `loop.proposals` writes them, whatever method proposed. An *iteration* ends with a step that takes
-the forget rows on; restorations before it belong to it. Losses and KL are in nats per token.
+the forget rows on; restorations before it belong to it, those that nothing comes after to the last one. Losses and KL
+are in nats per token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,10 +61,11 @@ def steps(record: Record) -> tuple[Step, ...]:
     iteration = 0
     for entry in entries:
         waiting.append(entry)
-        if entry.phase != RESTORATION or entry is entries[-1]:
+        if entry.phase != RESTORATION:
             found += [_step(one, iteration, place / len(waiting)) for place, one in enumerate(waiting, 1)]
             waiting, iteration = [], iteration + 1
-    return tuple(found)
+    last = [_step(one, iteration - 1, 1 + place / (len(waiting) + 1)) for place, one in enumerate(waiting, 1)]
+    return (*found, *last)
 
 
 def _step(entry: Proposal, ended: int, part: float) -> Step:
@@ -140,7 +142,7 @@ def draw(record: Record) -> Plot | None:
         last.set_xlabel("Iteration")
         most = max(1, max(one.iteration for one in found))
         last.set_xticks(np.unique(np.linspace(0, most, min(most, 10) + 1).round().astype(int)))
-        last.set_xlim(-0.06 * most, 1.06 * most)
+        last.set_xlim(-0.06 * most, max(most, found[-1].at) + 0.06 * most)
         note = _note(found, record.method is not None and HELD_TO in record.method.notes)
         return Plot(svg_element(drawing, "iterations"), _label(found, target, kl), note)
 
@@ -204,7 +206,7 @@ def _note(found: Sequence[Step], first: bool) -> str:
     """`first`: rows to keep were held to the first model of requests in sequence."""
     back = sum(one.phase == RESTORATION and one.length is not None for one in found)
     refused = sum(one.length is None for one in found)
-    notes = [f"Marks between iterations are restorations ({back} taken)."] if back else []
+    notes = [f"Marks between iterations, and after the last, are restorations ({back} taken)."] if back else []
     notes += (
         ["The KL is that from the first model, so it begins where the runs before this one ended."] if first else []
     )
