@@ -193,8 +193,8 @@ class Propose:
     `passes`: over each split's windows, how many forward and backward passes one proposal takes. `optional`: a refusal
     does not end the `Repeat` around it. `unless(measured)`: why there is nothing to propose here, or None. `most_back`:
     a step that takes a forget row back by more than that share of its way from the original to its target is halved,
-    twice at most, then refused. For plans, from the shapes of what may move: `bytes` that it keeps beside the direction, FLOPs of its own matrix
-    `products`.
+    twice at most, then refused. For plans, from the shapes of what may move: `bytes` that it keeps beside the
+    direction, FLOPs of its own matrix `products`.
     """
 
     propose: Callable[[Problem, State], Proposal]
