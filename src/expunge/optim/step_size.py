@@ -81,9 +81,8 @@ class LineSearch:
         none = tried.distance(0.0)
         if none >= AWFUL:
             return tried.refused(f"without a step there is no distance to go by: {figures_of(tried(0.0))}")
-        place = next(
-            (place for place in range(0, -FURTHEST - 1, -1) if tried.distance(guess * 2.0**place) < none), None
-        )
+        places = range(0, -FURTHEST - 1, -1)
+        place = next((place for place in places if tried.distance(guess * 2.0**place) < none), None)
         if place is None:
             least = min(step for step in tried.known if step)
             return tried.refused(f"no step is better than none ({none:.3g} nats), down to {least:.3g}")
@@ -243,10 +242,9 @@ class Valley:
     """The step of the least retain KL down a direction: quarters of the guess until it falls, then factors of two.
 
     Where twice as long a step is worse, half of it is measured only if the parabola through the two and no step has it
-    better. The guess is the step that was taken the last time, at first `first`. Refused where no step down to
-    4^-`quarters` of it lowers the KL. For directions that are no Newton step of what is measured, so that 1 means
-    little: they are taken from other rows and other weights, and part of them was taken out. In trials on four models
-    the best step was 1/512 to 1/128 throughout.
+    better. The guess is the step taken last, at first `first`. Refused where no step down to 4^-`quarters` of it lowers
+    the KL. For directions that are no Newton step of what is measured, taken from other rows and other weights, so that
+    1 means little (1/512 to 1/128 was best in trials on four models).
     """
 
     needs_distance: ClassVar[bool] = False
@@ -270,12 +268,10 @@ class Valley:
 
         begin = next((place for place in range(0, -2 * self.quarters - 1, -2) if kl(place) < none), None)
         if begin is None:
-            least = guess * 4.0**-self.quarters
-            return tried.refused(f"no step down to {least:.3g} lowers the retain KL of {none:.3g}")
+            return tried.refused(f"no step down to {guess / 4.0**self.quarters:.3g} lowers the retain KL of {none:.3g}")
         here, further = kl(begin), kl(begin + 1)
-        if further >= here and 3 * none - 2 * here - further >= 0:  # the parabola has no less at half of the step
-            return tried.found(guess * 2.0**begin)
-        return tried.found(guess * 2.0 ** downhill(kl, begin))
+        turns = further >= here and 3 * none - 2 * here - further >= 0  # no less at half of the step, by the parabola
+        return tried.found(guess * 2.0 ** (begin if turns else downhill(kl, begin)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
