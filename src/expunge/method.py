@@ -191,10 +191,10 @@ class Propose:
     """Asks for a proposal at the current weights and takes the step that the rule finds, or none.
 
     `passes`: over each split's windows, how many forward and backward passes one proposal takes. `optional`: a refusal
-    does not end the `Repeat` around it. `unless(measured)`: why there is nothing to propose here, or None. `most_back`:
-    a step that takes a forget row back by more than that share of its way from the original to its target is halved,
-    twice at most, then refused. For plans, from the shapes of what may move: `bytes` that it keeps beside the
-    direction, FLOPs of its own matrix `products`.
+    does not end the `Repeat` around it. `unless(measured)`: why there is nothing to propose here, or None; `until`: the
+    same, and it ends the `Repeat`. `most_back`: a step that takes a forget row back by more than that share of its way
+    from the original to its target is halved, twice at most, then refused. For plans, from the shapes of what may move:
+    `bytes` that it keeps beside the direction, FLOPs of its own matrix `products`.
     """
 
     propose: Callable[[Problem, State], Proposal]
@@ -202,6 +202,7 @@ class Propose:
     passes: Mapping[str, float]
     optional: bool = False
     unless: Callable[[Measured], str | None] = lambda measured: None
+    until: Callable[[Measured], str | None] = lambda measured: None
     most_back: float | None = None
     bytes: Callable[[Mapping[str, torch.Size]], int] = lambda shapes: 0
     products: Callable[[Mapping[str, torch.Size]], float] = lambda shapes: 0.0
@@ -226,12 +227,14 @@ class Transform:
 class Repeat:
     """Phases in cycles; a proposal that is refused ends it, and so does `until`, asked after each cycle.
 
-    One within another is run as often as it says: only the outermost can end early.
+    One within another is run as often as it says: only the outermost can end early. `likely`: plans count it; else they
+    say what it can take beside.
     """
 
     phases: tuple["Phase", ...]
     times: int
     until: Callable[[State], bool] | None = None
+    likely: bool = True
 
     def __post_init__(self) -> None:
         if any(isinstance(phase, Repeat) and phase.until for phase in self.phases):

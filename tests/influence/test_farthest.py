@@ -106,6 +106,8 @@ def test_rows_are_looked_at_once_for_each_iteration() -> None:
     other.state.carried |= made.state.carried
     assert other.taken(0, 1) == sorted(before[3:6])
     assert made.taken(1, 0) == sorted(made.order()[:3])
+    made.move(3)  # and beyond the last iteration, by the first one's draws
+    assert made.order()[:3] != before[:3] and made.taken(2, 0) == sorted(made.order()[:3])
 
 
 def test_the_gradient_is_that_of_the_rows_with_their_distributions() -> None:

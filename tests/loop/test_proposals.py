@@ -368,6 +368,35 @@ def test_a_proposal_is_not_asked_for_where_there_is_nothing_to_do() -> None:
     assert first["tokens"] < forget.tokens
 
 
+def test_until_ends_the_repeat_around_it_whatever_the_phase_says_of_refusals() -> None:
+    """Of three cycles of two the second begins where it says that it is over; what follows the cycles is run."""
+    asked: list[Measured] = []
+
+    def over(measured: Measured) -> str | None:
+        asked.append(measured)
+        return "it is over" if len(asked) == 2 else None
+
+    @dataclass(frozen=True)
+    class Until(Uphill):
+        def phases(self, problem: Problem, state: State) -> tuple[Phase, ...]:
+            one = Propose(propose=self.propose, step=Fixed(step=1e-3), passes={"forget": 1}, optional=True)
+            return Repeat((replace(one, until=over, name="first"), one), 3, likely=False), replace(one, name="last")
+
+    outcome = apply(Until(), mixed(), lambda entry: None)
+    assert [(one["phase"], one["refused"]) for one in outcome.proposals] == [
+        ("first", None),
+        ("proposal", None),
+        ("first", "it is over"),
+        ("last", None),
+    ]
+    problem = mixed()
+    last = Until().phases(problem, State())[1]
+    assert isinstance(last, Propose)
+    once = proposals.work(last, Ground.of(divided(problem, PARTS), State())).row_passes
+    planned = cost(Until(), problem)
+    assert planned.spare == pytest.approx(6 * once) and once <= planned.phases.row_passes < 2 * once
+
+
 def test_a_proposal_may_say_that_it_took_less_than_its_phase_says() -> None:
     @dataclass(frozen=True)
     class Saying(Uphill):

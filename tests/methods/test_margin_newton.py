@@ -32,7 +32,7 @@ def test_rows_end_at_their_targets_and_the_rest_stays(weights: dict[str, torch.T
 
 
 def test_what_is_planned_is_about_what_comes(weights: dict[str, torch.Tensor]) -> None:
-    outcome = apply(FAST, trained(weights), lambda entry: None)
+    outcome = apply(replace(FAST, repairs=0), trained(weights), lambda entry: None)
     steps = [one for one in outcome.proposals if one["phase"] == "removal"]
     assert [one["notes"]["share"] for one in steps] == [0.5, 0.5, 0.5, 1.0]
     for one in steps:
@@ -52,7 +52,7 @@ def test_a_restoration_lowers_the_retain_kl_and_leaves_the_forget_rows(weights: 
 
 def test_a_budget_is_kept_and_rows_stop_short(weights: dict[str, torch.Tensor]) -> None:
     """The dial of `--method auto`: every step towards the targets ends within it, and no budget ends beyond."""
-    free = apply(FAST, trained(weights), lambda entry: None)
+    free = apply(replace(FAST, repairs=0), trained(weights), lambda entry: None)
     most = max(one["retain_kl"]["after"] for one in free.proposals if one["phase"] == "removal")
     outcome = apply(replace(FAST, budget=most / 10), trained(weights), lambda entry: None)
     steps = [one for one in outcome.proposals if one["phase"] == "removal" and one["step"]]
@@ -113,13 +113,46 @@ def test_a_request_that_is_done_ends(weights: dict[str, torch.Tensor]) -> None:
     assert "every forget row is at its target" in again.stopped or again.steps <= 7
 
 
+def test_the_rest_is_repaired_where_it_has_moved(
+    weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds go on until the KL is below the bar, and none is made where it was; rows end at their targets."""
+    plain, repaired = trained(weights), trained(weights)
+    before = apply(replace(FAST, repairs=0), plain, lambda entry: None)
+    begun = len(before.proposals)
+    last = before.proposals[-1]["retain_kl"]
+    reached = last["after"] or last["before"]
+    assert reached > 2 * margin_newton.AS_IT_WAS
+    outcome = apply(FAST, repaired, lambda entry: None)
+    assert [one["step"] for one in outcome.proposals[:begun]] == [one["step"] for one in before.proposals]
+    rounds = [one["phase"] for one in outcome.proposals[begun:]]
+    assert rounds == ["restoration", "restoration", "removal", "restoration", "restoration"] * 6
+    ends = [one["retain_kl"]["after"] for one in outcome.proposals if one["step"]]
+    assert ends[-1] < 0.85 * reached
+    assert float(losses(repaired, "retain").mean()) < 0.85 * float(losses(plain, "retain").mean())
+    aims = torch.tensor(outcome.targets)
+    assert ((losses(repaired, "forget") - aims).abs() / aims).median() < 0.15
+    monkeypatch.setattr(margin_newton, "AS_IT_WAS", reached)
+    none = apply(FAST, trained(weights), lambda entry: None)
+    assert [one["step"] for one in none.proposals] == [one["step"] for one in before.proposals] + [None]
+    assert "nothing to repair" in none.stopped
+    monkeypatch.setattr(margin_newton, "AS_IT_WAS", 0.8 * reached)
+    some = apply(FAST, trained(weights), lambda entry: None)
+    assert begun + 1 < len(some.proposals) < len(outcome.proposals) and "nothing to repair" in some.stopped
+
+
 @pytest.mark.parametrize("rounds", [0, 2])
 def test_the_plan_counts_what_a_run_takes(rounds: int, weights: dict[str, torch.Tensor]) -> None:
-    problem, method = trained(weights), replace(FAST, durable_rounds=rounds)
+    problem, method = trained(weights), replace(FAST, durable_rounds=rounds, repairs=0)
     planned = cost(method, replace(problem, model=None))
     outcome = apply(method, problem, lambda entry: None)
     found = planned.before.row_passes + planned.phases.row_passes
     assert 0.6 < outcome.row_passes / found < 1.5
+    assert planned.spare == 0
+    repaired = apply(replace(method, repairs=2), trained(weights), lambda entry: None)
+    more = cost(replace(method, repairs=2), replace(problem, model=None))
+    assert more.before.row_passes + more.phases.row_passes == found
+    assert 0.4 < (repaired.row_passes - outcome.row_passes) / more.spare < 1.5
     steps = flattened(method.phases(problem, State()))
     # restorations stand between the steps, one after the last; a durable round is one, with an iteration after it
     assert sum(isinstance(step, Propose) for step in steps) == 4 + 2 * 3 + 1 + rounds * 4

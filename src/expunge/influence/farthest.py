@@ -63,9 +63,10 @@ def choose(problem: Problem, state: State, place: int, number: int) -> Chosen:
     summed over their tokens, the second those after them, and so on as long as there are as many.
 
     Rows are looked at once, at the weights before the first of these restorations; a run that goes on after an
-    interruption goes by what was seen then.
+    interruption goes by what was seen then. Places beyond the last iteration begin again at the draws of the first.
     """
-    looked: Looked = state.caches["looked"][place]
+    every: list[Looked] = state.caches["looked"]
+    looked = every[place % len(every)]
     others = looked.others[number : number + 1]
     (split, kept), many = looked.known, looked.many
     if len(split) <= many:

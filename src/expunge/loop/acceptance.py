@@ -92,14 +92,19 @@ class Acceptance:
         if not (rule.needs_distance or rule.needs_forget or whole):
             return Measured(retain_kl=kl, retain_rise=rise)
         losses = self.forget()
-        mean = float(losses.mean())
+        mean, way = float(losses.mean()), self._way(losses)
         if not rule.needs_distance:
-            return Measured(retain_kl=kl, retain_rise=rise, forget=mean)
-        assert self.start.forget is not None and rise is not None
-        targets, known = self.state.targets.cpu().double(), float(self.start.forget.mean())
-        gap = float((losses - targets).abs().mean())
-        way = (mean - known) / max(float(targets.mean()) - known, 1e-6)  # the larger one last: nan stays nan
+            return Measured(retain_kl=kl, retain_rise=rise, forget=mean, way=way)
+        assert rise is not None
+        gap = float((losses - self.state.targets.cpu().double()).abs().mean())
         return Measured(retain_kl=kl, retain_rise=rise, distance=gap + max(rise, 0.0), way=way, forget=mean)
+
+    def _way(self, losses: Tensor) -> float | None:
+        """How far the mean of the forget losses has gone from the original's to the mean target; None: no targets."""
+        if self.start.forget is None:
+            return None
+        known, aim = float(self.start.forget.mean()), float(self.state.targets.cpu().double().mean())
+        return (float(losses.mean()) - known) / max(aim - known, 1e-6)  # the larger one last: nan stays nan
 
     def back(self, before: Here) -> float:
         """How far the forget row that came back farthest did since, as a share of its way from the original to its

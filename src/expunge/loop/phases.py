@@ -81,21 +81,26 @@ def apply(
 
 @dataclass(frozen=True, slots=True)
 class MethodCost:
-    """What `init` takes, on the original, and what the phases take; `before` is also what is generated for replay."""
+    """What `init` takes, on the original, and what the phases take; `before` is also what is generated for replay.
+    `spare`: row passes that phases which are not likely can take beside."""
 
     before: Passes
     phases: Passes
+    spare: float = 0.0
 
 
 def cost(method: Method, problem: Problem) -> MethodCost:
     """What a method costs, as `apply` runs it. The problem needs no model, only its splits and shapes of weights."""
     problem = divided(problem, method.needs.parts, method.needs.made)
     state = _expected(method.needs, problem)
-    ground, steps = Ground.of(problem, state), flattened(method.phases(problem, state))
-    every = total(RUNNERS[type(step)].cost(step, ground) for step in steps)
+    ground, phases = Ground.of(problem, state), method.phases(problem, state)
+    likely = [phase for phase in phases if not isinstance(phase, Repeat) or phase.likely]
+    steps, others = flattened(likely), flattened([phase for phase in phases if phase not in likely])
+    every, spare = (total(RUNNERS[type(step)].cost(step, ground) for step in some) for some in (steps, others))
     if isinstance(steps[-1], Propose):  # the others end with a check of their own
         every = every + watched(ground.pool, 1)
-    return MethodCost(_before(method, problem), replace(every, copies=every.copies + _begins_at_original(steps)))
+    every = replace(every, copies=every.copies + _begins_at_original(steps))
+    return MethodCost(_before(method, problem), every, spare.row_passes)
 
 
 def _expected(needs: Needs, problem: Problem) -> State:

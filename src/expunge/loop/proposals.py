@@ -78,6 +78,7 @@ class ProposeRunner:
         assert unlearning.acceptance is not None
         self.unlearning, self.phase = unlearning, phase
         self.problem, self.acceptance = unlearning.problem, unlearning.acceptance
+        self.over = False  # the `Repeat` around it, whatever the phase says of refusals
 
     def state_dict(self) -> dict[str, object]:
         return {}
@@ -89,7 +90,7 @@ class ProposeRunner:
         """
         entry = self.take()
         if refused := entry["refused"]:
-            return End(f"refused: {refused}", refused=not self.phase.optional)
+            return End(f"refused: {refused}", refused=self.over or not self.phase.optional)
         outcome = self.unlearning.outcome
         figures = {"phase": self.phase.name} | self.acceptance.check(outcome.steps).figures()
         outcome.history.append(figures)
@@ -105,7 +106,7 @@ class ProposeRunner:
         self.acceptance.tokens = self.acceptance.rows = 0
         measured = self.acceptance.measured(rule, whole=True)
         before = _Before(self.problem.snapshot(), self.acceptance.here, measured)
-        proposal, unusable = Proposal(direction={}, passes={}), self.phase.unless(measured) or ""
+        proposal, unusable = Proposal(direction={}, passes={}), self._needless(measured)
         if not unusable:
             try:
                 proposal = self.phase.propose(self.problem, state)
@@ -113,6 +114,12 @@ class ProposeRunner:
                 proposal, unusable = Proposal(direction={}), str(error)
         search, after = self._tried(before, self._searched(before, proposal, unusable))
         return self._noted(proposal, before, after, search)
+
+    def _needless(self, measured: Measured) -> str:
+        """Why there is nothing to propose, if so."""
+        if over := self.phase.until(measured):
+            self.over = True
+        return over or self.phase.unless(measured) or ""
 
     def _tried(self, before: _Before, search: _Search) -> tuple[_Search, Measured | None]:
         """The weights moved by the step that was found, with all that is measured there, or as before."""

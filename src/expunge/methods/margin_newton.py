@@ -3,7 +3,7 @@
     step = C^-1 J' (K + mu)^-1 delta,    K = J C^-1 J',    J_i = gradient of -M_i,    M_i = sum w_t m_t / sum w_t
 
 Influence functions ask which small change of the weights would undo some rows, given how much everything else minds.
-Three repairs make the idea of LIBU (2506.04044) and Fisher Removal (2403.10557) work on a model that has memorised
+Three changes make the idea of LIBU (2506.04044) and Fisher Removal (2403.10557) work on a model that has memorised
 its rows (ours; docs/decisions.md has the trials):
 
 - *Margins, not losses.* The loss of a memorised token has hardly a gradient, and says nothing of where it goes. The
@@ -20,7 +20,8 @@ A few iterations, each of `share` of the needs and the last of all of them; a st
 margins said is scaled (`optim.step_size.Planned`). After each, *restorations*: steps down the retain KL through the
 same curvature, with what would move the rows' margins taken out, as long as that lowers the KL on acceptance rows that
 no gradient saw. They go by those of the rows to keep that moved farthest (`influence.farthest`). After the last
-iteration there is one, shortened or refused where it would bring a row back by more than a tenth of its way.
+iteration there is one, shortened or refused where it would bring a row back by more than a tenth of its way. Where the
+rest is not as it was even then, *repairs* follow: restorations and the last step again, in rounds.
 
 A *durable round* (`durable_rounds`) after the iterations puts away what relearning half of the rows brings back of the
 others, by constraints taken where they were relearned (`influence.durable`).
@@ -72,6 +73,9 @@ from expunge.reference.kept import rows_to_keep, sampled
 
 AT_TARGET = 0.02  # of the way, the mean over rows: nearer than that, there is no step to take
 AT_REST = 0.002  # nats per token of retain KL: below, a restoration has nothing to do
+AS_IT_WAS = 0.02  # the same: below, there is nothing to repair after the last iteration,
+REACHED = 0.9  # if the forget rows, their mean, have gone so much of the way to their targets
+REPAIRING = 4  # restorations of a repair, half of them before the rows go back to their targets
 MOST_BACK = 0.1  # of a forget row's way, that a restoration after which no step comes may bring it back
 
 
@@ -114,6 +118,9 @@ class MarginNewton(Method):
     budget: Positive | None = None
     """Most retain KL, in nats per token of acceptance rows, that a step towards the targets may end at: rows then stop
     short of them where that would cost more; none: they go all the way (our choice)."""
+    repairs: Annotated[int, AtLeast(0)] = 6
+    """Most rounds after the last iteration, each of two restorations, a step back to the targets and two restorations;
+    only as long as the retain KL is above 0.02 nats per token, or rows are a tenth short of targets (our choice)."""
     durable_rounds: Annotated[int, AtLeast(0)] = 0
     """Rounds that put away what relearning half of the rows brings back of the others, each followed by an iteration;
     three are nearly as hard to bring back as rows never seen, for twice the price (our choice)."""
@@ -188,9 +195,21 @@ class MarginNewton(Method):
             last = iteration == amounts.iterations - 1
             steps.append(self._removal(asked, 1.0 if last else amounts.share, restored, refit))
         narrow = self._low_rank(asked) if problem.low_rank is not None else ()
-        ended = self._restorations(asked, amounts.iterations - 1 + asked.rounds)[:1]
-        closing = [replace(one, most_back=MOST_BACK) for one in ended]
-        return (Repeat(tuple(steps), 1), *self._rounds(asked), *closing, *narrow)
+        end = amounts.iterations + asked.rounds
+        closing = [replace(one, most_back=MOST_BACK) for one in self._restorations(asked, end - 1)[:1]]
+        return (Repeat(tuple(steps), 1), *self._rounds(asked), *closing, *self._repairs(asked, end), *narrow)
+
+    def _repairs(self, asked: Request, place: int) -> list[Repeat]:
+        """Rounds as long as the rest is not as it was, or the rows are not at their targets: restorations, the last
+        step again, and restorations that must not bring rows back; each looks at rows of its own."""
+        steps: list[Propose] = []
+        again = replace(self._removal(asked, 1.0, restored=True, refit=0), optional=True)
+        for _ in range(self.repairs if asked.amounts.restorations else 0):
+            first, free, *bound = (self._restoration(asked, place + count, 0, 0) for count in range(REPAIRING))
+            steps += [replace(first, until=partial(_whole, self.budget)), free, again]
+            steps += [replace(one, most_back=MOST_BACK) for one in bound]
+            place += REPAIRING
+        return [Repeat(tuple(steps), 1, likely=False)] if steps else []
 
     def _rounds(self, asked: Request) -> list[Repeat]:
         """Durable rounds, each with an ordinary iteration after it."""
@@ -323,3 +342,9 @@ def _at_rest(measured: Measured) -> str | None:
     """Why there is nothing to restore."""
     kl = measured.retain_kl
     return None if kl is None or kl > AT_REST else f"the retain KL of {kl:.2g} is as good as none"
+
+
+def _whole(budget: float | None, measured: Measured) -> str | None:
+    """Why there is nothing to repair; rows that a budget holds stay where it does."""
+    kl, short = measured.retain_kl, budget is None and measured.way is not None and measured.way < REACHED
+    return None if kl is None or kl > AS_IT_WAS or short else f"with a retain KL of {kl:.2g} there is nothing to repair"

@@ -47,7 +47,7 @@ CONTEXTS = (512, 256, 128)
 class Cost:
     """Steps; row passes of them; FLOPs of them and of measuring and generating; peak memory; seconds without files, of
     the whole; and of these what measuring the models takes beside (generating counts in seconds, not in row passes);
-    which linear layers move, where the method moves those alone."""
+    which linear layers move, where the method moves those alone; row passes of steps that may turn out to be needed."""
 
     name: str
     subspace: str
@@ -60,6 +60,7 @@ class Cost:
     measuring_passes: float
     measuring_seconds: float
     linear: Choice | None = None
+    spare_passes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,12 @@ class Estimate:
 
 
 class Work(NamedTuple):
-    """What a run takes: the steps of the method (or the training) with its `init`, and all that is measured beside."""
+    """What a run takes: the steps of the method (or the training) with its `init`, and all that is measured beside;
+    `spare`: row passes of steps that may turn out to be needed."""
 
     steps: Passes
     beside: Passes
+    spare: float = 0.0
 
 
 class Estimator:
@@ -132,7 +135,7 @@ class Estimator:
         work = self._work(method, self.rows, subspace, needs)
         used = memory.unlearning(self.builder, needs, work.steps, work.beside, setting, self.runtime.device, self.size)
         moving = self._made(needs, subspace).moving
-        return replace(self._cost(name, subspace, moving, work, used), linear=linear)
+        return replace(self._cost(name, subspace, moving, work, used), linear=linear, spare_passes=work.spare)
 
     def row_passes(self, method: Method) -> float:
         """Of one method's steps, at most; nothing is timed."""
@@ -227,9 +230,9 @@ class Estimator:
         judging = evidence.cost(problem, rows.judged(generating.most_kept), ("samples",), generating, batch)
         models = 2 + bool(self.config.retrained)  # the original, what was written, and the twin
         under = self._attacks(rows, self.config.evidence)
-        work = Work(found.before + found.phases, beside + judging.times(models) + under)
+        work = Work(found.before + found.phases, beside + judging.times(models) + under, found.spare)
         tokens = self.config.batch_tokens
-        return work if tokens == "auto" else Work(work.steps.cut(tokens), work.beside.cut(tokens))
+        return work if tokens == "auto" else Work(work.steps.cut(tokens), work.beside.cut(tokens), found.spare)
 
     def attacks(self) -> dict[str, Passes]:
         """What the attacks of each level of evidence take, whatever the method."""
@@ -243,7 +246,7 @@ class Estimator:
         steps, every = work.steps, work.steps + work.beside
         step_flops = _flops(self._curves(subspace)[1], steps.trained)
         rates = self._speed.rates(subspace, *_typical(steps.trained or every.plain))
-        seconds, measuring = (self._seconds(passes, subspace, moving, rates) for passes in work)
+        seconds, measuring = (self._seconds(passes, subspace, moving, rates) for passes in (steps, work.beside))
         looked, texts = self._looked(every, subspace), self._texts(every)
         return Cost(
             name,

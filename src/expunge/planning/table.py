@@ -28,6 +28,12 @@ def lines(estimate: Estimate) -> list[str]:
     costs = [*estimate.methods, *([estimate.retraining] if estimate.retraining else [])]
     found = _table([HEADINGS, *map(_cells, costs)])
     found += [f"{cost.name}: moves {layers(cost.linear)}" for cost in costs if cost.linear]
+    found += [
+        f"{cost.name}: up to {cost.spare_passes:,.0f} row passes more where the rest is not as it was after the last "
+        "step, and is repaired"
+        for cost in costs
+        if cost.spare_passes
+    ]
     found += [f"{name}: needs {what}" for name, what in estimate.missing.items()]
     found += [f"{name}: {why}" for name, why in estimate.refused.items()]
     found.append(
