@@ -94,8 +94,8 @@ def cost(method: Method, problem: Problem) -> MethodCost:
     problem = divided(problem, method.needs.parts, method.needs.made)
     state = _expected(method.needs, problem)
     ground, phases = Ground.of(problem, state), method.phases(problem, state)
-    likely = [phase for phase in phases if not isinstance(phase, Repeat) or phase.likely]
-    steps, others = flattened(likely), flattened([phase for phase in phases if phase not in likely])
+    steps = flattened([phase for phase in phases if not isinstance(phase, Repeat) or phase.likely])
+    others = flattened([phase for phase in phases if isinstance(phase, Repeat) and not phase.likely])
     every, spare = (total(RUNNERS[type(step)].cost(step, ground) for step in some) for some in (steps, others))
     if isinstance(steps[-1], Propose):  # the others end with a check of their own
         every = every + watched(ground.pool, 1)
