@@ -12,7 +12,8 @@ trials (docs/decisions.md):
   rows stand in the system, 8 to 200;
 - a restoration goes by as many rows as there are forget rows, by twice as many above an eighth and where it leads back
   to the first model, 12 to 128; of the rows to keep among them those that moved farthest of three times as many, which
-  are drawn anew and looked at once for each iteration; above an eighth there are 8 iterations.
+  are drawn anew and looked at once for each iteration; above an eighth there are 8 iterations;
+- up to a quarter up to six rounds of repairs may follow; above it, after ten iterations, they change nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 SMALL, MIDDLE, LARGE = 1 / 20, 1 / 8, 1 / 4
 FEWEST_FITTED, MOST_FITTED, FITTED_A_ROW = 64, 384, 4
 FEWEST_KEPT, MOST_KEPT = 12, 128
+REPAIRS = 6  # rounds
 LOOKED = 3  # rows to keep for each that a restoration goes by
 MOST_HELD = 200
 FEWEST_EARLIER = 8
@@ -30,7 +32,7 @@ FEWEST_EARLIER = 8
 class Amounts:
     """`share` of the needs, and `restorations`, of each iteration but the last; after how many the curvature is fitted
     anew (`refit_every`, 0: never); rows that are `held`, of `earlier` requests too, that it is `fit` on and that one
-    restoration goes by (`keep`)."""
+    restoration goes by (`keep`); most rounds of `repairs`."""
 
     iterations: int
     share: float
@@ -39,6 +41,7 @@ class Amounts:
     held: int
     fit: int
     keep: int
+    repairs: int
     earlier: int = 0
 
     @property
@@ -66,6 +69,8 @@ class Asked(Protocol):
     def fit_rows(self) -> int | None: ...
     @property
     def keep_rows(self) -> int | None: ...
+    @property
+    def repairs(self) -> int | None: ...
 
 
 def asked(options: Asked, forget: int, kept: int, lora: bool = False, earlier: int = 0) -> Amounts:
@@ -85,6 +90,7 @@ def asked(options: Asked, forget: int, kept: int, lora: bool = False, earlier: i
         "earlier": None if options.earlier_rows is None else min(options.earlier_rows, earlier),
         "fit": options.fit_rows,
         "keep": options.keep_rows,
+        "repairs": options.repairs,
     }
     return replace(usual, **{name: value for name, value in own.items() if value is not None})
 
@@ -100,6 +106,7 @@ def amounts(forget: int, kept: int, earlier: int = 0) -> Amounts:
         refit_every=2 if large else 0,
         held=min(MOST_HELD if large else forget // 2, kept) if share > SMALL else 0,
         fit=MOST_FITTED if large or not forget else min(MOST_FITTED, max(FEWEST_FITTED, FITTED_A_ROW * forget)),
+        repairs=0 if large or not forget else REPAIRS,
         keep=min(MOST_KEPT, max(FEWEST_KEPT, 2 * forget if share > MIDDLE or earlier else forget)),
         earlier=min(MOST_HELD, max(FEWEST_EARLIER, 2 * forget), earlier),
     )

@@ -118,9 +118,9 @@ class MarginNewton(Method):
     budget: Positive | None = None
     """Most retain KL, in nats per token of acceptance rows, that a step towards the targets may end at: rows then stop
     short of them where that would cost more; none: they go all the way (our choice)."""
-    repairs: Annotated[int, AtLeast(0)] = 6
-    """Most rounds after the last iteration, each of two restorations, a step back to the targets and two restorations;
-    only as long as the retain KL is above 0.02 nats per token, or rows are a tenth short of targets (our choice)."""
+    repairs: Annotated[int | None, AtLeast(0)] = None
+    """Most rounds after the last iteration, each of two restorations, a step to the targets and two restorations, while
+    the retain KL is above 0.02 nats or rows a tenth short of targets; none: 6, for large requests 0 (our choice)."""
     durable_rounds: Annotated[int, AtLeast(0)] = 0
     """Rounds that put away what relearning half of the rows brings back of the others, each followed by an iteration;
     three are nearly as hard to bring back as rows never seen, for twice the price (our choice)."""
@@ -204,7 +204,7 @@ class MarginNewton(Method):
         step again, and restorations that must not bring rows back; each looks at rows of its own."""
         steps: list[Propose] = []
         again = replace(self._removal(asked, 1.0, restored=True, refit=0), optional=True)
-        for _ in range(self.repairs if asked.amounts.restorations else 0):
+        for _ in range(asked.amounts.repairs if asked.amounts.restorations else 0):
             first, free, *bound = (self._restoration(asked, place + count, 0, 0) for count in range(REPAIRING))
             steps += [replace(first, until=partial(_whole, self.budget)), free, again]
             steps += [replace(one, most_back=MOST_BACK) for one in bound]
