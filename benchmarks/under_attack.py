@@ -146,20 +146,20 @@ def main() -> None:
     parser.add_argument("part", choices=[*PARTS, "table"])
     parser.add_argument("--lume", type=Path, help="folder of the four public LUME folds")
     parser.add_argument("--worlds", type=Path, nargs="+", default=[])
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=lambda given: Path(given).resolve(), required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_args()
     if given.part == "demo":
-        demo(given.output.resolve() / "demo", [world.resolve() for world in given.worlds])
+        demo(given.output / "demo", [world.resolve() for world in given.worlds])
     elif given.part == "lume":
         if given.lume is None:
             parser.error("lume needs --lume")
-        lume(given.output.resolve() / "lume", given.seeds, given.lume)
+        lume(given.output / "lume", given.seeds, given.lume)
     elif given.part == "real":
-        real_model(given.output.resolve() / "real", given.seeds)
+        real_model(given.output / "real", given.seeds)
     else:
         for part in PARTS:
-            print(f"## {part}", table(given.output.resolve() / part), figures(given.output / part), sep="\n\n")
+            print(f"## {part}", table(given.output / part), figures(given.output / part), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def amounts(forget: int, kept: int, earlier: int = 0) -> Amounts:
         refit_every=2 if large else 0,
         held=min(MOST_HELD if large else forget // 2, kept) if share > SMALL else 0,
         fit=MOST_FITTED if large or not forget else min(MOST_FITTED, max(FEWEST_FITTED, FITTED_A_ROW * forget)),
-        repairs=0 if large or not forget else REPAIRS,
+        repairs=0 if large else REPAIRS,
         keep=min(MOST_KEPT, max(FEWEST_KEPT, 2 * forget if share > MIDDLE or earlier else forget)),
         earlier=min(MOST_HELD, max(FEWEST_EARLIER, 2 * forget), earlier),
     )
